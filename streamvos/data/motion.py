@@ -1,0 +1,209 @@
+"""How the layers of a synthetic video move and bend.
+
+A motion is stated backward: from a pixel of frame t to the point of the layer's own surface that it
+shows. Nothing then has to be inverted, and the correspondence between two frames is exact by
+construction: two pixels with the same surface point show the same thing.
+
+    >>> rng = np.random.default_rng(0)
+    >>> drift = sinusoids(rng, np.arange(10), speed=2.0)
+    >>> drift.shape, float(drift[0])
+    ((10,), 0.0)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+Array = np.ndarray
+
+
+def sinusoids(
+    rng: np.random.Generator,
+    times: Array,
+    speed: float,
+    periods: tuple[float, float] = (18.0, 130.0),
+    terms: int = 3,
+    limit: float | None = None,
+) -> Array:
+    """A smooth random signal that is 0 at time 0.
+
+    Args:
+        rng: source of randomness.
+        times: (T,) in frames.
+        speed: its root mean square change per frame.
+        periods: shortest and longest period in frames.
+        terms: how many sinusoids are summed.
+        limit: largest magnitude; the signal is squashed smoothly to stay below it.
+
+    Returns:
+        (T,) float64.
+    """
+    shares = rng.dirichlet(np.ones(terms))
+    period = np.exp(rng.uniform(*np.log(periods), terms))
+    phase = rng.uniform(0, 2 * np.pi, terms)
+    amplitude = np.sqrt(2 * shares) * speed * period / (2 * np.pi)
+    angles = 2 * np.pi * np.asarray(times)[:, None] / period + phase
+    signal = ((np.sin(angles) - np.sin(phase)) * amplitude).sum(1)
+    return signal if limit is None else limit * np.tanh(signal / limit)
+
+
+def keep_inside(points: Array, size: tuple[int, int], margin: float = 0.0) -> Array:
+    """Bring free paths softly into the frame.
+
+    Args:
+        points: (T, 2) x, y relative to the middle of the frame, in half widths and half heights.
+        size: (H, W) of the frame.
+        margin: how far beyond the border a point may go, in half widths and half heights.
+
+    Returns:
+        (T, 2) x, y in pixels. Almost linear in the middle of the frame, bending near its border.
+    """
+    bound = 1.0 + margin
+    scaled = points / bound
+    squashed = scaled / (1 + np.abs(scaled) ** 4) ** 0.25
+    half = np.array([size[1], size[0]]) / 2
+    return half + squashed * bound * half - 0.5
+
+
+def inverse_keep_inside(points: Array, size: tuple[int, int], margin: float = 0.0) -> Array:
+    """The free point that `keep_inside` brings to `points` ((..., 2) x, y in pixels)."""
+    half = np.array([size[1], size[0]]) / 2
+    bound = 1.0 + margin
+    squashed = np.clip((np.asarray(points) + 0.5 - half) / half / bound, -0.97, 0.97)
+    return bound * squashed / (1 - np.abs(squashed) ** 4) ** 0.25
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """A smooth bending of a surface over time: travelling waves and turning joints.
+
+    Attributes:
+        vectors: (K, 2) wave vectors in radians per pixel.
+        amplitudes: (K, 2) displacement in pixels.
+        phases: (K, 3) start, swing and rate: the phase at t is start + swing * sin(rate * t + start).
+        joints: (J, 7) x, y of the joint, unit axis x and y, softness in pixels, largest angle, rate.
+    """
+
+    vectors: Array
+    amplitudes: Array
+    phases: Array
+    joints: Array
+
+    def __call__(self, points: Array, t: float) -> Array:
+        """Bent positions, (..., 2) float, of `points` at time `t` in frames."""
+        for x, y, axis_x, axis_y, softness, largest, rate in self.joints:
+            dx, dy = points[..., 0] - x, points[..., 1] - y
+            along = np.clip((dx * axis_x + dy * axis_y) / softness, 0, 1)
+            angle = largest * np.sin(rate * t + x) * along * along * (3 - 2 * along)
+            cosine, sine = np.cos(angle), np.sin(angle)
+            points = np.stack([x + cosine * dx - sine * dy, y + sine * dx + cosine * dy], -1)
+        if len(self.vectors):
+            start, swing, rate = self.phases.T
+            phase = start + swing * np.sin(rate * t + 1.7 * start)
+            points = points + np.sin(points @ self.vectors.T + phase) @ self.amplitudes
+        return points
+
+    def reach(self, radius: float) -> float:
+        """Bound on how far a point is moved when it lies (or ends) within `radius` of the origin."""
+        far = float(np.abs(self.amplitudes).sum(0).max()) * 1.42 if len(self.amplitudes) else 0.0
+        for x, y, *_, largest, _ in self.joints:
+            far += min(abs(largest) * (radius + far + float(np.hypot(x, y))), 2 * float(np.hypot(x, y)))
+        return far
+
+
+STIFF = Deformation(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 7)))
+"""No deformation at all."""
+
+
+def random_deformation(
+    rng: np.random.Generator, diameter: float, strength: float, speed: float, joints: int = 0
+) -> Deformation:
+    """A random deformation that does not fold a surface `diameter` pixels across.
+
+    Args:
+        rng: source of randomness.
+        diameter: of the surface in pixels.
+        strength: sum of the waves' gradients; folding is impossible below 1.
+        speed: scale of the rates of change; 0 freezes it.
+        joints: how many places to bend at.
+    """
+    count = 3
+    lengths = diameter * np.exp(rng.uniform(np.log(0.55), np.log(2.0), count))
+    turns = rng.uniform(0, 2 * np.pi, count)
+    vectors = np.stack([np.cos(turns), np.sin(turns)], 1) * (2 * np.pi / lengths)[:, None]
+    turns = rng.uniform(0, 2 * np.pi, count)
+    gradients = strength * rng.dirichlet(np.ones(count))
+    amplitudes = np.stack([np.cos(turns), np.sin(turns)], 1) * (gradients * lengths / (2 * np.pi))[:, None]
+    rates = 2 * np.pi / np.exp(rng.uniform(np.log(14), np.log(70), count))
+    phases = np.stack([rng.uniform(0, 2 * np.pi, count), rng.uniform(0.6, 2.2, count) * min(speed, 1.5), rates], 1)
+    bends = np.zeros((joints, 7))
+    for k in range(joints):
+        place = rng.uniform(-0.2, 0.2, 2) * diameter
+        axis = rng.uniform(0, 2 * np.pi)
+        largest = rng.uniform(0.15, 0.55) * min(strength / 0.25, 1.0) * min(speed, 1.0)
+        rate = 2 * np.pi / np.exp(rng.uniform(np.log(16), np.log(50)))
+        bends[k] = (*place, np.cos(axis), np.sin(axis), 0.45 * diameter, largest, rate)
+    return Deformation(vectors, amplitudes, phases, bends)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where a layer is at every frame, and one frame before and after for the speed at the ends.
+
+    Attributes:
+        centers: (T + 2, 2) x, y in pixels of the frame where the surface's anchor lies.
+        angles: (T + 2,) radians.
+        scales: (T + 2,) frame pixels per surface pixel.
+    """
+
+    centers: Array
+    angles: Array
+    scales: Array
+
+    def at(self, t: int) -> tuple[Array, float, float]:
+        """Center (2,), angle and scale at frame `t`."""
+        return self.centers[t + 1], float(self.angles[t + 1]), float(self.scales[t + 1])
+
+    def velocity(self, t: int) -> Array:
+        """(2,) x, y in pixels per frame."""
+        return (self.centers[t + 2] - self.centers[t]) / 2
+
+
+def surface_map(
+    path: Trajectory, deformation: Deformation, anchor: tuple[float, float], t: int, box: tuple[int, int, int, int], step: int
+) -> Array:
+    """The surface point that each pixel of a box shows at frame `t`.
+
+    The motion is evaluated on a grid of `step` pixels and interpolated linearly in between, which is
+    how the pixels move from then on: the map is the truth and not an approximation of it.
+
+    Args:
+        path, deformation: the motion.
+        anchor: x, y of the surface point that lies at the path's center.
+        t: the frame.
+        box: left, top, right, bottom in pixels; right and bottom exclusive.
+        step: grid spacing in pixels.
+
+    Returns:
+        (bottom - top, right - left, 2) float32, x and y on the surface in its pixels.
+    """
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    columns, rows = -(-width // step) + 2, -(-height // step) + 2
+    center, angle, scale = path.at(t)
+    # cv2.resize aligns pixel borders, so that the sample of coarse cell i is at (i + 0.5) * step - 0.5.
+    # One more cell on each side keeps the interpolation away from its clamped rim.
+    xs = (np.arange(columns) - 0.5) * step - 0.5 + left - center[0]
+    ys = (np.arange(rows) - 0.5) * step - 0.5 + top - center[1]
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    points = np.empty((rows, columns, 2))
+    points[..., 0] = cosine * xs + sine * ys[:, None]
+    points[..., 1] = -sine * xs + cosine * ys[:, None]
+    points = deformation(points, float(t)) + np.asarray(anchor)
+    fine = cv2.resize(
+        points.astype(np.float32), (columns * step, rows * step), interpolation=cv2.INTER_LINEAR
+    )
+    return np.ascontiguousarray(fine[step : step + height, step : step + width])

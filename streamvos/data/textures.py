@@ -1,0 +1,307 @@
+"""Procedural textures and outlines: what synthetic videos are made of when there are no photographs.
+
+A texture has to do two things: look like a thing to a person who watches the demo, and be
+recognizable patch by patch to a network. Regular patterns (stripes, dots, checks, weave) alone repeat
+themselves, so that a patch could lie anywhere; every pattern here is therefore bent, and mottled with
+noise of several octaves.
+
+    >>> texture = procedural_texture(np.random.default_rng(0), 120, 160)
+    >>> texture.shape, texture.dtype
+    ((120, 160, 3), dtype('uint8'))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+Array = np.ndarray
+
+
+def fractal_noise(
+    rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 4, persistence: float = 0.55
+) -> Array:
+    """Smooth noise of several octaves.
+
+    Args:
+        rng: source of randomness.
+        height, width: size in pixels.
+        cell: wavelength of the coarsest octave in pixels; each further octave halves it.
+        octaves: at most how many; octaves finer than 2 px are left out.
+        persistence: amplitude of an octave relative to the one before it.
+
+    Returns:
+        (height, width) float32, about 0..1, mean 0.5.
+    """
+    total = np.zeros((height, width), np.float32)
+    weight, amplitude = 0.0, 1.0
+    for _ in range(max(1, octaves)):
+        rows, columns = int(height / cell) + 4, int(width / cell) + 4
+        coarse = rng.random((rows, columns), np.float32)
+        # The coarse grid is enlarged past the picture and cut, so that its cells are square.
+        scaled = cv2.resize(
+            coarse, (int(np.ceil(columns * cell)), int(np.ceil(rows * cell))), interpolation=cv2.INTER_CUBIC
+        )
+        offset = int(cell)
+        total += amplitude * scaled[offset : offset + height, offset : offset + width]
+        weight += amplitude
+        amplitude *= persistence
+        cell /= 2
+        if cell < 2:
+            break
+    total /= weight
+    # Averaging octaves shrinks the spread; stretch it so that patterns reach both ends of the palette.
+    return np.clip((total - 0.5) * 1.5 + 0.5, 0, 1)
+
+
+def palette(rng: np.random.Generator, count: int = 4, saturation: float = 0.6) -> Array:
+    """`count` colors that go together, ordered from dark to light.
+
+    Returns:
+        (count, 3) float32 RGB, 0..255.
+    """
+    hue = rng.uniform(0, 180)
+    spread = rng.choice([12.0, 25.0, 60.0])
+    hues = (hue + rng.normal(0, spread, count)) % 180
+    saturations = np.clip(rng.normal(saturation, 0.15, count), 0.08, 0.95) * 255
+    values = np.linspace(rng.uniform(0.18, 0.4), rng.uniform(0.75, 0.98), count) * 255
+    colors = np.stack([hues, saturations, values], 1).astype(np.uint8)[None]
+    return cv2.cvtColor(colors, cv2.COLOR_HSV2RGB)[0].astype(np.float32)
+
+
+def _colorize(field: Array, colors: Array) -> Array:
+    """Paint a 0..1 field with a palette, blending between neighbors: (H, W) -> (H, W, 3) uint8."""
+    positions = np.linspace(0, 1, len(colors))
+    ramp = np.stack([np.interp(np.linspace(0, 1, 256), positions, colors[:, c]) for c in range(3)], 1)
+    table = ramp.astype(np.uint8)[:, None]
+    index = np.clip(field * 255, 0, 255).astype(np.uint8)
+    return cv2.LUT(cv2.cvtColor(index, cv2.COLOR_GRAY2RGB), np.ascontiguousarray(table))
+
+
+def voronoi_cells(rng: np.random.Generator, height: int, width: int, cell: float) -> tuple[Array, Array]:
+    """Split a rectangle into cells around jittered grid points.
+
+    Returns:
+        index of the cell (height, width) int32 from 0 without gaps at the seeds, and the distance to
+        the cell's seed (height, width) float32 in pixels.
+    """
+    ys, xs = np.meshgrid(np.arange(0, height + cell, cell), np.arange(0, width + cell, cell), indexing="ij")
+    points = np.stack([ys, xs], -1).reshape(-1, 2) + rng.uniform(-0.45, 0.45, (ys.size, 2)) * cell
+    points = np.clip(points, 0, [height - 1, width - 1]).astype(int)
+    seeds = np.full((height, width), 255, np.uint8)
+    seeds[points[:, 0], points[:, 1]] = 0
+    distance, labels = cv2.distanceTransformWithLabels(
+        seeds, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    return labels - 1, distance
+
+
+def _bent_grid(rng: np.random.Generator, height: int, width: int, cell: float) -> tuple[Array, Array]:
+    """Pattern coordinates in units of `cell`, turned by a random angle and bent by slow noise."""
+    angle = rng.uniform(0, np.pi)
+    ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
+    bend = cell * rng.uniform(0.3, 1.2)
+    dx = (fractal_noise(rng, height, width, 6 * cell, 2) - 0.5) * bend * 2
+    dy = (fractal_noise(rng, height, width, 6 * cell, 2) - 0.5) * bend * 2
+    u = (np.cos(angle) * (xs + dx) + np.sin(angle) * (ys + dy)) / cell
+    v = (-np.sin(angle) * (xs + dx) + np.cos(angle) * (ys + dy)) / cell
+    return u, v
+
+
+def _stripes(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
+    u, _ = _bent_grid(rng, height, width, cell)
+    sharpness = rng.uniform(1, 4)
+    return 0.5 + 0.5 * np.tanh(sharpness * np.sin(2 * np.pi * u))
+
+
+def _checks(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
+    u, v = _bent_grid(rng, height, width, cell * 1.4)
+    return 0.5 + 0.5 * np.tanh(4 * np.sin(2 * np.pi * u) * np.sin(2 * np.pi * v))
+
+
+def _dots(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
+    _, distance = voronoi_cells(rng, height, width, cell)
+    radius = cell * rng.uniform(0.22, 0.36)
+    return 1 / (1 + np.exp(np.clip((distance - radius) * 1.2, -30, 30)))
+
+
+def _weave(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
+    u, v = _bent_grid(rng, height, width, cell * 0.8)
+    over = (np.floor(u) + np.floor(v)) % 2
+    across, along = np.abs(np.sin(np.pi * u)), np.abs(np.sin(np.pi * v))
+    return np.where(over > 0, across, along * 0.75).astype(np.float32)
+
+
+def _pebbles(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
+    index, distance = voronoi_cells(rng, height, width, cell * 1.3)
+    tone = rng.random(index.max() + 1, np.float32)[index]
+    return np.clip(tone * 0.8 + 0.25 - 0.5 * (distance / (cell * 1.3)) ** 2, 0, 1)
+
+
+def _clouds(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
+    return fractal_noise(rng, height, width, cell * 3, 5, 0.6)
+
+
+def _marble(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
+    noise = fractal_noise(rng, height, width, cell * 4, 5, 0.6)
+    return 1 - np.abs(np.sin(noise * np.pi * rng.uniform(2.5, 5)))
+
+
+PATTERNS: dict[str, Callable[[np.random.Generator, int, int, float], Array]] = {
+    "stripes": _stripes,
+    "checks": _checks,
+    "dots": _dots,
+    "weave": _weave,
+    "pebbles": _pebbles,
+    "clouds": _clouds,
+    "marble": _marble,
+}
+
+
+def procedural_texture(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    pattern: str | None = None,
+    cell: float | None = None,
+    colors: Array | None = None,
+) -> Array:
+    """A textured picture.
+
+    Args:
+        rng: source of randomness.
+        height, width: size in pixels.
+        pattern: a key of `PATTERNS`; random when None.
+        cell: size of the pattern's unit in pixels; random, 7..22, when None.
+        colors: (N, 3) RGB 0..255 from dark to light; a random palette when None.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    name = pattern or str(rng.choice(list(PATTERNS)))
+    size = cell or float(rng.uniform(7, 22))
+    field = PATTERNS[name](rng, height, width, size)
+    mottle = fractal_noise(rng, height, width, max(size * 4, 24), 6, 0.7)
+    field = 0.72 * field + 0.28 * mottle
+    picture = _colorize(field, palette(rng) if colors is None else colors).astype(np.float32)
+    # Brightness that varies slowly and grain that varies fast keep two patches of one pattern apart.
+    slow = fractal_noise(rng, height, width, max(height, width) / 2.5, 3)
+    picture *= (0.72 + 0.45 * slow + 0.22 * (mottle - 0.5))[..., None]
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def scenery(rng: np.random.Generator, height: int, width: int) -> Array:
+    """A background: several textured areas with soft, wandering borders.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    muted = [palette(rng, 4, saturation=0.35) for _ in range(3)]
+    kinds = rng.choice(["clouds", "pebbles", "marble", "weave", "clouds"], 3, replace=False)
+    areas = [
+        procedural_texture(rng, height, width, str(kind), float(rng.uniform(10, 30)), colors * 0.8 + 20)
+        for kind, colors in zip(kinds, muted, strict=True)
+    ]
+    picture = areas[0].astype(np.float32)
+    for area in areas[1:]:
+        border = fractal_noise(rng, height, width, max(height, width) / 3, 5, 0.5)
+        share = np.clip((border - rng.uniform(0.42, 0.62)) * 18, 0, 1)[..., None]
+        picture += share * (area - picture)
+    return picture.astype(np.uint8)
+
+
+def _draw(points: Array, side: int) -> Array:
+    mask = np.zeros((side, side), np.uint8)
+    cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=4)
+    return mask
+
+
+def _radial(rng: np.random.Generator, side: int, radius: Array) -> Array:
+    turns = np.linspace(0, 2 * np.pi, len(radius), endpoint=False) + rng.uniform(0, 2 * np.pi)
+    radius = radius / radius.max() * (side / 2 - 1.5)
+    squeeze = rng.uniform(0.55, 1.0)
+    points = np.stack([np.cos(turns) * radius, np.sin(turns) * radius * squeeze], 1)
+    angle = rng.uniform(0, np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return _draw(points @ turn.T + side / 2, side)
+
+
+def _blob(rng: np.random.Generator, side: int) -> Array:
+    turns = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    radius = np.ones(90)
+    for k in range(2, 6):
+        radius += rng.normal(0, 0.32 / k) * np.cos(k * turns + rng.uniform(0, 2 * np.pi))
+    return _radial(rng, side, np.clip(radius, 0.35, None))
+
+
+def _polygon(rng: np.random.Generator, side: int) -> Array:
+    return _radial(rng, side, rng.uniform(0.6, 1.0, int(rng.integers(4, 9))))
+
+
+def _star(rng: np.random.Generator, side: int) -> Array:
+    tips = int(rng.integers(4, 8))
+    return _radial(rng, side, np.tile([1.0, rng.uniform(0.45, 0.7)], tips))
+
+
+def _creature(rng: np.random.Generator, side: int) -> Array:
+    """A body with a head, a tail and legs, all ellipses: something that can bend in the middle."""
+    mask = np.zeros((side, side), np.uint8)
+    middle, body = side / 2, side * rng.uniform(0.26, 0.34)
+    thick = body * rng.uniform(0.45, 0.75)
+
+    def ellipse(x: float, y: float, a: float, b: float, degrees: float) -> None:
+        cv2.ellipse(
+            mask,
+            (int(x * 16), int(y * 16)),
+            (int(max(a, 1.5) * 16), int(max(b, 1.5) * 16)),
+            degrees,
+            0,
+            360,
+            255,
+            -1,
+            cv2.LINE_AA,
+            4,
+        )
+
+    ellipse(middle, middle, body, thick, rng.uniform(-10, 10))
+    head = thick * rng.uniform(0.6, 0.9)
+    ellipse(middle + body * 1.05, middle - thick * rng.uniform(0.2, 0.9), head, head * 0.85, rng.uniform(-30, 30))
+    ellipse(middle - body * 1.1, middle - thick * rng.uniform(-0.2, 0.8), body * 0.45, thick * 0.25, rng.uniform(0, 60))
+    for leg in np.linspace(-0.65, 0.65, int(rng.integers(2, 5))):
+        length = thick * rng.uniform(0.7, 1.0)
+        ellipse(middle + leg * body, middle + thick * 0.8, body * 0.13, length, rng.uniform(-20, 20))
+    return mask
+
+
+def ellipse_outline(side: int) -> Array:
+    """A plain disc, (side, side) uint8, 255 inside: the outline that fills its square best."""
+    turns = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    return _draw(np.stack([np.cos(turns), np.sin(turns)], 1) * (side / 2 - 0.5) + (side - 1) / 2, side)
+
+
+def bar_outline(rng: np.random.Generator, length: int) -> Array:
+    """A long bar such as a pole or a trunk, (length, width) uint8, 255 inside."""
+    width = max(3, int(length * rng.uniform(0.08, 0.22)))
+    mask = np.zeros((length, width + 6), np.uint8)
+    ys = np.linspace(2, length - 3, 12)
+    wobble = np.cumsum(rng.normal(0, width * 0.05, (12, 2)), 0)
+    left, right = 3 + np.clip(wobble[:, 0], -2, 2), 3 + width + np.clip(wobble[:, 1], -width / 4, 2)
+    points = np.concatenate([np.stack([left, ys], 1), np.stack([right, ys], 1)[::-1]])
+    cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=4)
+    return mask
+
+
+def outline(rng: np.random.Generator, side: int) -> Array:
+    """A random compact shape: blob, polygon, star or creature.
+
+    Args:
+        rng: source of randomness.
+        side: width and height in pixels.
+
+    Returns:
+        (side, side) uint8, 255 inside, smooth at the border.
+    """
+    shapes = (_blob, _polygon, _star, _creature)
+    return shapes[int(rng.choice(4, p=[0.4, 0.2, 0.12, 0.28]))](rng, side)

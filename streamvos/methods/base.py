@@ -1,0 +1,91 @@
+"""The contract that every method fulfils.
+
+A method is three parts: an extractor that looks at frames and at nothing else, a target that is the
+whole state of one stream, and a decoder that turns what the target says into probabilities. The
+segmenter and the pipeline know these doors only; they know nothing of any particular method.
+
+    features = method.extractor(frames)              # stateless, batched over streams
+    target = method.target()                         # one per stream
+    target.annotate(features, label_map, (1, 2))     # the given mask
+    evidence = target.read(features)                 # every later frame
+    probabilities = method.decoder(features, evidence)
+    target.write(features, probabilities)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from streamvos.types import Evidence, Features
+
+Decoder = Callable[[Features, Evidence], torch.Tensor]
+"""(Features, Evidence) -> (1 + K, H, W) float32 probabilities, background first, summing to 1."""
+
+
+class Target(ABC):
+    """The state of one stream. Its memory is bounded, however long the stream.
+
+    Features are those of one frame (B = 1), on the method's device. A call that raises leaves the state
+    as it was.
+    """
+
+    @property
+    @abstractmethod
+    def object_ids(self) -> tuple[int, ...]:
+        """The ids it follows, ascending."""
+
+    @abstractmethod
+    def annotate(self, features: Features, label_map: torch.Tensor, object_ids: tuple[int, ...]) -> None:
+        """Take `label_map` for the truth of this frame.
+
+        Args:
+            features: of the annotated frame.
+            label_map: (H, W) int64; 0 background, ids of `object_ids`, 255 void (unknown).
+            object_ids: every object to follow from here on, ascending; one that has no pixel in
+                `label_map` is followed but not visible now.
+        """
+
+    @abstractmethod
+    def read(self, features: Features) -> Evidence:
+        """What the memory says about this frame."""
+
+    @abstractmethod
+    def write(self, features: Features, probabilities: torch.Tensor) -> None:
+        """Remember this frame with its prediction, (1 + K, H, W) float32 as the decoder gave it."""
+
+    @abstractmethod
+    def forget(self, object_id: int) -> None:
+        """Follow this object no longer; its pixels count as background from here on."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Everything needed to continue elsewhere, bit-identically; tensors only."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            InputError: something is missing or does not fit together; the state is unchanged.
+        """
+
+
+class Method(nn.Module, ABC):
+    """A published method: networks with weights, and the factory of its targets.
+
+    Attributes:
+        extractor: frames (B, 3, H, W) float32 RGB in 0..1 -> Features; stateless.
+        decoder: see `Decoder`; stateless.
+    """
+
+    name: str
+    extractor: nn.Module
+    decoder: Decoder
+
+    @abstractmethod
+    def target(self) -> Target:
+        """A fresh state for one stream."""

@@ -1,0 +1,157 @@
+"""Training clips from data-set folders, the way the TVOS authors' code cuts them.
+
+    clips = AuthorsClips(DavisDataset("DAVIS", year="2017", split="train"), AuthorsClipOptions(), seed=0)
+    batch = clips.batch(step=0, size=16)
+    batch["labels"].shape                   # (16, 10, 1024) int64, 32 x 32 cells
+
+Ten consecutive frames, one flip and one crop for all of them. Labels are palette indices at an eighth of
+the resolution, found by way of their colors: the mean color of a block's middle, then the nearest of 22
+palette colors, so that a block on a border may fall to a third label (methods/tvos.md, section 6).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from streamvos.data.clips import Clip
+from streamvos.data.labelmap import davis_palette
+from streamvos.training.synthetic_clips import CELL
+from streamvos.types import InputError
+
+CLASSES = 22
+"""Palette colors that the authors' loss knows."""
+
+
+class ClipDataset(Protocol):
+    """A data set that cuts clips: `DavisDataset`, `YouTubeVosDataset`."""
+
+    @property
+    def frame_count(self) -> int: ...
+
+    def frames(self, i: int, count: int, stride: int = 1) -> Clip: ...
+
+
+class AuthorsClipOptions(BaseModel):
+    """The authors' numbers.
+
+    Attributes:
+        size: side of the square crop in pixels, a multiple of 8.
+        frames: frames a clip; the last one is the target.
+        color_jitter: strength in brightness, contrast, saturation and hue; the authors' switch means 0.4.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(256, ge=32, multiple_of=CELL)
+    frames: int = Field(10, ge=2)
+    color_jitter: float = Field(0.0, ge=0, le=1)
+
+
+class AuthorsClips:
+    """Batches as a pure function of the step.
+
+    An epoch visits every frame once as the beginning of a clip, in an order of its own, and drops the
+    last, incomplete batch. (The authors visit them in the same order every epoch, by mistake.)
+
+    Args:
+        dataset: see `ClipDataset`.
+        options: see `AuthorsClipOptions`.
+        seed: of all of it.
+    """
+
+    def __init__(self, dataset: ClipDataset, options: AuthorsClipOptions, seed: int = 0):
+        self.dataset, self.options, self.seed = dataset, options, seed
+
+    def steps_per_epoch(self, size: int) -> int:
+        """How many whole batches an epoch has.
+
+        Raises:
+            InputError: fewer frames than one batch.
+        """
+        steps = self.dataset.frame_count // size
+        if steps < 1:
+            raise InputError(f"a batch of {size} clips needs as many frames, got {self.dataset.frame_count}")
+        return steps
+
+    def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
+        """The clips of one step, stacked.
+
+        Returns:
+            frames (B, T, 3, S, S) uint8 RGB; labels (B, T, cells) int64 in 0..21.
+        """
+        cv2.setNumThreads(1)
+        epoch, within = divmod(step, self.steps_per_epoch(size))
+        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.dataset.frame_count)
+        chosen = order[within * size : (within + 1) * size]
+        clips = [self.clip(int(i), epoch) for i in chosen]
+        return {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]}
+
+    def clip(self, i: int, epoch: int) -> dict[str, np.ndarray]:
+        """The clip that begins at frame `i` of the data set, as `epoch` sees it."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch, i]))
+        options, size = self.options, self.options.size
+        clip = self.dataset.frames(i, options.frames)
+        height, width = clip.images.shape[1:3]
+        if min(height, width) < size:
+            raise InputError(f"{clip.name} is {height} x {width} (H x W); crops of {size} do not fit")
+        top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
+        flips = (slice(None), _flip(rng), _flip(rng))
+        window = (slice(None), slice(top, top + size), slice(left, left + size))
+        images = np.ascontiguousarray(clip.images[flips][window])
+        masks = np.ascontiguousarray(clip.masks[flips][window])
+        if options.color_jitter:
+            images = jitter_colors(images, options.color_jitter, rng)
+        return {
+            "frames": images.transpose(0, 3, 1, 2),
+            "labels": np.stack([labels_by_color(mask).ravel() for mask in masks]),
+        }
+
+
+def _flip(rng: np.random.Generator) -> slice:
+    return slice(None, None, -1 if rng.random() < 0.5 else 1)
+
+
+def labels_by_color(mask: np.ndarray) -> np.ndarray:
+    """Label of every 8 x 8 block, by way of the palette.
+
+    Args:
+        mask: (S, S) uint8 label map.
+
+    Returns:
+        (S/8, S/8) int64 in 0..21.
+    """
+    palette = davis_palette().astype(np.float32)
+    colors = palette[mask]
+    # bilinear to an eighth without antialiasing is the mean of the middle 2 x 2 pixels of each block
+    middle = [colors[CELL // 2 - 1 + y :: CELL, CELL // 2 - 1 + x :: CELL] for y in (0, 1) for x in (0, 1)]
+    blocks = np.mean(middle, axis=0)
+    centroids = np.where(palette[:CLASSES] == 192, 191, palette[:CLASSES])
+    distances = ((blocks[:, :, None] - centroids) ** 2).sum(-1)
+    return distances.argmin(-1).astype(np.int64)
+
+
+def jitter_colors(images: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """The same random change of brightness, contrast, saturation and hue for a whole clip.
+
+    Args:
+        images: (T, S, S, 3) uint8 RGB.
+        strength: factors are drawn from 1 - strength .. 1 + strength, the hue turns by up to
+            strength of the half circle.
+        rng: where the factors come from.
+    """
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    hue = np.float32(rng.uniform(-strength, strength) * 180)
+    changed = np.empty_like(images)
+    for k, image in enumerate(images):
+        x = np.clip(image.astype(np.float32) / 255 * brightness, 0, 1)
+        x = np.clip((x - x.mean()) * contrast + x.mean(), 0, 1)
+        hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0] + hue) % 360
+        hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 1)
+        changed[k] = np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255)
+    return changed

@@ -1,0 +1,66 @@
+"""Losses on the affinity between the cells of a target frame and those of its references.
+
+Shapes here: B clips, N reference cells (all reference frames of a clip together), M target cells.
+The affinity is (B, N, M), a softmax over the N references.
+
+    affinity = log_affinity(references, target, temperature=14)
+    loss = mass_on_same_label(affinity.exp(), region_references, region_target)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+IGNORE = -1
+
+
+def log_affinity(references: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log of the softmax over reference cells of temperature * similarity, in float32.
+
+    Args:
+        references: (B, N, C) embeddings.
+        target: (B, M, C) embeddings.
+        temperature: multiplies the dot products (TVOS eq. 6 without the spatial prior).
+
+    Returns:
+        (B, N, M).
+    """
+    return F.log_softmax(temperature * torch.bmm(references.float(), target.float().transpose(1, 2)), dim=1)
+
+
+def mass_on_same_label(
+    affinity: torch.Tensor, references: torch.Tensor, target: torch.Tensor, floor: float = 1e-14
+) -> torch.Tensor:
+    """-log of the probability that label propagation gives a target cell its own label (TVOS eq. 5).
+
+    Args:
+        affinity: (B, N, M), a softmax over the references.
+        references: (B, N) integer labels.
+        target: (B, M) integer labels; IGNORE leaves a cell out, and so does a label that no reference has.
+        floor: added to the probability before the logarithm; the authors' is the default.
+
+    Returns:
+        Scalar mean over the cells that count; 0 if there are none.
+    """
+    same = references[:, :, None] == target[:, None, :]
+    mass = (affinity * same).sum(1)
+    counts = (same.any(1) & (target != IGNORE)).float()
+    return (-(mass + floor).log() * counts).sum() / counts.sum().clamp_min(1)
+
+
+def cross_entropy_to_matches(affinity: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy between true correspondences and the affinity.
+
+    Args:
+        affinity: (B, N, M) log-affinity.
+        matches: (B, N, M) weights >= 0 of the reference cells that show the target cell's surface; a
+            target cell without any is left out.
+
+    Returns:
+        Scalar mean over the target cells that have a match.
+    """
+    total = matches.sum(1)
+    found = total > 0
+    shares = matches / torch.where(found, total, 1.0)[:, None]
+    return -(shares * affinity).sum() / found.sum().clamp_min(1)

@@ -1,0 +1,178 @@
+"""Training clips from synthetic videos: frames, and which cells of them show the same surface.
+
+    clips = SyntheticClips(ClipOptions(stills=Path("stills")), seed=0)
+    batch = clips.batch(step=0, size=8)
+    batch["frames"].shape                   # (8, 3, 3, 224, 224) uint8
+
+A synthetic frame knows for every pixel which layer is seen and where on that layer's surface; two cells
+correspond when both agree. That is supervision for every cell, not for object borders alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from streamvos.data.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
+from streamvos.training.losses import IGNORE
+
+CELL = 8
+"""Pixels from one cell to the next; labels are taken at the middle of a cell."""
+
+
+class ClipOptions(BaseModel):
+    """What a clip looks like.
+
+    Attributes:
+        size: side of the square frames in pixels, a multiple of 8.
+        frames: frames a clip.
+        largest_gap: most frames of the video between two neighbors of the clip.
+        stills: folder of photographs with region maps; None = procedural textures.
+        color_jitter: strength of the change of color, most of it common to the clip.
+        gray: share of clips without color.
+        queries: cells of each frame that are asked for their match, half of them off the background.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(224, ge=32, multiple_of=CELL)
+    frames: int = Field(3, ge=2)
+    largest_gap: int = Field(12, ge=1)
+    stills: Path | None = None
+    color_jitter: float = Field(0.3, ge=0, le=1)
+    gray: float = Field(0.1, ge=0, le=1)
+    queries: int = Field(224, ge=1)
+
+
+class SyntheticClips:
+    """Batches as a pure function of the step.
+
+    Args:
+        options: see `ClipOptions`.
+        seed: of all of it.
+    """
+
+    def __init__(self, options: ClipOptions, seed: int = 0):
+        self.options, self.seed = options, seed
+
+    def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
+        """Clips `step * size` to `(step + 1) * size`, stacked.
+
+        Returns:
+            frames (B, T, 3, S, S) uint8 RGB; coordinates (B, T, cells, 2) float32 in pixels of the
+            surface; layer and region (B, T, cells) int64; queries (B, T, Q) int64, the cells that are
+            asked for their match. Cells are row by row, S/8 a row.
+        """
+        cv2.setNumThreads(1)
+        clips = [self.clip(step * size + k) for k in range(size)]
+        return {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]}
+
+    def clip(self, number: int) -> dict[str, np.ndarray]:
+        """One clip; see `batch`."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, number]))
+        options = self.options
+        gaps = rng.integers(1, options.largest_gap + 1, options.frames - 1)
+        times = np.concatenate([[0], np.cumsum(gaps)])
+        video = SyntheticVideo(
+            int(rng.integers(2**31)),
+            SyntheticOptions(
+                size=(options.size, options.size),
+                length=int(times[-1]) + 1,
+                objects=int(rng.integers(1, 4)),
+                distractors=int(rng.integers(0, 3)),
+                occluders=int(rng.integers(0, 2)),
+                motion=float(rng.uniform(0.5, 3.5)),
+                blur=float(rng.uniform(0, 1)),
+                noise=float(rng.uniform(0, 1.5)),
+                exposure=float(rng.uniform(0, 1.5)),
+                stills=options.stills,
+            ),
+        )
+        frames = [video[int(t)] for t in times]
+        if rng.random() < 0.5:
+            frames = frames[::-1]
+        flip = rng.random() < 0.5
+        color = _ColorJitter(rng, options.color_jitter, options.gray)
+        images = [np.ascontiguousarray(color(frame.image)[:, :: -1 if flip else 1]) for frame in frames]
+        cells = [_cells(frame, flip) for frame in frames]
+        return {
+            "frames": np.stack([image.transpose(2, 0, 1) for image in images]),
+            "coordinates": np.stack([c[0] for c in cells]),
+            "layer": np.stack([c[1] for c in cells]),
+            "region": np.stack([c[2] for c in cells]),
+            "queries": np.stack([_queries(rng, c[1], options.queries) for c in cells]),
+        }
+
+
+def _queries(rng: np.random.Generator, layer: np.ndarray, count: int) -> np.ndarray:
+    """Half of them anywhere, half off the background where there is anything else."""
+    foreground = np.flatnonzero(layer)
+    if not len(foreground):
+        return rng.integers(len(layer), size=count)
+    anywhere = rng.integers(len(layer), size=count - count // 2)
+    return np.concatenate([anywhere, rng.choice(foreground, count // 2)])
+
+
+def _cells(frame: SyntheticFrame, flip: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    middle = slice(CELL // 2, None, CELL)
+    step = -1 if flip else 1
+    coordinates = frame.coordinates[:, ::step][middle, middle]
+    layer = frame.layer[:, ::step][middle, middle]
+    region = frame.region[:, ::step][middle, middle]
+    return (
+        coordinates.reshape(-1, 2).astype(np.float32),
+        layer.reshape(-1).astype(np.int64),
+        region.reshape(-1).astype(np.int64),
+    )
+
+
+class _ColorJitter:
+    """Brightness, contrast and color per clip, and a quarter as much again per frame."""
+
+    def __init__(self, rng: np.random.Generator, strength: float, gray: float):
+        self.rng, self.strength, self.gray = rng, strength, rng.random() < gray
+        self.common = self._draw(strength)
+
+    def _draw(self, strength: float) -> np.ndarray:
+        """Rows: gain and offset of each channel."""
+        gain = np.exp(self.rng.normal(0, strength, 1) + self.rng.normal(0, strength / 2, 3))
+        return np.stack([gain, self.rng.normal(0, 60 * strength, 1) + np.zeros(3)])
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        own = self._draw(self.strength / 4)
+        gain, offset = self.common[0] * own[0], self.common[1] + own[1]
+        middle = np.float32(image.mean())
+        levels = np.arange(256, dtype=np.float32)[:, None]
+        table = np.clip((levels - middle) * gain + middle + offset, 0, 255).astype(np.uint8)
+        changed = cv2.LUT(image, table[None])
+        if self.gray:
+            changed = np.repeat(cv2.cvtColor(changed, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+        return changed
+
+
+def matches(
+    coordinates: tuple[torch.Tensor, torch.Tensor],
+    layer: tuple[torch.Tensor, torch.Tensor],
+    reach: float = CELL,
+) -> torch.Tensor:
+    """How well each reference cell shows the surface of each target cell.
+
+    Args:
+        coordinates: of references (B, N, 2) and target (B, M, 2), pixels of the surface.
+        layer: of references (B, N) and target (B, M).
+        reach: distance in pixels beyond which there is no match.
+
+    Returns:
+        (B, N, M) float32: 0 for another surface, else falling with the distance from 1.
+    """
+    distance = torch.cdist(coordinates[0], coordinates[1])
+    same = layer[0][:, :, None] == layer[1][:, None, :]
+    near = torch.exp(-0.5 * (distance / (reach / 2)) ** 2)
+    return near * (same & (distance < reach))
+
+
+__all__ = ["CELL", "IGNORE", "ClipOptions", "SyntheticClips", "matches"]
