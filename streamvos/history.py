@@ -53,7 +53,7 @@ def authors_schedule(t: int, count: int = 9, span: int = 40) -> list[int]:
 
 
 def paper_schedule(t: int, count: int = 9, dense: int = 4, span: int = 40) -> list[int]:
-    """References of frame `t` as the paper words it: `dense` frames before t, the others from the rest of `span`.
+    """References of frame `t` as the paper words it: `dense` before t, the others from the rest of `span`.
 
     The sparse frames are equally spaced over [t - span, t - dense), the oldest one taken.
 

@@ -13,6 +13,7 @@ construction: two pixels with the same surface point show the same thing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,18 +37,20 @@ def sinusoids(
         speed: its root mean square change per frame.
         periods: shortest and longest period in frames.
         terms: how many sinusoids are summed.
-        limit: largest magnitude; the signal is squashed smoothly to stay below it.
+        limit: largest magnitude; the signal is squashed smoothly to stay below it; 0 stills it.
 
     Returns:
         (T,) float64.
     """
     shares = rng.dirichlet(np.ones(terms))
-    period = np.exp(rng.uniform(*np.log(periods), terms))
+    period = np.exp(rng.uniform(np.log(periods[0]), np.log(periods[1]), terms))
     phase = rng.uniform(0, 2 * np.pi, terms)
     amplitude = np.sqrt(2 * shares) * speed * period / (2 * np.pi)
     angles = 2 * np.pi * np.asarray(times)[:, None] / period + phase
     signal = ((np.sin(angles) - np.sin(phase)) * amplitude).sum(1)
-    return signal if limit is None else limit * np.tanh(signal / limit)
+    if limit is None:
+        return signal
+    return limit * np.tanh(signal / limit) if limit > 0 else np.zeros_like(signal)
 
 
 def keep_inside(points: Array, size: tuple[int, int], margin: float = 0.0) -> Array:
@@ -138,7 +141,8 @@ def random_deformation(
     gradients = strength * rng.dirichlet(np.ones(count))
     amplitudes = np.stack([np.cos(turns), np.sin(turns)], 1) * (gradients * lengths / (2 * np.pi))[:, None]
     rates = 2 * np.pi / np.exp(rng.uniform(np.log(14), np.log(70), count))
-    phases = np.stack([rng.uniform(0, 2 * np.pi, count), rng.uniform(0.6, 2.2, count) * min(speed, 1.5), rates], 1)
+    swings = rng.uniform(0.6, 2.2, count) * min(speed, 1.5)
+    phases = np.stack([rng.uniform(0, 2 * np.pi, count), swings, rates], 1)
     bends = np.zeros((joints, 7))
     for k in range(joints):
         place = rng.uniform(-0.2, 0.2, 2) * diameter
@@ -156,16 +160,12 @@ class Trajectory:
     Attributes:
         centers: (T + 2, 2) x, y in pixels of the frame where the surface's anchor lies.
         angles: (T + 2,) radians.
-        scales: (T + 2,) frame pixels per surface pixel.
+        scales: (T + 2, 2) frame pixels per surface pixel along the surface's own x and y.
     """
 
     centers: Array
     angles: Array
     scales: Array
-
-    def at(self, t: int) -> tuple[Array, float, float]:
-        """Center (2,), angle and scale at frame `t`."""
-        return self.centers[t + 1], float(self.angles[t + 1]), float(self.scales[t + 1])
 
     def velocity(self, t: int) -> Array:
         """(2,) x, y in pixels per frame."""
@@ -173,7 +173,12 @@ class Trajectory:
 
 
 def surface_map(
-    path: Trajectory, deformation: Deformation, anchor: tuple[float, float], t: int, box: tuple[int, int, int, int], step: int
+    path: Trajectory,
+    deformation: Deformation,
+    anchor: tuple[float, float],
+    t: int,
+    box: tuple[int, int, int, int],
+    step: int,
 ) -> Array:
     """The surface point that each pixel of a box shows at frame `t`.
 
@@ -181,7 +186,8 @@ def surface_map(
     how the pixels move from then on: the map is the truth and not an approximation of it.
 
     Args:
-        path, deformation: the motion.
+        path: where the layer goes.
+        deformation: how it bends.
         anchor: x, y of the surface point that lies at the path's center.
         t: the frame.
         box: left, top, right, bottom in pixels; right and bottom exclusive.
@@ -193,17 +199,36 @@ def surface_map(
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     columns, rows = -(-width // step) + 2, -(-height // step) + 2
-    center, angle, scale = path.at(t)
+    center, angle, scale = path.centers[t + 1], path.angles[t + 1], path.scales[t + 1]
     # cv2.resize aligns pixel borders, so that the sample of coarse cell i is at (i + 0.5) * step - 0.5.
     # One more cell on each side keeps the interpolation away from its clamped rim.
     xs = (np.arange(columns) - 0.5) * step - 0.5 + left - center[0]
     ys = (np.arange(rows) - 0.5) * step - 0.5 + top - center[1]
-    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    cosine, sine = np.cos(angle), np.sin(angle)
     points = np.empty((rows, columns, 2))
-    points[..., 0] = cosine * xs + sine * ys[:, None]
-    points[..., 1] = -sine * xs + cosine * ys[:, None]
+    points[..., 0] = (cosine * xs + sine * ys[:, None]) / scale[0]
+    points[..., 1] = (-sine * xs + cosine * ys[:, None]) / scale[1]
     points = deformation(points, float(t)) + np.asarray(anchor)
-    fine = cv2.resize(
-        points.astype(np.float32), (columns * step, rows * step), interpolation=cv2.INTER_LINEAR
-    )
+    points = points.astype(np.float32)
+    fine = cv2.resize(points, (columns * step, rows * step), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(fine[step : step + height, step : step + width])
+
+
+# None says that the map is in one array; OpenCV's stubs do not know, and an empty array hangs OpenCV 5.0.
+_NO_MAP: Any = None
+
+
+def sample(surface: Array, points: Array, nearest: bool = False, border: int = cv2.BORDER_CONSTANT) -> Array:
+    """Read a surface at the points that a frame's pixels show.
+
+    Args:
+        surface: (h, w) or (h, w, C) uint8 or uint16.
+        points: (H, W, 2) float32, x and y on the surface, as `surface_map` gives them.
+        nearest: take the nearest value, as for region numbers, instead of blending four.
+        border: OpenCV's border mode for points beside the surface; 0 there by default.
+
+    Returns:
+        (H, W) or (H, W, C), of the surface's dtype.
+    """
+    method = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return np.asarray(cv2.remap(surface, points, _NO_MAP, method, borderMode=border))

@@ -10,8 +10,10 @@ own texture; or a drawn shape is filled with a piece of a photograph), or it is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 import cv2
@@ -81,7 +83,7 @@ def list_stills(folder: Path) -> tuple[str, ...]:
     """
     images, regions = folder / "images", folder / "regions"
     if not images.is_dir() or not regions.is_dir():
-        raise InputError(f"stills: expected the folders images/ and regions/ in {folder}; give another folder")
+        raise InputError(f"stills: expected images/ and regions/ in {folder}; give another folder")
     names = {path.stem for path in images.glob("*.jpg")} & {path.stem for path in regions.glob("*.png")}
     if not names:
         raise InputError(f"stills: no images/NAME.jpg with regions/NAME.png in {folder}; give another folder")
@@ -111,7 +113,7 @@ def read_still(folder: Path, name: str) -> Still:
     return Still(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), compact[regions], int(np.count_nonzero(counts)))
 
 
-def _finish(texture: Array, mask: Array, regions: Array, count: int, softness: float = 0.8) -> Surface:
+def _finish(texture: Array, mask: Array, regions: Array, count: int, softness: float = 0.9) -> Surface:
     """Pad, soften the outline and multiply the colors by it."""
     pad = 3
     texture = cv2.copyMakeBorder(texture, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
@@ -177,29 +179,66 @@ def cut_out(rng: np.random.Generator, still: Still, diameter: float) -> Surface 
         if max(w, h) * scale < 0.45 * diameter or thickness < 0.2 * max(w, h):
             continue
         box = np.s_[top : top + h, left : left + w]
+        if _liveliness(image[box], piece) < 9 and rng.random() < 0.8:
+            continue
         # One pixel less, so that the photograph's own surroundings do not shine through the soft edge.
         inner = cv2.erode(np.pad(piece, 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1] if scale > 0.5 else piece
         return _finish(
-            _resize(image[box], scale), _resize(inner, scale), _resize(regions[box], scale, True), still.count
+            _resize(image[box], scale),
+            _resize(inner, scale),
+            _resize(regions[box], scale, True),
+            still.count,
+            float(rng.uniform(0.6, 1.3)),
         )
     return None
 
 
 def filled_shape(rng: np.random.Generator, still: Still, mask: Array) -> Surface:
-    """A drawn outline ((h, w) uint8) filled with a random piece of a photograph."""
+    """A drawn outline ((h, w) uint8) filled with a piece of a photograph, the liveliest of a few."""
     h, w = mask.shape
     least = max(h / still.image.shape[0], w / still.image.shape[1])
     scale = max(least * 1.02, min(rng.uniform(0.6, 1.2), LARGEST_ENLARGEMENT))
-    top = int(rng.integers(0, max(1, int(still.image.shape[0] - h / scale) + 1)))
-    left = int(rng.integers(0, max(1, int(still.image.shape[1] - w / scale) + 1)))
-    box = np.s_[top : top + int(np.ceil(h / scale)), left : left + int(np.ceil(w / scale))]
+    tall, wide = ceil(h / scale), ceil(w / scale)
+    boxes = []
+    for _ in range(3):
+        top = int(rng.integers(0, max(1, still.image.shape[0] - tall + 1)))
+        left = int(rng.integers(0, max(1, still.image.shape[1] - wide + 1)))
+        boxes.append(np.s_[top : top + tall, left : left + wide])
+    box = max(boxes, key=lambda box: _liveliness(still.image[box]))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     texture = cv2.resize(still.image[box], (w, h), interpolation=method)
     regions = cv2.resize(still.regions[box], (w, h), interpolation=cv2.INTER_NEAREST)
-    return _finish(texture, mask, regions, still.count)
+    return _finish(texture, mask, regions, still.count, float(rng.uniform(0.6, 1.3)))
 
 
-def photograph_background(rng: np.random.Generator, still: Still, height: int, width: int, mirror: bool) -> Surface:
+def _liveliness(image: Array, mask: Array | None = None) -> float:
+    """Standard deviation of the green channel in gray levels: near 0 for a piece of clear sky."""
+    return float(cv2.meanStdDev(np.ascontiguousarray(image[..., 1]), mask=mask)[1][0, 0])
+
+
+def camouflage(rng: np.random.Generator, surface: Surface, background: Surface) -> Surface:
+    """The same object in colors nearer to those of a random place of the background."""
+    texture = surface.texture
+    inside = np.ascontiguousarray((texture[..., 3] > 250).astype(np.uint8))
+    h, w = background.texture.shape[:2]
+    side = max(8, min(h, w) // 3)
+    top, left = int(rng.integers(0, max(1, h - side))), int(rng.integers(0, max(1, w - side)))
+    goal, spread = cv2.meanStdDev(background.texture[top : top + side, left : left + side])
+    mean, deviation = cv2.meanStdDev(texture, mask=inside)
+    share = rng.uniform(0.3, 0.9)
+    gain = np.clip((spread[:3, 0] + 8) / (deviation[:3, 0] + 8), 0.7, 1.6) ** share
+    shift = share * (goal[:3, 0] - mean[:3, 0]) + mean[:3, 0] * (1 - gain)
+    # Colors are multiplied by alpha, so the shift is too, and they may not exceed it.
+    alpha = texture[..., 3:].astype(np.float32) / 255
+    color = np.clip(texture[..., :3] * gain + shift * alpha, 0, texture[..., 3:])
+    return Surface(
+        np.dstack([color.astype(np.uint8), texture[..., 3]]), surface.regions, surface.region_count
+    )
+
+
+def photograph_background(
+    rng: np.random.Generator, still: Still, height: int, width: int, mirror: bool
+) -> Surface:
     """A photograph enlarged moderately, cut or continued by reflection to (height, width)."""
     image, regions = still.image, still.regions
     if mirror:
@@ -223,7 +262,9 @@ def photograph_background(rng: np.random.Generator, still: Still, height: int, w
     rows = (np.arange(regions.shape[0]) - above) // max(h, 1)
     columns = (np.arange(regions.shape[1]) - before) // max(w, 1)
     rows, columns = rows - rows.min(), columns - columns.min()
-    tiles = (rows[:, None] * (columns.max() + 1) + columns).astype(np.uint16)
+    # Numbers begin anew where 16 bits do not suffice.
+    tiles = (rows[:, None] * (columns.max() + 1) + columns) % max(1, 65536 // still.count)
+    tiles = tiles.astype(np.uint16)
     count = still.count * (int(tiles.max()) + 1)
     regions = regions + tiles * np.uint16(still.count)
     return Surface(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), regions, count)
@@ -233,12 +274,14 @@ def drawn_background(rng: np.random.Generator, height: int, width: int) -> Surfa
     """A procedural background of (height, width)."""
     cells, _ = voronoi_cells(rng, height, width, max(12.0, min(height, width) / 8))
     return Surface(
-        cv2.cvtColor(scenery(rng, height, width), cv2.COLOR_RGB2RGBA), cells.astype(np.uint16), int(cells.max()) + 1
+        cv2.cvtColor(scenery(rng, height, width), cv2.COLOR_RGB2RGBA),
+        cells.astype(np.uint16),
+        int(cells.max()) + 1,
     )
 
 
 def drawn_surface(rng: np.random.Generator, diameter: float, mask: Array | None = None) -> Surface:
-    """A procedural object about `diameter` pixels across, shaded towards its rim; `mask` gives its outline."""
+    """A procedural object about `diameter` pixels across, or of the outline `mask`, shaded to its rim."""
     mask = outline(rng, max(6, round(diameter))) if mask is None else mask
     h, w = mask.shape
     texture = procedural_texture(rng, h, w, cell=float(np.clip(rng.uniform(0.08, 0.2) * max(h, w), 4, 26)))
@@ -249,8 +292,8 @@ def drawn_surface(rng: np.random.Generator, diameter: float, mask: Array | None 
     return _finish(texture, mask, cells.astype(np.uint16), int(cells.max()) + 1)
 
 
-def object_surface(rng: np.random.Generator, stills: list[Still], diameter: float) -> Surface:
-    """An object about `diameter` pixels across, from the first still that yields one; drawn without stills."""
+def object_surface(rng: np.random.Generator, stills: Sequence[Still], diameter: float) -> Surface:
+    """An object about `diameter` pixels across, out of the stills in turn; drawn if there are none."""
     if not stills:
         return drawn_surface(rng, diameter)
     if rng.random() < 0.72:
@@ -261,7 +304,9 @@ def object_surface(rng: np.random.Generator, stills: list[Still], diameter: floa
     return filled_shape(rng, stills[0], outline(rng, max(6, round(diameter))))
 
 
-def occluder_surface(rng: np.random.Generator, stills: list[Still], diameter: float, size: tuple[int, int]) -> Surface:
+def occluder_surface(
+    rng: np.random.Generator, stills: Sequence[Still], diameter: float, size: tuple[int, int]
+) -> Surface:
     """Something that passes in front: a pole as high as the frame, or an object."""
     if rng.random() < 0.4:
         mask = bar_outline(rng, max(8, round(min(1.3 * min(size), 420))))

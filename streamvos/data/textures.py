@@ -21,7 +21,12 @@ Array = np.ndarray
 
 
 def fractal_noise(
-    rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 4, persistence: float = 0.55
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    cell: float,
+    octaves: int = 4,
+    persistence: float = 0.55,
 ) -> Array:
     """Smooth noise of several octaves.
 
@@ -35,40 +40,59 @@ def fractal_noise(
     Returns:
         (height, width) float32, about 0..1, mean 0.5.
     """
-    total = np.zeros((height, width), np.float32)
-    weight, amplitude = 0.0, 1.0
-    for _ in range(max(1, octaves)):
-        rows, columns = int(height / cell) + 4, int(width / cell) + 4
-        coarse = rng.random((rows, columns), np.float32)
-        # The coarse grid is enlarged past the picture and cut, so that its cells are square.
-        scaled = cv2.resize(
-            coarse, (int(np.ceil(columns * cell)), int(np.ceil(rows * cell))), interpolation=cv2.INTER_CUBIC
-        )
-        offset = int(cell)
-        total += amplitude * scaled[offset : offset + height, offset : offset + width]
-        weight += amplitude
-        amplitude *= persistence
-        cell /= 2
-        if cell < 2:
-            break
-    total /= weight
+    count = int(np.clip(1 + np.floor(np.log2(max(cell, 2.0) / 2)), 1, max(1, octaves)))
+    shares = persistence ** np.arange(count)
+    shares /= shares.sum()
+    # One more cell on each side, so that the cubic interpolation never reaches past the grid.
+    rows, columns = int(height / cell) + 4, int(width / cell) + 4
+    total = shares[0] * rng.random((rows, columns), np.float32)
+    for share in shares[1:]:
+        # Each octave is added where its grid is coarse: the sum is enlarged from octave to octave.
+        rows, columns, cell = 2 * rows, 2 * columns, cell / 2
+        total = np.asarray(cv2.resize(total, (columns, rows), interpolation=cv2.INTER_CUBIC))
+        total += share * rng.random((rows, columns), np.float32)
+    margin = cell * 2 ** (count - 1)
+    grid = np.array([[1 / cell, 0, margin / cell], [0, 1 / cell, margin / cell]])
+    total = cv2.warpAffine(total, grid, (width, height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
     # Averaging octaves shrinks the spread; stretch it so that patterns reach both ends of the palette.
     return np.clip((total - 0.5) * 1.5 + 0.5, 0, 1)
 
 
-def palette(rng: np.random.Generator, count: int = 4, saturation: float = 0.6) -> Array:
-    """`count` colors that go together, ordered from dark to light.
+def _shades(rng: np.random.Generator, hues: Array, saturation: float, dark: float, light: float) -> Array:
+    """(N, 3) float32 RGB, one color per hue (0..180), from dark to light (0..1)."""
+    saturations = np.clip(rng.normal(saturation, 0.1, len(hues)), 0.04, 0.95) * 255
+    values = np.linspace(dark, light, len(hues)) * 255
+    colors = np.stack([hues % 180, saturations, values], 1).astype(np.uint8)[None]
+    return np.asarray(cv2.cvtColor(colors, cv2.COLOR_HSV2RGB))[0].astype(np.float32)
 
-    Returns:
-        (count, 3) float32 RGB, 0..255.
-    """
-    hue = rng.uniform(0, 180)
-    spread = rng.choice([12.0, 25.0, 60.0])
-    hues = (hue + rng.normal(0, spread, count)) % 180
-    saturations = np.clip(rng.normal(saturation, 0.15, count), 0.08, 0.95) * 255
-    values = np.linspace(rng.uniform(0.18, 0.4), rng.uniform(0.75, 0.98), count) * 255
-    colors = np.stack([hues, saturations, values], 1).astype(np.uint8)[None]
-    return cv2.cvtColor(colors, cv2.COLOR_HSV2RGB)[0].astype(np.float32)
+
+def vivid_palette(rng: np.random.Generator) -> Array:
+    """Colors of an object: (4, 3) float32 RGB 0..255, from dark to light; one hue, or two opposed ones."""
+    hues = rng.uniform(0, 180) + rng.normal(0, 6, 4)
+    if rng.random() < 0.5:
+        hues[2:] += rng.choice([30.0, 60.0, 90.0])
+    return _shades(rng, hues, rng.uniform(0.45, 0.8), rng.uniform(0.2, 0.4), rng.uniform(0.8, 1.0))
+
+
+def natural_palette(rng: np.random.Generator) -> Array:
+    """Colors of ground, plants, stone or water: (4, 3) float32 RGB 0..255, from dark to light."""
+    hue, saturation = NATURAL[int(rng.integers(len(NATURAL)))]
+    hues = hue + rng.normal(0, 5, 4)
+    return _shades(rng, hues, saturation, rng.uniform(0.32, 0.5), rng.uniform(0.65, 0.9))
+
+
+NATURAL = (
+    (12, 0.35),
+    (18, 0.4),
+    (24, 0.3),
+    (42, 0.45),
+    (50, 0.4),
+    (60, 0.25),
+    (98, 0.35),
+    (108, 0.3),
+    (20, 0.1),
+)
+"""Hue (0..180) and saturation (0..1) of earth, sand, straw, leaves, grass, moss, water, sky and stone."""
 
 
 def _colorize(field: Array, colors: Array) -> Array:
@@ -185,7 +209,7 @@ def procedural_texture(
     field = PATTERNS[name](rng, height, width, size)
     mottle = fractal_noise(rng, height, width, max(size * 4, 24), 6, 0.7)
     field = 0.72 * field + 0.28 * mottle
-    picture = _colorize(field, palette(rng) if colors is None else colors).astype(np.float32)
+    picture = _colorize(field, vivid_palette(rng) if colors is None else colors).astype(np.float32)
     # Brightness that varies slowly and grain that varies fast keep two patches of one pattern apart.
     slow = fractal_noise(rng, height, width, max(height, width) / 2.5, 3)
     picture *= (0.72 + 0.45 * slow + 0.22 * (mottle - 0.5))[..., None]
@@ -198,11 +222,10 @@ def scenery(rng: np.random.Generator, height: int, width: int) -> Array:
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    muted = [palette(rng, 4, saturation=0.35) for _ in range(3)]
-    kinds = rng.choice(["clouds", "pebbles", "marble", "weave", "clouds"], 3, replace=False)
+    kinds = rng.choice(["clouds", "pebbles", "marble", "weave", "dots"], 3, replace=False)
     areas = [
-        procedural_texture(rng, height, width, str(kind), float(rng.uniform(10, 30)), colors * 0.8 + 20)
-        for kind, colors in zip(kinds, muted, strict=True)
+        procedural_texture(rng, height, width, str(kind), float(rng.uniform(9, 24)), natural_palette(rng))
+        for kind in kinds
     ]
     picture = areas[0].astype(np.float32)
     for area in areas[1:]:
@@ -267,8 +290,9 @@ def _creature(rng: np.random.Generator, side: int) -> Array:
 
     ellipse(middle, middle, body, thick, rng.uniform(-10, 10))
     head = thick * rng.uniform(0.6, 0.9)
-    ellipse(middle + body * 1.05, middle - thick * rng.uniform(0.2, 0.9), head, head * 0.85, rng.uniform(-30, 30))
-    ellipse(middle - body * 1.1, middle - thick * rng.uniform(-0.2, 0.8), body * 0.45, thick * 0.25, rng.uniform(0, 60))
+    neck, tail = middle - thick * rng.uniform(0.2, 0.9), middle - thick * rng.uniform(-0.2, 0.8)
+    ellipse(middle + body * 1.05, neck, head, head * 0.85, rng.uniform(-30, 30))
+    ellipse(middle - body * 1.1, tail, body * 0.45, thick * 0.25, rng.uniform(0, 60))
     for leg in np.linspace(-0.65, 0.65, int(rng.integers(2, 5))):
         length = thick * rng.uniform(0.7, 1.0)
         ellipse(middle + leg * body, middle + thick * 0.8, body * 0.13, length, rng.uniform(-20, 20))

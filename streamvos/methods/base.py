@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from streamvos.types import Evidence, Features
@@ -78,11 +79,14 @@ class Method(nn.Module, ABC):
     """A published method: networks with weights, and the factory of its targets.
 
     Attributes:
+        name: under which it is loaded.
+        options: everything about it that is not a weight.
         extractor: frames (B, 3, H, W) float32 RGB in 0..1 -> Features; stateless.
         decoder: see `Decoder`; stateless.
     """
 
     name: str
+    options: BaseModel
     extractor: nn.Module
     decoder: Decoder
 

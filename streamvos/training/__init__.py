@@ -1,1 +1,1 @@
-"""."""
+"""Training: losses, clips, a loop that resumes, and one recipe per method."""

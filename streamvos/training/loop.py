@@ -9,6 +9,7 @@ uninterrupted one would have seen. Checkpoints are written to a temporary name a
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,9 @@ from streamvos.types import InputError
 Loss = Callable[[nn.Module, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 """(model, batch) -> named scalar losses; "total" is the one that is minimized."""
 
+Report = Callable[[int, dict[str, float], float], None]
+"""Called after every step with the step, its losses and its duration in seconds."""
+
 
 class TrainingOptions(BaseModel):
     """How to train, whatever is trained.
@@ -38,6 +42,7 @@ class TrainingOptions(BaseModel):
         final_learning_rate: where the cosine ends.
         weight_decay: on every weight.
         warmup: steps of linear warm-up.
+        schedule_every: the learning rate changes every so many steps; 1 = always.
         average: decay of the exponential moving average of the weights; 0 keeps the plain ones.
         clip_gradient: largest norm of the gradient; None = any.
         checkpoint_seconds: between checkpoints.
@@ -57,6 +62,7 @@ class TrainingOptions(BaseModel):
     final_learning_rate: float = Field(1e-5, ge=0)
     weight_decay: float = Field(0.02, ge=0)
     warmup: int = Field(200, ge=0)
+    schedule_every: int = Field(1, ge=1)
     average: float = Field(0.998, ge=0, lt=1)
     clip_gradient: float | None = 5.0
     checkpoint_seconds: float = Field(120, gt=0)
@@ -85,8 +91,9 @@ def learning_rate_at(step: int, options: TrainingOptions) -> float:
     """Linear warm-up, then half a cosine."""
     if step < options.warmup:
         return options.learning_rate * (step + 1) / options.warmup
+    step -= step % options.schedule_every
     progress = (step - options.warmup) / max(1, options.steps - options.warmup)
-    cosine = 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi))))
+    cosine = 0.5 * (1 + math.cos(math.pi * max(progress, 0.0)))
     return options.final_learning_rate + (options.learning_rate - options.final_learning_rate) * cosine
 
 
@@ -118,7 +125,7 @@ def train(
     make_batch: Callable[[int], dict[str, torch.Tensor]],
     options: TrainingOptions,
     folder: Path,
-    report: Callable[[int, dict[str, float], float], None] | None = None,
+    report: Report | None = None,
     describe: Mapping[str, Any] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train `model`, resuming from `folder` if a run with the same options stopped there.
@@ -129,7 +136,7 @@ def train(
         make_batch: step -> batch of tensors, a pure function of the step.
         options: see `TrainingOptions`.
         folder: receives checkpoint.pt and losses.jsonl.
-        report: called after every step with the step, its losses and its duration in seconds.
+        report: see `Report`.
         describe: what else identifies the run; a checkpoint with another description is refused.
 
     Returns:
@@ -140,7 +147,9 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.pt", folder / "losses.jsonl"
-    identity = json.dumps({**options.model_dump(exclude={"workers", "checkpoint_seconds"}), **(describe or {})})
+    identity = json.dumps(
+        {**options.model_dump(exclude={"workers", "checkpoint_seconds"}), **(describe or {})}
+    )
     device = torch.device(options.device)
     memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=memory_format).train()
@@ -180,7 +189,9 @@ def train(
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 losses = loss(model, batch)
             if not torch.isfinite(losses["total"]):
-                raise InputError(f"the loss became {float(losses['total'])} at step {step}; lower the learning rate")
+                raise InputError(
+                    f"the loss became {float(losses['total'])} at step {step}; lower the learning rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             losses["total"].backward()
             if options.clip_gradient is not None:
@@ -188,7 +199,7 @@ def train(
             optimizer.step()
             _move_average(average, model, min(options.average, (step + 1) / (step + 10)))
             now = time.monotonic()
-            values = {name: round(float(value), 5) for name, value in losses.items()}
+            values = {name: round(value.item(), 5) for name, value in losses.items()}
             lines.write(json.dumps({"step": step, **values}) + "\n")
             if report is not None:
                 report(step, values, now - started)
@@ -214,3 +225,30 @@ def _truncate_log(log: Path, steps: int) -> None:
     if log.exists():
         lines = log.read_text().splitlines()[:steps]
         log.write_text("".join(line + "\n" for line in lines))
+
+
+def plot_losses(log: Path, picture: Path, window: int = 50) -> None:
+    """Draw losses.jsonl, each loss as a running mean over `window` steps.
+
+    Raises:
+        InputError: matplotlib is not installed, or there is nothing to draw.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("the curves need matplotlib: pip install 'streamvos[train]'") from None
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    if not rows:
+        raise InputError(f"{log} holds no step to draw")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name in rows[0].keys() - {"step"}:
+        values = [row[name] for row in rows]
+        means = [sum(values[max(0, k - window + 1) : k + 1]) / min(k + 1, window) for k in range(len(values))]
+        axes.plot([row["step"] for row in rows], means, label=name)
+    axes.set(xlabel="step", ylabel=f"loss, mean of {window} steps", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    temporary = picture.with_name(f".{picture.name}")
+    figure.savefig(temporary, dpi=110, format="png")
+    os.replace(temporary, picture)

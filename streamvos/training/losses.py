@@ -9,6 +9,8 @@ The affinity is (B, N, M), a softmax over the N references.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 
@@ -30,22 +32,30 @@ def log_affinity(references: torch.Tensor, target: torch.Tensor, temperature: fl
 
 
 def mass_on_same_label(
-    affinity: torch.Tensor, references: torch.Tensor, target: torch.Tensor, floor: float = 1e-14
+    affinity: torch.Tensor,
+    references: torch.Tensor,
+    target: torch.Tensor,
+    floor: float = 1e-14,
+    missing: Literal["ignore", "floor"] = "ignore",
 ) -> torch.Tensor:
     """-log of the probability that label propagation gives a target cell its own label (TVOS eq. 5).
 
     Args:
         affinity: (B, N, M), a softmax over the references.
         references: (B, N) integer labels.
-        target: (B, M) integer labels; IGNORE leaves a cell out, and so does a label that no reference has.
+        target: (B, M) integer labels; IGNORE leaves a cell out.
         floor: added to the probability before the logarithm; the authors' is the default.
+        missing: what a label costs that no reference has: nothing, or -log(floor) as with the authors.
 
     Returns:
         Scalar mean over the cells that count; 0 if there are none.
     """
     same = references[:, :, None] == target[:, None, :]
     mass = (affinity * same).sum(1)
-    counts = (same.any(1) & (target != IGNORE)).float()
+    found = target != IGNORE
+    if missing == "ignore":
+        found = found & same.any(1)
+    counts = found.float()
     return (-(mass + floor).log() * counts).sum() / counts.sum().clamp_min(1)
 
 

@@ -1,0 +1,42 @@
+# Two commands for a newcomer:
+#   make demo                            segment a video end to end (SOURCE=... MASK=... for your own)
+#   make test                            lint, type checks, tests
+# and for whoever works on it: make install, make bench, make clean.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= out/demo
+TORCH  := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test lint bench clean
+
+install: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "streamvos needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: its exact version decides which build pip takes
+$(STAMP): $(BIN)/python setup.py pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,pipeline]'
+	@touch $(STAMP)
+
+demo: install
+	$(BIN)/streamvos demo --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)") $(if $(MASK),--mask "$(MASK)")
+
+lint: install
+	$(BIN)/ruff check streamvos tests bench setup.py
+	$(BIN)/ruff format --check streamvos tests bench setup.py
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+bench: install
+	$(BIN)/pytest bench --benchmark-only
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache out

@@ -1,0 +1,54 @@
+"""Packaging of streamvos: `pip install .`, or `make install` for the pinned versions of constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="streamvos",
+    version="0.1.0",
+    description="Online video object segmentation of live streams, in real time",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["streamvos", "streamvos.*"]),
+    package_data={"streamvos": ["py.typed", "weights/files/*.safetensors", "weights/files/*.md"]},
+    install_requires=[
+        "torch>=2.11",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.10",
+        "av>=13",
+        "pillow>=10.3",
+        "safetensors>=0.5",
+        "pydantic>=2.7",
+        "typer>=0.15",
+        "rich>=13.7",
+    ],
+    extras_require={
+        "train": ["matplotlib>=3.9"],
+        "pipeline": ["pyzmq>=26", "msgpack>=1.0"],
+        "tensorrt": ["torch-tensorrt>=2.13,<2.14"],
+        "dev": [
+            "matplotlib>=3.9",
+            "pytest>=8",
+            "pytest-benchmark>=5",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.15",
+        ],
+    },
+    entry_points={"console_scripts": ["streamvos=streamvos.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,5 @@
+"""`python -m streamvos.cli`, where the script is not on the path."""
+
+from streamvos.cli import main
+
+main()

@@ -1,0 +1,184 @@
+"""`streamvos doctor`: what this machine offers, what is missing, and how to get it.
+
+streamvos doctor --json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import typer
+from rich.table import Table
+
+import streamvos
+from streamvos.cli.common import JsonTarget, print_table, write_json
+from streamvos.types import StreamvosError
+from streamvos.weights import BUNDLED, bundled_path, read_checkpoint
+
+Verdict = Literal["ok", "optional", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked for.
+        verdict: "ok"; "optional" if it is absent and streamvos works without it; "missing" if it does not.
+        found: version, device or reason.
+        advice: how to get it; empty where it is there.
+    """
+
+    name: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def doctor(json_target: JsonTarget = None) -> None:
+    """Say what this machine offers, what is missing, and how to get it.
+
+    Exit code 1 if something is missing that streamvos cannot work without.
+
+    Example:
+
+        streamvos doctor --json report.json
+    """
+    findings = examine()
+    print_table(as_table(findings), json_target)
+    write_json({"version": streamvos.__version__, "findings": [asdict(one) for one in findings]}, json_target)
+    if any(one.verdict == "missing" for one in findings):
+        raise typer.Exit(1)
+
+
+def examine() -> list[Finding]:
+    """Look at everything; a check that fails is a finding, not an error."""
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        _processor,
+        _torch,
+        _cuda,
+        _tensorrt,
+        _zeromq,
+        _opencv,
+        _ffmpeg,
+        _cameras,
+        *[lambda method=method: _weights(method) for method in BUNDLED],
+    ]
+    findings = []
+    for check in checks:
+        try:
+            findings.append(check())
+        except Exception as error:  # whatever a broken installation raises belongs in the report
+            name = getattr(check, "__name__", "check").strip("_")
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            findings.append(Finding(name, "missing", reason, "reinstall streamvos: make install"))
+    return findings
+
+
+def as_table(findings: list[Finding]) -> Table:
+    """The report for people."""
+    table = Table(title=f"streamvos {streamvos.__version__}", title_justify="left")
+    for column in ("", "", "found", "how to get it"):
+        table.add_column(column, overflow="fold")
+    signs = {"ok": "[green]ok[/]", "optional": "[yellow]absent[/]", "missing": "[red]MISSING[/]"}
+    for one in findings:
+        table.add_row(one.name, signs[one.verdict], one.found, one.advice)
+    return table
+
+
+def _python() -> Finding:
+    return Finding("Python", "ok", f"{platform.python_version()} on {platform.platform()}")
+
+
+def _processor() -> Finding:
+    import torch
+
+    known = torch.backends.cpu.get_cpu_capability()
+    flags = ""
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text()
+    half = "with" if "avx512_bf16" in flags or "amx_bf16" in flags else "without"
+    return Finding("processor", "ok", f"{os.cpu_count()} cores, {known}, {half} bfloat16 instructions")
+
+
+def _torch() -> Finding:
+    import torch
+
+    return Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _cuda() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"torch is built for CUDA {built} but finds no GPU" if built else "torch is a CPU build"
+        advice = "an NVIDIA GPU with its driver, and torch from https://pytorch.org/get-started"
+        return Finding("CUDA", "optional", why, advice)
+    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    return Finding("CUDA", "ok", f"{torch.version.cuda}: {', '.join(names)}")
+
+
+def _tensorrt() -> Finding:
+    advice = "pip install 'streamvos[tensorrt]' on a machine with an NVIDIA GPU"
+    try:
+        # without its libraries this prints to the standard output and raises a bare Exception
+        with contextlib.redirect_stdout(io.StringIO()):
+            import torch_tensorrt  # type: ignore[import-not-found]
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Finding("TensorRT", "optional", reason, advice)
+    return Finding("TensorRT", "ok", f"torch-tensorrt {torch_tensorrt.__version__}")
+
+
+def _zeromq() -> Finding:
+    try:
+        import zmq
+    except ImportError:
+        return Finding("ZeroMQ", "optional", "pyzmq is not installed", "pip install 'streamvos[pipeline]'")
+    return Finding("ZeroMQ", "ok", f"{zmq.zmq_version()}, pyzmq {zmq.__version__}")
+
+
+def _opencv() -> Finding:
+    import cv2
+
+    backends = cv2.videoio_registry.getCameraBackends()
+    names = [cv2.videoio_registry.getBackendName(one) for one in backends]
+    return Finding("OpenCV", "ok", f"{cv2.__version__}, cameras through {', '.join(names) or 'nothing'}")
+
+
+def _ffmpeg() -> Finding:
+    import av
+
+    encoder = "libx264" if "libx264" in av.codecs_available else "no H.264 encoder"
+    versions = ".".join(str(part) for part in av.library_versions["libavcodec"])
+    found = f"libavcodec {versions} in PyAV {importlib.metadata.version('av')}, {encoder}"
+    if encoder != "libx264":
+        return Finding("FFmpeg", "missing", found, "pip install --force-reinstall av")
+    return Finding("FFmpeg", "ok", found)
+
+
+def _cameras() -> Finding:
+    devices = sorted(str(path) for path in Path("/dev").glob("video*"))
+    if not devices:
+        advice = "plug one in; a file can play its part: camera:clip.mp4"
+        return Finding("cameras", "optional", "no /dev/video*", advice)
+    return Finding("cameras", "ok", ", ".join(devices))
+
+
+def _weights(method: str) -> Finding:
+    try:
+        path = bundled_path(method)
+        read_checkpoint(path)
+    except StreamvosError as error:
+        return Finding(f"weights of {method}", "missing", str(error), "reinstall streamvos: make install")
+    return Finding(f"weights of {method}", "ok", f"{path.name}, {path.stat().st_size / 2**20:.1f} MiB")

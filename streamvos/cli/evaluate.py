@@ -1,0 +1,142 @@
+"""`streamvos eval`: the semi-supervised protocol over a data set.
+
+streamvos eval DAVIS --dataset davis2016 --method tvos --json results.json
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+import streamvos
+from streamvos.cli.common import (
+    BackendName,
+    DeviceName,
+    JsonTarget,
+    MethodName,
+    MethodSettings,
+    WeightsName,
+    console,
+    make_progress,
+    make_table,
+    parse_settings,
+    peak_memory_mib,
+    print_table,
+    weights_argument,
+    without_nan,
+    write_json,
+)
+from streamvos.data.davis import DavisDataset, DavisSequence
+from streamvos.data.labelmap import write_label_map
+from streamvos.metrics import Scores, SequenceScore, evaluate_sequence, summarize
+from streamvos.types import InputError, SinkError
+
+MEASURES = ("J", "F", "J&F", "J_recall", "J_decay", "F_recall", "F_decay")
+YEARS = {"davis2016": "2016", "davis2017": "2017"}
+
+
+def evaluate(
+    root: Annotated[Path, typer.Argument(help="Folder that holds JPEGImages/ and Annotations/.")],
+    dataset: Annotated[
+        str, typer.Option(help="davis2016 (one object) or davis2017 (several).")
+    ] = "davis2016",
+    method: MethodName = "tvos",
+    weights: WeightsName = "default",
+    device: DeviceName = "auto",
+    backend: BackendName = "eager",
+    settings: MethodSettings = None,
+    sequences: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    split: Annotated[str | None, typer.Option(help="Name of a list in ImageSets, such as val.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the label maps here.")] = None,
+    json_target: JsonTarget = None,
+) -> None:
+    """Segment every sequence from its first mask and score the others: J, F, recall, decay.
+
+    Examples:
+
+        streamvos eval DAVIS --dataset davis2016 --json results.json
+
+        streamvos eval DAVIS --sequences goat,blackswan --out out/davis
+    """
+    if dataset not in YEARS:
+        raise InputError(f"unknown data set {dataset!r}; choose one of: {', '.join(YEARS)}")
+    names = None if sequences is None else [name for name in sequences.split(",") if name]
+    data = DavisDataset(root, year=YEARS[dataset], sequences=names, split=split)
+    vos = streamvos.load(method, weights_argument(weights), device, backend, **parse_settings(settings))
+    scores, frames, seconds = [], 0, 0.0
+    with make_progress() as progress:
+        task = progress.add_task("", total=sum(len(sequence) for sequence in data), info="")
+        for sequence in data:
+            progress.update(task, description=sequence.name)
+            folder = None if out is None else out / sequence.name
+            score, spent = evaluate_one(vos, sequence, folder, lambda: progress.advance(task))
+            scores.append(score)
+            frames, seconds = frames + len(sequence) - 1, seconds + spent
+            progress.update(task, info=f"J&F {score.percent()['J&F']:.1f}")
+    summary = summarize(scores)
+    print_scores(summary, f"{dataset}, {method}", json_target)
+    console.print(f"{frames / seconds:.1f} frames/s, peak memory {peak_memory_mib():.0f} MiB")
+    write_json(without_nan(summary.to_json()), json_target)
+
+
+def evaluate_one(
+    vos: streamvos.Segmenter, sequence: DavisSequence, folder: Path | None, tick: Callable[[], object]
+) -> tuple[SequenceScore, float]:
+    """Segment one sequence and score it as it goes.
+
+    Args:
+        vos: is reset first.
+        sequence: with a label map for every frame.
+        folder: where the predicted label maps go; None = nowhere.
+        tick: called after every frame.
+
+    Returns:
+        The score, and the seconds spent in `Segmenter.step` after the first frame.
+    """
+    if not sequence.annotated:
+        raise InputError(f"{sequence.name} has no label maps beyond the first, so it cannot be scored")
+    spent = 0.0
+    vos.reset()
+    if folder is not None:
+        make_folder(folder)
+
+    def predictions() -> Iterator[np.ndarray]:
+        nonlocal spent
+        for index, path in enumerate(sequence.frame_paths):
+            image = sequence.image(index)
+            before = time.perf_counter()
+            result = vos.step(image, sequence.first_mask() if index == 0 else None)
+            spent += time.perf_counter() - before if index else 0.0
+            if folder is not None:
+                write_label_map(folder / f"{path.stem}.png", result.mask)
+            tick()
+            yield result.mask
+
+    return evaluate_sequence(sequence.masks(), predictions(), sequence.object_ids, name=sequence.name), spent
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, parents included.
+
+    Raises:
+        SinkError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
+def print_scores(scores: Scores, title: str, json_target: str | None) -> None:
+    """One row a sequence, the mean last."""
+    table = make_table(title, ["sequence", *MEASURES])
+    rows = [(name, score.percent()) for name, score in scores.sequences.items()]
+    for position, (name, percent) in enumerate([*rows, ("mean", scores.mean)]):
+        values = [f"{percent[measure]:.1f}" for measure in MEASURES]
+        table.add_row(name, *values, end_section=position == len(rows) - 1)
+    print_table(table, json_target)

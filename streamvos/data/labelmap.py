@@ -1,0 +1,212 @@
+"""Label maps as picture files: which number a pixel of a PNG means, and how to write one.
+
+Label maps come in several dresses: DAVIS 2017 and YouTube-VOS use palette PNGs whose index is the
+label; DAVIS 2016 uses gray PNGs of 0 and 255; other tools save the palette's colors as RGB. Reading
+brings all of them to one (H, W) uint8 array: 0 is the background, 1..254 are object ids, 255 is void.
+Writing always gives a palette PNG, which every image viewer shows in color and every tool of the field
+reads back as the same numbers.
+
+    >>> write_label_map("00000.png", mask)
+    >>> bool((read_label_map("00000.png") == mask).all())
+    True
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from streamvos.types import InputError, SinkError
+
+Binary = Literal["auto", "always", "never"]
+
+_LOSSLESS_FORMATS = {"PNG", "BMP", "GIF", "TIFF"}
+
+
+def davis_palette() -> np.ndarray:
+    """The 256 colors that DAVIS and PASCAL VOC give to the labels 0..255.
+
+    The bits of the label are dealt out in turn to red, green and blue, lowest first, into each
+    channel's bits from the top down. Hence no two labels share a color.
+
+    Returns:
+        (256, 3) uint8, RGB; row k is the color of label k. Row 0 is black, row 255 (224, 224, 192).
+    """
+    labels = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        palette[:, bit % 3] |= (((labels >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
+    return palette
+
+
+def read_label_map(path: str | Path, binary: Binary = "auto") -> np.ndarray:
+    """Read a label map from a picture file.
+
+    What a pixel means depends on how the file stores it:
+
+    - palette ("P"): the index is the label, whatever the palette's colors. 255 is void.
+    - one bit ("1"): white is object 1.
+    - gray ("L"): the value is the label and 255 is void; but see `binary`.
+    - RGB: each pixel must have one of `davis_palette()`'s colors, whose row is the label; a picture of
+      nothing but black and white is read as gray.
+
+    Gray files are ambiguous: 255 is "void" where labels are small numbers, but "the object" in the
+    two-valued masks of DAVIS 2016 and of most drawing programs. `binary="auto"` decides per file: if
+    255 occurs and every pixel is 0 or 255, then 255 means object 1; if any other value occurs, 255 means
+    void. So the one map that "auto" reads wrongly is a gray one that holds void and background and no
+    object at all; save that as a palette PNG (as `write_label_map` does), or read it with "never".
+
+    Args:
+        path: a PNG, BMP, GIF or TIFF file. JPEG and WebP are refused, since they blur labels.
+        binary: for gray files (and black-and-white RGB): "auto" as above; "always": every value other
+            than 0 is object 1; "never": values as they are, 255 is void.
+
+    Returns:
+        (H, W) uint8, a fresh array: 0 background, 1..254 object ids, 255 void.
+
+    Raises:
+        InputError: no such file, not a picture, damaged, 16 bits per value, with alpha, lossy, or RGB
+            with a color that is not in the palette.
+    """
+    if binary not in ("auto", "always", "never"):
+        raise InputError(f"binary must be 'auto', 'always' or 'never', got {binary!r}")
+    path = Path(path)
+    try:
+        with Image.open(path) as picture:
+            _refuse_what_is_no_label_map(path, picture)
+            depth = _gray_bits(path, picture)
+            picture.load()
+            mode, values = picture.mode, np.array(picture)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"no label map at {path}: there is no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; a label map is one file, such as 00000.png in it") from None
+    except UnidentifiedImageError:
+        raise InputError(f"cannot read the label map {path}: it is no picture; expected a PNG file") from None
+    except PermissionError:
+        raise InputError(f"cannot read the label map {path}: permission denied") from None
+    except Exception as error:  # Pillow's decoders raise many kinds; each means: not a sound picture
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot read the label map {path}: {reason}; expected a sound PNG file") from error
+    if mode in ("P", "1"):
+        return values.astype(np.uint8)
+    if mode == "L":
+        return _from_gray(values // (255 // (2**depth - 1)), binary)
+    return _from_colors(path, values, binary)
+
+
+def write_label_map(path: str | Path, mask: np.ndarray) -> None:
+    """Write a label map as a palette PNG with the DAVIS palette.
+
+    The file appears whole or not at all: it is written under a temporary name in the same folder and
+    then renamed. The same mask always gives the same bytes (with the same Pillow and zlib).
+
+    Args:
+        path: where to; an existing file is replaced. The folder must exist.
+        mask: (H, W) of any integer dtype or bool, values 0..255 (255 is void).
+
+    Raises:
+        InputError: `mask` has another shape or dtype, is empty, or has values outside 0..255.
+        SinkError: the file cannot be written (full disk, missing folder or permission).
+    """
+    path = Path(path)
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.size == 0:
+        raise InputError(f"a label map has the shape (H, W), got {mask.shape}; give one label per pixel")
+    if mask.dtype != np.bool_ and not np.issubdtype(mask.dtype, np.integer):
+        raise InputError(f"a label map holds whole numbers, got {mask.dtype}; convert it, e.g. to uint8")
+    if mask.dtype != np.uint8:
+        lowest, highest = int(mask.min()), int(mask.max())
+        if lowest < 0 or highest > 255:
+            raise InputError(f"labels must lie within 0..255, got {lowest}..{highest}")
+    picture = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
+    picture.putpalette(_PALETTE_BYTES)
+    # Hidden, so that no listing of *.png meets it; unique, so that two writers do not mix.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                picture.save(file, format="PNG", compress_level=6, optimize=False)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise SinkError(f"cannot write the label map {path}: {error.strerror or error}") from error
+
+
+_PALETTE_BYTES = davis_palette().tobytes()
+
+
+def _refuse_what_is_no_label_map(path: Path, picture: Image.Image) -> None:
+    if picture.format not in _LOSSLESS_FORMATS:
+        raise InputError(
+            f"{path} is a {picture.format} file; a label map needs a lossless format, since lossy ones blur "
+            "labels: save it as PNG"
+        )
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        raise InputError(
+            f"{path} has an alpha channel (mode {picture.mode}), so the label of a pixel is unclear; "
+            "save it as a palette, gray or RGB PNG without alpha"
+        )
+    if picture.mode.startswith(("I", "F")) or _png_bits(path, picture) == 16:
+        raise InputError(f"{path} has more than 8 bits per value; labels are 0..255: save it with 8 bits")
+    if picture.mode not in ("P", "1", "L", "RGB"):
+        raise InputError(f"{path} has the mode {picture.mode}; expected a palette, gray or RGB picture")
+
+
+def _png_bits(path: Path, picture: Image.Image) -> int:
+    """Bits per value as the PNG's header says; Pillow narrows 16-bit RGB to 8 bits without a word."""
+    if picture.format != "PNG":
+        return 8
+    with open(path, "rb") as file:
+        header = file.read(25)  # 8 signature, 4 length, "IHDR", 4 width, 4 height, 1 bit depth
+    return header[24] if header[12:16] == b"IHDR" else 8
+
+
+def _gray_bits(path: Path, picture: Image.Image) -> int:
+    """Bits that a gray picture's values had in the file; Pillow stretches 2 and 4 bits to 0..255."""
+    bits = _png_bits(path, picture) if picture.mode == "L" else 8
+    return bits if bits in (2, 4) else 8
+
+
+def _from_gray(values: np.ndarray, binary: Binary) -> np.ndarray:
+    if binary == "never":
+        return values.astype(np.uint8)
+    if binary == "always":
+        return (values > 0).astype(np.uint8)
+    occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    if occurring[-1] == 255 and set(occurring.tolist()) <= {0, 255}:
+        return (values > 0).astype(np.uint8)
+    return values.astype(np.uint8)
+
+
+def _from_colors(path: Path, values: np.ndarray, binary: Binary) -> np.ndarray:
+    packed = _pack(values)
+    colors = np.unique(packed)
+    if set(colors.tolist()) <= {0x000000, 0xFFFFFF}:
+        return _from_gray(values[..., 0], binary)
+    palette = _pack(davis_palette())
+    order = np.argsort(palette)
+    place = np.minimum(np.searchsorted(palette[order], packed), 255)
+    labels = order[place]
+    strange = palette[labels] != packed
+    if strange.any():
+        color = tuple(int(value) for value in values[strange][0])
+        raise InputError(
+            f"{path} is an RGB picture in which {int(strange.sum())} pixels have colors outside the DAVIS "
+            f"palette (the first is {color}); save it as a palette PNG whose index is the label"
+        )
+    return labels.astype(np.uint8)
+
+
+def _pack(colors: np.ndarray) -> np.ndarray:
+    red, green, blue = (colors[..., channel].astype(np.int64) for channel in range(3))
+    return (red << 16) | (green << 8) | blue

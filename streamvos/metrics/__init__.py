@@ -1,0 +1,48 @@
+"""How good the masks are, and how late.
+
+>>> score = evaluate_sequence(truths, predictions, name="goat")
+>>> summarize([score]).to_json()["mean"]["J&F"]
+71.3
+"""
+
+from streamvos.metrics.evaluation import evaluate_sequence
+from streamvos.metrics.folders import DATASETS, score_folders
+from streamvos.metrics.latency import Latencies
+from streamvos.metrics.measures import TOLERANCE, boundary_accuracy, measure_objects, region_similarity
+from streamvos.metrics.scores import (
+    MEASURES,
+    ObjectScore,
+    Scores,
+    SequenceScore,
+    Statistics,
+    statistics,
+    summarize,
+)
+from streamvos.metrics.youtube_vos import (
+    YouTubeScores,
+    evaluate_youtube_sequence,
+    score_youtube_folders,
+    summarize_youtube,
+)
+
+__all__ = [
+    "DATASETS",
+    "MEASURES",
+    "TOLERANCE",
+    "Latencies",
+    "ObjectScore",
+    "Scores",
+    "SequenceScore",
+    "Statistics",
+    "YouTubeScores",
+    "boundary_accuracy",
+    "evaluate_sequence",
+    "evaluate_youtube_sequence",
+    "measure_objects",
+    "region_similarity",
+    "score_folders",
+    "score_youtube_folders",
+    "statistics",
+    "summarize",
+    "summarize_youtube",
+]

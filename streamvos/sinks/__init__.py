@@ -1,0 +1,27 @@
+"""Where results go: label-map pictures, an overlay video, lines of JSON.
+
+>>> with open_source("goat.mp4") as source, open_sinks("out", stems=source.stem) as sinks:
+...     for frame in source:
+...         sinks.write(frame, vos.step(frame.image, mask if frame.index == 0 else None))
+"""
+
+from streamvos.sinks.json_lines import JsonLinesSink
+from streamvos.sinks.label_maps import LabelMapSink
+from streamvos.sinks.multi import MultiSink, open_sinks
+from streamvos.sinks.overlay import Overlay
+from streamvos.sinks.overlay_video import OverlayVideoSink
+from streamvos.sinks.rle import decode_rle, encode_rle, encode_rles
+from streamvos.sinks.sink import Sink
+
+__all__ = [
+    "JsonLinesSink",
+    "LabelMapSink",
+    "MultiSink",
+    "Overlay",
+    "OverlayVideoSink",
+    "Sink",
+    "decode_rle",
+    "encode_rle",
+    "encode_rles",
+    "open_sinks",
+]

@@ -1,0 +1,56 @@
+"""Label maps as palette PNGs, one per frame: the form in which DAVIS and YouTube-VOS take results.
+
+>>> with LabelMapSink("out/labels", stems=source.stem) as sink:
+...     sink.write(frame, result)  # out/labels/00000.png
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from streamvos.data.labelmap import write_label_map
+from streamvos.sinks.sink import Sink, make_folder
+from streamvos.types import Frame, InputError, Result
+
+logger = logging.getLogger(__name__)
+
+
+class LabelMapSink(Sink):
+    """Writes `result.mask` of each frame as a PNG with the DAVIS palette.
+
+    Each file is whole from the moment it appears, so nothing is partial: after an exception the maps of
+    the frames so far are there. Files of the same name are replaced; PNGs of an earlier run under other
+    names stay, and a warning is logged, since a score over the folder would count them.
+
+    Args:
+        folder: where to; made if missing.
+        stems: frame index -> file name without suffix, such as `source.stem`; "%05d" if None.
+
+    Raises:
+        SinkError: the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: str | Path, *, stems: Callable[[int], str] | None = None) -> None:
+        super().__init__(folder)
+        make_folder(self.path)
+        self._stems = stems
+        self._written: set[str] = set()
+
+    def _write(self, frame: Frame, result: Result) -> None:
+        stem = self._stems(frame.index) if self._stems else f"{frame.index:05d}"
+        if not stem or Path(stem).name != stem or stem.startswith("."):
+            raise InputError(f"{stem!r} cannot name the label map of frame {frame.index}; give a plain name")
+        if stem in self._written:
+            raise InputError(f"frame {frame.index} would overwrite {stem}.png of this run; names must differ")
+        write_label_map(self.path / f"{stem}.png", result.mask)
+        self._written.add(stem)
+
+    def _finish(self) -> None:
+        strangers = sum(path.stem not in self._written for path in self.path.glob("*.png"))
+        if strangers:
+            logger.warning("%s also holds %d PNG files that this run did not write", self.path, strangers)
+
+    def _abandon(self) -> None:
+        pass

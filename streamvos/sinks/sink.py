@@ -1,0 +1,112 @@
+"""What every sink of results has in common: one way to open, write and close it.
+
+A sink is a context manager. What it makes appears under its final name only when the block ends in
+order. Sinks that write one file write it as NAME.partial.SUFFIX beside the final one and rename it when
+closed; if the block ends with an exception, the partial file is finished as far as can be (a video plays,
+lines are whole) and keeps its partial name, so that nothing half-written ever bears the final one.
+
+    >>> with JsonLinesSink("out/results.jsonl") as sink:
+    ...     sink.write(frame, result)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+
+from streamvos.types import Frame, InputError, Result, SinkError
+
+SinkType = TypeVar("SinkType", bound="Sink")
+
+
+class Sink(ABC):
+    """Takes frames with their results, one after the other.
+
+    Attributes:
+        path: the file or folder where the whole will be once the sink is closed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._open = True
+
+    def write(self, frame: Frame, result: Result) -> None:
+        """Write one frame's result.
+
+        Raises:
+            InputError: the mask's size is not the frame's, or the sink is closed. Nothing was written.
+            SinkError: it cannot be written (full disk, missing permission); the message names the path.
+        """
+        if not self._open:
+            raise InputError(f"the sink for {self.path} is closed; open it again to write")
+        if result.mask.dtype != np.uint8:
+            raise InputError(f"the mask of frame {frame.index} is {result.mask.dtype}; a label map is uint8")
+        if result.mask.shape != frame.size:
+            raise InputError(
+                f"the mask of frame {frame.index} has the shape {result.mask.shape}, but its picture is "
+                f"{frame.size}; a result must have its frame's own size"
+            )
+        self._write(frame, result)
+
+    def close(self) -> None:
+        """Finish what was written and give it its final name. Closing twice does no harm.
+
+        Raises:
+            SinkError: it cannot be finished or renamed.
+        """
+        if self._open:
+            self._open = False
+            self._finish()
+
+    def abort(self) -> None:
+        """End without a final name: what is whole so far stays under its partial one. Never raises."""
+        if self._open:
+            self._open = False
+            self._abandon()
+
+    def __enter__(self: SinkType) -> SinkType:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    @abstractmethod
+    def _write(self, frame: Frame, result: Result) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
+
+    @abstractmethod
+    def _abandon(self) -> None: ...
+
+
+def partial_path(path: Path) -> Path:
+    """Name of a file while it is written: results.jsonl -> results.partial.jsonl, in the same folder."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing.
+
+    Raises:
+        SinkError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def cannot_write(path: Path, error: Exception) -> SinkError:
+    """The error that says that `path` cannot be written, and why."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return SinkError(f"cannot write {path}: {reason}; free some space or choose another place")

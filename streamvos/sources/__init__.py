@@ -1,0 +1,26 @@
+"""Where frames come from: cameras, network streams, video files, folders of pictures, synthetic videos.
+
+>>> with open_source("camera:0", height=480) as source:
+...     for frame in source:
+...         print(frame.index, frame.size)
+"""
+
+from streamvos.sources.addresses import redact
+from streamvos.sources.generated import GeneratedSource
+from streamvos.sources.images import ImagesSource
+from streamvos.sources.live import LiveSource, Policy
+from streamvos.sources.opening import open_source
+from streamvos.sources.source import Selection, Source
+from streamvos.sources.video_file import VideoFileSource
+
+__all__ = [
+    "GeneratedSource",
+    "ImagesSource",
+    "LiveSource",
+    "Policy",
+    "Selection",
+    "Source",
+    "VideoFileSource",
+    "open_source",
+    "redact",
+]

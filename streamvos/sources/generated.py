@@ -1,0 +1,125 @@
+"""A synthetic video as a source: a stream for which the true label maps are known.
+
+>>> with GeneratedSource("seed=3,objects=2,size=480x854,length=60") as source:
+...     mask = source.label_map(0)
+...     first = next(source)
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from streamvos.data.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
+from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
+from streamvos.types import InputError
+
+
+def parse_parameters(text: str) -> tuple[int, SyntheticOptions]:
+    """Seed and options from "seed=3,objects=2,size=480x854,length=60".
+
+    `size` is HEIGHTxWIDTH. What is not named keeps the default of `SyntheticOptions`; the seed's is 0.
+
+    Raises:
+        InputError: an unknown name, a name twice, or a value that is not of its kind.
+    """
+    defaults = {field.name: field.default for field in fields(SyntheticOptions)}
+    values: dict[str, Any] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals or (name != "seed" and name not in defaults):
+            known = ", ".join(["seed", *defaults])
+            raise InputError(f"synthetic: cannot use {entry!r}; expected name=value with a name of: {known}")
+        if name in values:
+            raise InputError(f"synthetic: {name} is given twice")
+        values[name] = _parse(name, value, 0 if name == "seed" else defaults[name])
+    seed = values.pop("seed", 0)
+    return seed, SyntheticOptions(**values)
+
+
+class GeneratedSource(Source):
+    """Frames of a `SyntheticVideo`, with its ground truth beside them.
+
+    Args:
+        parameters: as `parse_parameters` reads them.
+        name: name of the stream; "synthetic-SEED" if None.
+        fps: frames per second, from which `pts` follows; 24 if None.
+        selection: which frames, and how large.
+
+    Raises:
+        InputError: the parameters cannot be used.
+    """
+
+    def __init__(
+        self,
+        parameters: str = "",
+        *,
+        name: str | None = None,
+        fps: float | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        seed, options = parse_parameters(parameters)
+        self.video = SyntheticVideo(seed, options)
+        self._next = 0
+        self._latest: tuple[int, SyntheticFrame] | None = None
+        self._period = 1.0 / (fps or NOMINAL_FPS)
+        super().__init__(
+            name=name or f"synthetic-{seed}",
+            native_size=(int(options.size[0]), int(options.size[1])),
+            fps=fps or NOMINAL_FPS,
+            native_length=len(self.video),
+            selection=selection or Selection(),
+        )
+
+    def label_map(self, index: int) -> np.ndarray:
+        """The true label map of frame `index` of this source, (H, W) uint8 at the frame's own size.
+
+        Raises:
+            InputError: the source has no frame `index`.
+        """
+        assert self.length is not None
+        if not 0 <= index < self.length:
+            raise InputError(f"{self.name} has the frames 0..{self.length - 1}, got {index}")
+        labels = self._render(index * self._selection.stride).label_map
+        if self.size == self._native_size:
+            return labels.copy()
+        size = (self.size[1], self.size[0])
+        return np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT))
+
+    def _read(self) -> Picture | None:
+        if self._next >= len(self.video):
+            return None
+        place, self._next = self._next, self._next + 1
+        image = self._render(place).image.copy()
+        return Picture(image, time.monotonic_ns(), place * self._period)
+
+    def _skip(self, count: int) -> None:
+        self._next += count
+
+    def _render(self, place: int) -> SyntheticFrame:
+        # Truth is usually asked for the frame just given; rendering it twice would double the cost.
+        if self._latest is None or self._latest[0] != place:
+            self._latest = (place, self.video[place])
+        return self._latest[1]
+
+
+def _parse(name: str, text: str, default: object) -> object:
+    if name == "size":
+        match = re.fullmatch(r"(\d+)x(\d+)", text)
+        if match is None:
+            raise InputError(f"synthetic: size must be HEIGHTxWIDTH such as 480x854, got {text!r}")
+        return int(match[1]), int(match[2])
+    if default is None:
+        return Path(text)
+    kind = float if isinstance(default, float) else int
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a number" if kind is float else "a whole number"
+        raise InputError(f"synthetic: {name} must be {wanted}, got {text!r}") from None

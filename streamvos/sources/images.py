@@ -1,0 +1,200 @@
+"""A folder of pictures (or a glob, or a single picture) as a stream of frames.
+
+This is how the data sets of the field come: one numbered JPEG per frame. Files are taken in natural
+order, so that frame2 precedes frame10. The headers of all files are looked at when the source is
+opened, so that a stray picture of another size is found before an hour of work and not after.
+
+    >>> with ImagesSource("DAVIS/JPEGImages/480p/goat", fps=24) as source:
+    ...     first = next(source)
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
+from streamvos.types import InputError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif"}
+)
+"""File names that count as pictures; all others in a folder are passed over."""
+
+_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+_PHOTOGRAPHS = {"JPEG", "MPO", "TIFF", "WEBP"}  # a PNG must be decoded whole to learn of its EXIF
+_EXIF_ORIENTATION = 0x0112
+_ON_ITS_SIDE = {5, 6, 7, 8}
+
+
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which numbers in names count as numbers: frame2 < frame10 < frame11b."""
+    parts = re.split(r"(\d+)", str(path))
+    # The text is kept beside the number, so that 07 and 7 have a fixed order too.
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+class ImagesSource(Source):
+    """Pictures from files, in natural order of their names.
+
+    Photographs are turned as their EXIF orientation says; alpha is dropped. `stem(index)` is the file's
+    own stem (or, where two files share one, the number), so that label maps can bear their frames' names.
+
+    Args:
+        place: a folder, a glob ("shots/*.jpg", "**" goes into sub-folders), or one picture.
+        name: name of the stream; the folder's name if None.
+        fps: frames per second, from which `pts` follows. If None, `fps` stays None and `pts` assumes
+            `NOMINAL_FPS`.
+        selection: which frames, and how large.
+
+    Raises:
+        InputError: nothing there, no pictures in it, a damaged picture, pictures of different sizes, or
+            more than 8 bits per value.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        *,
+        name: str | None = None,
+        fps: float | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        selection = selection or Selection()
+        self.paths: Sequence[Path] = _find_images(place)
+        native_size = _check_sizes(self.paths)
+        self._period = 1.0 / (fps or NOMINAL_FPS)
+        self._next = 0
+        stems = [path.stem for path in self.paths]
+        self._stems = stems if len(set(stems)) == len(stems) else None
+        super().__init__(
+            name=name or _name_of(place),
+            native_size=native_size,
+            fps=fps,
+            native_length=len(self.paths),
+            selection=selection,
+        )
+
+    def stem(self, index: int) -> str:
+        """The stem of the file that frame `index` came from, such as "00007" or "IMG_0042"."""
+        place = index * self._selection.stride
+        if self._stems is None or not 0 <= place < len(self._stems):
+            return super().stem(index)
+        return self._stems[place]
+
+    def _read(self) -> Picture | None:
+        if self._next >= len(self.paths):
+            return None
+        image = _read_image(self.paths[self._next])
+        pts = self._next * self._period
+        self._next += 1
+        return Picture(image, time.monotonic_ns(), pts)
+
+    def _skip(self, count: int) -> None:
+        self._next += count
+
+    def _position(self) -> str:
+        return str(self.paths[self._next - 1])
+
+
+def _find_images(place: str | Path) -> list[Path]:
+    path = Path(place)
+    if path.is_dir():
+        try:
+            inside = list(path.iterdir())
+        except OSError as error:
+            raise InputError(f"cannot list the folder {path}: {error.strerror}") from error
+        found = [file for file in inside if _is_image(file)]
+        if not found:
+            raise InputError(f"the folder {path} holds no pictures{_what_instead(inside)}")
+    elif path.is_file():
+        found = [path]
+    else:
+        found = [Path(match) for match in glob.glob(str(place), recursive=True) if _is_image(Path(match))]
+        if not found:
+            raise InputError(
+                f"nothing matches {place}; expected a folder of pictures, a glob that matches pictures "
+                f"({', '.join(sorted(IMAGE_SUFFIXES))}), or a picture"
+            )
+    return sorted(found, key=natural_key)
+
+
+def _is_image(path: Path) -> bool:
+    # Hidden files are no frames: macOS leaves "._00000.jpg" beside "00000.jpg".
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _what_instead(inside: Sequence[Path]) -> str:
+    folders = sorted(path.name for path in inside if path.is_dir() and not path.name.startswith("."))
+    if folders:
+        shown = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
+        return f", but sub-folders ({shown}); give one of them"
+    if inside:
+        return f", but {len(inside)} other files; expected {', '.join(sorted(IMAGE_SUFFIXES))}"
+    return "; it is empty"
+
+
+def _name_of(place: str | Path) -> str:
+    path = Path(place)
+    if path.is_dir():
+        return path.resolve().name or "images"
+    if path.is_file():
+        return path.stem
+    fixed = [part for part in path.parts[:-1] if not glob.has_magic(part)]
+    return Path(*fixed).resolve().name if fixed else "images"
+
+
+def _check_sizes(paths: Sequence[Path]) -> tuple[int, int]:
+    """(H, W) that all pictures share, by their headers."""
+    first: tuple[int, int] | None = None
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                if picture.mode not in _EIGHT_BIT_MODES:
+                    raise InputError(
+                        f"{path} has more than 8 bits per value (mode {picture.mode}); frames are 8-bit RGB: "
+                        "convert it, choosing which part of its range is to be seen"
+                    )
+                width, height = picture.size
+                is_photograph = picture.format in _PHOTOGRAPHS
+                if is_photograph and picture.getexif().get(_EXIF_ORIENTATION) in _ON_ITS_SIDE:
+                    width, height = height, width
+        except InputError:
+            raise
+        except Exception as error:
+            raise _damaged(path, error) from error
+        if first is None:
+            first = (height, width)
+        elif (height, width) != first:
+            raise InputError(
+                f"{path} is {width}x{height} pixels, but {paths[0].name} is {first[1]}x{first[0]}; "
+                "all frames of a stream must have one size: remove or resize it"
+            )
+    assert first is not None  # _find_images never returns an empty list
+    return first
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Pillow, since OpenCV turns a cut-off JPEG into a gray one without a word."""
+    try:
+        with Image.open(path) as picture:
+            turned = ImageOps.exif_transpose(picture) if picture.format in _PHOTOGRAPHS else picture
+            return np.array(turned.convert("RGB"))
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(f"cannot read the picture {path}: {error.strerror}")
+    if isinstance(error, UnidentifiedImageError):
+        reason = "of no known format"  # Pillow's own text is the path once more
+    else:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"the picture {path} is damaged or no picture ({reason}); replace or remove it")

@@ -1,0 +1,84 @@
+"""What a camera or a network stream is called: for the program, for people, and in error messages.
+
+>>> live_address("rtsp://admin:secret@10.0.0.5/stream")
+LiveAddress(label='rtsp://***@10.0.0.5/stream', name='10.0.0.5', kind='url')
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from streamvos.sources.addresses import host_of, is_url, redact
+from streamvos.types import InputError, SourceError
+
+URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "rtp", "tcp", "tls", "srt", "rtmp", "rtmps")
+"""Addresses that are taken for network streams; which of them work depends on PyAV's FFmpeg."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAddress:
+    """What is to be opened, and what people are told about it.
+
+    Attributes:
+        target: camera number, path or URL, with its password; never to be shown.
+        label: how error messages call it; without credentials.
+        name: what a stream from there is called; without credentials.
+        kind: "device", "file" (played as if it were a camera) or "url".
+    """
+
+    target: int | str = field(repr=False)
+    label: str
+    name: str
+    kind: Literal["device", "file", "url"]
+
+    @property
+    def advice(self) -> str:
+        """What to do when it does not work."""
+        if self.kind == "url":
+            return "check address, user and password, and that the server sends"
+        if self.kind == "file":
+            return "check that it is a complete video file"
+        return "check that the camera is connected and that no other program uses it"
+
+
+def live_address(place: int | str | Path) -> LiveAddress:
+    """The address of a camera's number, a device, a file or a URL.
+
+    Raises:
+        InputError: a negative number or a folder.
+        SourceError: no such device, or no permission for it.
+    """
+    if isinstance(place, int) or (isinstance(place, str) and place.isdecimal()):
+        number = int(place)
+        if number < 0:
+            raise InputError(f"cameras are numbered from 0, got {number}")
+        if sys.platform.startswith("linux"):
+            _check_device(Path(f"/dev/video{number}"), f"camera {number}")
+        return LiveAddress(number, f"camera {number}", f"camera{number}", "device")
+    text = str(place)
+    if is_url(text):
+        return LiveAddress(text, redact(text), host_of(text) or "stream", "url")
+    path = Path(text)
+    if path.is_file():
+        return LiveAddress(f"file:{path.absolute()}", text, path.stem, "file")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a camera; leave out 'camera:' to read the pictures in it")
+    _check_device(path, f"camera {path}")
+    return LiveAddress(text, f"camera {path}", path.name, "device")
+
+
+def _check_device(device: Path, label: str) -> None:
+    if not device.exists():
+        present = sorted(str(path) for path in Path("/dev").glob("video*")) if Path("/dev").is_dir() else []
+        raise SourceError(
+            f"cannot open {label}: there is no {device} (devices here: {', '.join(present) or 'none'}); "
+            "plug the camera in, or give another number or path"
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise SourceError(
+            f"cannot open {label}: no permission for {device}; add yourself to its group (often 'video')"
+        )

@@ -1,0 +1,194 @@
+"""What every source of frames has in common: one way to open, read and close it.
+
+A source is a context manager and, like an open file, an iterator that is read once, from the first
+frame to the last. What differs between a folder, a video file and a camera hides behind `_read`; what
+is the same for all (numbering, resizing, skipping, the check that the size stays) is done here once.
+
+    >>> with open_source("videos/goat.mp4", height=480) as source:
+    ...     for frame in source:
+    ...         print(frame.index, frame.pts, frame.size)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, TypeVar
+
+import cv2
+import numpy as np
+
+from streamvos.types import Frame, InputError, SourceError
+
+NOMINAL_FPS = 24.0
+"""Frames per second that time stamps assume where a source has no clock of its own (DAVIS plays at 24)."""
+
+SourceType = TypeVar("SourceType", bound="Source")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which frames of a source are given, and how large.
+
+    Attributes:
+        height: frames are resized to this many rows, the width follows in proportion; None: as they are.
+        stride: 1 gives every frame, 2 every second one, beginning with the first.
+        max_frames: the source ends after this many frames; None: at its own end.
+
+    Raises:
+        InputError: a value is not a whole number >= 1.
+    """
+
+    height: int | None = None
+    stride: int = 1
+    max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("height", "stride", "max_frames"):
+            value = getattr(self, name)
+            if value is None and name != "stride":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
+
+    def size(self, native: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) that a frame of the native (H, W) is given at."""
+        if self.height is None:
+            return native
+        return self.height, max(1, round(native[1] * self.height / native[0]))
+
+    def length(self, native: int | None) -> int | None:
+        """How many frames are given of `native` ones; None stays unknown, even under `max_frames`."""
+        if native is None:
+            return None
+        length = math.ceil(native / self.stride)
+        return length if self.max_frames is None else min(length, self.max_frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture as a source delivers it, before it is selected and numbered.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB, at the source's native size; writable, and nobody else's.
+        captured_ns: `time.monotonic_ns()` when it was taken or decoded.
+        pts: seconds from the start of the stream.
+    """
+
+    image: np.ndarray
+    captured_ns: int
+    pts: float
+
+
+class Source(ABC):
+    """A stream of frames that can be read once, from the first to the last.
+
+    It is opened when made, so that its attributes are known before the first frame, and closed by
+    `close` or at the end of a `with` block. `iter(source)` is the source itself: a second loop goes on
+    where the first stopped.
+
+    Attributes:
+        name: name of the stream; never holds credentials.
+        size: (H, W) of every frame in pixels, after resizing.
+        fps: frames per second, after `stride`; None where it is not known.
+        length: number of frames that will be given; None where it is not known beforehand. For a video
+            file it is what the container claims.
+
+    Raises (while iterating):
+        InputError: a file of the source is damaged or has another size than the first.
+        SourceError: a live source stalls, fails or changes its size; or the source is closed.
+    """
+
+    _fault: ClassVar[type[InputError] | type[SourceError]] = InputError
+    """What a bad picture is: the caller's input where it lies on disk, a failing source where it is live."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        native_size: tuple[int, int],
+        fps: float | None,
+        native_length: int | None,
+        selection: Selection,
+    ) -> None:
+        self.name = name
+        self.size = selection.size(native_size)
+        self.fps = None if fps is None else fps / selection.stride
+        self.length = selection.length(native_length)
+        self._native_size = native_size
+        self._selection = selection
+        self._given = 0
+        self._ended = False
+        self._closed = False
+
+    @abstractmethod
+    def _read(self) -> Picture | None:
+        """The next picture at native size, or None at the end of the stream."""
+
+    def _skip(self, count: int) -> None:
+        """Pass over `count` pictures; a source that can do so without decoding them overrides this."""
+        for _ in range(count):
+            if self._read() is None:
+                return
+
+    def _position(self) -> str:
+        """Which picture was read last, as an error message names it."""
+        return f"frame {self._given} of {self.name}"
+
+    def stem(self, index: int) -> str:
+        """File name without suffix for what is made of frame `index`, such as "00007"."""
+        return f"{index:05d}"
+
+    def close(self) -> None:
+        """Let go of files, devices and threads. Closing twice does no harm."""
+        self._closed = True
+
+    def __enter__(self: SourceType) -> SourceType:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self: SourceType) -> SourceType:
+        return self
+
+    def __next__(self) -> Frame:
+        if self._closed:
+            raise SourceError(f"{self.name} is closed; open it again to read it again")
+        if self._ended or self._given == self._selection.max_frames:
+            raise StopIteration
+        if self._given and self._selection.stride > 1:
+            self._skip(self._selection.stride - 1)
+        picture = self._read()
+        if picture is None:
+            self._ended = True
+            raise StopIteration
+        height, width = picture.image.shape[:2]
+        if (height, width) != self._native_size:
+            raise self._fault(
+                f"{self._position()} is {width}x{height} pixels, but the first frame was "
+                f"{self._native_size[1]}x{self._native_size[0]}; all frames of a stream must have one size"
+            )
+        frame = Frame(
+            image=self._resize(picture.image),
+            index=self._given,
+            captured_ns=picture.captured_ns,
+            pts=picture.pts,
+            stream=self.name,
+        )
+        self._given += 1
+        return frame
+
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        if self.size == self._native_size:
+            return image
+        shrinks = self.size[0] < self._native_size[0]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(image, (self.size[1], self.size[0]), interpolation=method))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} size={self.size} fps={self.fps} length={self.length}>"

@@ -1,0 +1,11 @@
+"""Weights: the bundled ones, files of ours, and checkpoints that the methods' authors published.
+
+    method = load_method("tvos", weights="default", options={})
+
+Nothing that a file contains is ever executed: safetensors, or `torch.load` restricted to tensors.
+"""
+
+from streamvos.weights.checkpoints import Checkpoint, read_checkpoint, save_weights
+from streamvos.weights.registry import BUNDLED, bundled_path, load_method
+
+__all__ = ["BUNDLED", "Checkpoint", "bundled_path", "load_method", "read_checkpoint", "save_weights"]

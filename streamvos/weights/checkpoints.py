@@ -1,0 +1,124 @@
+"""Reading and writing weight files without executing anything in them.
+
+    checkpoint = read_checkpoint(Path("davis_train.pth.tar"))
+    checkpoint.tensors["module.backbone.0.weight"]
+
+A file of ours is safetensors whose metadata name the method and its options. A published checkpoint is
+what `torch.save` wrote: it is read by `torch.load(weights_only=True)`, which rebuilds tensors and plain
+containers and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from streamvos.types import InputError
+
+FORMAT = "streamvos"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weight file holds.
+
+    Attributes:
+        path: where it was read.
+        tensors: name -> tensor, on the CPU.
+        metadata: of a file of ours: "method", "options" and whatever else was stored; else empty.
+    """
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a weight file, ours or a published one.
+
+    Raises:
+        InputError: there is no such file, it is no weight file, it is cut off, or it would have to run
+            code to be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no weight file {path}")
+    try:
+        head = path.open("rb").read(16)
+    except OSError as error:
+        raise InputError(f"the weight file {path} cannot be read: {error.strerror}") from None
+    is_torch = zipfile.is_zipfile(path) or head[:1] == b"\x80"
+    return _read_torch(path) if is_torch else _read_safetensors(path)
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is neither a complete safetensors file nor a torch checkpoint ({error})"
+        ) from None
+    if stored.get("format") != FORMAT:
+        return Checkpoint(path, tensors, {})
+    try:
+        metadata = json.loads(stored["description"])
+    except (KeyError, ValueError):
+        raise InputError(f"{path} says it is a {FORMAT} file but its description cannot be read") from None
+    return Checkpoint(path, tensors, metadata)
+
+
+def _read_torch(path: Path) -> Checkpoint:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path} needs more than tensors and plain containers to be read, so it is refused ({reason})"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is no readable torch checkpoint ({str(error).splitlines()[0]})") from None
+    for wrapper in ("state_dict", "model", "net"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, expected names with tensors")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise InputError(f"{path} holds no tensors; its entries are {sorted(map(str, content))[:8]}")
+    return Checkpoint(path, tensors, {})
+
+
+def save_weights(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], method: str, metadata: Mapping[str, Any]
+) -> None:
+    """Write a file of ours: to a temporary name, flushed to disk, then renamed.
+
+    Args:
+        path: where to.
+        tensors: the state dict.
+        method: name of the method.
+        metadata: "options" of the method, and whatever a reader should know; JSON.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    description = json.dumps({"method": method, **metadata}, sort_keys=True)
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(contiguous, temporary, metadata={"format": FORMAT, "description": description})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

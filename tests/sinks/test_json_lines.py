@@ -1,0 +1,99 @@
+"""Lines of JSON: whole lines only, readable while they are written, renamed at the end."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamvos.sinks import JsonLinesSink, decode_rle
+from streamvos.types import Frame, InputError, SinkError
+
+
+def lines(path: Path) -> list[dict]:
+    text = path.read_text()
+    assert not text or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_says_all_about_its_frame(tmp_path, make_pair, make_result):
+    frame, result = make_pair(4)
+    result = make_result(result.mask, ids=(3,), states={7: "uncertain"})
+    with JsonLinesSink(tmp_path / "deep/results.jsonl") as sink:
+        sink.write(frame, result)
+    (record,) = lines(sink.path)
+    objects = record.pop("objects")
+    assert record == {
+        "stream": "clip", "index": 4, "pts": round(4 / 24, 6), "captured_ns": 1_000_004, "size": [48, 64],
+    }  # fmt: skip
+    assert [item["id"] for item in objects] == [1, 3, 7]
+    assert [item["state"] for item in objects] == ["tracking", "lost", "uncertain"]
+    assert [item["box"] for item in objects] == [[7, 5, 22, 20], None, [30, 25, 50, 40]]
+    assert [item["area"] for item in objects] == [225, 0, 300]
+    assert [item["score"] for item in objects] == [0.875, 0.0, 0.875]
+    for item in objects:
+        np.testing.assert_array_equal(decode_rle(item["rle"]), result.mask == item["id"])
+
+
+def test_lines_can_be_followed_and_the_file_gets_its_name_at_the_end(tmp_path, make_pair):
+    partial = tmp_path / "results.partial.jsonl"
+    with JsonLinesSink(tmp_path / "results.jsonl") as sink:
+        for index in range(3):
+            sink.write(*make_pair(index))
+            assert [record["index"] for record in lines(partial)] == list(range(index + 1))
+            assert not sink.path.exists()
+    assert len(lines(sink.path)) == 3
+    assert not partial.exists()
+
+
+def test_an_exception_leaves_the_final_name_alone(tmp_path, make_pair):
+    (tmp_path / "results.jsonl").write_text("of an earlier run\n")
+    with pytest.raises(KeyError), JsonLinesSink(tmp_path / "results.jsonl") as sink:  # noqa: PT012
+        sink.write(*make_pair(0))
+        raise KeyError
+    assert (tmp_path / "results.jsonl").read_text() == "of an earlier run\n"
+    assert len(lines(tmp_path / "results.partial.jsonl")) == 1
+
+
+def test_a_line_that_does_not_fit_is_taken_back(tmp_path, make_pair, file_size_limit):
+    sink = JsonLinesSink(tmp_path / "results.jsonl")
+    sink.write(*make_pair(0))
+    size = sink.path.with_name("results.partial.jsonl").stat().st_size
+    with file_size_limit(size + 50), pytest.raises(SinkError, match=r"results\.partial\.jsonl.*large"):
+        sink.write(*make_pair(1))
+    assert [record["index"] for record in lines(tmp_path / "results.partial.jsonl")] == [0]
+    sink.write(*make_pair(2))  # once there is room again
+    sink.close()
+    assert [record["index"] for record in lines(sink.path)] == [0, 2]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_device_is_an_error_with_its_reason(tmp_path, make_pair):
+    (tmp_path / "results.partial.jsonl").symlink_to("/dev/full")
+    with pytest.raises(SinkError, match="No space left"), JsonLinesSink(tmp_path / "results.jsonl") as sink:
+        sink.write(*make_pair(0))
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_times_that_are_no_numbers_are_refused(tmp_path, make_pair):
+    frame, result = make_pair(0)
+    sick = Frame(frame.image, 1, 0, float("nan"))
+    with JsonLinesSink(tmp_path / "results.jsonl") as sink:
+        sink.write(frame, result)
+        with pytest.raises(InputError, match="frame 1"):
+            sink.write(sick, result)
+    assert len(lines(sink.path)) == 1
+
+
+def test_a_folder_in_the_way(tmp_path):
+    (tmp_path / "results.partial.jsonl").mkdir()
+    with pytest.raises(SinkError, match="results"):
+        JsonLinesSink(tmp_path / "results.jsonl")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(SinkError, match="results"):
+        JsonLinesSink(tmp_path / "results.jsonl")

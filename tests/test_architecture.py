@@ -1,0 +1,98 @@
+"""The plan of the house: a room imports only rooms above it, and nobody unpickles."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import streamvos
+
+PACKAGE = Path(streamvos.__file__).parent
+ROOMS = [
+    {"types"},
+    {"history"},
+    {"nn"},
+    {"methods"},
+    {"backends"},
+    {"weights"},
+    {"segmenter"},
+    {"data"},
+    {"metrics"},
+    {"sources", "sinks"},
+    {"pipeline", "training"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide which room is meant"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_rooms_above_it(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert room in LEVEL, f"{room} is no room of DESIGN.md"
+    if room == "cli":
+        return
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "streamvos" or len(parts) == 1:
+            assert name != "streamvos", f"{path}: rooms do not go through the front door"
+            continue
+        other = parts[1]
+        if other in LEVEL:
+            assert LEVEL[other] < LEVEL[room] or other == room, f"{room} must not import {other}"
+
+
+@pytest.mark.parametrize("room", ["methods", "nn", "history"])
+def test_methods_know_nothing_of_files_sockets_clocks_or_processes(room):
+    outside = {
+        "os",
+        "io",
+        "pathlib",
+        "socket",
+        "time",
+        "subprocess",
+        "multiprocessing",
+        "zmq",
+        "cv2",
+        "av",
+        "PIL",
+    }
+    for path in MODULES:
+        if room_of(path) == room and path.name != "workers.py":  # workers: threads need os to survive a fork
+            assert not {name.split(".")[0] for name in imported(path)} & outside, path
+
+
+def test_nothing_in_the_package_unpickles_or_evaluates():
+    forbidden = re.compile(
+        r"pickle\.loads?|(?<![\w.])(eval|exec)\(|weights_only=False|cPickle|dill|marshal\.load"
+    )
+    for path in MODULES:
+        assert not forbidden.search(path.read_text()), path
+        calls = re.findall(r"torch\.load\([^)]*\)", path.read_text())
+        assert all("weights_only=True" in call for call in calls), path
+
+
+def test_the_public_api_fits_one_screen():
+    assert len((PACKAGE / "__init__.py").read_text().splitlines()) <= 80
+    assert set(streamvos.__all__) >= {"load", "Segmenter", "Result", "InputError"}
