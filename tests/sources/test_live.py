@@ -277,6 +277,19 @@ def test_http_stream_from_begin_to_end(make_video, number_of):
     assert captured == sorted(captured)
 
 
+def test_times_go_on_when_the_clock_of_the_stream_starts_again(make_video, number_of):
+    server = HttpServer(make_video(20) + make_video(20))
+    url = f"http://{server.address}/video.ts"
+    with server, LiveSource(url, policy="lossless") as source:
+        frames = list(source)
+    numbers = [number_of(frame.image) for frame in frames]
+    assert numbers[:15] == list(range(15))
+    assert numbers[-15:] == list(range(5, 20))
+    times = [frame.pts for frame in frames]
+    assert times == sorted(times)
+    assert times[:15] == pytest.approx([index / 25 for index in range(15)], abs=1e-3)
+
+
 def test_rtsp_stream_with_password(make_video, number_of):
     with RtspServer(make_video(60)) as server:
         url = f"rtsp://admin:{SECRET}@{server.address}/stream"

@@ -1,6 +1,7 @@
 """Video files: exact times, true sizes, and damage that is told of."""
 
 import io
+import socket
 from fractions import Fraction
 
 import av
@@ -146,9 +147,15 @@ def test_missing_files_and_folders(tmp_path):
 
 
 def test_a_playlist_does_not_reach_the_network(tmp_path):
-    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(InputError, match=r"list\.m3u8"):
-        VideoFileSource(tmp_path / "list.m3u8")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        playlist = f"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:{port}/a.ts\n#EXT-X-ENDLIST\n"
+        (tmp_path / "list.m3u8").write_text(playlist)
+        with pytest.raises(InputError, match=r"list\.m3u8"):
+            VideoFileSource(tmp_path / "list.m3u8")
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):  # nobody called
+            server.accept()
 
 
 def test_names_with_odd_characters(tmp_path, make_video):
