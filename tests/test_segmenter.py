@@ -276,7 +276,7 @@ def test_a_damaged_or_foreign_snapshot_is_refused_and_changes_nothing(vos, clip)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match="unknown method 'sam'.*tvos"):
+    with pytest.raises(InputError, match=r"unknown method 'sam'.*tvos"):
         streamvos.load("sam")
     with pytest.raises(InputError, match="unknown backend"):
         streamvos.load("tvos", None, device="cpu", backend="magic")

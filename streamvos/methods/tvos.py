@@ -33,6 +33,7 @@ from streamvos.history import (
 )
 from streamvos.methods.base import Method, Target
 from streamvos.nn.labels import one_hot_labels, resize_probabilities
+from streamvos.nn.precision import PrecisionChoice, resolve_precision
 from streamvos.nn.propagation import PropagationOptions, propagate
 from streamvos.nn.resnet import resnet
 from streamvos.types import Evidence, Features, InputError
@@ -81,7 +82,8 @@ class TVOSOptions(BaseModel):
         dense: how many references count as recent.
         top_k: only the k most similar cells of all references vote; None = all (the authors).
         radius: a cell sees only cells at most so far away, in cells, in rows and in columns; None = all.
-        precision: of the similarities.
+        precision: "bfloat16" runs the network under autocast and rounds the similarities; "auto" does so
+            where the device has instructions for it. The authors' is "float32".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,7 +102,7 @@ class TVOSOptions(BaseModel):
     dense: int = Field(4, ge=1)
     top_k: int | None = Field(None, ge=1)
     radius: int | None = Field(None, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: PrecisionChoice = "float32"
 
     @model_validator(mode="after")
     def _schedule_must_be_possible(self) -> TVOSOptions:
@@ -125,15 +127,14 @@ class TVOSOptions(BaseModel):
         """How many frames back the oldest reference may lie, frame 0 apart."""
         return {"authors": self.span + 4, "consecutive": self.references}.get(self.schedule, self.span)
 
-    @property
-    def propagation(self) -> PropagationOptions:
+    def propagation(self, device: torch.device) -> PropagationOptions:
         """The part that concerns one step of propagation."""
         return PropagationOptions(
             temperature=self.temperature,
             spatial_prior=self.spatial_prior,
             top_k=self.top_k,
             radius=self.radius,
-            precision=self.precision,
+            precision=resolve_precision(self.precision, device),
         )
 
 
@@ -143,9 +144,9 @@ class TVOSExtractor(nn.Module):
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, network: TVOSNetwork):
+    def __init__(self, network: TVOSNetwork, precision: PrecisionChoice = "float32"):
         super().__init__()
-        self.normalize = network.normalize
+        self.normalize, self.precision = network.normalize, precision
         self.backbone = resnet(
             network.depth, strides=(1, 2, 1, 1), planes=network.planes, stages=network.stages
         )
@@ -162,10 +163,17 @@ class TVOSExtractor(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> Features:
         x = (frames - self.mean) / self.deviation
-        x = self.bn256(self.adjust_dim(self.backbone(x)[self.last]))
+        if resolve_precision(self.precision, x.device) == "bfloat16":
+            with torch.autocast(x.device.type, torch.bfloat16):
+                x = self._embed(x).float()
+        else:
+            x = self._embed(x)
         if self.normalize:
             x = F.normalize(x.float(), dim=1)
         return Features({"embedding": x}, (frames.shape[-2], frames.shape[-1]))
+
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn256(self.adjust_dim(self.backbone(x)[self.last]))
 
 
 def decode(features: Features, evidence: Evidence) -> torch.Tensor:
@@ -223,7 +231,7 @@ class TVOSTarget(Target):
             [frame["labels"] for frame in past],
             sigmas,
             (h, w),
-            options.propagation,
+            options.propagation(embedding.device),
         )
         self._read = labels
         return Evidence({"labels": labels}, self._object_ids)
@@ -276,7 +284,8 @@ class TVOSTarget(Target):
     def _keys(self, features: Features) -> torch.Tensor:
         """(h*w, C) in the precision of the similarities, so that nothing is converted twice."""
         keys = features["embedding"][0].flatten(1).t()
-        return keys.to(torch.bfloat16 if self.options.precision == "bfloat16" else torch.float32).contiguous()
+        half = resolve_precision(self.options.precision, keys.device) == "bfloat16"
+        return keys.to(torch.bfloat16 if half else torch.float32).contiguous()
 
     def _remember(self, features: Features, labels: torch.Tensor) -> None:
         self.history.append(keys=self._keys(features), labels=labels.flatten(1).t().contiguous())
@@ -290,7 +299,7 @@ class TVOS(Method):
     def __init__(self, options: TVOSOptions | None = None):
         super().__init__()
         self.options = options or TVOSOptions()
-        self.extractor = TVOSExtractor(self.options.network)
+        self.extractor = TVOSExtractor(self.options.network, self.options.precision)
         self.decoder = decode
 
     def target(self) -> TVOSTarget:

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from streamvos.types import InputError
+from streamvos.types import InputError, SinkError
 
 FORMAT = "streamvos"
 
@@ -110,15 +110,24 @@ def save_weights(
         tensors: the state dict.
         method: name of the method.
         metadata: "options" of the method, and whatever a reader should know; JSON.
+
+    Raises:
+        SinkError: it cannot be written; nothing bears the name `path` that did not before.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     description = json.dumps({"method": method, **metadata}, sort_keys=True)
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = save(contiguous, metadata={"format": FORMAT, "description": description})
     try:
-        save_file(contiguous, temporary, metadata={"format": FORMAT, "description": description})
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise SinkError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another place"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,8 +12,12 @@ from streamvos.types import InputError
 @pytest.mark.parametrize(
     ("depth", "parameters"),
     # parameters of torchvision's networks less their classifier of 512 or 2048 x 1000 + 1000
-    [(18, 11_689_512 - 513_000), (34, 21_797_672 - 513_000), (50, 25_557_032 - 2_049_000)]
-    + [(101, 44_549_160 - 2_049_000)],
+    [
+        (18, 11_689_512 - 513_000),
+        (34, 21_797_672 - 513_000),
+        (50, 25_557_032 - 2_049_000),
+        (101, 44_549_160 - 2_049_000),
+    ],
 )
 def test_the_standard_networks_have_as_many_parameters_as_torchvisions(depth, parameters):
     assert sum(p.numel() for p in resnet(depth).parameters()) == parameters
