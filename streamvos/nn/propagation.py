@@ -27,7 +27,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
@@ -44,7 +47,7 @@ NEGLIGIBLE = 1e-6
 """`spatial_prior="paper"`: the share of a target's total weight that may be left out, proven, not assumed."""
 
 _HEADROOM = 64.0  # bits by which a shifted similarity may exceed 0: 2^64 times many cells fits float32
-_CELLS = {"cpu": 256, "gpu": 2048}  # of a tile that looks everywhere
+_CELLS = {"cpu": 448, "gpu": 2048}  # of a tile that looks everywhere
 _CHUNK = {"cpu": 1 << 18, "gpu": 1 << 25}  # weights at once: 1 MB of float32 on the CPU, its L2 cache
 _SELECT = {"cpu": 1 << 23, "gpu": 1 << 26}  # similarities of a tile from which the k best are chosen
 _COMPUTE: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -124,13 +127,18 @@ def propagate(
         InputError: shapes, counts or values that do not fit together.
     """
     _check(query, keys, labels, sigmas, grid, options, radii)
-    with torch.no_grad():
+    kind = query.device.type
+    mixed = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    with torch.no_grad(), mixed:
         scene = _Scene(query, keys, labels, sigmas, grid, options, radii)
-        select = options.top_k is not None and options.top_k < len(keys) * grid[0] * grid[1]
-        tiles = cover(grid, *(_selection_shape(scene) if select else _softmax_shape(scene)))
-        make_work = _best_matches_work if select else _softmax_work
-        answers = run_tiles(tiles, lambda: make_work(scene), parallel=scene.kind == "cpu")
-        out = torch.empty(labels[0].shape[1], *grid, device=query.device)
+        if options.top_k is not None and options.top_k < len(keys) * grid[0] * grid[1]:
+            tiles = _selection_tiles(scene)
+            make_work = partial(_selection_work, scene, torch.cat(scene.labels))
+        else:
+            tiles = _softmax_tiles(scene)
+            make_work = partial(_softmax_work, scene)
+        answers = run_tiles(tiles, make_work, parallel=scene.kind == "cpu")
+        out = query.new_empty(labels[0].shape[1], *grid, dtype=torch.float32)
         for tile, answer in zip(tiles, answers, strict=True):
             out[:, tile.top : tile.bottom, tile.left : tile.right] = answer.unflatten(
                 1, (tile.rows, tile.columns)
@@ -155,7 +163,6 @@ class _Scene:
         self.device = query.device
         self.kind = "cpu" if query.device.type == "cpu" else "gpu"
         self.dtype = _COMPUTE[options.precision]
-        self.query = (query.float() * (options.temperature * LOG2_E)).to(self.dtype)
         self.keys = [key.to(self.dtype) for key in keys]
         self.labels = [label.float() for label in labels]
         self.radii = [options.radius] * len(keys) if radii is None else list(radii)
@@ -163,11 +170,15 @@ class _Scene:
         if options.spatial_prior != "none":
             self.sigmas = [float(sigma) for sigma in sigmas]
 
+        # Beyond 1e30 bits a softmax is a maximum; the limit keeps the products themselves finite.
+        longest = torch.stack([_norms(key).amax() for key in self.keys]).amax()
+        norms = _norms(query.float())
+        scale = torch.clamp(1e30 / (norms.amax() * longest), max=min(options.temperature * LOG2_E, 1e38))
+        self.query = (query.float() * scale).to(self.dtype)
         # Subtracting any number that is the same for all keys of a target leaves its softmax as it is.
         self.bias = -(self.query * self.keys[-1]).sum(1, dtype=torch.float32).to(self.dtype)
-        longest = torch.stack([_norms(key).amax() for key in self.keys]).amax()
         # Bits by which another key may lie above the cell's own place: Cauchy-Schwarz, and 1 % for rounding.
-        self.excess = _norms(self.query) * longest * 1.01 + self.bias.float()
+        self.excess = norms * scale * longest * 1.01 + self.bias.float()
 
     def groups(self) -> dict[tuple[float | None, int | None], list[int]]:
         """The references by (sigma, radius): those of a group share window and prior."""
@@ -182,11 +193,27 @@ class _Scene:
             return math.inf
         return float(tile.take(self.excess, self.grid).amax())
 
-    def similarities(self, tile: Box, window: Box, reference: int, out: Tensor) -> Tensor:
-        """Shifted similarities in bits, (window.cells, tile.cells) in the compute dtype, written to `out`."""
-        queries = tile.take(self.query, self.grid)
-        keys = window.take(self.keys[reference], self.grid)
-        return torch.addmm(tile.take(self.bias, self.grid), keys, queries.t(), out=out)
+    def similarities(self, tile: Box, room: int) -> Callable[[Box, int, Tensor | None, Tensor], Tensor]:
+        """What fills `out`, (window.cells, tile.cells) float32, with shifted similarities in bits.
+
+        `room` is the largest window in cells. The function returned takes the window, the reference, what is
+        to be added (or None) and `out`, which it returns.
+        """
+        queries = tile.take(self.query, self.grid).t()
+        bias = tile.take(self.bias, self.grid)
+        narrow = None
+        if self.dtype != torch.float32:
+            narrow = torch.empty(room, tile.cells, dtype=self.dtype, device=self.device)
+
+        def fill(window: Box, reference: int, extra: Tensor | None, out: Tensor) -> Tensor:
+            keys = window.take(self.keys[reference], self.grid)
+            if narrow is None:
+                torch.addmm(bias, keys, queries, out=out)
+                return out if extra is None else out.add_(extra)
+            product = torch.addmm(bias, keys, queries, out=narrow[: window.cells])
+            return out.copy_(product) if extra is None else torch.add(product, extra, out=out)
+
+        return fill
 
     def log_weight(self, window: Box, tile: Box, sigma: float | None, radius: int | None) -> Tensor | None:
         """What is added to the similarities before the softmax, in bits; None where it is 0 everywhere."""
@@ -204,62 +231,61 @@ def _norms(features: Tensor) -> Tensor:
 # --- all keys: softmax ------------------------------------------------------------------------------------
 
 
-def _softmax_shape(scene: _Scene) -> tuple[int, int]:
-    """Rows and columns of the tiles: small squares where windows are small, else bands of full rows."""
+def _softmax_tiles(scene: _Scene) -> list[Box]:
+    """Bands of full rows, or small squares where the windows are so small that these have less to do."""
     height, width = scene.grid
-    cells = _CELLS[scene.kind]
-    columns = math.ceil(width / math.ceil(width / cells))
-    band = (max(1, cells // columns), columns)
+    threads = torch.get_num_threads() if scene.kind == "cpu" else 1
+    across = math.ceil(width / _CELLS[scene.kind])
+    down = math.ceil(height * math.ceil(width / across) / _CELLS[scene.kind])
+    choices = [cover(scene.grid, math.ceil(down / threads) * threads, across)]  # no thread is left waiting
+    for side in (8, 16) if scene.kind == "cpu" else (32,):
+        choices.append(cover(scene.grid, math.ceil(height / side), math.ceil(width / side)))
+
     guess = 0.0 if scene.kind == "cpu" else math.inf
-    radii = [_window_radius(scene, *pair, guess) for pair in zip(scene.sigmas, scene.radii, strict=True)]
+    radii = [(_window_radius(scene, *pair, guess), len(refs)) for pair, refs in scene.groups().items()]
 
-    def cost(shape: tuple[int, int]) -> float:
-        rows, columns = shape
-        reaches = [max(scene.grid) if radius is None else radius for radius in radii]
-        keys = sum(min(height, rows + 2 * far) * min(width, columns + 2 * far) for far in reaches)
-        return keys * (1 + 10 / (rows * columns))  # a small tile reads its keys for few targets
+    def cost(tiles: list[Box]) -> int:
+        # A key is read once per tile, which costs about as much as ten more targets.
+        return sum(
+            (t.cells + 10) * t.grow(radius, scene.grid).cells * n for t in tiles for radius, n in radii
+        )
 
-    sides = (8, 16) if scene.kind == "cpu" else (32,)
-    return min([band, *((side, side) for side in sides)], key=cost)
+    return min(choices, key=cost)
 
 
 def _softmax_work(scene: _Scene) -> Callable[[Box], Tensor]:
     """The function that gives (L, tile.cells) with all keys in the softmax."""
-    room = max(_CHUNK[scene.kind], 2 * _CELLS[scene.kind] * scene.grid[1])  # at least one row of keys
-    product = torch.empty(room, dtype=scene.dtype, device=scene.device)
-    weight = product if scene.dtype == torch.float32 else torch.empty(room, device=scene.device)
+    authors = scene.options.spatial_prior == "authors"
+    scratch = torch.empty(0, dtype=torch.float32, device=scene.device)
 
     def work(tile: Box) -> Tensor:
+        nonlocal scratch
         worst = scene.worst_excess(tile)
-        total = torch.zeros(tile.cells, device=scene.device)
-        carried = torch.zeros(scene.labels[0].shape[1], tile.cells, device=scene.device)
+        room = max(_CHUNK[scene.kind] // tile.cells, scene.grid[1])  # at least one row of keys
+        if scratch.numel() < room * tile.cells:
+            scratch = scratch.new_empty(room * tile.cells)
+        similarities = scene.similarities(tile, room)
+        total = scratch.new_zeros(tile.cells)
+        carried = scratch.new_zeros(scene.labels[0].shape[1], tile.cells)
         top = None if worst <= _HEADROOM else torch.full_like(total, torch.finfo(torch.float32).min)
         for (sigma, radius), references in scene.groups().items():
             window = tile.grow(_window_radius(scene, sigma, radius, worst), scene.grid)
-            for chunk in window.bands(max(1, room // (tile.cells * window.columns))):
-                before = scene.log_weight(chunk, tile, sigma, radius)
-                after = None
-                if scene.options.spatial_prior == "authors":
-                    after = log_prior(chunk, tile, sigma, None, scene.device).exp2_()
-                size = (chunk.cells, tile.cells)
-                bits = weight[: chunk.cells * tile.cells].view(size)
+            for chunk in window.bands(room // window.columns):
+                inside = scene.log_weight(chunk, tile, sigma, radius)
+                outside = log_prior(chunk, tile, sigma, None, scene.device).exp2_() if authors else None
+                weights = scratch[: chunk.cells * tile.cells].view(chunk.cells, tile.cells)
                 for reference in references:
-                    out = scene.similarities(tile, chunk, reference, product[: bits.numel()].view(size))
-                    if before is not None:
-                        torch.add(out, before, out=bits)
-                    elif bits.dtype != out.dtype:
-                        bits.copy_(out)
+                    similarities(chunk, reference, inside, weights)
                     if top is not None:
-                        new = torch.maximum(top, bits.amax(0))
+                        new = torch.maximum(top, weights.amax(0))
                         shrink = torch.exp2(top - new)
                         total *= shrink
                         carried *= shrink
-                        bits -= new
+                        weights -= new
                         top = new
-                    weights = bits.exp2_()
-                    total += weights.sum(0)
-                    if after is not None:
-                        weights *= after
+                    total += weights.exp2_().sum(0)
+                    if outside is not None:
+                        weights *= outside
                     carried.addmm_(chunk.take(scene.labels[reference], scene.grid).t(), weights)
         return carried / total
 
@@ -278,57 +304,62 @@ def _window_radius(scene: _Scene, sigma: float | None, radius: int | None, worst
 # --- the k best keys --------------------------------------------------------------------------------------
 
 
-def _selection_shape(scene: _Scene) -> tuple[int, int]:
-    """Rows and columns of the tiles, whose similarities to all references are held at once."""
+def _selection_tiles(scene: _Scene) -> list[Box]:
+    """Small squares: the similarities of a tile to all its references are held at once."""
     height, width = scene.grid
     for side in (8, 4, 2) if scene.kind == "cpu" else (64, 32, 16, 8, 4):
-        windows = [height * width if r is None else (side + 2 * r) ** 2 for r in scene.radii]
-        if side * side * sum(min(cells, height * width) for cells in windows) <= _SELECT[scene.kind]:
+        tiles = cover(scene.grid, math.ceil(height / side), math.ceil(width / side))
+        middle = tiles[len(tiles) // 2]
+        if middle.cells * sum(middle.grow(r, scene.grid).cells for r in scene.radii) <= _SELECT[scene.kind]:
             break
-    return side, side
+    return tiles
 
 
-def _best_matches_work(scene: _Scene) -> Callable[[Box], Tensor]:
-    """The function that gives (L, tile.cells) with the k best keys in the softmax."""
+def _selection_work(scene: _Scene, shared_labels: Tensor) -> Callable[[Box], Tensor]:
+    """The function that gives (L, tile.cells) with the k best keys in the softmax.
+
+    Args:
+        shared_labels: (n*h*w, L), the labels of all references.
+    """
     assert scene.options.top_k is not None
-    height, width = scene.grid
-    all_labels = torch.cat(scene.labels)
-    cells = torch.arange(len(scene.keys) * height * width, device=scene.device).view(-1, height * width)
-    inverse = torch.tensor([0.0 if sigma is None else LOG2_E / sigma**2 for sigma in scene.sigmas])
-    inverse = inverse.to(scene.device, non_blocking=True)
-    at_once = max(1, _SELECT[scene.kind] // (scene.options.top_k * all_labels.shape[1]))
+    top_k, count = scene.options.top_k, scene.query.shape[0]
+    width = scene.grid[1]
+    cells = torch.arange(count, device=scene.device)
+    inverse_squares = [0.0 if sigma is None else LOG2_E / sigma**2 for sigma in scene.sigmas]
+    inverse = torch.tensor(inverse_squares, dtype=torch.float32).to(scene.device, non_blocking=True)
+    at_once = max(1, _SELECT[scene.kind] // (top_k * shared_labels.shape[1]))
+    scratch = torch.empty(0, dtype=torch.float32, device=scene.device)
 
     def work(tile: Box) -> Tensor:
+        nonlocal scratch
         windows = [tile.grow(radius, scene.grid) for radius in scene.radii]
-        ends = [0]
-        for window in windows:
-            ends.append(ends[-1] + window.cells)
-        best = min(scene.options.top_k or 0, ends[-1])
+        ends = list(accumulate((window.cells for window in windows), initial=0))
+        best = min(top_k, ends[-1])
         group = _group_size(ends[-1], best)
         padded = math.ceil(ends[-1] / group) * group
-        bits = torch.empty(padded, tile.cells, dtype=scene.dtype, device=scene.device)
+        if scratch.numel() < padded * tile.cells:
+            scratch = scratch.new_empty(padded * tile.cells)
+        bits = scratch[: padded * tile.cells].view(padded, tile.cells)
         bits[ends[-1] :] = -math.inf
-        source = torch.zeros(padded, dtype=torch.int64, device=scene.device)
+        source = torch.zeros(padded, dtype=torch.int64, device=scene.device)  # row of `bits` -> row of labels
+        similarities = scene.similarities(tile, max(window.cells for window in windows))
         for (sigma, radius), references in scene.groups().items():
             window = windows[references[0]]
-            before = scene.log_weight(window, tile, sigma, radius)
+            inside = scene.log_weight(window, tile, sigma, radius)
+            here = window.take(cells, scene.grid)
             for reference in references:
                 rows = slice(ends[reference], ends[reference + 1])
-                scene.similarities(tile, window, reference, bits[rows])
-                if before is not None:
-                    bits[rows] += before
-                source[rows] = window.take(cells[reference], scene.grid)
-        values, rows_ = _largest(bits, best, group)
-        values = torch.exp2(values - values.amax(1, keepdim=True))
-        values /= values.sum(1, keepdim=True)
-        where = source[rows_]
+                similarities(window, reference, inside, bits[rows])
+                torch.add(here, reference * count, out=source[rows])
+        values, chosen = _largest(bits, best, group)
+        weights = torch.softmax(values * math.log(2), dim=1)
+        chosen = source[chosen]
         if scene.options.spatial_prior == "authors":
-            place = where % (height * width)
-            here = tile.take(cells[0], scene.grid)[:, None]
-            down, right = place // width - here // width, place % width - here % width
-            values *= torch.exp2(-(down.square() + right.square()) * inverse[where // (height * width)])
-        pieces = zip(values.split(at_once), where.split(at_once), strict=True)
-        return torch.cat([torch.bmm(v[:, None], all_labels[i])[:, 0] for v, i in pieces]).t()
+            there, here = chosen % count, tile.take(cells, scene.grid)[:, None]
+            down, right = there // width - here // width, there % width - here % width
+            weights *= torch.exp2(-(down.square() + right.square()) * inverse[chosen // count])
+        pieces = zip(weights.split(at_once), chosen.split(at_once), strict=True)
+        return torch.cat([torch.bmm(w[:, None], shared_labels[c])[:, 0] for w, c in pieces]).t()
 
     return work
 
@@ -354,13 +385,13 @@ def _largest(bits: Tensor, best: int, group: int) -> tuple[Tensor, Tensor]:
     """
     rows, columns = bits.shape
     if group == 1:
-        values, found = bits.t().float().topk(best, dim=1, sorted=False)
+        values, found = bits.t().topk(best, dim=1, sorted=False)
         return values, found
     grouped = bits.view(rows // group, group, columns)
-    maxima = grouped.amax(1).t().float()
+    maxima = grouped.amax(1).t()
     chosen = maxima.topk(min(best, maxima.shape[1]), dim=1, sorted=False).indices
     column = torch.arange(columns, device=bits.device)[:, None]
-    candidates = grouped[chosen, :, column].flatten(1).float()
+    candidates = grouped[chosen, :, column].flatten(1)
     values, found = candidates.topk(best, dim=1, sorted=False)
     return values, chosen.gather(1, found // group) * group + found % group
 

@@ -77,10 +77,10 @@ class Box:
         return rows[:, self.left : self.right].flatten(0, 1)
 
 
-def cover(grid: tuple[int, int], rows: int, columns: int) -> list[Box]:
-    """Boxes of about rows x columns cells, evenly cut, that cover the grid without overlap."""
+def cover(grid: tuple[int, int], vertical: int, horizontal: int) -> list[Box]:
+    """The grid cut into `vertical` x `horizontal` boxes of about the same size, at most one per cell."""
     height, width = grid
-    vertical, horizontal = math.ceil(height / rows), math.ceil(width / columns)
+    vertical, horizontal = min(vertical, height), min(horizontal, width)
     tops = [height * k // vertical for k in range(vertical + 1)]
     lefts = [width * k // horizontal for k in range(horizontal + 1)]
     return [
