@@ -1,5 +1,5 @@
 # Two commands for a newcomer:
-#   make demo                            segment a video end to end (SOURCE=... MASK=... for your own)
+#   make demo                            segment a video end to end (SOURCE=... with MASK=... or BOX=... for your own)
 #   make test                            lint, type checks, tests
 # and for whoever works on it: make install, make bench, make clean.
 
@@ -25,7 +25,7 @@ $(STAMP): $(BIN)/python setup.py pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: install
-	$(BIN)/streamvos demo --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)") $(if $(MASK),--mask "$(MASK)")
+	$(BIN)/streamvos demo --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)") $(if $(MASK),--mask "$(MASK)") $(if $(BOX),--box "$(BOX)")
 
 lint: install
 	$(BIN)/ruff check streamvos tests bench setup.py

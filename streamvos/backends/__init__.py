@@ -49,7 +49,8 @@ def compile_module(module: nn.Module, backend: str, device: torch.device) -> Cal
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; choose one of: {', '.join(BACKENDS)}")
-    module = module.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    module = module.eval().requires_grad_(False).to(device)
+    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(frames: torch.Tensor) -> Any:
         with torch.inference_mode():

@@ -3,49 +3,111 @@
     streamvos run clip.mp4 --mask first.png --out out/
     streamvos eval DAVIS --dataset davis2016 --json results.json
 
-Every command has `--help` with an example and `--json FILE` for programs (`-`, or nothing after it, is
-the standard output). Bad input ends with one line on the standard error and exit code 2.
+Every command has `--help` with examples and `--json FILE` for programs (`-`, or nothing after it, is the
+standard output, which then holds nothing else). Exit codes: 0 done, 2 bad input or a failing source or
+disk, told in one line on the standard error; 1 `doctor` misses something; 130 and 143 ended by Ctrl-C and
+SIGTERM, 141 by a closed pipe.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
+import torch
 import typer
 
+import streamvos
 from streamvos.cli import demo, doctor, evaluate, run, score, train
-from streamvos.cli.common import report_error, with_json_target
+from streamvos.cli.common import examples, report_error, warnings_shown, with_json_target, write_output
+from streamvos.cli.signals import Stopped, signals_caught
 from streamvos.types import StreamvosError
+
+# Typer brings a click of its own since 0.26; this is the class of its usage errors, whichever it is.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="streamvos",
     help="Follow chosen objects through video, online, in real time.",
-    no_args_is_help=True,
+    epilog=examples(
+        "streamvos demo", "streamvos run camera:0 --box 1:200,120,420,460", "streamvos run --help"
+    ),
     pretty_exceptions_enable=False,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("run")(run.run)
-app.command("demo")(demo.demo)
-app.command("eval")(evaluate.evaluate)
-app.command("score")(score.score)
-app.command("doctor")(doctor.doctor)
+app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("score", epilog=score.EXAMPLES)(score.score)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(train.app, name="train")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 bad input, 130 interrupted."""
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        app(with_json_target(given), prog_name="streamvos", standalone_mode=True)
-    except StreamvosError as error:
-        report_error(error)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        report_error("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        write_output(f"streamvos {streamvos.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code, see the head of this module.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in ([], ["train"]):
+        given.append("--help")
+    with signals_caught(), warnings_shown():
+        try:
+            code = app(with_json_target(given), prog_name="streamvos", standalone_mode=False)
+            return code if isinstance(code, int) else 0
+        except _USAGE_ERROR as error:
+            report_error(_usage(error, given))
+        except StreamvosError as error:
+            report_error(error)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            report_error(f"out of memory ({_first_line(error)}); try a smaller --height, or another --device")
+        except OSError as error:  # what no room foresaw; the name and the reason are what matters
+            report_error(f"{error.filename}: {error.strerror}" if error.filename else _first_line(error))
+        except Stopped as stopped:
+            if stopped.exit_code != 141:
+                report_error(stopped, "stopped")
+            return stopped.exit_code
+    return 2
+
+
+def _usage(error: Exception, given: list[str]) -> str:
+    """What is wrong with the arguments, in our tone, and where to read on."""
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    text = text.strip().rstrip(".")
+    text = text[:1].lower() + text[1:]
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "streamvos"
+    if "extra argument" in text and command.endswith(" run"):
+        text += "; a glob such as 'shots/*.png' needs quotes"
+    if "issing argument" in text and "--json" in given[:-1]:
+        taken = given[given.index("--json") + 1]
+        text += f"; --json took {taken!r} for its file: put --json last, or give it a file"
+    return f"{text}; see {command} --help"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 __all__ = ["app", "main"]

@@ -1,5 +1,7 @@
 """`python -m streamvos.cli`, where the script is not on the path."""
 
+import sys
+
 from streamvos.cli import main
 
-main()
+sys.exit(main())

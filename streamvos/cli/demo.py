@@ -10,32 +10,50 @@ from typing import Annotated
 
 import typer
 
-import streamvos
-from streamvos.cli.common import DeviceName, JsonTarget, console
-from streamvos.cli.run import first_label_map, report, segment
-from streamvos.sources import open_source
+from streamvos.cli.common import DeviceName, JsonTarget, WeightsName, examples
+from streamvos.cli.run import Boxes, MaskPath, SaveFirst
+from streamvos.cli.segmenting import Job
 
 DEMO_SOURCE = "synthetic:seed=7,objects=2,distractors=1,size=360x640,length=60"
 
+EXAMPLES = examples(
+    "streamvos demo",
+    "streamvos demo --source clip.mp4 --mask first.png --out out/mine",
+    "streamvos demo --source camera:0 --box 1:200,120,420,460",
+)
+
 
 def demo(
-    source: Annotated[str, typer.Option(help="Your own source; as for `streamvos run`.")] = DEMO_SOURCE,
-    mask: Annotated[Path | None, typer.Option(help="Label map (PNG) of its first frame.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")] = Path("out/demo"),
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="Your own, as for `streamvos run`; else a synthetic video with ground truth.",
+            show_default=False,
+        ),
+    ] = DEMO_SOURCE,
+    mask: MaskPath = None,
+    boxes: Boxes = None,
+    save_first: SaveFirst = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for what is written.")
+    ] = Path("out/demo"),
+    weights: WeightsName = "default",
     device: DeviceName = "auto",
     json_target: JsonTarget = None,
 ) -> None:
-    """Segment a video with moving objects end to end, with the bundled weights.
+    """Segment a video end to end, with the bundled weights.
 
-    Examples:
-
-        streamvos demo
-
-        streamvos demo --source clip.mp4 --mask first.png --out out/mine
+    Without a source of your own nothing is needed: the video is synthetic, and its ground truth gives the
+    scores.
     """
-    with open_source(source) as opened:
-        first_mask = first_label_map(opened, mask)
-        vos = streamvos.load("tvos", device=device)
-        console.print(f"Segmenting {opened.name}, {opened.size[1]} x {opened.size[0]}, on {vos.device} ...")
-        summary = segment(opened, first_mask, vos, out, {"labels": True, "overlay": True, "results": True})
-    report(summary, opened.name, json_target)
+    Job(
+        source=source,
+        out=out,
+        mask=mask,
+        boxes=boxes,
+        save_first=save_first,
+        weights=weights,
+        device=device,
+        json_target=json_target,
+    ).run()

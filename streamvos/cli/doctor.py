@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
@@ -17,11 +18,14 @@ from typing import Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 import streamvos
-from streamvos.cli.common import JsonTarget, print_table, write_json
+from streamvos.cli.common import JsonTarget, check_json_target, examples, print_table, write_json
 from streamvos.types import StreamvosError
 from streamvos.weights import BUNDLED, bundled_path, read_checkpoint
+
+EXAMPLES = examples("streamvos doctor", "streamvos doctor --json report.json")
 
 Verdict = Literal["ok", "optional", "missing"]
 
@@ -47,11 +51,8 @@ def doctor(json_target: JsonTarget = None) -> None:
     """Say what this machine offers, what is missing, and how to get it.
 
     Exit code 1 if something is missing that streamvos cannot work without.
-
-    Example:
-
-        streamvos doctor --json report.json
     """
+    check_json_target(json_target)
     findings = examine()
     print_table(as_table(findings), json_target)
     write_json({"version": streamvos.__version__, "findings": [asdict(one) for one in findings]}, json_target)
@@ -86,12 +87,12 @@ def examine() -> list[Finding]:
 
 def as_table(findings: list[Finding]) -> Table:
     """The report for people."""
-    table = Table(title=f"streamvos {streamvos.__version__}", title_justify="left")
+    table = Table(title=f"streamvos {streamvos.__version__}")
     for column in ("", "", "found", "how to get it"):
         table.add_column(column, overflow="fold")
-    signs = {"ok": "[green]ok[/]", "optional": "[yellow]absent[/]", "missing": "[red]MISSING[/]"}
+    signs = {"ok": ("ok", "green"), "optional": ("absent", "yellow"), "missing": ("MISSING", "red")}
     for one in findings:
-        table.add_row(one.name, signs[one.verdict], one.found, one.advice)
+        table.add_row(one.name, Text(*signs[one.verdict]), one.found, one.advice)
     return table
 
 
@@ -130,6 +131,8 @@ def _cuda() -> Finding:
 
 def _tensorrt() -> Finding:
     advice = "pip install 'streamvos[tensorrt]' on a machine with an NVIDIA GPU"
+    if importlib.util.find_spec("torch_tensorrt") is None:
+        return Finding("TensorRT", "optional", "torch-tensorrt is not installed", advice)
     try:
         # without its libraries this prints to the standard output and raises a bare Exception
         with contextlib.redirect_stdout(io.StringIO()):

@@ -21,67 +21,117 @@ from streamvos.cli.common import (
     MethodName,
     MethodSettings,
     WeightsName,
+    check_json_target,
+    check_writable,
     console,
+    examples,
+    in_mib,
     make_progress,
     make_table,
-    parse_settings,
+    method_settings,
+    names_in,
     peak_memory_mib,
     print_table,
     weights_argument,
     without_nan,
     write_json,
 )
+from streamvos.cli.signals import Stopped
 from streamvos.data.davis import DavisDataset, DavisSequence
 from streamvos.data.labelmap import write_label_map
-from streamvos.metrics import Scores, SequenceScore, evaluate_sequence, summarize
+from streamvos.metrics import MEASURES, Scores, SequenceScore, evaluate_sequence, summarize
 from streamvos.types import InputError, SinkError
 
-MEASURES = ("J", "F", "J&F", "J_recall", "J_decay", "F_recall", "F_decay")
 YEARS = {"davis2016": "2016", "davis2017": "2017"}
+
+EXAMPLES = examples(
+    "streamvos eval DAVIS --dataset davis2016 --json results.json",
+    "streamvos eval DAVIS --sequences goat,blackswan --out out/davis",
+    "streamvos eval DAVIS --dataset davis2017 --split val --set top_k=5",
+)
+
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset", metavar="NAME", help="davis2016 (all objects as one) or davis2017 (each for itself)."
+    ),
+]
+SequenceNames = Annotated[
+    str | None, typer.Option("--sequences", metavar="A,B,...", help="Only these, separated by commas.")
+]
 
 
 def evaluate(
-    root: Annotated[Path, typer.Argument(help="Folder that holds JPEGImages/ and Annotations/.")],
-    dataset: Annotated[
-        str, typer.Option(help="davis2016 (one object) or davis2017 (several).")
-    ] = "davis2016",
+    root: Annotated[
+        Path, typer.Argument(metavar="DAVIS_ROOT", help="Folder that holds JPEGImages/ and Annotations/.")
+    ],
+    dataset: DatasetName = "davis2016",
     method: MethodName = "tvos",
     weights: WeightsName = "default",
     device: DeviceName = "auto",
     backend: BackendName = "eager",
     settings: MethodSettings = None,
-    sequences: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
-    split: Annotated[str | None, typer.Option(help="Name of a list in ImageSets, such as val.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the label maps here.")] = None,
+    sequences: SequenceNames = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A list in ImageSets; val if there is one, else all.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Write the label maps here.")
+    ] = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Segment every sequence from its first mask and score the others: J, F, recall, decay.
+    """Segment the sequences of a data set and score them.
 
-    Examples:
-
-        streamvos eval DAVIS --dataset davis2016 --json results.json
-
-        streamvos eval DAVIS --sequences goat,blackswan --out out/davis
+    A sequence begins with its first true mask. J, F, their recall and decay are in percent. The first and
+    the last frame of a sequence are not judged, as in DAVIS.
     """
+    options = method_settings(settings)
+    check_json_target(json_target)
     if dataset not in YEARS:
         raise InputError(f"unknown data set {dataset!r}; choose one of: {', '.join(YEARS)}")
-    names = None if sequences is None else [name for name in sequences.split(",") if name]
-    data = DavisDataset(root, year=YEARS[dataset], sequences=names, split=split)
-    vos = streamvos.load(method, weights_argument(weights), device, backend, **parse_settings(settings))
-    scores, frames, seconds = [], 0, 0.0
+    if out is not None:
+        check_writable(out)
+    data = DavisDataset(root, year=YEARS[dataset], sequences=names_in(sequences), split=split)
+    for sequence in data:
+        check_can_be_scored(sequence)
+    vos = streamvos.load(method, weights_argument(weights), device, backend, **options)
+    scores: list[SequenceScore] = []
+    frames, seconds = 0, 0.0
     with make_progress() as progress:
         task = progress.add_task("", total=sum(len(sequence) for sequence in data), info="")
         for sequence in data:
             progress.update(task, description=sequence.name)
             folder = None if out is None else out / sequence.name
-            score, spent = evaluate_one(vos, sequence, folder, lambda: progress.advance(task))
+            try:
+                score, spent = evaluate_one(vos, sequence, folder, lambda: progress.advance(task))
+            except Stopped as error:
+                error.note = f"{len(scores)} of {len(data)} sequences were done"
+                raise
             scores.append(score)
             frames, seconds = frames + len(sequence) - 1, seconds + spent
             progress.update(task, info=f"J&F {score.percent()['J&F']:.1f}")
     summary = summarize(scores)
     print_scores(summary, f"{dataset}, {method}", json_target)
-    console.print(f"{frames / seconds:.1f} frames/s, peak memory {peak_memory_mib():.0f} MiB")
+    console.print(f"{frames / max(seconds, 1e-9):.1f} frames/s, peak memory {in_mib(peak_memory_mib())}")
     write_json(without_nan(summary.to_json()), json_target)
+
+
+def check_can_be_scored(sequence: DavisSequence) -> None:
+    """Find out before the work whether there is a truth to compare with.
+
+    Raises:
+        InputError: there is none, or there are too few frames.
+    """
+    if not sequence.annotated:
+        raise InputError(
+            f"{sequence.name} has no label maps beyond the first, so it cannot be scored; `streamvos run` "
+            "segments it"
+        )
+    if len(sequence) < 3:
+        raise InputError(
+            f"{sequence.name} has {len(sequence)} frames; at least 3 are needed, because the first and the "
+            "last are not judged"
+        )
 
 
 def evaluate_one(
@@ -98,8 +148,6 @@ def evaluate_one(
     Returns:
         The score, and the seconds spent in `Segmenter.step` after the first frame.
     """
-    if not sequence.annotated:
-        raise InputError(f"{sequence.name} has no label maps beyond the first, so it cannot be scored")
     spent = 0.0
     vos.reset()
     if folder is not None:

@@ -10,29 +10,46 @@ from typing import Annotated
 
 import typer
 
-from streamvos.cli.common import JsonTarget, without_nan, write_json
-from streamvos.cli.evaluate import print_scores
-from streamvos.metrics import score_folders
+from streamvos.cli.common import (
+    JsonTarget,
+    check_json_target,
+    examples,
+    make_progress,
+    names_in,
+    without_nan,
+    write_json,
+)
+from streamvos.cli.evaluate import DatasetName, SequenceNames, print_scores
+from streamvos.metrics import SequenceScore, score_folders
+
+EXAMPLES = examples(
+    "streamvos score DAVIS/Annotations/480p out/davis --json scores.json",
+    "streamvos score DAVIS/Annotations/480p/goat out/labels",
+)
 
 
 def score(
     truth: Annotated[
-        Path, typer.Argument(metavar="GT_DIR", help="True label maps: one sequence, or several.")
+        Path, typer.Argument(metavar="GT_DIR", help="True label maps: a sequence, or a folder per sequence.")
     ],
     predicted: Annotated[Path, typer.Argument(metavar="PRED_DIR", help="Predicted label maps, likewise.")],
-    dataset: Annotated[
-        str, typer.Option(help="davis2016 merges all objects; davis2017 does not.")
-    ] = "davis2016",
-    sequences: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    dataset: DatasetName = "davis2016",
+    sequences: SequenceNames = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Score predicted label maps against true ones: J, F, recall, decay.
+    """Score label maps that exist already against true ones.
 
-    Example:
-
-        streamvos score DAVIS/Annotations/480p out/davis --json scores.json
+    J, F, their recall and decay are in percent. The first and the last frame of a sequence are not judged,
+    as in DAVIS.
     """
-    names = None if sequences is None else [name for name in sequences.split(",") if name]
-    scores = score_folders(truth, predicted, dataset, names)
+    check_json_target(json_target)
+    with make_progress() as progress:
+        task = progress.add_task("scoring", total=None, info="")
+
+        def tick(one: SequenceScore) -> None:
+            progress.update(task, advance=1, info=f"{one.name}: J&F {one.percent()['J&F']:.1f}")
+
+        scores = score_folders(truth, predicted, dataset, names_in(sequences), on_sequence=tick)
+        progress.update(task, total=len(scores.sequences))
     print_scores(scores, f"{dataset}, {predicted}", json_target)
     write_json(without_nan(scores.to_json()), json_target)

@@ -5,36 +5,60 @@ streamvos train tvos --stills STILLS --out runs/tvos
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
 
-from streamvos.cli.common import JsonTarget, console, make_progress, parse_settings, write_json
+from streamvos.cli.common import (
+    JsonTarget,
+    check_json_target,
+    console,
+    examples,
+    make_progress,
+    parse_settings,
+    write_json,
+)
+from streamvos.cli.signals import Stopped
 from streamvos.data.davis import DavisDataset
 from streamvos.data.youtube import YouTubeVosDataset
+from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
 from streamvos.training.loop import TrainingOptions
 from streamvos.training.synthetic_clips import ClipOptions
 from streamvos.training.tvos import (
-    AuthorsClips,
-    AuthorsClipOptions,
+    AUTHORS_BATCH,
+    Recipe,
     authors_recipe,
     authors_training,
     synthetic_recipe,
     train_tvos,
 )
 from streamvos.types import InputError
+from streamvos.weights import read_checkpoint
 
-app = typer.Typer(help="Train a method.", no_args_is_help=True, rich_markup_mode="markdown")
+EXAMPLES = examples(
+    "streamvos train tvos --stills BSDS500 --out runs/tvos --set steps=4800 --set batch=6",
+    "streamvos train tvos --recipe authors --data DAVIS --split train --initial resnet50.pth "
+    "--out runs/authors --set device=cuda",
+)
+
+app = typer.Typer(
+    help="Train a method.",
+    epilog=examples("streamvos train tvos --stills BSDS500 --out runs/tvos"),
+    rich_markup_mode=None,
+)
+
+Options = TypeVar("Options", bound=BaseModel)
 
 
 @app.callback()
 def methods() -> None:
-    """Train a method. Example: streamvos train tvos --stills STILLS --out runs/tvos"""
+    """Train a method."""
 
 
-@app.command("tvos")
+@app.command("tvos", epilog=EXAMPLES)
 def tvos(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the run; a run that stopped is resumed.")
@@ -50,6 +74,14 @@ def tvos(
     split: Annotated[
         str | None, typer.Option(help="authors: name of a list in ImageSets, such as train.")
     ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights to begin with, as far as they fit: ImageNet's in torchvision's names, a published "
+            "TVOS checkpoint, or a file of ours.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,52 +96,67 @@ def tvos(
     ] = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Train TVOS; resumable, the same for the same seed.
-
-    Examples:
-
-        streamvos train tvos --stills BSDS500 --out runs/tvos --set steps=4800 --set batch=6
-
-        streamvos train tvos --recipe authors --data DAVIS --split train --out runs/authors --set device=cuda
-    """
+    """Train TVOS; resumable, the same for the same seed."""
     training, clips = parse_settings(settings), parse_settings(clip_settings)
+    check_json_target(json_target)
     if recipe == "synthetic":
+        if data is not None or split is not None:
+            raise InputError("--data and --split are for --recipe authors; the synthetic one takes --stills")
         chosen = synthetic_recipe(
             _options(TrainingOptions, training), _options(ClipOptions, {"stills": stills, **clips})
         )
     elif recipe == "authors":
+        if stills is not None:
+            raise InputError("--stills is for --recipe synthetic; the authors' recipe takes --data")
         if data is None:
             raise InputError("the authors' recipe needs --data, a folder of DAVIS 2017 or YouTube-VOS")
-        folders = _open_dataset(data, split)
-        options = _options(AuthorsClipOptions, clips)
-        batch = int(training.get("batch", 16))
-        defaults = authors_training(AuthorsClips(folders, options).steps_per_epoch(batch))
-        chosen = authors_recipe(
-            folders, _options(TrainingOptions, {**defaults.model_dump(), **training}), options
-        )
+        chosen = _authors(_open_dataset(data, split), training, clips)
     else:
         raise InputError(f"unknown recipe {recipe!r}; choose synthetic or authors")
+    weights = None if initial is None else read_checkpoint(initial).tensors
 
     with make_progress() as progress:
         task = progress.add_task("training", total=chosen.training.steps, info="")
 
         def report(step: int, losses: dict[str, float], seconds: float) -> None:
             shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            progress.update(task, completed=step + 1, info=f"{shown}, {1 / seconds:.2f} steps/s")
+            rate = 1 / max(seconds, 1e-6)
+            progress.update(task, completed=step + 1, info=f"{shown}, {rate:.2f} steps/s")
 
-        path = train_tvos(chosen, out, report)
-    console.print(f"weights: {path}\ncurves:  {out / 'losses.png'}")
-    write_json({"weights": str(path), "curves": str(out / "losses.png")}, json_target)
+        def say(sentence: str) -> None:
+            progress.console.print(sentence)
+
+        try:
+            path = train_tvos(chosen, out, report, weights, say)
+        except Stopped as error:
+            error.note = f"the same command resumes the run at the last checkpoint in {out}"
+            raise
+        progress.update(task, completed=chosen.training.steps)
+    curves = out / "losses.png"
+    console.print(f"weights: {path}")
+    if curves.exists():
+        console.print(f"curves:  {curves}")
+    write_json({"weights": str(path), "curves": str(curves) if curves.exists() else None}, json_target)
+
+
+def _authors(
+    dataset: DavisDataset | YouTubeVosDataset, training: Mapping[str, Any], clips: Mapping[str, Any]
+) -> Recipe:
+    """The authors' numbers for this data set, but for those that were given."""
+    options = _options(AuthorsClipOptions, clips)
+    batch = _options(TrainingOptions, {"batch": AUTHORS_BATCH, **training}).batch
+    defaults = authors_training(AuthorsClips(dataset, options).steps_per_epoch(batch), batch=batch)
+    return authors_recipe(dataset, _options(TrainingOptions, {**defaults.model_dump(), **training}), options)
 
 
 def _open_dataset(root: Path, split: str | None) -> DavisDataset | YouTubeVosDataset:
-    """YouTube-VOS where there is a meta.json or no 480p folder, else DAVIS 2017."""
+    """YouTube-VOS where there is no 480p folder, else DAVIS 2017."""
     if (root / "JPEGImages" / "480p").is_dir():
         return DavisDataset(root, year="2017", split=split)
     return YouTubeVosDataset(root) if split is None else YouTubeVosDataset(root, split=split)
 
 
-def _options(kind: type[BaseModel], values: dict) -> BaseModel:
+def _options(kind: type[Options], values: Mapping[str, Any]) -> Options:
     """Options from the command line.
 
     Raises:
@@ -119,6 +166,7 @@ def _options(kind: type[BaseModel], values: dict) -> BaseModel:
         return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name = ".".join(str(part) for part in first["loc"]) or "options"
         known = ", ".join(kind.model_fields)
-        raise InputError(f"{name}: {first['msg']} (got {first['input']!r}); options are: {known}") from None
+        got = "" if name == "options" else f" (got {first['input']!r})"
+        raise InputError(f"{name}: {first['msg']}{got}; options are: {known}") from None

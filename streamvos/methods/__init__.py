@@ -32,7 +32,7 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
         raise InputError(f"unknown method {name!r}; choose one of: {', '.join(sorted(METHODS))}")
     method, options_class = METHODS[name]
     try:
-        return method(options_class(**(options or {})))  # type: ignore[call-arg]
+        return method(options_class(**(options or {})))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "options"

@@ -54,7 +54,7 @@ class TVOSNetwork(BaseModel):
         normalize: divide every embedding by its L2 norm. The authors do not.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     depth: Literal[18, 34, 50, 101] = 50
     stages: int = Field(4, ge=2, le=4)
@@ -86,7 +86,7 @@ class TVOSOptions(BaseModel):
             where the device has instructions for it. The authors' is "float32".
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     network: TVOSNetwork = TVOSNetwork()
     schedule: Literal["authors", "paper", "consecutive", "uniform"] = "authors"
@@ -295,6 +295,7 @@ class TVOS(Method):
     """Zhang et al., CVPR 2020; see the head of this file."""
 
     name = "tvos"
+    options: TVOSOptions
 
     def __init__(self, options: TVOSOptions | None = None):
         super().__init__()

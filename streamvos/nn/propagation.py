@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from streamvos.nn.tiling import LOG2_E, Box, cover, log_prior, reach
-from streamvos.nn.workers import run_tiles
+from streamvos.nn.workers import run_tiles, run_whole
 from streamvos.types import InputError
 
 SpatialPrior = Literal["authors", "paper", "none"]
@@ -127,17 +127,21 @@ def propagate(
         InputError: shapes, counts or values that do not fit together.
     """
     _check(query, keys, labels, sigmas, grid, options, radii)
-    kind = query.device.type
-    mixed = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-    with torch.no_grad(), mixed:
-        scene = _Scene(query, keys, labels, sigmas, grid, options, radii)
-        if options.top_k is not None and options.top_k < len(keys) * grid[0] * grid[1]:
-            tiles = _selection_tiles(scene)
-            make_work = partial(_selection_work, scene, torch.cat(scene.labels))
+    parallel = query.device.type == "cpu"
+    dtype = _COMPUTE[options.precision]
+
+    def prepare(reference: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        key = reference[0].to(dtype)
+        return key, _norms(key).amax(), reference[1].float()
+
+    with torch.no_grad(), _without_autocast(query.device.type):
+        references = run_tiles(list(zip(keys, labels, strict=True)), lambda: prepare, parallel)
+        scene = run_whole(lambda: _Scene(query, references, sigmas, grid, options, radii), parallel)
+        if scene.shared_labels is None:
+            tiles, make_work = _softmax_tiles(scene), partial(_softmax_work, scene)
         else:
-            tiles = _softmax_tiles(scene)
-            make_work = partial(_softmax_work, scene)
-        answers = run_tiles(tiles, make_work, parallel=scene.kind == "cpu")
+            tiles, make_work = _selection_tiles(scene), partial(_selection_work, scene, scene.shared_labels)
+        answers = run_tiles(tiles, make_work, parallel)
         out = query.new_empty(labels[0].shape[1], *grid, dtype=torch.float32)
         for tile, answer in zip(tiles, answers, strict=True):
             out[:, tile.top : tile.bottom, tile.left : tile.right] = answer.unflatten(
@@ -146,14 +150,20 @@ def propagate(
     return out
 
 
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """The dtypes here are chosen; a caller's autocast would change them."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 class _Scene:
     """What all tiles of one call share, made once: similarities are in bits from here on."""
 
     def __init__(
         self,
         query: Tensor,
-        keys: Sequence[Tensor],
-        labels: Sequence[Tensor],
+        references: Sequence[tuple[Tensor, Tensor, Tensor]],
         sigmas: Sequence[float],
         grid: tuple[int, int],
         options: PropagationOptions,
@@ -163,15 +173,19 @@ class _Scene:
         self.device = query.device
         self.kind = "cpu" if query.device.type == "cpu" else "gpu"
         self.dtype = _COMPUTE[options.precision]
-        self.keys = [key.to(self.dtype) for key in keys]
-        self.labels = [label.float() for label in labels]
-        self.radii = [options.radius] * len(keys) if radii is None else list(radii)
-        self.sigmas: list[float | None] = [None] * len(keys)
+        self.keys = [key for key, _, _ in references]
+        self.labels = [label for _, _, label in references]
+        self.radii = [options.radius] * len(references) if radii is None else list(radii)
+        self.sigmas: list[float | None] = [None] * len(references)
         if options.spatial_prior != "none":
             self.sigmas = [float(sigma) for sigma in sigmas]
+        # (n*h*w, L), or None where no choice is to be made among the keys
+        self.shared_labels: Tensor | None = None
+        if options.top_k is not None and options.top_k < len(references) * len(query):
+            self.shared_labels = torch.cat(self.labels)
 
         # Beyond 1e30 bits a softmax is a maximum; the limit keeps the products themselves finite.
-        longest = torch.stack([_norms(key).amax() for key in self.keys]).amax()
+        longest = torch.stack([norm for _, norm, _ in references]).amax()
         norms = _norms(query.float())
         scale = torch.clamp(1e30 / (norms.amax() * longest), max=min(options.temperature * LOG2_E, 1e38))
         self.query = (query.float() * scale).to(self.dtype)

@@ -76,8 +76,8 @@ def run_tiles(
     Raises:
         Whatever the work raises; the other threads then stop after the tile in hand.
     """
-    count = min(torch.get_num_threads(), len(tiles)) if parallel else 1
-    if count <= 1:
+    threads = torch.get_num_threads() if parallel else 1
+    if threads <= 1:
         work = make_work()
         return [work(tile) for tile in tiles]
     waiting = deque(enumerate(tiles))
@@ -97,7 +97,12 @@ def run_tiles(
                     waiting.clear()
                     raise
 
-    pool = _pool(torch.get_num_threads())
-    for future in [pool.submit(drain) for _ in range(count)]:
+    pool = _pool(threads)
+    for future in [pool.submit(drain) for _ in range(min(threads, len(tiles)))]:
         future.result()
     return [answers[index] for index in range(len(tiles))]
+
+
+def run_whole(function: Callable[[], Answer], parallel: bool = True) -> Answer:
+    """The answer of `function`, none of whose operations is split over threads: for small ones."""
+    return run_tiles([None], lambda: lambda _: function(), parallel)[0]

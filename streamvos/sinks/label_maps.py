@@ -36,19 +36,21 @@ class LabelMapSink(Sink):
         super().__init__(folder)
         make_folder(self.path)
         self._stems = stems
-        self._written: set[str] = set()
+        # Names of earlier PNGs not yet replaced: unlike the names of this run's, they do not grow in number.
+        self._earlier = {path.stem for path in self.path.glob("*.png")}
 
     def _write(self, frame: Frame, result: Result) -> None:
         stem = self._stems(frame.index) if self._stems else f"{frame.index:05d}"
         if not stem or Path(stem).name != stem or stem.startswith("."):
             raise InputError(f"{stem!r} cannot name the label map of frame {frame.index}; give a plain name")
-        if stem in self._written:
+        path = self.path / f"{stem}.png"
+        if stem not in self._earlier and path.exists():
             raise InputError(f"frame {frame.index} would overwrite {stem}.png of this run; names must differ")
-        write_label_map(self.path / f"{stem}.png", result.mask)
-        self._written.add(stem)
+        write_label_map(path, result.mask)
+        self._earlier.discard(stem)
 
     def _finish(self) -> None:
-        strangers = sum(path.stem not in self._written for path in self.path.glob("*.png"))
+        strangers = sum((self.path / f"{stem}.png").exists() for stem in self._earlier)
         if strangers:
             logger.warning("%s also holds %d PNG files that this run did not write", self.path, strangers)
 

@@ -87,7 +87,7 @@ class GeneratedSource(Source):
         if not 0 <= index < self.length:
             raise InputError(f"{self.name} has the frames 0..{self.length - 1}, got {index}")
         labels = self._render(index * self._selection.stride).label_map
-        if self.size == self._native_size:
+        if self.size == self.native_size:
             return labels.copy()
         size = (self.size[1], self.size[0])
         return np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT))

@@ -92,6 +92,7 @@ class Source(ABC):
     Attributes:
         name: name of the stream; never holds credentials.
         size: (H, W) of every frame in pixels, after resizing.
+        native_size: (H, W) before resizing.
         fps: frames per second, after `stride`; None where it is not known.
         length: number of frames that will be given; None where it is not known beforehand. For a video
             file it is what the container claims.
@@ -117,7 +118,7 @@ class Source(ABC):
         self.size = selection.size(native_size)
         self.fps = None if fps is None else fps / selection.stride
         self.length = selection.length(native_length)
-        self._native_size = native_size
+        self.native_size = native_size
         self._selection = selection
         self._given = 0
         self._ended = False
@@ -168,10 +169,10 @@ class Source(ABC):
             self._ended = True
             raise StopIteration
         height, width = picture.image.shape[:2]
-        if (height, width) != self._native_size:
+        if (height, width) != self.native_size:
             raise self._fault(
                 f"{self._position()} is {width}x{height} pixels, but the first frame was "
-                f"{self._native_size[1]}x{self._native_size[0]}; all frames of a stream must have one size"
+                f"{self.native_size[1]}x{self.native_size[0]}; all frames of a stream must have one size"
             )
         frame = Frame(
             image=self._resize(picture.image),
@@ -184,9 +185,9 @@ class Source(ABC):
         return frame
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
-        if self.size == self._native_size:
+        if self.size == self.native_size:
             return image
-        shrinks = self.size[0] < self._native_size[0]
+        shrinks = self.size[0] < self.native_size[0]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (self.size[1], self.size[0]), interpolation=method))
 

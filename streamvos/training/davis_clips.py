@@ -6,12 +6,14 @@
 
 Ten consecutive frames, one flip and one crop for all of them. Labels are palette indices at an eighth of
 the resolution, found by way of their colors: the mean color of a block's middle, then the nearest of 22
-palette colors, so that a block on a border may fall to a third label (methods/tvos.md, section 6).
+palette colors, so that a block on a border may fall to a third label (docs/methods.md, TVOS).
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import zlib
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -31,9 +33,11 @@ class ClipDataset(Protocol):
     """A data set that cuts clips: `DavisDataset`, `YouTubeVosDataset`."""
 
     @property
-    def frame_count(self) -> int: ...
+    def names(self) -> Sequence[str]: ...
 
-    def frames(self, i: int, count: int, stride: int = 1) -> Clip: ...
+    def starts(self, count: int) -> list[int]: ...
+
+    def frames(self, i: int, count: int) -> Clip: ...
 
 
 class AuthorsClipOptions(BaseModel):
@@ -47,35 +51,51 @@ class AuthorsClipOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int = Field(256, ge=32, multiple_of=CELL)
-    frames: int = Field(10, ge=2)
-    color_jitter: float = Field(0.0, ge=0, le=1)
+    size: int = Field(default=256, ge=32, multiple_of=CELL)
+    frames: int = Field(default=10, ge=2)
+    color_jitter: float = Field(default=0.0, ge=0, le=0.5)
 
 
 class AuthorsClips:
     """Batches as a pure function of the step.
 
-    An epoch visits every frame once as the beginning of a clip, in an order of its own, and drops the
-    last, incomplete batch. (The authors visit them in the same order every epoch, by mistake.)
+    An epoch visits every frame once as the beginning of a clip (shifted back where the video ends before
+    it), in an order of its own, and drops the last, incomplete batch. The authors visit them in the same
+    order every epoch, by mistake. Videos shorter than a clip are passed over.
 
     Args:
         dataset: see `ClipDataset`.
         options: see `AuthorsClipOptions`.
-        seed: of all of it.
+        seed: of all of it, 0 or more.
+
+    Raises:
+        InputError: no video is as long as a clip.
     """
 
     def __init__(self, dataset: ClipDataset, options: AuthorsClipOptions, seed: int = 0):
         self.dataset, self.options, self.seed = dataset, options, seed
+        self.starts = dataset.starts(options.frames)
+        if not self.starts:
+            raise InputError(
+                f"none of the {len(dataset.names)} videos has {options.frames} frames with label maps; ask "
+                "for clips of fewer frames"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the clips besides the seed, in JSON types and without the place of the data."""
+        data = {"videos": len(self.dataset.names), "clips": len(self.starts)}
+        digest = zlib.crc32("\n".join(self.dataset.names).encode())
+        return {**self.options.model_dump(mode="json"), "data": {**data, "digest_of_names": digest}}
 
     def steps_per_epoch(self, size: int) -> int:
         """How many whole batches an epoch has.
 
         Raises:
-            InputError: fewer frames than one batch.
+            InputError: fewer clips than one batch.
         """
-        steps = self.dataset.frame_count // size
+        steps = len(self.starts) // size
         if steps < 1:
-            raise InputError(f"a batch of {size} clips needs as many frames, got {self.dataset.frame_count}")
+            raise InputError(f"a batch of {size} clips needs as many frames, got {len(self.starts)}")
         return steps
 
     def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
@@ -84,15 +104,21 @@ class AuthorsClips:
         Returns:
             frames (B, T, 3, S, S) uint8 RGB; labels (B, T, cells) int64 in 0..21.
         """
-        cv2.setNumThreads(1)
         epoch, within = divmod(step, self.steps_per_epoch(size))
-        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.dataset.frame_count)
+        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.starts)
         chosen = order[within * size : (within + 1) * size]
         clips = [self.clip(int(i), epoch) for i in chosen]
         return {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]}
 
     def clip(self, i: int, epoch: int) -> dict[str, np.ndarray]:
-        """The clip that begins at frame `i` of the data set, as `epoch` sees it."""
+        """The clip that begins at frame `i` of the data set, as `epoch` sees it.
+
+        Returns:
+            frames (T, 3, S, S) uint8 RGB; labels (T, cells) int64 in 0..21, row by row.
+
+        Raises:
+            InputError: its frames are smaller than the crop, or a file cannot be read.
+        """
         rng = np.random.Generator(np.random.PCG64([self.seed, epoch, i]))
         options, size = self.options, self.options.size
         clip = self.dataset.frames(i, options.frames)
@@ -138,20 +164,24 @@ def labels_by_color(mask: np.ndarray) -> np.ndarray:
 def jitter_colors(images: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """The same random change of brightness, contrast, saturation and hue for a whole clip.
 
+    Ranges and meaning are torchvision's, which the authors use; the order of the four is always the same.
+
     Args:
         images: (T, S, S, 3) uint8 RGB.
-        strength: factors are drawn from 1 - strength .. 1 + strength, the hue turns by up to
-            strength of the half circle.
+        strength: factors are drawn from 1 - strength .. 1 + strength, and the hue turns by up to
+            `strength` of the circle either way; 0..0.5.
         rng: where the factors come from.
     """
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
-    hue = np.float32(rng.uniform(-strength, strength) * 180)
+    hue = np.float32(rng.uniform(-strength, strength) * 360)
     changed = np.empty_like(images)
     for k, image in enumerate(images):
         x = np.clip(image.astype(np.float32) / 255 * brightness, 0, 1)
-        x = np.clip((x - x.mean()) * contrast + x.mean(), 0, 1)
+        middle = cv2.cvtColor(x, cv2.COLOR_RGB2GRAY).mean()
+        x = np.clip(middle + contrast * (x - middle), 0, 1)
+        gray = cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[..., None]
+        x = np.clip(gray + saturation * (x - gray), 0, 1)
         hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)
         hsv[..., 0] = (hsv[..., 0] + hue) % 360
-        hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 1)
-        changed[k] = np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255)
+        changed[k] = np.round(np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1) * 255)
     return changed

@@ -1,33 +1,55 @@
 """The training loop: deterministic by seed, resumable at any step, killed without loss.
 
-A batch is a pure function of its step, so a run that was interrupted and resumed sees what an
-uninterrupted one would have seen. Checkpoints are written to a temporary name and renamed.
+A batch is a pure function of its step, and so is everything random in a step; hence a run that was
+interrupted and resumed sees what an uninterrupted one would have seen, and ends with the same bits (on
+the same CPU with the same number of threads; a GPU repeats itself to rounding).
 
-    train(model, loss, batches, TrainingOptions(steps=1000), folder, report=print)
+    trained = train(model, loss, make_batch, TrainingOptions(steps=1000), Path("runs/mine"))
+    trained.weights                     # the moving average of the state dict
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import math
-import os
+import signal
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from streamvos.types import InputError
+from streamvos.backends import choose_device
+from streamvos.training.run_folder import RunFolder
+from streamvos.types import InputError, SourceError, StreamvosError
+
+Batch = dict[str, torch.Tensor]
+
+MakeBatch = Callable[[int], Batch]
+"""Step -> batch, a pure function. Worker processes get a copy of it, so it must be picklable where
+processes are not forked: a bound method or a `functools.partial` of one, not a lambda."""
 
 Loss = Callable[[nn.Module, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 """(model, batch) -> named scalar losses; "total" is the one that is minimized."""
 
 Report = Callable[[int, dict[str, float], float], None]
 """Called after every step with the step, its losses and its duration in seconds."""
+
+Say = Callable[[str], None]
+"""Called with the few sentences that a run has to say."""
+
+say_in_log: Say = logging.getLogger(__name__).warning
+
+OF_THE_MACHINE = {"workers", "checkpoint_seconds", "device"}
+"""Options that may change from one sitting of a run to the next."""
 
 
 class TrainingOptions(BaseModel):
@@ -36,6 +58,8 @@ class TrainingOptions(BaseModel):
     Attributes:
         steps: optimizer steps in all.
         batch: clips a step.
+        parts: the batch goes through the network in so many equal parts, whose gradients are averaged.
+            It saves memory, and batch norm sees a part at a time, as with one part on each GPU.
         seed: of weights, data and order.
         optimizer: "adamw" or "sgd" (momentum 0.9, Nesterov).
         learning_rate: the highest.
@@ -46,45 +70,56 @@ class TrainingOptions(BaseModel):
         average: decay of the exponential moving average of the weights; 0 keeps the plain ones.
         clip_gradient: largest norm of the gradient; None = any.
         checkpoint_seconds: between checkpoints.
-        workers: processes that make batches; 0 makes them in the loop.
+        workers: processes that make batches; 0 makes them in the loop. One keeps a CPU busy, a GPU needs
+            8 or so. The batches do not depend on it.
         precision: "bfloat16" trains under autocast.
-        device: where.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
         channels_last: memory format of the network and the frames.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(4000, ge=1)
-    batch: int = Field(8, ge=1)
-    seed: int = 0
+    steps: int = Field(default=4000, ge=1)
+    batch: int = Field(default=8, ge=1)
+    parts: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1.5e-3, gt=0)
-    final_learning_rate: float = Field(1e-5, ge=0)
-    weight_decay: float = Field(0.02, ge=0)
-    warmup: int = Field(200, ge=0)
-    schedule_every: int = Field(1, ge=1)
-    average: float = Field(0.998, ge=0, lt=1)
-    clip_gradient: float | None = 5.0
-    checkpoint_seconds: float = Field(120, gt=0)
-    workers: int = Field(1, ge=0)
+    learning_rate: float = Field(default=1.5e-3, gt=0)
+    final_learning_rate: float = Field(default=1e-5, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    warmup: int = Field(default=200, ge=0)
+    schedule_every: int = Field(default=1, ge=1)
+    average: float = Field(default=0.998, ge=0, lt=1)
+    clip_gradient: float | None = Field(default=5.0, gt=0)
+    checkpoint_seconds: float = Field(default=120, ge=0)
+    workers: int = Field(default=1, ge=0)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "cpu"
     channels_last: bool = True
 
+    @model_validator(mode="after")
+    def _parts_must_be_equal(self) -> TrainingOptions:
+        if self.batch % self.parts:
+            raise ValueError(f"parts must divide the batch of {self.batch}")
+        return self
 
-class _Batches(Dataset):
-    """Adapts `make(step) -> batch` to a data loader that starts anywhere."""
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """`channels_last` as torch names it."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def __init__(self, make: Callable[[int], dict[str, torch.Tensor]], first: int, steps: int):
-        self.make, self.first, self.steps = make, first, steps
 
-    def __len__(self) -> int:
-        return self.steps - self.first
+@dataclass(frozen=True)
+class Trained:
+    """What a run has come to.
 
-    def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
-        if k >= len(self):
-            raise IndexError(k)
-        return self.make(self.first + k)
+    Attributes:
+        weights: state dict: the moving average if there is one.
+        first: the step at which this call went on; the number of steps where all had been done before.
+    """
+
+    weights: dict[str, torch.Tensor]
+    first: int
 
 
 def learning_rate_at(step: int, options: TrainingOptions) -> float:
@@ -97,14 +132,186 @@ def learning_rate_at(step: int, options: TrainingOptions) -> float:
     return options.final_learning_rate + (options.learning_rate - options.final_learning_rate) * cosine
 
 
-def save_atomically(value: Mapping[str, Any], path: Path) -> None:
-    """`torch.save` to a temporary name beside `path`, flushed to disk, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        torch.save(dict(value), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def train(
+    model: nn.Module,
+    loss: Loss,
+    make_batch: MakeBatch,
+    options: TrainingOptions,
+    folder: Path,
+    report: Report | None = None,
+    describe: Mapping[str, Any] | None = None,
+    say: Say = say_in_log,
+) -> Trained:
+    """Train `model`, resuming from `folder` if a run with the same options stopped there.
+
+    Args:
+        model: with weights as they should start; it is moved to the device and trained in place.
+        loss: see `Loss`.
+        make_batch: see `MakeBatch`.
+        options: see `TrainingOptions`.
+        folder: receives checkpoint.pt and losses.jsonl.
+        report: see `Report`.
+        describe: what else identifies the run, in JSON types.
+        say: see `Say`; that a run is resumed, or that there is nothing left to do.
+
+    Raises:
+        InputError: `folder` holds a run with other options (all but `OF_THE_MACHINE` count) or another
+            description, its checkpoint is damaged, or another process trains there; there is no such
+            device; `make_batch` refuses its input; the loss or its gradient became NaN or infinite.
+        SourceError: a process that makes batches died.
+        SinkError: checkpoint or log cannot be written.
+            After any of them the last good checkpoint is as it was.
+    """
+    device = choose_device(options.device)
+    identity = {**options.model_dump(mode="json", exclude=OF_THE_MACHINE), **(describe or {})}
+    own_generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with RunFolder(folder, identity) as run, own_generators:
+        model.to(device=device, memory_format=options.memory_format).train()  # type: ignore[call-overload]
+        sitting = _Sitting(model, options, device, run)
+        first = sitting.resume()
+        if first >= options.steps:
+            say(f"nothing to do: the run in {folder} has done its {options.steps} steps")
+        else:
+            if first:
+                say(f"resuming the run in {folder} at step {first} of {options.steps}")
+            try:
+                sitting.go_on(first, loss, make_batch, report)
+            except RuntimeError as error:
+                # torch raises this from a signal handler, wherever the loop happens to be
+                if "DataLoader worker" not in str(error):
+                    raise
+                reason = " ".join(str(error).split())
+                raise SourceError(
+                    f"a process that makes batches ended ({reason}); if memory ran out, use fewer workers"
+                ) from None
+        return Trained(sitting.average if options.average else model.state_dict(), first)
+
+
+class _Sitting:
+    """A run from where it stands to its end, or until something ends it."""
+
+    def __init__(self, model: nn.Module, options: TrainingOptions, device: torch.device, run: RunFolder):
+        self.model, self.options, self.device, self.run = model, options, device, run
+        self.optimizer = _optimizer(model, options)
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def resume(self) -> int:
+        """Take over what the folder holds; gives the step to go on with."""
+        saved = self.run.read()
+        if saved is None:
+            self.run.begin(0)
+            return 0
+        state = self.model.state_dict()
+        try:
+            if {n: v.shape for n, v in saved["average"].items()} != {n: v.shape for n, v in state.items()}:
+                raise ValueError("the moving average has other entries than the network")
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self.run.damaged(" ".join(str(error).split())[:200]) from None
+        self.average = {name: value.to(self.device) for name, value in saved["average"].items()}
+        self.run.begin(saved["step"])
+        return int(saved["step"])
+
+    def go_on(self, first: int, loss: Loss, make_batch: MakeBatch, report: Report | None) -> None:
+        options = self.options
+        saved_at = started = time.monotonic()
+        with closing(self._batches(first, make_batch)) as batches:
+            for step, batch in enumerate(batches, start=first):
+                losses = self._step(step, batch, loss)
+                now = time.monotonic()
+                self.run.log(step, losses)
+                if report is not None:
+                    report(step, losses, now - started)
+                started = now
+                if step + 1 == options.steps or now - saved_at >= options.checkpoint_seconds:
+                    self._save(step + 1)
+                    saved_at = time.monotonic()
+
+    def _batches(self, first: int, make_batch: MakeBatch) -> Generator[Batch, None, None]:
+        """The batches of all steps from `first` on, in order, on the device."""
+        on_gpu = self.device.type == "cuda"
+        loader = DataLoader(
+            _Batches(make_batch, first, self.options.steps),
+            batch_size=None,
+            shuffle=False,
+            num_workers=self.options.workers,
+            prefetch_factor=3 if self.options.workers else None,
+            pin_memory=on_gpu,
+            worker_init_fn=_begin_worker,
+        )
+        for batch in loader:
+            if isinstance(batch, StreamvosError):
+                raise batch
+            yield {name: value.to(self.device, non_blocking=on_gpu) for name, value in batch.items()}
+
+    def _step(self, step: int, batch: Batch, loss: Loss) -> dict[str, float]:
+        """One step of the optimizer; gives the losses, mean of the parts, rounded for the log."""
+        options = self.options
+        # what a loss or a network draws (dropout, say) depends on the step, not on how it was reached;
+        # a hash, since torch's generator looks at 32 bits of the seed only
+        torch.manual_seed(zlib.crc32(f"{options.seed} {step}".encode()))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, options)
+        self.optimizer.zero_grad(set_to_none=True)
+        half = options.precision == "bfloat16"
+        rows = []
+        for part in _parts(batch, options.parts):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                losses = loss(self.model, part)
+            (losses["total"] / options.parts).backward()
+            rows.append(torch.stack([value.detach().float() for value in losses.values()]))
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # one wait for the GPU a step; and nothing that is not finite may reach the weights
+        *means, length = torch.cat([torch.stack(rows).mean(0), norm.float()[None]]).tolist()
+        values = dict(zip(losses, means, strict=True))
+        if not all(map(math.isfinite, (*means, length))):
+            raise InputError(
+                f"training diverged at step {step}: the loss is {values['total']}, the norm of its gradient "
+                f"{length}. Begin again in another folder with a learning_rate below "
+                f"{options.learning_rate:g}, more warmup, or a smaller clip_gradient; the checkpoint in "
+                f"{self.run.folder} is of before"
+            )
+        if options.clip_gradient is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), options.clip_gradient, norm)
+        self.optimizer.step()
+        if options.average:
+            _move_average(self.average, self.model, min(options.average, (step + 1) / (step + 10)))
+        return {name: round(value, 5) for name, value in values.items()}
+
+    def _save(self, step: int) -> None:
+        model = self.model.state_dict()
+        average = self.average if self.options.average else model
+        self.run.save(step, {"model": model, "optimizer": self.optimizer.state_dict(), "average": average})
+
+
+class _Batches(Dataset):
+    """Adapts `make(step) -> batch` to a data loader that starts anywhere."""
+
+    def __init__(self, make: MakeBatch, first: int, steps: int):
+        self.make, self.first, self.steps = make, first, steps
+
+    def __len__(self) -> int:
+        return self.steps - self.first
+
+    def __getitem__(self, k: int) -> Batch | StreamvosError:
+        try:
+            return self.make(self.first + k)
+        except StreamvosError as error:
+            return error  # raised in a worker, it would arrive with the worker's whole traceback as its text
+
+
+def _begin_worker(_: int) -> None:
+    """Worker processes share the cores with each other, and leave Ctrl-C to the process that trains."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """The batch cut into `count` equal parts."""
+    pieces = [value.chunk(count) for value in batch.values()]
+    return (dict(zip(batch, part, strict=True)) for part in zip(*pieces, strict=True))
 
 
 def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
@@ -119,98 +326,6 @@ def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimi
     return torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=options.weight_decay)
 
 
-def train(
-    model: nn.Module,
-    loss: Loss,
-    make_batch: Callable[[int], dict[str, torch.Tensor]],
-    options: TrainingOptions,
-    folder: Path,
-    report: Report | None = None,
-    describe: Mapping[str, Any] | None = None,
-) -> dict[str, torch.Tensor]:
-    """Train `model`, resuming from `folder` if a run with the same options stopped there.
-
-    Args:
-        model: with weights as they should start.
-        loss: see `Loss`.
-        make_batch: step -> batch of tensors, a pure function of the step.
-        options: see `TrainingOptions`.
-        folder: receives checkpoint.pt and losses.jsonl.
-        report: see `Report`.
-        describe: what else identifies the run; a checkpoint with another description is refused.
-
-    Returns:
-        The trained state dict: the moving average if there is one.
-
-    Raises:
-        InputError: `folder` holds a run with other options; or the loss became NaN.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / "checkpoint.pt", folder / "losses.jsonl"
-    identity = json.dumps(
-        {**options.model_dump(exclude={"workers", "checkpoint_seconds"}), **(describe or {})}
-    )
-    device = torch.device(options.device)
-    memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
-    model.to(device=device, memory_format=memory_format).train()
-    optimizer = _optimizer(model, options)
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    first = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        if saved["identity"] != identity:
-            raise InputError(f"{folder} holds a run with other options; choose another folder or remove it")
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average, first = saved["average"], saved["step"]
-        _truncate_log(log, first)
-
-    batches = _Batches(make_batch, first, options.steps)
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        shuffle=False,
-        num_workers=options.workers,
-        prefetch_factor=3 if options.workers else None,
-        pin_memory=device.type == "cuda",
-    )
-
-    def save(step: int) -> None:
-        state = {"identity": identity, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        save_atomically({**state, "average": average, "step": step}, checkpoint)
-
-    saved_at = started = time.monotonic()
-    with open(log, "a", buffering=1) as lines:
-        for step, batch in enumerate(loader, start=first):
-            batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, options)
-            half = options.precision == "bfloat16"
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                losses = loss(model, batch)
-            if not torch.isfinite(losses["total"]):
-                raise InputError(
-                    f"the loss became {float(losses['total'])} at step {step}; lower the learning rate"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            losses["total"].backward()
-            if options.clip_gradient is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), options.clip_gradient)
-            optimizer.step()
-            _move_average(average, model, min(options.average, (step + 1) / (step + 10)))
-            now = time.monotonic()
-            values = {name: round(value.item(), 5) for name, value in losses.items()}
-            lines.write(json.dumps({"step": step, **values}) + "\n")
-            if report is not None:
-                report(step, values, now - started)
-            started = now
-            if now - saved_at > options.checkpoint_seconds:
-                save(step + 1)
-                saved_at = now
-    save(options.steps)
-    return average if options.average else model.state_dict()
-
-
 @torch.no_grad()
 def _move_average(average: dict[str, torch.Tensor], model: nn.Module, decay: float) -> None:
     for name, value in model.state_dict().items():
@@ -218,37 +333,3 @@ def _move_average(average: dict[str, torch.Tensor], model: nn.Module, decay: flo
             average[name].lerp_(value, 1 - decay)
         else:
             average[name].copy_(value)
-
-
-def _truncate_log(log: Path, steps: int) -> None:
-    """Drop the lines that belong to steps after the checkpoint; they will be taken again."""
-    if log.exists():
-        lines = log.read_text().splitlines()[:steps]
-        log.write_text("".join(line + "\n" for line in lines))
-
-
-def plot_losses(log: Path, picture: Path, window: int = 50) -> None:
-    """Draw losses.jsonl, each loss as a running mean over `window` steps.
-
-    Raises:
-        InputError: matplotlib is not installed, or there is nothing to draw.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("the curves need matplotlib: pip install 'streamvos[train]'") from None
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    if not rows:
-        raise InputError(f"{log} holds no step to draw")
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name in rows[0].keys() - {"step"}:
-        values = [row[name] for row in rows]
-        means = [sum(values[max(0, k - window + 1) : k + 1]) / min(k + 1, window) for k in range(len(values))]
-        axes.plot([row["step"] for row in rows], means, label=name)
-    axes.set(xlabel="step", ylabel=f"loss, mean of {window} steps", yscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    temporary = picture.with_name(f".{picture.name}")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, picture)

@@ -3,8 +3,9 @@
 Shapes here: B clips, N reference cells (all reference frames of a clip together), M target cells.
 The affinity is (B, N, M), a softmax over the N references.
 
-    affinity = log_affinity(references, target, temperature=14)
-    loss = mass_on_same_label(affinity.exp(), region_references, region_target)
+    logarithms = log_affinity(references, target, temperature=14)
+    loss = mass_on_same_label(logarithms.exp(), region_references, region_target)
+    loss = loss + cross_entropy_to_matches(logarithms, matches)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 IGNORE = -1
+"""The label of target cells that no loss counts."""
 
 
 def log_affinity(references: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -59,18 +61,18 @@ def mass_on_same_label(
     return (-(mass + floor).log() * counts).sum() / counts.sum().clamp_min(1)
 
 
-def cross_entropy_to_matches(affinity: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+def cross_entropy_to_matches(logarithms: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
     """Cross-entropy between true correspondences and the affinity.
 
     Args:
-        affinity: (B, N, M) log-affinity.
+        logarithms: (B, N, M), see `log_affinity`.
         matches: (B, N, M) weights >= 0 of the reference cells that show the target cell's surface; a
             target cell without any is left out.
 
     Returns:
-        Scalar mean over the target cells that have a match.
+        Scalar mean over the target cells that have a match; 0 if there are none.
     """
     total = matches.sum(1)
     found = total > 0
     shares = matches / torch.where(found, total, 1.0)[:, None]
-    return -(shares * affinity).sum() / found.sum().clamp_min(1)
+    return -(shares * logarithms).sum() / found.sum().clamp_min(1)

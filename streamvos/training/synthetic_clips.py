@@ -10,15 +10,17 @@ correspond when both agree. That is supervision for every cell, not for object b
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from streamvos.data.surfaces import list_stills
 from streamvos.data.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
-from streamvos.training.losses import IGNORE
 
 CELL = 8
 """Pixels from one cell to the next; labels are taken at the middle of a cell."""
@@ -39,13 +41,13 @@ class ClipOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int = Field(224, ge=32, multiple_of=CELL)
-    frames: int = Field(3, ge=2)
-    largest_gap: int = Field(12, ge=1)
+    size: int = Field(default=224, ge=32, multiple_of=CELL)
+    frames: int = Field(default=3, ge=2)
+    largest_gap: int = Field(default=12, ge=1)
     stills: Path | None = None
-    color_jitter: float = Field(0.3, ge=0, le=1)
-    gray: float = Field(0.1, ge=0, le=1)
-    queries: int = Field(224, ge=1)
+    color_jitter: float = Field(default=0.3, ge=0, le=1)
+    gray: float = Field(default=0.1, ge=0, le=1)
+    queries: int = Field(default=224, ge=1)
 
 
 class SyntheticClips:
@@ -53,11 +55,22 @@ class SyntheticClips:
 
     Args:
         options: see `ClipOptions`.
-        seed: of all of it.
+        seed: of all of it, 0 or more.
+
+    Raises:
+        InputError: the folder of stills cannot be used.
     """
 
     def __init__(self, options: ClipOptions, seed: int = 0):
         self.options, self.seed = options, seed
+        self._stills = () if options.stills is None else list_stills(options.stills)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the clips besides the seed, in JSON types and without the place of the stills."""
+        options = self.options.model_dump(mode="json", exclude={"stills"})
+        digest = zlib.crc32("\n".join(self._stills).encode())
+        stills = {"photographs": len(self._stills), "digest_of_names": digest} if self._stills else None
+        return {**options, "stills": stills}
 
     def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
         """Clips `step * size` to `(step + 1) * size`, stacked.
@@ -67,7 +80,6 @@ class SyntheticClips:
             surface; layer and region (B, T, cells) int64; queries (B, T, Q) int64, the cells that are
             asked for their match. Cells are row by row, S/8 a row.
         """
-        cv2.setNumThreads(1)
         clips = [self.clip(step * size + k) for k in range(size)]
         return {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]}
 
@@ -164,15 +176,14 @@ def matches(
     Args:
         coordinates: of references (B, N, 2) and target (B, M, 2), pixels of the surface.
         layer: of references (B, N) and target (B, M).
-        reach: distance in pixels beyond which there is no match.
+        reach: distance in pixels at which there is no match any more.
 
     Returns:
-        (B, N, M) float32: 0 for another surface, else falling with the distance from 1.
+        (B, N, M) float32: 0 for another surface, else a Gaussian of the distance with a deviation of
+        half the reach: 1 for the very same point, 0.14 just inside the reach.
     """
-    distance = torch.cdist(coordinates[0], coordinates[1])
+    # by differences: torch.cdist goes by way of products, which is off by half a pixel at this size
+    dx, dy = (coordinates[0][:, :, None, k] - coordinates[1][:, None, :, k] for k in (0, 1))
+    squared = dx * dx + dy * dy
     same = layer[0][:, :, None] == layer[1][:, None, :]
-    near = torch.exp(-0.5 * (distance / (reach / 2)) ** 2)
-    return near * (same & (distance < reach))
-
-
-__all__ = ["CELL", "IGNORE", "ClipOptions", "SyntheticClips", "matches"]
+    return torch.exp(squared * (-2 / reach**2)) * (same & (squared < reach**2))

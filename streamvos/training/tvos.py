@@ -10,20 +10,35 @@ region, and its own layer (the authors' loss, on two kinds of label).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from streamvos.methods.tvos import TVOSExtractor, TVOSNetwork, TVOSOptions
+from streamvos.training.curves import plot_losses
 from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips, ClipDataset
-from streamvos.training.loop import Loss, Report, TrainingOptions, plot_losses, train
+from streamvos.training.loop import (
+    OF_THE_MACHINE,
+    Loss,
+    MakeBatch,
+    Report,
+    Say,
+    TrainingOptions,
+    say_in_log,
+    train,
+)
 from streamvos.training.losses import cross_entropy_to_matches, log_affinity, mass_on_same_label
 from streamvos.training.synthetic_clips import ClipOptions, SyntheticClips, matches
+from streamvos.types import InputError, SinkError, StreamvosError
 from streamvos.weights import save_weights
+from streamvos.weights.tvos import from_authors, is_authors_layout
 
 SYNTHETIC_NETWORK = TVOSNetwork(depth=18, stages=3, planes=(64, 128, 192, 256), embedding=128, normalize=True)
 """The network of the bundled weights: small enough for a CPU."""
@@ -39,6 +54,13 @@ SYNTHETIC_INFERENCE: dict[str, Any] = {
     "radius": 12,
 }
 """Inference options that suit normalized embeddings; chosen on five sequences, docs/results.md."""
+
+
+AUTHORS_BATCH = 16
+"""Clips a step in the authors' training."""
+
+AUTHORS_BATCH_PER_GPU = 4
+"""Clips that pass through the network together; batch norm sees these alone (docs/methods.md, TVOS)."""
 
 
 def embed(extractor: nn.Module, frames: torch.Tensor, channels_last: bool = True) -> torch.Tensor:
@@ -66,40 +88,59 @@ class SyntheticLoss:
     Args:
         temperature: multiplies the similarities.
         correspondence, region, layer: weights of the three losses.
+        channels_last: memory format of the frames.
     """
 
     def __init__(
-        self, temperature: float = 14.0, correspondence: float = 1.0, region: float = 0.5, layer: float = 1.0
+        self,
+        temperature: float = 14.0,
+        correspondence: float = 1.0,
+        region: float = 0.5,
+        layer: float = 1.0,
+        channels_last: bool = True,
     ):
-        self.temperature = temperature
+        self.temperature, self.channels_last = temperature, channels_last
         self.weights = {"correspondence": correspondence, "region": region, "layer": layer}
 
     def __call__(self, extractor: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        embedding = embed(extractor, batch["frames"])
-        length = embedding.shape[1]
+        embedding = embed(extractor, batch["frames"], self.channels_last)
         losses: dict[str, list[torch.Tensor]] = {name: [] for name in self.weights}
         with torch.autocast(embedding.device.type, enabled=False):
-            for target in range(length):
-                others = [k for k in range(length) if k != target]
+            for target in range(embedding.shape[1]):
                 queries = batch["queries"][:, target]
-
-                def split(values: torch.Tensor, target=target, others=others, queries=queries):
-                    """References (B, N, ...) and queried cells of the target (B, Q, ...)."""
-                    index = (
-                        queries if values.ndim == 3 else queries[..., None].expand(-1, -1, values.shape[-1])
-                    )
-                    return values[:, others].flatten(1, 2), values[:, target].gather(1, index)
-
-                affinity = log_affinity(*split(embedding), self.temperature)
-                layers = split(batch["layer"])
-                true = matches(split(batch["coordinates"]), layers)
-                losses["correspondence"].append(cross_entropy_to_matches(affinity, true))
+                layers = references_and_queries(batch["layer"], target, queries)
+                regions = references_and_queries(batch["region"], target, queries)
+                true = matches(references_and_queries(batch["coordinates"], target, queries), layers)
+                affinity = log_affinity(*references_and_queries(embedding, target, queries), self.temperature)
                 shares = affinity.exp()
-                losses["region"].append(mass_on_same_label(shares, *split(batch["region"]), floor=1e-6))
+                losses["correspondence"].append(cross_entropy_to_matches(affinity, true))
+                losses["region"].append(mass_on_same_label(shares, *regions, floor=1e-6))
                 losses["layer"].append(mass_on_same_label(shares, *layers, floor=1e-6))
         means = {name: torch.stack(values).mean() for name, values in losses.items()}
         total = torch.stack([self.weights[name] * value for name, value in means.items()]).sum()
         return {"total": total, **{name: value.detach() for name, value in means.items()}}
+
+    def describe(self) -> dict[str, Any]:
+        """Its numbers, in JSON types."""
+        return {"temperature": self.temperature, "weights": self.weights}
+
+
+def references_and_queries(
+    values: torch.Tensor, target: int, queries: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the cells of all frames but one hold, and what the queried cells of that one hold.
+
+    Args:
+        values: (B, T, cells, ...) of every cell.
+        target: which frame is the target.
+        queries: (B, Q) cells of the target.
+
+    Returns:
+        (B, (T - 1) * cells, ...) and (B, Q, ...).
+    """
+    others = [k for k in range(values.shape[1]) if k != target]
+    index = queries if values.ndim == 3 else queries[..., None].expand(-1, -1, values.shape[-1])
+    return values[:, others].flatten(1, 2), values[:, target].gather(1, index)
 
 
 class AuthorsLoss:
@@ -107,13 +148,14 @@ class AuthorsLoss:
 
     Args:
         temperature: multiplies the similarities; the authors' is 1.
+        channels_last: memory format of the frames.
     """
 
-    def __init__(self, temperature: float = 1.0):
-        self.temperature = temperature
+    def __init__(self, temperature: float = 1.0, channels_last: bool = True):
+        self.temperature, self.channels_last = temperature, channels_last
 
     def __call__(self, extractor: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        embedding = embed(extractor, batch["frames"])
+        embedding = embed(extractor, batch["frames"], self.channels_last)
         with torch.autocast(embedding.device.type, enabled=False):
             affinity = log_affinity(embedding[:, :-1].flatten(1, 2), embedding[:, -1], self.temperature)
             labels = batch["labels"]
@@ -131,13 +173,13 @@ class Recipe:
         loss: what is minimized.
         make_batch: step -> batch.
         training: steps, optimizer, schedule.
-        description: says in JSON what the data and the loss were.
+        description: says in JSON what the data and the loss are.
         inference: options of the method that go with the trained weights.
     """
 
     network: TVOSNetwork
     loss: Loss
-    make_batch: Callable[[int], dict[str, torch.Tensor]]
+    make_batch: MakeBatch
     training: TrainingOptions
     description: dict[str, Any]
     inference: TVOSOptions
@@ -153,50 +195,60 @@ def synthetic_recipe(
         clips: see `ClipOptions`.
         network: any.
     """
-    data, loss = SyntheticClips(clips, training.seed), SyntheticLoss()
-    description = {
-        "recipe": "synthetic",
-        "clips": clips.model_dump(mode="json", exclude={"stills"}),
-        "stills": clips.stills is not None,
-        "temperature": loss.temperature,
-        "weights": loss.weights,
-    }
-    inference = TVOSOptions(network=network, **SYNTHETIC_INFERENCE)
+    data, loss = SyntheticClips(clips, training.seed), SyntheticLoss(channels_last=training.channels_last)
     return Recipe(
-        network, loss, lambda step: data.batch(step, training.batch), training, description, inference
+        network=network,
+        loss=loss,
+        make_batch=partial(data.batch, size=training.batch),
+        training=training,
+        description={"name": "synthetic", "clips": data.describe(), "loss": loss.describe()},
+        inference=TVOSOptions(network=network, **SYNTHETIC_INFERENCE),
     )
 
 
 def authors_recipe(
-    dataset: ClipDataset, training: TrainingOptions | None = None, clips: AuthorsClipOptions | None = None
+    dataset: ClipDataset,
+    training: TrainingOptions | None = None,
+    clips: AuthorsClipOptions | None = None,
+    network: TVOSNetwork | None = None,
 ) -> Recipe:
-    """The authors' recipe: 240 epochs of 16 clips, SGD, cosine per epoch (methods/tvos.md, section 6).
+    """The authors' recipe: 240 epochs of 16 clips, SGD, cosine per epoch (docs/methods.md, TVOS).
 
     Args:
         dataset: DAVIS 2017 or YouTube-VOS.
-        training: overrides; None takes the authors' numbers for this data set.
+        training: None takes the authors' numbers for this data set, see `authors_training`.
         clips: see `AuthorsClipOptions`.
+        network: None takes the authors' ResNet-50.
+
+    Raises:
+        InputError: the data set has too few frames for a clip or a batch.
     """
-    clips = clips or AuthorsClipOptions()
-    seed = 0 if training is None else training.seed
-    data = AuthorsClips(dataset, clips, seed)
-    options = training or authors_training(data.steps_per_epoch(16))
-    description = {"recipe": "authors", "clips": clips.model_dump(mode="json"), "frames": dataset.frame_count}
+    clips, network = clips or AuthorsClipOptions(), network or TVOSNetwork()
+    options = training or authors_training(AuthorsClips(dataset, clips).steps_per_epoch(AUTHORS_BATCH))
+    data = AuthorsClips(dataset, clips, options.seed)
+    data.steps_per_epoch(options.batch)  # refuses a batch that the data set cannot fill
     return Recipe(
-        TVOSNetwork(),
-        AuthorsLoss(),
-        lambda step: data.batch(step, options.batch),
-        options,
-        description,
-        TVOSOptions(),
+        network=network,
+        loss=AuthorsLoss(channels_last=options.channels_last),
+        make_batch=partial(data.batch, size=options.batch),
+        training=options,
+        description={"name": "authors", "clips": data.describe()},
+        inference=TVOSOptions(network=network),
     )
 
 
-def authors_training(steps_per_epoch: int, epochs: int = 240) -> TrainingOptions:
-    """The authors' optimizer and schedule."""
+def authors_training(steps_per_epoch: int, epochs: int = 240, batch: int = AUTHORS_BATCH) -> TrainingOptions:
+    """The authors' optimizer and schedule.
+
+    Args:
+        steps_per_epoch: see `AuthorsClips.steps_per_epoch`; the learning rate changes with the epoch.
+        epochs: theirs on DAVIS are 240.
+        batch: clips a step; where 4 divides it, 4 of them at a time, as on each of the authors' GPUs.
+    """
     return TrainingOptions(
         steps=epochs * steps_per_epoch,
-        batch=16,
+        batch=batch,
+        parts=1 if batch % AUTHORS_BATCH_PER_GPU else batch // AUTHORS_BATCH_PER_GPU,
         optimizer="sgd",
         learning_rate=0.02,
         final_learning_rate=4e-5,
@@ -209,39 +261,118 @@ def authors_training(steps_per_epoch: int, epochs: int = 240) -> TrainingOptions
     )
 
 
+def initialize(extractor: TVOSExtractor, initial: Mapping[str, torch.Tensor]) -> list[str]:
+    """Begin with given weights, as far as they fit.
+
+    Args:
+        extractor: changed in place.
+        initial: a state dict: the backbone's in torchvision's names (an ImageNet classifier), the authors'
+            checkpoint, or one of ours. Entries that the network does not have (`fc`) are passed over, as
+            are those of another shape (the authors' layer4).
+
+    Returns:
+        The names that were taken; what is not among them stays random.
+
+    Raises:
+        InputError: nothing fits, or something that does holds NaN or infinity; nothing was changed.
+    """
+    if is_authors_layout(list(initial)):
+        initial, _ = from_authors(initial)
+    own = {name: value for name, value in extractor.state_dict().items() if value.is_floating_point()}
+    fitting = {}
+    for name, value in initial.items():
+        plain = name.removeprefix("module.")
+        place = plain if plain in own else f"backbone.{plain}"
+        if place in own and own[place].shape == value.shape:
+            if not torch.isfinite(value).all():
+                raise InputError(f"the initial weights hold NaN or infinity in {name}; give another file")
+            fitting[place] = value
+    if not fitting:
+        raise InputError(
+            f"none of the {len(initial)} initial weights fits the network (they are named "
+            f"{', '.join(list(initial)[:3])}, ...); expected names and shapes of a torchvision ResNet, as "
+            f"conv1.weight {tuple(own['backbone.conv1.weight'].shape)}"
+        )
+    extractor.load_state_dict(fitting, strict=False)
+    return sorted(fitting)
+
+
 def train_tvos(
     recipe: Recipe,
     folder: Path,
     report: Report | None = None,
     initial: Mapping[str, torch.Tensor] | None = None,
+    say: Say = say_in_log,
 ) -> Path:
     """Run a recipe to its end, resuming what `folder` holds.
 
     Args:
         recipe: see `Recipe`.
-        folder: receives checkpoint.pt, losses.jsonl, losses.png and tvos.safetensors.
-        report: see `train`.
-        initial: entries of the backbone's state dict to begin with, such as ImageNet's in torchvision's
-            names; entries of another shape (the authors' layer4) and missing ones stay random.
+        folder: receives checkpoint.pt, losses.jsonl, tvos.safetensors, and losses.png where matplotlib is
+            installed.
+        report: see `Report`.
+        initial: weights to begin with, see `initialize`.
+        say: see `Say`.
 
     Returns:
-        Path of the weights.
+        Path of the weights, a file for `streamvos.load("tvos", path)`. They come with the recipe's
+        options for inference.
+
+    Raises:
+        InputError, SourceError, SinkError: see `train` and `initialize`.
     """
-    torch.manual_seed(recipe.training.seed)
-    extractor = TVOSExtractor(recipe.network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        extractor = TVOSExtractor(recipe.network)
+    network = recipe.network.model_dump(mode="json")
+    description = {**recipe.description, "network": network, "initial": None}
     if initial is not None:
-        own = extractor.backbone.state_dict()
-        fitting = {n: v for n, v in initial.items() if n in own and own[n].shape == v.shape}
-        extractor.backbone.load_state_dict(fitting, strict=False)
-    description = {**recipe.description, "network": recipe.network.model_dump(mode="json")}
-    state = train(extractor, recipe.loss, recipe.make_batch, recipe.training, folder, report, description)
-    plot_losses(folder / "losses.jsonl", folder / "losses.png")
-    metadata = {
-        "options": recipe.inference.model_dump(mode="json", exclude_defaults=True),
-        "training": {**description, **recipe.training.model_dump(mode="json")},
-    }
-    path = folder / "tvos.safetensors"
-    save_weights(
-        path, {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}, "tvos", metadata
+        taken = initialize(extractor, initial)
+        description["initial"] = {"entries": len(taken), "digest": _digest(extractor, taken)}
+        say(f"initial weights: {len(taken)} entries taken; random: {_rest(extractor, taken)}")
+    trained = train(
+        extractor,
+        recipe.loss,
+        recipe.make_batch,
+        recipe.training,
+        folder,
+        report,
+        {"recipe": description},
+        say,
     )
+    path = folder / "tvos.safetensors"
+    if trained.first >= recipe.training.steps and path.exists():
+        return path
+    metadata = {
+        "options": {**recipe.inference.model_dump(mode="json", exclude_defaults=True), "network": network},
+        "recipe": description,
+        "training": recipe.training.model_dump(mode="json", exclude=OF_THE_MACHINE),
+        "torch": torch.__version__,
+    }
+    weights = {n: v for n, v in trained.weights.items() if not n.endswith("num_batches_tracked")}
+    try:
+        save_weights(path, weights, "tvos", metadata)
+    except (OSError, SafetensorError) as error:
+        raise SinkError(
+            f"cannot write {path}: {error}; make room and start again: nothing will be trained twice"
+        ) from None
+    try:
+        plot_losses(folder / "losses.jsonl", folder / "losses.png")
+    except StreamvosError as error:
+        say(f"the weights are written, the curves are not: {error}")
     return path
+
+
+def _digest(extractor: nn.Module, names: list[str]) -> str:
+    """Of the entries with these names: so that a run that began with other weights is not resumed."""
+    state, digest = extractor.state_dict(), hashlib.sha256()
+    for name in names:
+        digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _rest(extractor: nn.Module, taken: list[str]) -> str:
+    """The parts of the network of which an entry is missing, such as "layer4, adjust_dim"."""
+    left = [n for n, v in extractor.state_dict().items() if v.is_floating_point() and n not in taken]
+    parts = [name.removeprefix("backbone.").split(".")[0] for name in left]
+    return ", ".join(dict.fromkeys(parts)) or "nothing"

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,3 +97,17 @@ def test_a_folder_without_permission(tmp_path, make_pair):
     sink.path.chmod(0o500)
     with pytest.raises(SinkError, match="labels"):
         sink.write(*make_pair(0))
+
+
+def test_memory_does_not_grow_with_the_number_of_frames(tmp_path, make_pair):
+    frame, result = make_pair(0)
+    pairs = ((replace(frame, index=index), result) for index in range(600))
+    with LabelMapSink(tmp_path) as sink:
+        for _ in range(100):
+            sink.write(*next(pairs))
+        tracemalloc.start()
+        for pair in pairs:
+            sink.write(*pair)
+        grown, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert grown < 10_000  # the 500 names alone would take 27 kB

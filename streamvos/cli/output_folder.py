@@ -1,0 +1,156 @@
+"""The folder of a run: whose files are in it.
+
+A second run into the same folder replaces what the first one wrote; all of it, or label maps of a longer
+first run would lie among those of the second. But only that: a folder may hold label maps that somebody
+drew. So a run notes the files that it makes, each before it is made, in a hidden list beside them, and the
+next run removes those on the list and nothing else.
+
+    out/.streamvos-files        the list
+    out/labels/00000.png ...    label maps
+    out/overlay.mp4             pictures with the objects drawn over them
+    out/results.jsonl           one line per frame
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from streamvos.cli.common import check_writable
+from streamvos.sinks import MultiSink, open_sinks
+from streamvos.sinks.sink import cannot_write, partial_path
+from streamvos.sources import Source
+from streamvos.types import Frame, InputError, Result
+
+LIST = ".streamvos-files"
+LABELS, OVERLAY, RESULTS = "labels", "overlay.mp4", "results.jsonl"
+
+# What a list may name: nothing outside of the folder, whoever wrote it.
+_OWN = re.compile(r"labels/[^/\\\0]+\.png|(overlay|overlay\.partial)\.mp4|(results|results\.partial)\.jsonl")
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What is written.
+
+    Attributes:
+        labels: label-map PNGs.
+        overlay: a video with the objects drawn over the frames.
+        results: lines of JSON.
+    """
+
+    labels: bool = True
+    overlay: bool = True
+    results: bool = True
+
+
+def check_out(out: Path, source: str) -> None:
+    """Find out before the work that `out` cannot be used; makes nothing.
+
+    Args:
+        out: where a run would write.
+        source: what it would read, as on the command line.
+
+    Raises:
+        InputError: `out` is a file, or writing would replace the source.
+        SinkError: missing permission.
+    """
+    check_writable(out)
+    place = Path(source.removeprefix("camera:"))
+    if not place.exists():
+        return
+    read = {place.resolve(), place.resolve().parent}
+    for name in (LABELS, OVERLAY):
+        if (out / name).resolve() in read:
+            raise InputError(f"--out {out} would replace {out / name}, which is read; choose another folder")
+
+
+class OutputFolder:
+    """The sinks of one run, and the list of its files. A context manager, as a sink is.
+
+    Nothing of an earlier run is removed before the new one can be written.
+
+    Args:
+        folder: made if missing.
+        kinds: what is written.
+        source: gives the label maps their names.
+
+    Raises:
+        SinkError: something cannot be made.
+    """
+
+    def __init__(self, folder: Path, kinds: Kinds, source: Source) -> None:
+        self.folder, self.kinds, self._stem = folder, kinds, source.stem
+        # The frames' own time stamps: a live stream with dropped frames still plays at life's own speed.
+        self._sinks: MultiSink = open_sinks(
+            folder, stems=source.stem, labels=kinds.labels, overlay=kinds.overlay, results=kinds.results
+        )
+        try:
+            files = [OVERLAY] * kinds.overlay + [RESULTS] * kinds.results
+            opened = [partial_path(Path(name)).name for name in files]
+            _remove_earlier(folder, keep=opened)
+            # Unbuffered: a name is on the disk before its file is.
+            self._list = open(folder / LIST, "wb", buffering=0)  # noqa: SIM115
+            self._note(*files, *opened)
+        except OSError as error:
+            self._sinks.abort()
+            raise cannot_write(folder / LIST, error) from error
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Name of each kind -> where it is once the run has ended in order."""
+        return self._sinks.paths
+
+    def write(self, frame: Frame, result: Result) -> None:
+        """Write one frame to every sink.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
+        if self.kinds.labels:
+            try:
+                self._note(f"{LABELS}/{self._stem(frame.index)}.png")
+            except OSError as error:
+                raise cannot_write(self.folder / LIST, error) from error
+        self._sinks.write(frame, result)
+
+    def unfinished(self) -> list[Path]:
+        """What is there after a run that did not end in order."""
+        labels = [self.folder / LABELS] * self.kinds.labels
+        partial = [partial_path(path) for name, path in self.paths.items() if name != "labels"]
+        return [path for path in (*labels, *partial) if path.exists()]
+
+    def __enter__(self) -> OutputFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._list.close()
+        self._sinks.__exit__(kind, error, trace)
+
+    def _note(self, *names: str) -> None:
+        self._list.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
+
+
+def _remove_earlier(folder: Path, keep: Iterable[str]) -> None:
+    """Remove what the list of an earlier run names, and the list."""
+    kept = set(keep)
+    with contextlib.suppress(FileNotFoundError):
+        for name in _names(folder / LIST):
+            if name not in kept:
+                with contextlib.suppress(OSError):  # gone already, or not ours to remove: it stays
+                    (folder / name).unlink()
+        (folder / LIST).unlink()
+
+
+def _names(path: Path) -> Iterator[str]:
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            if _OWN.fullmatch(line.rstrip("\n")):
+                yield line.rstrip("\n")

@@ -1,0 +1,100 @@
+"""Ctrl-C and `kill` end a command in order: what is whole is kept, and the exit code says why.
+
+    with signals_caught():
+        for frame in source:
+            with signals_held():        # a frame is written to every sink, or to none
+                sinks.write(frame, result)
+
+A signal becomes the exception `Stopped` wherever the main thread is, except within `signals_held`, where
+it waits for the end of the block. A second signal ends the program at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
+
+_held = 0
+_waiting: int | None = None
+
+
+class Stopped(BaseException):
+    """A signal asked the program to end; not an `Exception`, so that nothing takes it for a failure.
+
+    Attributes:
+        number: of the signal.
+        note: what a person should know, such as where unfinished files are; "" for nothing.
+    """
+
+    def __init__(self, number: int, note: str = "") -> None:
+        super().__init__(number)
+        self.number = number
+        self.note = note
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.number
+
+    def __str__(self) -> str:
+        word = WORDS.get(signal.Signals(self.number).name, "stopped")
+        return f"{word}; {self.note}" if self.note else word
+
+
+@contextmanager
+def signals_caught() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into `Stopped` within the block.
+
+    A signal that is ignored (nohup, a shell's background job) stays ignored; outside the main thread,
+    where Python cannot set handlers, nothing changes.
+    """
+    owner = os.getpid()
+    earlier: dict[int, object] = {}
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        earlier.clear()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        global _waiting
+        if os.getpid() != owner:  # a forked helper; it is no business of its to clean up
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if _held and _waiting is None:
+            _waiting = number
+            return
+        restore()
+        raise Stopped(number)
+
+    try:
+        for name in WORDS:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                earlier[number] = signal.signal(number, stop)
+    except ValueError:  # not the main thread
+        earlier.clear()
+    try:
+        yield
+    finally:
+        restore()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let a signal wait until the end of the block, which should be short; it may not be nested."""
+    global _held, _waiting
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
+        number, _waiting = _waiting, None
+    if number is not None:
+        signal.raise_signal(number)

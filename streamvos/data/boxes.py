@@ -1,0 +1,167 @@
+"""A first mask from rectangles: for who has a camera and no label map.
+
+A rectangle drawn around an object holds background in its corners, and what follows the object would
+follow that too. GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004; OpenCV's) tells the two apart by color:
+what lies around the rectangle is background, what lies in it may be either.
+
+    >>> name, box = parse_box("1:200,120,420,460")
+    >>> label_map = label_map_from_boxes(frame.image, {name: box})
+    >>> vos.step(frame.image, label_map)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from streamvos.types import MAX_OBJECT_ID, InputError
+
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels, right and bottom exclusive, as in `ObjectResult.box`."""
+
+SMALLEST_BOX = 4
+"""Rectangles narrower or lower than this, in pixels, are taken for slips."""
+
+_SIDE = 400  # GrabCut works at most at this size: its cost grows with the pixels, its answer does not
+_MARGIN = 0.5  # of the box's longer side is shown around it, to learn the background from
+_ITERATIONS = 3
+_SMALLEST_SHARE = 0.08  # of the box; what GrabCut leaves below it is a speck and not the object
+_SMALLEST_PART = 0.1  # of the largest connected part; smaller ones are noise
+_SEED = 7
+
+
+def parse_box(text: str) -> tuple[int, Box]:
+    """Object id and rectangle from "ID:LEFT,TOP,RIGHT,BOTTOM".
+
+    Raises:
+        InputError: another form, or an id that is not in 1..254.
+    """
+    match = re.fullmatch(r"\s*(\d+)\s*:\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*", text)
+    if match is None:
+        raise InputError(
+            f"cannot read the box {text!r}; expected ID:LEFT,TOP,RIGHT,BOTTOM in whole pixels, such as "
+            "1:200,120,420,460"
+        )
+    object_id, left, top, right, bottom = (int(number) for number in match.groups())
+    if not 1 <= object_id <= MAX_OBJECT_ID:
+        raise InputError(f"the box {text!r} has the id {object_id}; ids are 1..{MAX_OBJECT_ID}")
+    return object_id, (left, top, right, bottom)
+
+
+def label_map_from_boxes(image: np.ndarray, boxes: Mapping[int, Box]) -> np.ndarray:
+    """The label map of the objects in some rectangles.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: id -> rectangle around the object. Where two objects overlap, the smaller one is in front.
+
+    Returns:
+        (H, W) uint8; 0 is background.
+
+    Raises:
+        InputError: see `object_in_box`; or an object lies wholly behind others.
+    """
+    masks = {object_id: object_in_box(image, box) for object_id, box in boxes.items()}
+    label_map = np.zeros(image.shape[:2], np.uint8)
+    for object_id in sorted(masks, key=lambda one: (-int(masks[one].sum()), one)):
+        label_map[masks[object_id]] = object_id
+    hidden = sorted(set(boxes) - set(np.unique(label_map).tolist()))
+    if hidden:
+        raise InputError(
+            f"nothing is left of object {hidden[0]}: other boxes cover it; draw them closer to their objects"
+        )
+    return label_map
+
+
+def object_in_box(image: np.ndarray, box: Box) -> np.ndarray:
+    """Which pixels of a rectangle are the object; the same every time.
+
+    Where color tells nothing (the rectangle fills the picture, or everything looks alike) it is the
+    ellipse that touches the rectangle's sides.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        box: may reach beyond the picture; what is outside is cut off.
+
+    Returns:
+        (H, W) bool, False outside of the box.
+
+    Raises:
+        InputError: the box lies outside of the picture, is turned around, or is below `SMALLEST_BOX`.
+    """
+    left, top, right, bottom = _inside(box, image.shape[0], image.shape[1])
+    margin = max(round(_MARGIN * max(right - left, bottom - top)), 8)
+    window = np.s_[
+        max(top - margin, 0) : min(bottom + margin, image.shape[0]),
+        max(left - margin, 0) : min(right + margin, image.shape[1]),
+    ]
+    place = left - window[1].start, top - window[0].start, right - left, bottom - top
+    mask = np.zeros(image.shape[:2], bool)
+    mask[window] = _cut(image[window], place)
+    if mask.sum() < max(_SMALLEST_SHARE * (right - left) * (bottom - top), 1):
+        mask[:] = False
+        mask[top:bottom, left:right] = _ellipse(bottom - top, right - left)
+    return mask
+
+
+def _inside(box: Box, height: int, width: int) -> Box:
+    left, top, right, bottom = box
+    shown = f"{left},{top},{right},{bottom}"
+    if right <= left or bottom <= top:
+        raise InputError(
+            f"the box {shown} is empty; expected LEFT,TOP,RIGHT,BOTTOM with LEFT < RIGHT and TOP < BOTTOM"
+        )
+    cut = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if cut[2] - cut[0] < SMALLEST_BOX or cut[3] - cut[1] < SMALLEST_BOX:
+        raise InputError(
+            f"the box {shown} has less than {SMALLEST_BOX} x {SMALLEST_BOX} pixels within the frame, which "
+            f"is {width} x {height} (W x H)"
+        )
+    return cut
+
+
+def _cut(window: np.ndarray, place: tuple[int, int, int, int]) -> np.ndarray:
+    """(h, w) bool: GrabCut's foreground within `place` (left, top, width, height), without specks."""
+    height, width = window.shape[:2]
+    left, top, box_width, box_height = place
+    scale = min(1.0, _SIDE / max(height, width))
+    small_size = max(round(width * scale), 1), max(round(height * scale), 1)
+    small = cv2.resize(window, small_size, interpolation=cv2.INTER_AREA)
+    inside = np.zeros((height, width), np.uint8)
+    inside[top : top + box_height, left : left + box_width] = 1
+    small_inside = cv2.resize(inside, small_size, interpolation=cv2.INTER_NEAREST_EXACT) != 0
+    if small_inside.all():
+        return np.zeros((height, width), bool)  # there is no background to learn from
+    states = np.where(small_inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(_SEED)  # its first guess is a k-means with random centers
+    try:
+        cv2.grabCut(
+            small[..., ::-1].copy(), states, (0, 0, 0, 0), *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK
+        )
+    except cv2.error:  # too few pixels for its ten colors
+        return np.zeros((height, width), bool)
+    found = ((states == cv2.GC_FGD) | (states == cv2.GC_PR_FGD)).astype(np.float32)
+    enlarged = cv2.resize(_without_specks(found), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+    return np.asarray(enlarged & (inside != 0))
+
+
+def _without_specks(found: np.ndarray) -> np.ndarray:
+    """The larger connected parts, their holes filled where they are small; (h, w) float32 of 0 and 1."""
+    opened = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
+    if count < 2:
+        return np.zeros_like(found)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    kept = np.flatnonzero(areas >= _SMALLEST_PART * areas.max()) + 1
+    return np.isin(labels, kept).astype(np.float32)
+
+
+def _ellipse(height: int, width: int) -> np.ndarray:
+    """(height, width) bool: the ellipse that touches all four sides."""
+    y = (np.arange(height) + 0.5) / height * 2 - 1
+    x = (np.arange(width) + 0.5) / width * 2 - 1
+    return (y[:, None] ** 2 + x[None] ** 2) <= 1

@@ -1,0 +1,57 @@
+"""Help that helps: every command has examples, and the examples are right."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+import streamvos
+
+COMMANDS = ["run", "demo", "eval", "score", "doctor", "train", "train tvos"]
+
+
+def example_lines(text: str) -> list[str]:
+    return re.findall(r"^ +(streamvos .*)$", text.partition("Examples:")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_examples_one_a_line(call, command):
+    answer = call(*command.split(), "--help")
+    assert answer.code == 0
+    assert answer.err == ""
+    examples = example_lines(answer.out)
+    assert examples
+    assert all(line.startswith(f"streamvos {command}") for line in examples)
+    assert call(*command.split(), "-h").out == answer.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_use_options_that_exist(call, command):
+    for line in example_lines(call(*command.split(), "--help").out):
+        words = shlex.split(line)[1:]
+        own = words[: 2 if words[0] == "train" else 1]
+        known = call(*own, "--help").out
+        for option in (word for word in words if word.startswith("-")):
+            assert re.search(rf"(?<!\S){option}(?=[\s,])", known), f"{line}: {option}"
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_every_command_offers_json(call, command):
+    assert "--json [FILE]" in call(*command.split(), "--help").out
+
+
+def test_nothing_given_shows_the_commands(call):
+    answer = call()
+    assert answer.code == 0
+    assert call("--help").out == answer.out
+    for command in ("run", "demo", "eval", "score", "doctor", "train"):
+        # one line each, none of them cut off
+        assert re.search(rf"^  {command} +\S.*[.]$", answer.out, re.MULTILINE)
+    assert "..." not in answer.out.partition("Commands:")[2].partition("Examples:")[0]
+    assert call("train").out == call("train", "--help").out
+
+
+def test_the_version_is_the_package_s(call):
+    assert call("--version").out == f"streamvos {streamvos.__version__}\n"

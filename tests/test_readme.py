@@ -1,0 +1,124 @@
+"""What the README says works, works: its blocks are run, in their order, in one folder.
+
+The folder holds what a reader would have: clip.mp4, first.png (the label map of its first frame) and a small
+DAVIS. Of a console block, every line that begins with "$" is a command:
+
+- `make TARGET ...` is not run (it would run these tests again); the target must exist in the Makefile, and
+  the variables on the line must be used there.
+- `streamvos ...` is run. A camera or an address is played by a file, `run` ends after three frames, and
+  `train` after one small step.
+
+Any other command fails the test, since nothing would hold it true. Python blocks are run as they are, one
+after the other, as in one session. Links to files must lead somewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamvos.cli import main
+from streamvos.data.labelmap import read_label_map, write_label_map
+from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("console") for line in block.splitlines()]
+    assert all(line.startswith("$ ") for line in lines)
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What a reader would have."""
+    here = tmp_path_factory.mktemp("reader")
+    video = SyntheticVideo(7, SyntheticOptions(size=(192, 256), length=4, objects=2, leave=0.0))
+    with av.open(str(here / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=4)
+        stream.height, stream.width, stream.pix_fmt = 192, 256, "yuv420p"
+        for frame in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
+        container.mux(stream.encode(None))
+    write_label_map(here / "first.png", video[0].label_map)
+    for kind in ("JPEGImages", "Annotations"):
+        (here / "DAVIS" / kind / "480p/walk").mkdir(parents=True)
+    for index, frame in enumerate(video):
+        Image.fromarray(frame.image).save(here / f"DAVIS/JPEGImages/480p/walk/{index:05d}.jpg")
+        mask = np.where(frame.label_map, 255, 0).astype(np.uint8)
+        Image.fromarray(mask).save(here / f"DAVIS/Annotations/480p/walk/{index:05d}.png")
+    return here
+
+
+@pytest.fixture
+def in_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_every_command_is_one_that_is_held_true():
+    assert {words[0] for words in commands()} == {"make", "streamvos"}
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    inline = [shlex.split(text) for text in re.findall(r"`(make [^`]*)`", README)]
+    for words in [words for words in [*commands(), *inline] if words[0] == "make"]:
+        assert re.search(rf"^{re.escape(words[1])}:", makefile, re.MULTILINE), words
+        for variable in words[2:]:
+            assert f"$({variable.partition('=')[0]})" in makefile, words
+
+
+def small(words: list[str]) -> list[str]:
+    """The same command with a file in the part of the camera, and an early end."""
+    arguments = [re.sub(r"^(camera:0|rtsp://\S+)$", "camera:clip.mp4", word) for word in words[1:]]
+    if arguments[0] == "run":
+        if "--max-frames" in arguments:
+            arguments[arguments.index("--max-frames") + 1] = "3"
+        else:
+            arguments += ["--max-frames", "3"]
+    if arguments[0] == "train":
+        arguments += shlex.split("--set steps=1 --set batch=1 --set workers=0 --clip size=64")
+    return arguments
+
+
+def test_the_command_line_s_examples_run(in_folder, capsys):
+    run = [words for words in commands() if words[0] == "streamvos"]
+    assert {words[1] for words in run} >= {"run", "eval", "score", "train"}
+    for words in run:
+        assert main(small(words)) == 0, (words, capsys.readouterr().err)
+    # and leave what the README says they leave
+    for name in ("clip", "camera"):
+        assert len(read_label_map(f"out/{name}/labels/00002.png")) == 192
+        for file in ("overlay.mp4", "results.jsonl"):
+            assert (in_folder / "out" / name / file).is_file()
+    for file in ("first_frame.png", "results.json", "runs/mine/tvos.safetensors"):
+        assert (in_folder / file).is_file()
+
+
+def test_the_python_examples_run(in_folder, capsys):
+    session: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), session)
+    assert "tracking" in capsys.readouterr().out
+    vos, other, frame = session["vos"], session["other"], session["frame"]
+    np.testing.assert_array_equal(vos.step(frame.image).mask, other.step(frame.image).mask)
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).exists(), link
