@@ -44,14 +44,14 @@ SYNTHETIC_NETWORK = TVOSNetwork(depth=18, stages=3, planes=(64, 128, 192, 256), 
 """The network of the bundled weights: small enough for a CPU."""
 
 SYNTHETIC_INFERENCE: dict[str, Any] = {
-    "schedule": "consecutive",
-    "references": 7,
+    "schedule": "paper",
     "keep_first": True,
     "history_labels": "soft",
     "temperature": 14.0,
     "spatial_prior": "none",
     "top_k": 10,
-    "radius": 12,
+    "radius": 24,
+    "precision": "auto",
 }
 """Inference options that suit normalized embeddings; chosen on five sequences, docs/results.md."""
 
