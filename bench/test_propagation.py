@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,34 +44,28 @@ def scene(
     return frames[-1], frames[:-1], labels
 
 
-def dense(query, keys, labels, sigmas, grid, temperature: float = 1.0) -> torch.Tensor:
+@cache
+def spatial_prior(grid: tuple[int, int], sigma: float) -> torch.Tensor:
+    """(h*w, h*w); made once per video, as the authors do, so it is in the memory but not in the time."""
+    rows, columns = torch.meshgrid(*(torch.arange(float(side)) for side in grid), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+    return torch.exp(-torch.cdist(places, places).square() / sigma**2)
+
+
+def dense(query, keys, labels, sigmas, grid) -> torch.Tensor:
     """What the authors' code does: one matrix, references x targets."""
-    height, width = grid
-    rows, columns = torch.arange(height).float(), torch.arange(width).float()
-    weights = (torch.cat(list(keys)) @ query.t()).mul_(temperature).softmax(0)
-    distance = (
-        (rows[:, None, None, None] - rows[:, None]).square() + (columns[:, None, None] - columns).square()
-    ).reshape(height * width, height * width)
-    for sigma in set(sigmas):
-        prior = torch.exp(-distance / sigma**2)
-        for k in [k for k, one in enumerate(sigmas) if one == sigma]:
-            weights[k * len(query) : (k + 1) * len(query)].mul_(prior)
-    return (torch.cat(list(labels)).t() @ weights).view(-1, height, width)
+    weights = (torch.cat(list(keys)) @ query.t()).softmax(0)
+    for part, sigma in zip(weights.split(len(query)), sigmas, strict=True):
+        part.mul_(spatial_prior(grid, sigma))
+    return (torch.cat(list(labels)).t() @ weights).view(-1, *grid)
 
 
 def dense_rows(query, keys, labels, sigmas, grid) -> torch.Tensor:
     """The same with a target's weights in a row, which is the faster way to write it."""
-    height, width = grid
-    rows, columns = torch.arange(height).float(), torch.arange(width).float()
     weights = (query @ torch.cat(list(keys)).t()).softmax(1)
-    distance = (
-        (rows[:, None, None, None] - rows[:, None]).square() + (columns[:, None, None] - columns).square()
-    ).reshape(height * width, height * width)
-    for sigma in set(sigmas):
-        prior = torch.exp(-distance / sigma**2)
-        for k in [k for k, one in enumerate(sigmas) if one == sigma]:
-            weights[:, k * len(query) : (k + 1) * len(query)].mul_(prior)
-    return (weights @ torch.cat(list(labels))).t().reshape(-1, height, width)
+    for part, sigma in zip(weights.split(len(query), dim=1), sigmas, strict=True):
+        part.mul_(spatial_prior(grid, sigma))
+    return (weights @ torch.cat(list(labels))).t().reshape(-1, *grid)
 
 
 EXACT = {

@@ -47,8 +47,8 @@ NEGLIGIBLE = 1e-6
 """`spatial_prior="paper"`: the share of a target's total weight that may be left out, proven, not assumed."""
 
 _HEADROOM = 64.0  # bits by which a shifted similarity may exceed 0: 2^64 times many cells fits float32
-_CELLS = {"cpu": 448, "gpu": 2048}  # of a tile that looks everywhere
-_CHUNK = {"cpu": 1 << 18, "gpu": 1 << 25}  # weights at once: 1 MB of float32 on the CPU, its L2 cache
+_CELLS = {"cpu": 640, "gpu": 2048}  # of a tile that looks everywhere
+_CHUNK = {"cpu": 1 << 19, "gpu": 1 << 25}  # weights at once; on the CPU 2 MB, what a core finds close by
 _SELECT = {"cpu": 1 << 23, "gpu": 1 << 26}  # similarities of a tile from which the k best are chosen
 _COMPUTE: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

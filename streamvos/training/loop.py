@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -174,16 +175,7 @@ def train(
         else:
             if first:
                 say(f"resuming the run in {folder} at step {first} of {options.steps}")
-            try:
-                sitting.go_on(first, loss, make_batch, report)
-            except RuntimeError as error:
-                # torch raises this from a signal handler, wherever the loop happens to be
-                if "DataLoader worker" not in str(error):
-                    raise
-                reason = " ".join(str(error).split())
-                raise SourceError(
-                    f"a process that makes batches ended ({reason}); if memory ran out, use fewer workers"
-                ) from None
+            sitting.go_on(first, loss, make_batch, report)
         return Trained(sitting.average if options.average else model.state_dict(), first)
 
 
@@ -208,7 +200,7 @@ class _Sitting:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self.run.damaged(" ".join(str(error).split())[:200]) from None
+            raise self.run.damaged(_one_line(error)[:200]) from None
         self.average = {name: value.to(self.device) for name, value in saved["average"].items()}
         self.run.begin(saved["step"])
         return int(saved["step"])
@@ -240,7 +232,21 @@ class _Sitting:
             pin_memory=on_gpu,
             worker_init_fn=_begin_worker,
         )
-        for batch in loader:
+        with _sigchld_kept():
+            batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                # the queue says that a worker is gone, or fails in one of many ways before it can know
+                if not self.options.workers or str(error).startswith("Caught"):
+                    raise
+                raise SourceError(
+                    f"a process that makes batches ended ({_one_line(error)}); if memory ran out, use fewer "
+                    "workers"
+                ) from None
             if isinstance(batch, StreamvosError):
                 raise batch
             yield {name: value.to(self.device, non_blocking=on_gpu) for name, value in batch.items()}
@@ -306,6 +312,26 @@ def _begin_worker(_: int) -> None:
     """Worker processes share the cores with each other, and leave Ctrl-C to the process that trains."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _sigchld_kept() -> Iterator[None]:
+    """Undo what a data loader does to SIGCHLD.
+
+    torch's handler raises wherever the main thread happens to be when a worker dies, in the middle of a
+    save too. Without it the death is noticed where the next batch is asked for, within five seconds.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if in_main_thread and hasattr(signal, "SIGCHLD") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGCHLD, before)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _parts(batch: Batch, count: int) -> Iterator[Batch]:
