@@ -35,6 +35,7 @@ setup(
             "pytest-benchmark>=5",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",
+            "scipy>=1.13",
             "ruff>=0.9",
             "mypy>=1.15",
         ],
