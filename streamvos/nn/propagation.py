@@ -36,6 +36,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from streamvos.nn.selection import group_size, largest
 from streamvos.nn.tiling import LOG2_E, Box, cover, log_prior, reach
 from streamvos.nn.workers import run_tiles, run_whole
 from streamvos.types import InputError
@@ -349,7 +350,7 @@ def _selection_work(scene: _Scene, shared_labels: Tensor) -> Callable[[Box], Ten
         windows = [tile.grow(radius, scene.grid) for radius in scene.radii]
         ends = list(accumulate((window.cells for window in windows), initial=0))
         best = min(top_k, ends[-1])
-        group = _group_size(ends[-1], best)
+        group = group_size(ends[-1], best)
         padded = math.ceil(ends[-1] / group) * group
         if scratch.numel() < padded * tile.cells:
             scratch = scratch.new_empty(padded * tile.cells)
@@ -365,7 +366,7 @@ def _selection_work(scene: _Scene, shared_labels: Tensor) -> Callable[[Box], Ten
                 rows = slice(ends[reference], ends[reference + 1])
                 similarities(window, reference, inside, bits[rows])
                 torch.add(here, reference * count, out=source[rows])
-        values, chosen = _largest(bits, best, group)
+        values, chosen = largest(bits, best, group)
         weights = torch.softmax(values * math.log(2), dim=1)
         chosen = source[chosen]
         if scene.options.spatial_prior == "authors":
@@ -376,38 +377,6 @@ def _selection_work(scene: _Scene, shared_labels: Tensor) -> Callable[[Box], Ten
         return torch.cat([torch.bmm(w[:, None], shared_labels[c])[:, 0] for w, c in pieces]).t()
 
     return work
-
-
-def _group_size(count: int, best: int) -> int:
-    """How many keys share a maximum: the two steps cost about count / group + best * group."""
-    if count <= 64 * best:
-        return 1
-    return int(2 ** round(math.log2(math.sqrt(count / best) / 2)))
-
-
-def _largest(bits: Tensor, best: int, group: int) -> tuple[Tensor, Tensor]:
-    """Values and rows of the `best` largest entries of every column.
-
-    The k best groups by their maxima hold the k best entries: every group left out has a maximum, so all its
-    entries, at most as large as k maxima. Which of equal entries is taken is open.
-
-    Args:
-        bits: (group * m, T).
-
-    Returns:
-        (T, best) float32 and (T, best) int64.
-    """
-    rows, columns = bits.shape
-    if group == 1:
-        values, found = bits.t().topk(best, dim=1, sorted=False)
-        return values, found
-    grouped = bits.view(rows // group, group, columns)
-    maxima = grouped.amax(1).t()
-    chosen = maxima.topk(min(best, maxima.shape[1]), dim=1, sorted=False).indices
-    column = torch.arange(columns, device=bits.device)[:, None]
-    candidates = grouped[chosen, :, column].flatten(1)
-    values, found = candidates.topk(best, dim=1, sorted=False)
-    return values, chosen.gather(1, found // group) * group + found % group
 
 
 # --- input ------------------------------------------------------------------------------------------------
