@@ -40,7 +40,8 @@ from streamvos.cli.signals import Stopped
 from streamvos.data.davis import DavisDataset, DavisSequence
 from streamvos.data.labelmap import write_label_map
 from streamvos.metrics import MEASURES, Scores, SequenceScore, evaluate_sequence, summarize
-from streamvos.types import InputError, SinkError
+from streamvos.sinks.sink import make_folder
+from streamvos.types import InputError
 
 YEARS = {"davis2016": "2016", "davis2017": "2017"}
 
@@ -166,18 +167,6 @@ def evaluate_one(
             yield result.mask
 
     return evaluate_sequence(sequence.masks(), predictions(), sequence.object_ids, name=sequence.name), spent
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, parents included.
-
-    Raises:
-        SinkError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SinkError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def print_scores(scores: Scores, title: str, json_target: str | None) -> None:
