@@ -232,7 +232,7 @@ class _Sitting:
             pin_memory=on_gpu,
             worker_init_fn=_begin_worker,
         )
-        with _sigchld_kept():
+        with _sigchld_kept(), _one_opencv_thread():
             batches = iter(loader)
         while True:
             try:
@@ -310,8 +310,24 @@ class _Batches(Dataset):
 
 def _begin_worker(_: int) -> None:
     """Worker processes share the cores with each other, and leave Ctrl-C to the process that trains."""
-    cv2.setNumThreads(1)
+    if cv2.getNumThreads() != 1:  # a process that was not forked; see _one_opencv_thread
+        cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Let OpenCV end its threads before workers are forked.
+
+    A forked process has none of its parent's threads, but OpenCV believes that it has and waits for them
+    for ever when their number is changed, or when they are given work.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 @contextmanager
