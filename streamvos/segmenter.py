@@ -21,7 +21,8 @@ from safetensors.torch import save as save_tensors
 
 from streamvos.backends import choose_device, compile_module
 from streamvos.methods import Method
-from streamvos.types import MAX_OBJECT_ID, VOID, InputError, ObjectResult, Result, State
+from streamvos.nn.aggregation import all_ids, insert_given
+from streamvos.types import MAX_OBJECT_ID, VOID, Annotation, InputError, ObjectResult, Result, State
 
 UNCERTAIN_BELOW = 0.6
 """An object whose own pixels are believed less than this, on average, is "uncertain"."""
@@ -83,15 +84,17 @@ class Segmenter:
             raise InputError(
                 "step(frame) came before any mask; begin with step(frame, mask), mask an (H, W) label map"
             )
-        ids = self._ids_with(given)
+        annotation = None if given is None else _annotation(given.to(self.device))
+        ids = all_ids(self.object_ids, annotation)
         features = self._extract(self._to_device(image))
-        probabilities = self._predict(features)
-        if given is None:
+        probabilities = self._predict(features, annotation)
+        if annotation is None:
             if self.object_ids:
                 self._target.write(features, probabilities)
         else:
-            label_map = self._combine(given.to(self.device), probabilities)
-            self._target.annotate(features, label_map, ids)
+            label_map = self._combine(annotation, probabilities, ids)
+            soft = probabilities if self.object_ids else None
+            self._target.annotate(features, label_map, ids, annotation.object_ids, soft)
             probabilities = _as_probabilities(label_map, ids)
         self._size, self._started = (image.shape[0], image.shape[1]), True
         self._count += 1
@@ -155,37 +158,29 @@ class Segmenter:
     def _options(self) -> dict[str, Any]:
         return self.method.options.model_dump(mode="json")
 
-    def _ids_with(self, given: torch.Tensor | None) -> tuple[int, ...]:
-        """The ids to follow once `given` is taken into account."""
-        if given is None:
-            return self.object_ids
-        new = {int(i) for i in torch.unique(given)} - {0, VOID}
-        if not new:
-            raise InputError("the mask names no object: every pixel is 0 (background) or 255 (void)")
-        return tuple(sorted(new.union(self.object_ids)))
-
     def _to_device(self, image: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda" and image.device.type == "cpu":
             image = image.pin_memory()
         return image.to(self.device, non_blocking=True).permute(2, 0, 1)[None].float().div_(255)
 
-    def _predict(self, features: Any) -> torch.Tensor:
+    def _predict(self, features: Any, annotation: Annotation | None) -> torch.Tensor:
         """(1 + K, H, W); all background while nothing is followed."""
-        if not self.object_ids:
-            return torch.ones((1, *features.size), device=self.device)
-        return self.method.decoder(features, self._target.read(features))
+        if self.object_ids:
+            return self.method.decoder(features, self._target.read(features), annotation)
+        background = torch.ones((1, *features.size), device=self.device)
+        return background if annotation is None else insert_given(background, (), annotation)
 
-    def _combine(self, given: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
-        """The given mask over the prediction: its ids replace, its zeros and voids leave.
+    def _combine(
+        self, annotation: Annotation, probabilities: torch.Tensor, ids: tuple[int, ...]
+    ) -> torch.Tensor:
+        """(H, W) int64: the given pixels, and elsewhere the prediction, of which the named objects are gone.
 
         On the first frame there is no prediction and void stays void.
         """
+        given = annotation.label_map
         if not self._started:
             return given
-        named = torch.unique(given)
-        before = _label_map(probabilities, self.object_ids).long()
-        kept = torch.where(torch.isin(before, named) & (given != VOID), 0, before)
-        return torch.where((given == 0) | (given == VOID), kept, given)
+        return torch.where((given == 0) | (given == VOID), _label_map(probabilities, ids).long(), given)
 
 
 @torch.inference_mode()
@@ -236,6 +231,18 @@ def _as_probabilities(label_map: torch.Tensor, object_ids: tuple[int, ...]) -> t
     ids = torch.tensor(object_ids, device=label_map.device)
     objects = (label_map[None] == ids[:, None, None]).float()
     return torch.cat([1 - objects.sum(0, keepdim=True), objects])
+
+
+def _annotation(given: torch.Tensor) -> Annotation:
+    """What a mask names.
+
+    Raises:
+        InputError: nothing.
+    """
+    named = tuple(int(i) for i in torch.unique(given) if int(i) not in (0, VOID))
+    if not named:
+        raise InputError("the mask names no object: every pixel is 0 (background) or 255 (void)")
+    return Annotation(given, named)
 
 
 def _check_frame(frame: np.ndarray | torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:

@@ -104,6 +104,25 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Annotation:
+    """What the user says about a frame while objects may already be followed.
+
+    Attributes:
+        label_map: (H, W) int64; the pixels of the objects that it names are known, 0 and 255 (void) say
+            nothing.
+        object_ids: the ids it names, ascending; each has at least one pixel.
+    """
+
+    label_map: torch.Tensor
+    object_ids: tuple[int, ...]
+
+    def masks(self) -> torch.Tensor:
+        """(K, H, W) float32, one or zero: the pixels of each named object."""
+        ids = torch.tensor(self.object_ids, device=self.label_map.device, dtype=self.label_map.dtype)
+        return (self.label_map[None] == ids[:, None, None]).float()
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectResult:
     """One object in one frame.
 

@@ -6,7 +6,8 @@ method = build("tvos", {"top_k": 10})
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,8 +15,25 @@ from streamvos.methods.base import Decoder, Method, Target
 from streamvos.methods.tvos import TVOS, TVOSNetwork, TVOSOptions
 from streamvos.types import InputError
 
-METHODS: dict[str, tuple[type[Method], type[BaseModel]]] = {"tvos": (TVOS, TVOSOptions)}
-"""Name -> the method's class and the class of its options."""
+
+class Entry(NamedTuple):
+    """What a name in `METHODS` stands for.
+
+    Attributes:
+        method: the class.
+        options: the class of its options.
+        preset: options that this name sets, where the caller does not.
+    """
+
+    method: type[Method]
+    options: type[BaseModel]
+    preset: Mapping[str, Any] = MappingProxyType({})
+
+
+METHODS: dict[str, Entry] = {
+    "tvos": Entry(TVOS, TVOSOptions),
+}
+"""Name -> method; several names may stand for presets of one method."""
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
@@ -30,9 +48,9 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; choose one of: {', '.join(sorted(METHODS))}")
-    method, options_class = METHODS[name]
+    method, options_class, preset = METHODS[name]
     try:
-        return method(options_class(**(options or {})))
+        return method(options_class(**{**preset, **(options or {})}))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "options"
@@ -42,4 +60,4 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
         ) from None
 
 
-__all__ = ["METHODS", "TVOS", "Decoder", "Method", "TVOSNetwork", "TVOSOptions", "Target", "build"]
+__all__ = ["METHODS", "TVOS", "Decoder", "Entry", "Method", "TVOSNetwork", "TVOSOptions", "Target", "build"]

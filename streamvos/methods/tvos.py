@@ -32,11 +32,12 @@ from streamvos.history import (
     uniform_schedule,
 )
 from streamvos.methods.base import Method, Target
+from streamvos.nn.aggregation import insert_given
 from streamvos.nn.labels import one_hot_labels, resize_probabilities
 from streamvos.nn.precision import PrecisionChoice, resolve_precision
 from streamvos.nn.propagation import PropagationOptions, propagate
 from streamvos.nn.resnet import resnet
-from streamvos.types import Evidence, Features, InputError
+from streamvos.types import Annotation, Evidence, Features, InputError
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_DEVIATION = (0.229, 0.224, 0.225)
@@ -176,7 +177,7 @@ class TVOSExtractor(nn.Module):
         return self.bn256(self.adjust_dim(self.backbone(x)[self.last]))
 
 
-def decode(features: Features, evidence: Evidence) -> torch.Tensor:
+def decode(features: Features, evidence: Evidence, annotation: Annotation | None = None) -> torch.Tensor:
     """Cells to pixels: bilinear, then every pixel's labels are made to sum to one.
 
     A pixel that no label reached is background.
@@ -184,7 +185,10 @@ def decode(features: Features, evidence: Evidence) -> torch.Tensor:
     Returns:
         (1 + K, H, W) float32.
     """
-    return resize_probabilities(evidence["labels"], features.size)
+    probabilities = resize_probabilities(evidence["labels"], features.size)
+    return (
+        probabilities if annotation is None else insert_given(probabilities, evidence.object_ids, annotation)
+    )
 
 
 class TVOSTarget(Target):
@@ -204,7 +208,14 @@ class TVOSTarget(Target):
     def object_ids(self) -> tuple[int, ...]:
         return self._object_ids
 
-    def annotate(self, features: Features, label_map: torch.Tensor, object_ids: tuple[int, ...]) -> None:
+    def annotate(
+        self,
+        features: Features,
+        label_map: torch.Tensor,
+        object_ids: tuple[int, ...],
+        named: tuple[int, ...] | None = None,
+        probabilities: torch.Tensor | None = None,
+    ) -> None:
         h, w = features["embedding"].shape[-2:]
         labels = one_hot_labels(label_map, object_ids, (h, w))
         self.history.clear()
@@ -302,6 +313,10 @@ class TVOS(Method):
         self.options = options or TVOSOptions()
         self.extractor = TVOSExtractor(self.options.network, self.options.precision)
         self.decoder = decode
+
+    @property
+    def networks(self) -> nn.Module:
+        return self.extractor
 
     def target(self) -> TVOSTarget:
         return TVOSTarget(self.options)

@@ -9,12 +9,14 @@ changed, as far as the shapes agree.
     torch.Size([1, 1024, 8, 8])
 
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; as in torchvision, the
-stride of a bottleneck sits in its 3x3 convolution.
+stride of a bottleneck sits in its 3x3 convolution, or, as in the paper and in Detectron's files, in the
+1x1 convolution before it (`stride_in_1x1`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -69,11 +71,13 @@ class Bottleneck(nn.Module):
         dilation: int,
         first_dilation: int,
         shortcut: nn.Module | None,
+        stride_in_1x1: bool = False,
     ):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        strides = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, planes, 1, strides[0], bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv3x3(planes, planes, stride, first_dilation)
+        self.conv2 = _conv3x3(planes, planes, strides[1], first_dilation)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
@@ -92,7 +96,8 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: Callable[..., BasicBlock | Bottleneck],
+        expansion: int,
         blocks: Sequence[int],
         strides: Sequence[int],
         dilations: Sequence[int],
@@ -109,7 +114,7 @@ class ResNet(nn.Module):
         for number, (count, stride, dilation, width) in enumerate(
             zip(blocks, strides, dilations, planes, strict=True), start=1
         ):
-            outputs = width * block.expansion
+            outputs = width * expansion
             shortcut: nn.Module | None = None
             if stride != 1 or channels != outputs:
                 shortcut = nn.Sequential(
@@ -140,7 +145,18 @@ class ResNet(nn.Module):
         Returns:
             name ("layer1", ...) -> (B, C, h, w), after the stage's last ReLU.
         """
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.after_conv1(self.conv1(x))
+
+    def after_conv1(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What follows the first convolution, for methods that add something to its output (RGMP).
+
+        Args:
+            x: (B, 64, H/2, W/2) float, the output of `conv1`.
+
+        Returns:
+            as `forward`.
+        """
+        x = self.maxpool(self.relu(self.bn1(x)))
         maps = {}
         for name in self.names:
             x = getattr(self, name)(x)
@@ -154,6 +170,7 @@ def resnet(
     dilations: Sequence[int] = (1, 1, 1, 1),
     planes: Sequence[int] = (64, 128, 256, 512),
     stages: int = 4,
+    stride_in_1x1: bool = False,
 ) -> ResNet:
     """A ResNet of 18, 34, 50 or 101 layers.
 
@@ -164,6 +181,7 @@ def resnet(
             stage before, as in torchvision).
         planes: width of each stage; bottlenecks put out four times as many channels.
         stages: how many of the four stages are built.
+        stride_in_1x1: the stride of a bottleneck sits in its first convolution (Detectron, Caffe).
 
     Raises:
         InputError: an unknown depth, or arguments of the wrong length.
@@ -175,5 +193,8 @@ def resnet(
     for name, values in (("strides", strides), ("dilations", dilations), ("planes", planes)):
         if len(values) < stages or any(value < 1 for value in values):
             raise InputError(f"{name} needs {stages} positive numbers, got {tuple(values)}")
-    block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
-    return ResNet(block, BLOCKS[depth][:stages], strides[:stages], dilations[:stages], planes[:stages])
+    cut = strides[:stages], dilations[:stages], planes[:stages]
+    if depth < 50:
+        return ResNet(BasicBlock, BasicBlock.expansion, BLOCKS[depth][:stages], *cut)
+    bottleneck = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
+    return ResNet(bottleneck, Bottleneck.expansion, BLOCKS[depth][:stages], *cut)

@@ -72,12 +72,12 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
 
 
 def load_exactly(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load a state dict into a method's extractor; every entry must find its place, counters apart.
+    """Load a state dict into a method's networks; every entry must find its place, counters apart.
 
     Raises:
         InputError: names or shapes that do not agree; the method is unchanged.
     """
-    own = {n: v for n, v in method.extractor.state_dict().items() if not n.endswith(COUNTER)}
+    own = {n: v for n, v in method.networks.state_dict().items() if not n.endswith(COUNTER)}
     given = {n: v for n, v in tensors.items() if not n.endswith(COUNTER)}
     missing, surplus = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or surplus:
@@ -92,4 +92,4 @@ def load_exactly(method: Method, tensors: Mapping[str, torch.Tensor], path: Path
             )
         if not torch.isfinite(value).all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
-    method.extractor.load_state_dict(dict(given), strict=False)
+    method.networks.load_state_dict(dict(given), strict=False)

@@ -1,0 +1,128 @@
+"""Where objects compete for pixels: independent probabilities of each object to one distribution per pixel.
+
+The published methods do it in three ways, and those are kept apart here by the name of their source.
+Given masks (of objects that start or are corrected on this frame) enter before the competition.
+
+    >>> p = torch.tensor([[[0.9]], [[0.5]]])            # two objects, one pixel
+    >>> odds_softmax(torch.cat([1 - p.max(0, keepdim=True).values, p]))[:, 0, 0]
+    tensor([0.0110, 0.8901, 0.0989])
+"""
+
+from __future__ import annotations
+
+import torch
+
+from streamvos.types import VOID, Annotation
+
+CLAMP = 1e-7
+"""Probabilities are kept this far from 0 and 1 before odds are taken (RGMP, FRTM and JOINT alike)."""
+
+
+def odds_softmax(probabilities: torch.Tensor) -> torch.Tensor:
+    """Odds over the sum of all odds: the softmax of the log-odds (RGMP, eq. 1).
+
+    Args:
+        probabilities: (1 + K, H, W) float, of each channel for itself, background first.
+
+    Returns:
+        (1 + K, H, W), summing to 1.
+    """
+    p = probabilities.clamp(CLAMP, 1 - CLAMP)
+    return (p / (1 - p)).log().softmax(0)
+
+
+def winners_of_odds(objects: torch.Tensor) -> torch.Tensor:
+    """The aggregation of FRTM's authors: a softmax over the odds themselves, kept where a channel wins.
+
+    The background is as probable as the most probable object is not. The exponent of the odds overflows
+    unless the largest is subtracted first, which the softmax does.
+
+    Args:
+        objects: (K, H, W) float, the probability of each object for itself.
+
+    Returns:
+        (1 + K, H, W), background first; the softmax value where a channel is the largest, else 0.
+    """
+    p = objects.clamp(CLAMP, 1 - CLAMP)
+    p = torch.cat([(1 - p).min(0, keepdim=True).values, p])
+    shares = (p / (1 - p)).softmax(0)
+    winner = shares.argmax(0, keepdim=True)
+    return torch.zeros_like(shares).scatter_(0, winner, shares.gather(0, winner))
+
+
+def merge_logits(logits: torch.Tensor) -> torch.Tensor:
+    """The merging of JOINT's (and LWL's) authors: the background is where no object is.
+
+    Args:
+        logits: (K, H, W) float, of each object for itself; a given mask is +-100.
+
+    Returns:
+        (1 + K, H, W): softmax over the log-odds of the background and the logits. With one object that is
+        sigmoid(2 s).
+    """
+    background = (1 - logits.sigmoid()).prod(0, keepdim=True).clamp(CLAMP, 1 - CLAMP)
+    return torch.cat([(background / (1 - background)).log(), logits]).softmax(0)
+
+
+def all_ids(object_ids: tuple[int, ...], annotation: Annotation | None) -> tuple[int, ...]:
+    """The ids followed and the ids given, ascending."""
+    return object_ids if annotation is None else tuple(sorted({*object_ids, *annotation.object_ids}))
+
+
+def insert_given_channels(
+    objects: torch.Tensor,
+    object_ids: tuple[int, ...],
+    annotation: Annotation,
+    low: float = 0,
+    high: float = 1,
+) -> torch.Tensor:
+    """Predicted channels and given masks in one stack, before they compete.
+
+    A given object's channel is `high` on its pixels and `low` elsewhere, whatever was predicted for it,
+    but for void pixels, where the prediction stands; the others become `low` on pixels that were given to
+    someone.
+
+    Args:
+        objects: (K, H, W), a channel for each of `object_ids`: probabilities, or logits.
+        object_ids: ascending.
+        annotation: the given masks.
+        low, high: "surely not" and "surely" on the scale of `objects`.
+
+    Returns:
+        (K', H, W) for `all_ids`.
+    """
+    masks = annotation.masks().to(objects.dtype)
+    taken, void = masks.sum(0) > 0, annotation.label_map == VOID
+    given = dict(zip(annotation.object_ids, masks * (high - low) + low, strict=True))
+    predicted = dict(zip(object_ids, objects, strict=True))
+    channels = []
+    for i in all_ids(object_ids, annotation):
+        if i not in given:
+            channels.append(predicted[i].masked_fill(taken, low))
+        else:
+            channels.append(torch.where(void, predicted[i], given[i]) if i in predicted else given[i])
+    return torch.stack(channels)
+
+
+def insert_given(
+    probabilities: torch.Tensor, object_ids: tuple[int, ...], annotation: Annotation
+) -> torch.Tensor:
+    """Given masks into probabilities that have already competed.
+
+    Pixels that were given are certain; elsewhere what was predicted for a corrected object falls to the
+    background.
+
+    Args:
+        probabilities: (1 + K, H, W), summing to 1, background first.
+        object_ids: the K ids, ascending.
+        annotation: the given masks.
+
+    Returns:
+        (1 + K', H, W) for `all_ids`, summing to 1.
+    """
+    objects = insert_given_channels(probabilities[1:], object_ids, annotation)
+    changed = (annotation.label_map != 0) & (annotation.label_map != VOID)
+    for i in set(object_ids) & set(annotation.object_ids):
+        changed = changed | (probabilities[1 + object_ids.index(i)] > 0)
+    background = torch.where(changed, (1 - objects.sum(0)).clamp_min(0), probabilities[0])
+    return torch.cat([background[None], objects])
