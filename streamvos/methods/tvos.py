@@ -33,14 +33,12 @@ from streamvos.history import (
 )
 from streamvos.methods.base import Method, Target
 from streamvos.nn.aggregation import insert_given
+from streamvos.nn.images import ImageNetNormalization
 from streamvos.nn.labels import one_hot_labels, resize_probabilities
-from streamvos.nn.precision import PrecisionChoice, resolve_precision
+from streamvos.nn.precision import PrecisionChoice, in_precision, resolve_precision
 from streamvos.nn.propagation import PropagationOptions, propagate
 from streamvos.nn.resnet import resnet
 from streamvos.types import Annotation, Evidence, Features, InputError
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class TVOSNetwork(BaseModel):
@@ -142,9 +140,6 @@ class TVOSOptions(BaseModel):
 class TVOSExtractor(nn.Module):
     """Frames to embeddings: (B, 3, H, W) float32 RGB in 0..1 -> "embedding" (B, C, ceil(H/8), ceil(W/8))."""
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
     def __init__(self, network: TVOSNetwork, precision: PrecisionChoice = "float32"):
         super().__init__()
         self.normalize, self.precision = network.normalize, precision
@@ -159,16 +154,12 @@ class TVOSExtractor(nn.Module):
             self.adjust_dim = nn.Conv2d(self.channels, network.embedding, 1, bias=False)
             self.bn256 = nn.BatchNorm2d(network.embedding)
             self.channels = network.embedding
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(IMAGE_DEVIATION).view(1, 3, 1, 1), persistent=False)
+        self.normalization = ImageNetNormalization()
 
     def forward(self, frames: torch.Tensor) -> Features:
-        x = (frames - self.mean) / self.deviation
-        if resolve_precision(self.precision, x.device) == "bfloat16":
-            with torch.autocast(x.device.type, torch.bfloat16):
-                x = self._embed(x).float()
-        else:
-            x = self._embed(x)
+        x = self.normalization(frames)
+        with in_precision(self.precision, x.device):
+            x = self._embed(x).to(frames.dtype)
         if self.normalize:
             x = F.normalize(x.float(), dim=1)
         return Features({"embedding": x}, (frames.shape[-2], frames.shape[-1]))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Literal
 
@@ -26,6 +27,13 @@ def resolve_precision(choice: PrecisionChoice, device: torch.device) -> Precisio
         return choice
     index = device.index if device.type == "cuda" else None
     return "bfloat16" if _has_bfloat16(device.type, index) else "float32"
+
+
+def in_precision(choice: PrecisionChoice, device: torch.device) -> AbstractContextManager[object]:
+    """A region in which networks run under bfloat16 autocast, or as they are; convert what leaves it."""
+    if resolve_precision(choice, device) == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 @lru_cache
