@@ -18,7 +18,7 @@ import torch
 import typer
 
 import streamvos
-from streamvos.cli import demo, doctor, evaluate, run, score, train
+from streamvos.cli import demo, doctor, evaluate, run, score, train, weights
 from streamvos.cli.common import examples, report_error, warnings_shown, with_json_target, write_output
 from streamvos.cli.signals import Stopped, signals_caught
 from streamvos.types import StreamvosError
@@ -43,6 +43,7 @@ app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("score", epilog=score.EXAMPLES)(score.score)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(train.app, name="train")
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code, see the head of this module.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given in ([], ["train"]):
+    if given in ([], ["train"], ["weights"]):
         given.append("--help")
     with signals_caught(), warnings_shown():
         try:

@@ -2,10 +2,27 @@
 
     method = load_method("tvos", weights="default", options={})
 
-Nothing that a file contains is ever executed: safetensors, or `torch.load` restricted to tensors.
+Nothing that a file contains is ever executed: safetensors, .npz, or `torch.load` restricted to tensors.
 """
 
 from streamvos.weights.checkpoints import Checkpoint, read_checkpoint, save_weights
-from streamvos.weights.registry import BUNDLED, bundled_path, load_method
+from streamvos.weights.registry import (
+    BUNDLED,
+    as_ours,
+    bundled_path,
+    load_exactly,
+    load_method,
+    recognize,
+)
 
-__all__ = ["BUNDLED", "Checkpoint", "bundled_path", "load_method", "read_checkpoint", "save_weights"]
+__all__ = [
+    "BUNDLED",
+    "Checkpoint",
+    "as_ours",
+    "bundled_path",
+    "load_exactly",
+    "load_method",
+    "read_checkpoint",
+    "recognize",
+    "save_weights",
+]

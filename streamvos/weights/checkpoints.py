@@ -5,7 +5,8 @@
 
 A file of ours is safetensors whose metadata name the method and its options. A published checkpoint is
 what `torch.save` wrote: it is read by `torch.load(weights_only=True)`, which rebuilds tensors and plain
-containers and nothing else.
+containers and nothing else, with stand-ins for the authors' own classes (`streamvos.weights.inert`).
+FEELVOS was published for TensorFlow: a dump of its variables is an .npz.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import json
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from streamvos.types import InputError, SinkError
+from streamvos.weights.inert import authors_classes_inert, foreign_names
 
 FORMAT = "streamvos"
 
@@ -57,8 +61,32 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         head = path.open("rb").read(16)
     except OSError as error:
         raise InputError(f"the weight file {path} cannot be read: {error.strerror}") from None
+    if _is_npz(path):
+        return _read_npz(path)
     is_torch = zipfile.is_zipfile(path) or head[:1] == b"\x80"
     return _read_torch(path) if is_torch else _read_safetensors(path)
+
+
+def _is_npz(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _read_npz(path: Path) -> Checkpoint:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        # a number on its own (a step counter) is no weight
+        tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items() if a.ndim}
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is no readable .npz of arrays ({str(error).splitlines()[0]})") from None
+    return Checkpoint(path, tensors, {})
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -81,13 +109,15 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 def _read_torch(path: Path) -> Checkpoint:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with authors_classes_inert(path):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        foreign = foreign_names(path)
+        reason = f"it refers to {', '.join(foreign[:3])}" if foreign else str(error).strip().splitlines()[0]
         raise InputError(
             f"{path} needs more than tensors and plain containers to be read, so it is refused ({reason})"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no readable torch checkpoint ({str(error).splitlines()[0]})") from None
     for wrapper in ("state_dict", "model", "net"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

@@ -7,18 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from streamvos.methods import METHODS, Method, build
 from streamvos.types import InputError
 from streamvos.weights import tvos
-from streamvos.weights.checkpoints import read_checkpoint
+from streamvos.weights.checkpoints import Checkpoint, read_checkpoint
+
+
+class Layout(Protocol):
+    """What a module about an author's checkpoints offers."""
+
+    def is_authors_layout(self, names: list[str]) -> bool: ...
+
+    def from_authors(
+        self, tensors: Mapping[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]: ...
+
 
 FILES = Path(__file__).parent / "files"
 BUNDLED = {"tvos": "tvos.safetensors"}
 """Method -> the file that `weights="default"` means. Each has a model card of the same name beside it."""
+
+LAYOUTS: dict[str, Layout] = {"tvos": tvos}
+"""Method -> how its authors named what they published."""
 
 COUNTER = "num_batches_tracked"
 
@@ -53,22 +67,52 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
         return build(name, options)
     path = bundled_path(name) if weights == "default" else Path(weights)
     checkpoint = read_checkpoint(path)
-    if checkpoint.metadata:
-        if checkpoint.metadata.get("method") != name:
-            raise InputError(
-                f"{path} holds weights of {checkpoint.metadata.get('method')!r}, not of {name!r}"
-            )
-        tensors, stored = checkpoint.tensors, checkpoint.metadata.get("options", {})
-    elif name == "tvos" and tvos.is_authors_layout(list(checkpoint.tensors)):
-        tensors, stored = tvos.from_authors(checkpoint.tensors)
-    else:
+    family = METHODS[name].method.name
+    found = recognize(checkpoint)
+    if found is None:
         some = ", ".join(sorted(checkpoint.tensors)[:3])
         raise InputError(
             f"{path} is neither a streamvos file nor a known checkpoint of {name!r} (keys: {some}, ...)"
         )
+    if found != family:
+        raise InputError(f"{path} holds weights of {found!r}, not of {name!r}")
+    tensors, stored = as_ours(checkpoint)
     method = build(name, {**stored, **options})
     load_exactly(method, tensors, path)
     return method
+
+
+def recognize(checkpoint: Checkpoint) -> str | None:
+    """Whose weights a file holds: the name of the method, or None if nobody's that is known."""
+    if checkpoint.metadata:
+        return str(checkpoint.metadata.get("method"))
+    names = list(checkpoint.tensors)
+    return next((method for method, layout in LAYOUTS.items() if layout.is_authors_layout(names)), None)
+
+
+def as_ours(
+    checkpoint: Checkpoint, backbone: Checkpoint | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state dict for the method's networks, and the options that belong to the weights.
+
+    Args:
+        checkpoint: one that `recognize` knows.
+        backbone: torchvision's ImageNet weights, for published checkpoints without a backbone (FRTM).
+
+    Raises:
+        InputError: names or shapes that do not belong to the layout; or a backbone that is missing, or one
+            that is not needed.
+    """
+    if checkpoint.metadata:
+        if backbone is not None:
+            raise InputError(f"{checkpoint.path} is a streamvos file and holds its backbone already")
+        return checkpoint.tensors, dict(checkpoint.metadata.get("options", {}))
+    name = recognize(checkpoint)
+    if name is None:
+        raise InputError(f"{checkpoint.path} is no known checkpoint")
+    if backbone is not None:
+        raise InputError(f"a checkpoint of {name!r} holds its backbone; leave --backbone out")
+    return LAYOUTS[name].from_authors(checkpoint.tensors)
 
 
 def load_exactly(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 import streamvos
 
-COMMANDS = ["run", "demo", "eval", "score", "doctor", "train", "train tvos"]
+GROUPS = ["train", "weights"]
+COMMANDS = ["run", "demo", "eval", "score", "doctor", *GROUPS, "train tvos"]
+COMMANDS += ["weights list", "weights inspect", "weights convert"]
 
 
 def example_lines(text: str) -> list[str]:
@@ -31,13 +33,13 @@ def test_every_command_has_examples_one_a_line(call, command):
 def test_examples_use_options_that_exist(call, command):
     for line in example_lines(call(*command.split(), "--help").out):
         words = shlex.split(line)[1:]
-        own = words[: 2 if words[0] == "train" else 1]
+        own = words[: 2 if words[0] in GROUPS else 1]
         known = call(*own, "--help").out
         for option in (word for word in words if word.startswith("-")):
             assert re.search(rf"(?<!\S){option}(?=[\s,])", known), f"{line}: {option}"
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in GROUPS])
 def test_every_command_offers_json(call, command):
     assert "--json [FILE]" in call(*command.split(), "--help").out
 
@@ -46,11 +48,12 @@ def test_nothing_given_shows_the_commands(call):
     answer = call()
     assert answer.code == 0
     assert call("--help").out == answer.out
-    for command in ("run", "demo", "eval", "score", "doctor", "train"):
+    for command in COMMANDS[:7]:
         # one line each, none of them cut off
         assert re.search(rf"^  {command} +\S.*[.]$", answer.out, re.MULTILINE)
     assert "..." not in answer.out.partition("Commands:")[2].partition("Examples:")[0]
-    assert call("train").out == call("train", "--help").out
+    for group in GROUPS:
+        assert call(group).out == call(group, "--help").out
 
 
 def test_the_version_is_the_package_s(call):

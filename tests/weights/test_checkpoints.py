@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pickle
+import sys
+import types
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -102,3 +106,66 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path, method):
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(InputError, match="neither a streamvos file nor a known checkpoint"):
         streamvos.load("tvos", tmp_path / "foreign.safetensors", device="cpu")
+
+
+@pytest.fixture
+def authors_code(monkeypatch):
+    """Modules that hold the authors' classes while a file is written, and nothing while it is read."""
+
+    class AverageMeter:
+        def __init__(self):
+            self.values, self.count = [0.25, 0.5], 2
+
+    class Settings:
+        def __init__(self, harmful: Hostile | None = None):
+            self.lr, self.inner, self.harmful = 1e-3, AverageMeter(), harmful
+
+    for module, one in (("lib.utils", AverageMeter), ("ltr.admin.settings", Settings)):
+        one.__module__, one.__qualname__ = module, one.__name__
+        for name in (module.split(".")[0], module):
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        setattr(sys.modules[module], one.__name__, one)
+    yield AverageMeter, Settings
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrapper", ["model", "net"])
+def test_the_authors_training_objects_are_read_as_nothing(
+    tmp_path, authors_code, monkeypatch, zipped, wrapper
+):
+    meter, settings = authors_code
+    stats = collections.defaultdict(meter)
+    stats["train/loss"].best = np.float64(0.125)
+    stats["valid/loss"].count = 7
+    weight = torch.arange(6.0).view(2, 3)
+    content = {wrapper: {"a.weight": weight}, "stats": stats, "settings": settings(), "epoch": 3}
+    torch.save(content, tmp_path / "published.pth", _use_new_zipfile_serialization=zipped)
+    monkeypatch.undo()  # whoever reads the file does not have the authors' code
+    tensors = read_checkpoint(tmp_path / "published.pth").tensors
+    assert list(tensors) == ["a.weight"]
+    assert torch.equal(tensors["a.weight"], weight)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_hides_among_the_authors_objects_is_refused(tmp_path, authors_code, monkeypatch, zipped):
+    proof = tmp_path / "it-ran"
+    content = {"net": {"a": torch.zeros(1)}, "settings": authors_code[1](Hostile(str(proof)))}
+    torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"refused \(.*mkdir"):
+        read_checkpoint(tmp_path / "evil.pth")
+    assert not proof.exists()
+
+
+def test_a_dump_of_tensorflow_variables_is_read(tmp_path):
+    np.savez(tmp_path / "dump.npz", **{"logits/weights": np.ones((1, 1, 256, 1), np.float32), "step": 7})
+    tensors = read_checkpoint(tmp_path / "dump.npz").tensors
+    assert {n: tuple(v.shape) for n, v in tensors.items()} == {"logits/weights": (1, 1, 256, 1)}
+    np.savez(tmp_path / "evil.npz", a=np.array([Hostile(str(tmp_path / "it-ran"))], dtype=object))
+    with pytest.raises(InputError, match=r"evil\.npz is no readable \.npz"):
+        read_checkpoint(tmp_path / "evil.npz")
+    assert not (tmp_path / "it-ran").exists()
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "dump.npz").read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"cut\.npz"):
+        read_checkpoint(tmp_path / "cut.npz")

@@ -1,0 +1,170 @@
+"""`streamvos weights`: what there is, what a file holds, and published checkpoints as files of ours.
+
+streamvos weights list
+streamvos weights inspect rn101_ytvos.pth
+streamvos weights convert rn101_ytvos.pth --backbone resnet101-63fe2227.pth --out frtm.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streamvos.cli.common import (
+    STANDARD_OUTPUT,
+    JsonTarget,
+    check_json_target,
+    examples,
+    make_table,
+    print_table,
+    write_json,
+    write_output,
+)
+from streamvos.methods import METHODS, build
+from streamvos.types import InputError
+from streamvos.weights import (
+    BUNDLED,
+    Checkpoint,
+    as_ours,
+    bundled_path,
+    load_exactly,
+    read_checkpoint,
+    recognize,
+    save_weights,
+)
+
+app = typer.Typer(
+    help="List, inspect and convert weights.",
+    epilog=examples(
+        "streamvos weights list",
+        "streamvos weights inspect davis_train.pth.tar",
+        "streamvos weights convert davis_train.pth.tar --out tvos.safetensors",
+    ),
+)
+
+WeightFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A streamvos file or a published checkpoint.")
+]
+Backbone = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="torchvision's ImageNet weights, which the published FRTM checkpoints leave out.",
+    ),
+]
+
+
+@app.command("list", epilog=examples("streamvos weights list", "streamvos weights list --json"))
+def list_weights(json_target: JsonTarget = None) -> None:
+    """List the methods, and which of them come with weights."""
+    check_json_target(json_target)
+    rows: list[dict[str, Any]] = []
+    for name in METHODS:
+        row: dict[str, Any] = {"method": name, "bundled": None, "MiB": None, "parameters": None}
+        if name in BUNDLED:
+            path = bundled_path(name)
+            tensors = read_checkpoint(path).tensors
+            row |= {
+                "bundled": path.name,
+                "MiB": round(path.stat().st_size / 2**20, 1),
+                "parameters": _count(tensors),
+            }
+        rows.append(row)
+    table = make_table("bundled weights", ["method", "file", "MiB", "parameters"])
+    for row in rows:
+        file = row["bundled"] or "none: give --weights FILE"
+        table.add_row(row["method"], file, _shown(row["MiB"]), _shown(row["parameters"]))
+    print_table(table, json_target)
+    write_json({"methods": rows}, json_target)
+
+
+@app.command("inspect", epilog=examples("streamvos weights inspect davis_train.pth.tar"))
+def inspect(path: WeightFile, backbone: Backbone = None, json_target: JsonTarget = None) -> None:
+    """Say whose weights a file holds, and whether they fit. Nothing in the file is executed."""
+    check_json_target(json_target)
+    checkpoint = read_checkpoint(path)
+    method = recognize(checkpoint)
+    report: dict[str, Any] = {
+        "file": str(path),
+        "layout": "streamvos" if checkpoint.metadata else "published" if method else "unknown",
+        "method": method,
+        "entries": len(checkpoint.tensors),
+        "parameters": _count(checkpoint.tensors),
+    }
+    if method is not None:
+        try:
+            _, options = _fitting(checkpoint, _read_backbone(backbone))
+            report |= {"fits": True, "options": options}
+        except InputError as error:
+            report |= {"fits": False, "reason": str(error)}
+    report["description"] = {n: v for n, v in checkpoint.metadata.items() if n not in ("method", "options")}
+    if json_target != STANDARD_OUTPUT:
+        shown = {name: value for name, value in report.items() if value not in (None, {})}
+        width = max(map(len, shown))
+        write_output("".join(f"{name:<{width}}  {_shown(value)}\n" for name, value in shown.items()))
+    write_json(report, json_target)
+
+
+@app.command(
+    "convert",
+    epilog=examples(
+        "streamvos weights convert davis_train.pth.tar --out tvos.safetensors",
+        "streamvos weights convert rn18_ytvos.pth --backbone resnet18-5c106cde.pth --out fast.safetensors",
+    ),
+)
+def convert(
+    path: WeightFile,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to; a .safetensors file.")],
+    backbone: Backbone = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    json_target: JsonTarget = None,
+) -> None:
+    """Write a published checkpoint as a streamvos file."""
+    check_json_target(json_target)
+    if out.exists() and not force:
+        raise InputError(f"{out} is there already; choose another name, or give --force")
+    if not out.parent.is_dir():
+        raise InputError(f"there is no folder {out.parent} for {out.name}")
+    checkpoint = read_checkpoint(path)
+    if checkpoint.metadata:
+        raise InputError(f"{path} is a streamvos file already")
+    method = recognize(checkpoint)
+    if method is None:
+        some = ", ".join(sorted(checkpoint.tensors)[:3])
+        raise InputError(f"{path} is no known checkpoint of {', '.join(METHODS)} (keys: {some}, ...)")
+    tensors, options = _fitting(checkpoint, _read_backbone(backbone))
+    save_weights(out, tensors, method, {"options": options, "converted_from": path.name})
+    size = out.stat().st_size
+    if json_target != STANDARD_OUTPUT:
+        write_output(f"{out}: {method}, {len(tensors)} entries, {size / 2**20:.1f} MiB\n")
+    report = {"file": str(out), "method": method, "entries": len(tensors), "bytes": size, "options": options}
+    write_json(report, json_target)
+
+
+def _fitting(checkpoint: Checkpoint, backbone: Checkpoint | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors and options, after they were loaded into the network that they describe."""
+    name = recognize(checkpoint)
+    if name not in METHODS:
+        raise InputError(f"{checkpoint.path} holds weights of an unknown method {name!r}")
+    tensors, options = as_ours(checkpoint, backbone)
+    load_exactly(build(name, options), tensors, checkpoint.path)
+    return tensors, options
+
+
+def _read_backbone(path: Path | None) -> Checkpoint | None:
+    return None if path is None else read_checkpoint(path)
+
+
+def _count(tensors: dict[str, Any]) -> int:
+    return sum(value.numel() for name, value in tensors.items() if not name.endswith("num_batches_tracked"))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return "" if value is None else str(value)
