@@ -280,6 +280,8 @@ class TVOSTarget(Target):
         if labels is not None and labels.shape[-1] != 1 + len(object_ids):
             raise InputError(f"the state has {labels.shape[-1]} label channels for {len(object_ids)} objects")
         own = {n.removeprefix("history."): v for n, v in state.items() if n.startswith("history.")}
+        if {n for n in own if n.startswith("buffer.")} not in (set(), {"buffer.keys", "buffer.labels"}):
+            raise InputError(f"a history holds keys and labels, this state has {sorted(own)}")
         self.history.load_state_dict(own, device)
         self._object_ids, self._read = object_ids, None
 
