@@ -31,8 +31,8 @@ def odds_softmax(probabilities: torch.Tensor) -> torch.Tensor:
     return (p / (1 - p)).log().softmax(0)
 
 
-def winners_of_odds(objects: torch.Tensor) -> torch.Tensor:
-    """The aggregation of FRTM's authors: a softmax over the odds themselves, kept where a channel wins.
+def shares_of_odds(objects: torch.Tensor) -> torch.Tensor:
+    """The aggregation of FRTM's authors before anyone wins: a softmax over the odds themselves.
 
     The background is as probable as the most probable object is not. The exponent of the odds overflows
     unless the largest is subtracted first, which the softmax does.
@@ -41,11 +41,16 @@ def winners_of_odds(objects: torch.Tensor) -> torch.Tensor:
         objects: (K, H, W) float, the probability of each object for itself.
 
     Returns:
-        (1 + K, H, W), background first; the softmax value where a channel is the largest, else 0.
+        (1 + K, H, W), background first, summing to 1.
     """
     p = objects.clamp(CLAMP, 1 - CLAMP)
     p = torch.cat([(1 - p).min(0, keepdim=True).values, p])
-    shares = (p / (1 - p)).softmax(0)
+    return (p / (1 - p)).softmax(0)
+
+
+def winners_of_odds(objects: torch.Tensor) -> torch.Tensor:
+    """`shares_of_odds` where a channel is the largest, else 0."""
+    shares = shares_of_odds(objects)
     winner = shares.argmax(0, keepdim=True)
     return torch.zeros_like(shares).scatter_(0, winner, shares.gather(0, winner))
 

@@ -1,0 +1,9 @@
+"""FRTM: a small model of each object, learned on the spot, and a network that sharpens what it says.
+
+`method` holds options, extractor, decoder and the method; `target` and `memory` the state of a stream;
+`augmentation` makes the first frame's samples. How a target model learns is in `streamvos.nn.target_model`.
+"""
+
+from streamvos.methods.frtm.method import FRTM, FRTM_FAST, FRTMExtractor, FRTMOptions
+
+__all__ = ["FRTM", "FRTM_FAST", "FRTMExtractor", "FRTMOptions"]

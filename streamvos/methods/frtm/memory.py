@@ -1,0 +1,255 @@
+"""What FRTM knows of one object: its target model, the samples it learns from, and their sum.
+
+Learning needs the weighted sum of the normal equations of all samples. It is kept, and changed with every
+sample that comes or goes, so that an update costs the same whatever is remembered; a sample that gives way is
+subtracted, for which its projected features are kept. An insertion scales what was there by about 0.9, and
+with it the rounding errors of the sum: they do not pile up. The sum is kept, and solved for, in float64:
+normal equations square the condition of the problem, and it is too small for that to cost anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from streamvos.nn.conjugate_gradient import Directions
+from streamvos.nn.sample_weights import SampleWeights
+from streamvos.nn.target_model import (
+    LearningRule,
+    Samples,
+    TargetWeights,
+    learn_filters,
+    normal_equations,
+)
+from streamvos.types import InputError
+
+
+class Exchange(NamedTuple):
+    """How a sample enters a memory.
+
+    Attributes:
+        slot: where.
+        scale: what the sums are multiplied by.
+        gone: the weight with which the slot's old sample is then subtracted; 0 = it was empty.
+        new: the weight of the new sample.
+    """
+
+    slot: int
+    scale: float
+    gone: float
+    new: float
+
+
+class ObjectModel:
+    """One object's target model and memory.
+
+    Args:
+        weights: as fitted to the first frame.
+        projected: (n, c, h, w), the first frame's samples.
+        samples: of the n samples.
+        importance: of their slots, 0..n-1.
+
+    Attributes:
+        weights: of the target model.
+        frames: how many frames were tracked since the object's first.
+        importance: of every slot.
+        matrix, right: (9c, 9c) and (9c,) float64, the weighted sum of the samples' normal equations.
+        directions: what the last learning leaves to the next.
+    """
+
+    def __init__(
+        self, weights: TargetWeights, projected: torch.Tensor, samples: Samples, importance: SampleWeights
+    ):
+        self.weights, self.frames, self.importance = weights, 0, importance
+        self.directions: Directions | None = None
+        capacity, (h, w) = len(importance.values), projected.shape[-2:]
+        # not zeros: pages that nobody wrote to take no memory
+        self._projected = projected.new_empty(capacity, *projected.shape[1:])
+        self._samples = Samples(projected.new_empty(capacity, 9, h, w), projected.new_empty(capacity, h, w))
+        self.store(slice(0, len(projected)), projected, samples)
+        size = 9 * projected.shape[1]
+        self.matrix = projected.new_zeros(size, size, dtype=torch.float64)
+        self.right = projected.new_zeros(size, dtype=torch.float64)
+
+    @classmethod
+    def begin(
+        cls, weights: TargetWeights, projected: torch.Tensor, samples: Samples, importance: SampleWeights
+    ) -> ObjectModel:
+        """The model of an object on its first frame; see the class for the arguments."""
+        model = cls(weights, projected, samples, importance)
+        # one by one: in full they are some megabytes each
+        for k in range(len(projected)):
+            one = slice(k, k + 1)
+            matrix, right = normal_equations(projected[one], samples.part(one))
+            share = float(importance.values[k])
+            model.matrix.add_(matrix[0], alpha=share)
+            model.right.add_(right[0], alpha=share)
+        return model
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the features."""
+        return self._projected.shape[-2], self._projected.shape[-1]
+
+    def make_room(self) -> Exchange:
+        """Choose the slot of a new sample and say how the sums change; `remember` does the rest."""
+        before = self.importance.values.clone()
+        slot = self.importance.insert()
+        after = self.importance.values
+        gone = float(before[slot])
+        before[slot] = 0
+        heaviest = int(before.argmax())  # all that stay are scaled alike; this one has the most digits
+        scale = float(after[heaviest] / before[heaviest]) if before[heaviest] > 0 else 0.0
+        return Exchange(slot, scale, scale * gone, float(after[slot]))
+
+    def remembered(self, slot: int) -> tuple[torch.Tensor, Samples]:
+        """(1, c, h, w) and the sample, of one slot."""
+        part = slice(slot, slot + 1)
+        return self._projected[part], self._samples.part(part)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Tensors only; copies."""
+        filled = len(self.importance)
+        state = {
+            "projection": self.weights.projection,
+            "filter": self.weights.filter,
+            "projected": self._projected[:filled],
+            "stencil": self._samples.stencil[:filled],
+            "labels": self._samples.right[:filled],
+            "matrix": self.matrix,
+            "right": self.right,
+            "frames": torch.tensor(self.frames),
+        }
+        if self.directions is not None:
+            state |= {f"directions.{name}": value for name, value in self.directions._asdict().items()}
+        state |= {f"importance.{name}": value for name, value in self.importance.state_dict().items()}
+        return {name: value.clone() for name, value in state.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, torch.Tensor], importance: SampleWeights) -> ObjectModel:
+        """What `state_dict` described.
+
+        Args:
+            state: of one object.
+            importance: fresh, of the right capacity and rule.
+
+        Raises:
+            InputError: something is missing or does not fit together.
+        """
+        own = {n.removeprefix("importance."): v for n, v in state.items() if n.startswith("importance.")}
+        importance.load_state_dict(own)
+        _check_shapes(state, len(importance))
+        weights = TargetWeights(state["projection"].clone(), state["filter"].clone())
+        model = cls(weights, state["projected"], Samples(state["stencil"], state["labels"]), importance)
+        model.matrix, model.right = state["matrix"].clone(), state["right"].clone()
+        model.frames = int(state["frames"])
+        if "directions.direction" in state:
+            kept = (state[f"directions.{name}"].clone() for name in Directions._fields)
+            model.directions = Directions(*kept)
+        return model
+
+    def store(self, slots: slice, projected: torch.Tensor, samples: Samples) -> None:
+        """Put samples into slots; the sums are the caller's."""
+        self._projected[slots] = projected
+        for kept, value in zip(self._samples, samples, strict=True):
+            kept[slots] = value
+
+
+def remember(models: Sequence[ObjectModel], projected: torch.Tensor, samples: Samples) -> None:
+    """A sample for each of several objects.
+
+    Args:
+        models: the K objects.
+        projected: (K, c, h, w).
+        samples: of K samples.
+    """
+    changes = [model.make_room() for model in models]
+    replaced = [k for k, change in enumerate(changes) if change.gone > 0]
+    old = [models[k].remembered(changes[k].slot) for k in replaced]
+    all_projected = torch.cat([projected, *(features for features, _ in old)])
+    all_samples = Samples(
+        torch.cat([samples.stencil, *(sample.stencil for _, sample in old)]),
+        torch.cat([samples.right, *(sample.right for _, sample in old)]),
+    )
+    matrices, rights = normal_equations(all_projected, all_samples)
+    for k, (model, change) in enumerate(zip(models, changes, strict=True)):
+        terms = [(k, change.new)]
+        if change.gone > 0:
+            terms.append((len(models) + replaced.index(k), -change.gone))
+        for total, parts in ((model.matrix, matrices), (model.right, rights)):
+            total.mul_(change.scale)
+            for row, weight in terms:
+                total.add_(parts[row], alpha=weight)
+        one = slice(k, k + 1)
+        model.store(slice(change.slot, change.slot + 1), projected[one], samples.part(one))
+
+
+def learn(
+    models: Sequence[ObjectModel], iterations: int, rule: LearningRule
+) -> list[tuple[torch.Tensor, Directions | None]]:
+    """New filters for several objects, from their memories; nothing is changed.
+
+    Returns:
+        per object what `take_over` wants.
+    """
+    before = None
+    if rule.forgetting is not None:
+        kept = [model.directions or Directions.none(model.right[None]) for model in models]
+        before = Directions(*map(torch.cat, zip(*kept, strict=True)))
+    filters, directions = learn_filters(
+        torch.cat([model.weights.filter for model in models]),
+        [model.matrix for model in models],
+        torch.stack([model.right for model in models]),
+        iterations,
+        rule,
+        before,
+    )
+    answers: list[tuple[torch.Tensor, Directions | None]] = []
+    for k in range(len(models)):
+        part = slice(k, k + 1)
+        own = None if rule.forgetting is None else Directions(*(value[part] for value in directions))
+        answers.append((filters[part], own))
+    return answers
+
+
+def take_over(
+    models: Sequence[ObjectModel], learned: Sequence[tuple[torch.Tensor, Directions | None]]
+) -> None:
+    """Let the objects use what `learn` found."""
+    for model, (filters, directions) in zip(models, learned, strict=True):
+        model.weights = TargetWeights(model.weights.projection, filters)
+        model.directions = directions
+
+
+def _check_shapes(state: Mapping[str, torch.Tensor], filled: int) -> None:
+    names = ["projection", "filter", "projected", "stencil", "labels", "matrix", "right", "frames"]
+    if any(name.startswith("directions.") for name in state):
+        names += [f"directions.{name}" for name in Directions._fields]
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise InputError(f"the state of an object lacks {missing}")
+    projected = state["projected"]
+    if projected.ndim != 4 or state["projection"].ndim != 4 or not filled:
+        raise InputError(f"the state of an object holds features of shape {tuple(projected.shape)}")
+    _, channels, h, w = projected.shape
+    size = 9 * channels
+    expected: dict[str, tuple[int, ...]] = {
+        "projection": (channels, state["projection"].shape[1], 1, 1),
+        "filter": (1, channels, 3, 3),
+        "projected": (filled, channels, h, w),
+        "stencil": (filled, 9, h, w),
+        "labels": (filled, h, w),
+        "matrix": (size, size),
+        "right": (size,),
+        "frames": (),
+        "directions.direction": (1, size),
+        "directions.residual": (1, size),
+        "directions.rho": (1, 1),
+    }
+    for name in names:
+        if tuple(state[name].shape) != expected[name]:
+            raise InputError(
+                f"an object's {name} should be {expected[name]}, the state has {tuple(state[name].shape)}"
+            )

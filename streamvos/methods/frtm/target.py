@@ -1,0 +1,219 @@
+"""What FRTM does with one stream: start objects, score frames, learn from predictions.
+
+The networks are those of `streamvos.methods.frtm.method`; what is known of each object is an `ObjectModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from streamvos.methods.base import Target
+from streamvos.methods.frtm.augmentation import augment
+from streamvos.methods.frtm.memory import ObjectModel, learn, remember, take_over
+from streamvos.nn.target_model import Samples, TargetWeights, learn_both, make_samples, project, score
+from streamvos.types import MAX_OBJECT_ID, Evidence, Features, InputError
+
+if TYPE_CHECKING:
+    from streamvos.methods.frtm.method import FRTMExtractor, FRTMOptions
+
+TARGET_LEVEL = "layer4"
+"""What the target model sees; stride 16."""
+
+InitialWeights = Callable[[int, int, int], TargetWeights]
+"""(object id, channels of the features, channels of the target model) -> where learning starts."""
+
+
+def soft_labels(probabilities: torch.Tensor, options: FRTMOptions) -> torch.Tensor:
+    """(1 + K, H, W) as decoded to (K, H, W), what a target model learns: a winner's share where it wins."""
+    objects = probabilities[1:]
+    if options.aggregation != "youtube":
+        return objects
+    # every object's share is known everywhere, but only winners are learned from
+    winner = probabilities.argmax(0, keepdim=True) - 1
+    channels = torch.arange(len(objects), device=objects.device)[:, None, None]
+    return torch.where(winner == channels, objects, 0)
+
+
+class FRTMTarget(Target):
+    """The target models of one stream's objects.
+
+    An annotated object is learned anew from that frame; the others go on as if it were predicted.
+    """
+
+    def __init__(self, options: FRTMOptions, extractor: FRTMExtractor, initial_weights: InitialWeights):
+        self.options = options
+        self._extractor, self._initial_weights = extractor, initial_weights
+        self._models: dict[int, ObjectModel] = {}
+        self._size: tuple[int, int] | None = None
+        self._projections: torch.Tensor | None = None  # (K, c, C, 1, 1), of all objects
+        self._read: tuple[Features, torch.Tensor] | None = None  # the frame between read and write, projected
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        return tuple(self._models)
+
+    def annotate(
+        self,
+        features: Features,
+        label_map: torch.Tensor,
+        object_ids: tuple[int, ...],
+        named: tuple[int, ...] | None = None,
+        probabilities: torch.Tensor | None = None,
+    ) -> None:
+        new = object_ids if named is None else tuple(i for i in object_ids if i in named)
+        old = tuple(i for i in object_ids if i not in new)
+        if not set(old) <= self._models.keys():
+            raise InputError(f"objects {sorted(set(old) - self._models.keys())} have no mask yet; name them")
+        if old:
+            self._check(features)
+        if tuple(label_map.shape) != features.size:
+            raise InputError(f"the label map is {tuple(label_map.shape)}, the frame {features.size}")
+        if probabilities is not None and probabilities.shape != (1 + len(object_ids), *features.size):
+            raise InputError(
+                f"{len(object_ids)} objects, but probabilities of shape {tuple(probabilities.shape)}"
+            )
+        for i in new:
+            if not (label_map == i).any():
+                raise InputError(f"object {i} has no pixel to learn from")
+        started = {i: self._start(features, label_map == i, i) for i in new}
+        if old:
+            if probabilities is None:
+                soft = torch.stack([label_map == i for i in old]).to(features["frame"].dtype)
+            else:
+                soft = soft_labels(probabilities, self.options)[[object_ids.index(i) for i in old]]
+            self._remember(features, old, soft)
+        self._models = {i: started[i] if i in started else self._models[i] for i in object_ids}
+        self._size, self._projections, self._read = features.size, None, None
+
+    def read(self, features: Features) -> Evidence:
+        if not self._models:
+            raise InputError("nothing to look for yet; annotate a frame first")
+        self._check(features)
+        projected = self._project(features)
+        self._read = (features, projected)
+        filters = torch.cat([model.weights.filter for model in self._models.values()])
+        return Evidence({"scores": score(projected, filters)}, self.object_ids)
+
+    def write(self, features: Features, probabilities: torch.Tensor) -> None:
+        self._check(features)
+        if probabilities.shape != (1 + len(self._models), *features.size):
+            raise InputError(
+                f"{len(self._models)} objects, but probabilities of shape {tuple(probabilities.shape)}"
+            )
+        if self._models:
+            self._remember(features, self.object_ids, soft_labels(probabilities, self.options))
+        self._read = None
+
+    def forget(self, object_id: int) -> None:
+        if object_id not in self._models:
+            raise InputError(f"object {object_id} is not followed; known objects: {list(self._models)}")
+        self._models = {i: model for i, model in self._models.items() if i != object_id}
+        self._projections, self._read = None, None
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        state = {"object_ids": torch.tensor(self.object_ids, dtype=torch.int64)}
+        if self._size is not None:
+            state["size"] = torch.tensor(self._size, dtype=torch.int64)
+        for i, model in self._models.items():
+            state |= {f"{i}.{name}": value for name, value in model.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        if "object_ids" not in state:
+            raise InputError(f"this is no state of an FRTM target (keys {sorted(state)[:8]})")
+        ids = tuple(int(i) for i in state["object_ids"])
+        if list(ids) != sorted(set(ids)) or any(not 1 <= i <= MAX_OBJECT_ID for i in ids):
+            raise InputError(f"object ids must ascend within 1..{MAX_OBJECT_ID}, got {list(ids)}")
+        if ids and ("size" not in state or state["size"].shape != (2,)):
+            raise InputError("the state does not tell the size of its frames")
+        models = {}
+        for i in ids:
+            own = {n.removeprefix(f"{i}."): v for n, v in state.items() if n.startswith(f"{i}.")}
+            models[i] = ObjectModel.from_state(own, self.options.first_importance(1))
+        grids = {model.grid for model in models.values()}
+        if len(grids) > 1:
+            raise InputError(f"the state's objects have features of different sizes: {sorted(grids)}")
+        size = [int(side) for side in state["size"]] if "size" in state else None
+        self._models, self._size = models, None if size is None else (size[0], size[1])
+        self._projections, self._read = None, None
+
+    def _start(self, features: Features, mask: torch.Tensor, object_id: int) -> ObjectModel:
+        """The model of an object, from its mask (H, W) bool on its first frame."""
+        options = self.options
+        images, masks = self._augment(features["frame"], mask)
+        own = features[TARGET_LEVEL]
+        parts = images.split(options.objects_per_batch)
+        synthetic = [self._extractor.target_features(part).to(own.dtype) for part in parts]
+        x = _solvable(torch.cat([own, *synthetic]))
+        importance = options.first_importance(len(x))
+        shares = importance.values[: len(x)].to(x)
+        samples = self._samples(masks.to(x.dtype), (x.shape[-2], x.shape[-1]))
+        initial = self._initial_weights(object_id, x.shape[1], options.target_channels)
+        weights = learn_both(x, samples, shares, initial, options.init_iterations, options.rule)
+        model = ObjectModel.begin(weights, project(x, weights.projection), samples, importance)
+        if options.last_init_step == "authors":
+            take_over([model], learn([model], options.update_iterations, options.rule))
+        return model
+
+    def _augment(self, frame: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n - 1, 3, H, W) synthetic frames, and (n, H, W) the masks, the given one first."""
+        options = self.options
+        if options.augmentations == 1:
+            return frame[:0], mask[None]
+        image = (frame[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+        images, masks = augment(image, mask.cpu().numpy(), options.augmentations, options.fill, options.seed)
+        synthetic = torch.from_numpy(images[1:]).to(frame.device).permute(0, 3, 1, 2).to(frame.dtype) / 255
+        return synthetic, torch.from_numpy(masks).to(frame.device)
+
+    def _remember(self, features: Features, object_ids: tuple[int, ...], soft: torch.Tensor) -> None:
+        """A tracked frame: learn from the objects that are visible, and refit those whose turn it is.
+
+        Args:
+            features: of the frame.
+            object_ids: K of those followed.
+            soft: (K, H, W), where they were found.
+        """
+        every = self._project(features)
+        rows = [self.object_ids.index(i) for i in object_ids]
+        projected = every if len(rows) == len(every) else every[rows]
+        models = [self._models[i] for i in object_ids]
+        visible = ((soft > 0.5).sum((1, 2)) >= self.options.min_pixels).tolist()
+        for part in self._batches([k for k, seen in enumerate(visible) if seen]):
+            grid = (projected.shape[-2], projected.shape[-1])
+            samples = self._samples(soft[part].to(projected.dtype), grid)
+            remember([models[k] for k in part], projected[part], samples)
+        for model in models:
+            model.frames += 1
+        interval = self.options.update_interval
+        due = [k for k, model in enumerate(models) if visible[k] and model.frames % interval == 0]
+        for part in self._batches(due):
+            chosen = [models[k] for k in part]
+            take_over(chosen, learn(chosen, self.options.update_iterations, self.options.rule))
+
+    def _project(self, features: Features) -> torch.Tensor:
+        """(K, c, h, w), the frame as the target models of all objects see it."""
+        if self._read is not None and self._read[0] is features:
+            return self._read[1]
+        if self._projections is None:
+            self._projections = torch.stack([model.weights.projection for model in self._models.values()])
+        return project(_solvable(features[TARGET_LEVEL]), self._projections)
+
+    def _samples(self, labels: torch.Tensor, grid: tuple[int, int]) -> Samples:
+        options = self.options
+        return make_samples(labels, grid, options.least_share, options.min_pixels, options.pixel_weights)
+
+    def _batches(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        for start in range(0, len(rows), self.options.objects_per_batch):
+            yield list(rows[start : start + self.options.objects_per_batch])
+
+    def _check(self, features: Features) -> None:
+        if self._models and features.size != self._size:
+            raise InputError(f"the objects were given in frames of {self._size}, this one is {features.size}")
+
+
+def _solvable(features: torch.Tensor) -> torch.Tensor:
+    """In a precision that the target model can be fitted in."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
