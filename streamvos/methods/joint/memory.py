@@ -1,0 +1,292 @@
+"""What JOINT remembers of the objects that see the same pictures.
+
+With a window per object (the authors') every object has a memory of its own; with one window for all, those
+that were given on the same frame share one. A memory holds features and encoded masks of at most
+`memory_size` pictures, the filters that were fitted to them, and the keys of the encoded pictures, so that
+reading attends to them and encodes nothing.
+
+Encoding lets every remembered cell attend to all remembered cells. When one picture comes and another goes,
+the sums of that attention change by the shares of these two: a refresh costs a multiple of the pictures, not
+of their square. Every picture but the first is given up after a bounded number of exchanges, and the first is
+summed up anew by and by, so rounding cannot pile up. docs/methods.md, JOINT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from streamvos.methods.joint.label_encoder import Labels
+from streamvos.methods.joint.network import JOINTNetwork
+from streamvos.nn.few_shot import FewShotProblem, convolve, steepest_descent
+from streamvos.nn.precision import Precision, resolve_precision
+from streamvos.nn.sample_weights import SampleWeights
+from streamvos.nn.transformer import attention_sums, residual_norm
+from streamvos.types import InputError
+
+if TYPE_CHECKING:
+    from streamvos.methods.joint.method import JOINTOptions
+
+OF_PICTURES = ("induction", "transduction", "self_keys", "numerator", "denominator", "memory_keys", "carried")
+OF_OBJECTS = ("labels", "importance")
+SUMS = ("numerator", "denominator")
+
+
+class JOINTMemory:
+    """Pictures, masks and filters of K objects.
+
+    Args:
+        network: the weights.
+        options: of the method.
+        object_ids: the K ids.
+        grid: (h, w) cells of a picture.
+
+    Attributes:
+        frames: how many frames the objects have been followed, the first included.
+    """
+
+    def __init__(
+        self,
+        network: JOINTNetwork,
+        options: JOINTOptions,
+        object_ids: tuple[int, ...],
+        grid: tuple[int, int],
+    ):
+        self.network, self.options, self.object_ids, self.grid = network, options, object_ids, grid
+        self.frames = 1
+        self.weights = SampleWeights(
+            options.memory_size,
+            options.learning_rate,
+            torch.ones(1),
+            first_kept=True,
+            floor=options.first_weight_floor,
+        )
+        self.pictures = 0
+        self.filters = torch.empty(0)
+        self._stored: dict[str, torch.Tensor] = {}
+
+    @property
+    def _precision(self) -> Precision:
+        return resolve_precision(self.options.precision, self.filters.device)
+
+    @property
+    def capacity(self) -> int:
+        """Pictures for which there is room now; doubled when they need more."""
+        return len(self._stored["induction"]) if self._stored else 0
+
+    def begin(
+        self, induction: torch.Tensor, transduction: torch.Tensor, labels: Labels, filters: torch.Tensor
+    ) -> None:
+        """The first picture.
+
+        Args:
+            induction, transduction: (h*w, C).
+            labels: (K, D, h, w) each.
+            filters: (K, D, C, 3, 3), fitted to it.
+        """
+        self.filters = filters
+        self._store(0, induction, transduction, labels)
+        self._encode_all()
+
+    def read(self, induction: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """What both branches say about a picture.
+
+        Args:
+            induction: (h*w, C).
+            queries: (h*w, E).
+
+        Returns:
+            (K, D, h, w), the sum of both.
+        """
+        induced = convolve(induction[None], self.filters[None], self.grid)[0, :, 0]
+        keys, carried = (self._used(name).flatten(0, 1) for name in ("memory_keys", "carried"))
+        numerator, denominator = attention_sums(queries, keys, carried)
+        transduced = (numerator / denominator).t().reshape_as(induced)
+        return induced + transduced
+
+    def is_due(self) -> bool:
+        """Whether this frame is remembered."""
+        return (self.frames + 1) % self.options.update_interval == 0
+
+    def remember(self, induction: torch.Tensor, transduction: torch.Tensor, labels: Labels) -> None:
+        """Take a picture in, in the place of the oldest but the first if there is no room; learn.
+
+        Args:
+            induction, transduction: (h*w, C).
+            labels: (K, D, h, w) each, of the predicted masks.
+        """
+        slot = self.weights.insert()
+        gone = None
+        if slot < self.pictures and self.options.refresh == "incremental":
+            gone = self._stored["self_keys"][slot].clone(), self._stored["transduction"][slot].clone()
+        self._store(slot, induction, transduction, labels)
+        if self.options.refresh == "incremental":
+            self._exchange(slot, gone)
+        else:
+            self._encode_all()
+        self._learn()
+
+    def drop(self, object_id: int) -> None:
+        """Forget one of several objects."""
+        keep = [k for k, i in enumerate(self.object_ids) if i != object_id]
+        count = len(self.object_ids)
+        self.filters = self.filters[keep]
+        for name in OF_OBJECTS:
+            self._stored[name] = self._stored[name][:, keep]
+        carried = self._stored["carried"].unflatten(2, (count, -1))
+        self._stored["carried"] = carried[:, :, keep].flatten(2)
+        self.object_ids = tuple(self.object_ids[k] for k in keep)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Tensors only, of the pictures there are."""
+        state = {name: self._used(name).clone() for name in self._stored}
+        state |= {f"weights.{name}": value for name, value in self.weights.state_dict().items()}
+        state["filters"] = self.filters.clone()
+        state["frames"] = torch.tensor(self.frames)
+        state["object_ids"] = torch.tensor(self.object_ids)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `state_dict` gave; the ids are those of the constructor.
+
+        Raises:
+            InputError: something is missing or does not fit; this memory is then of no use.
+        """
+        missing = {*OF_PICTURES, *OF_OBJECTS, "filters", "frames"} - state.keys()
+        if missing:
+            raise InputError(f"the state of a JOINT memory lacks {sorted(missing)}")
+        pictures, shapes = len(state["induction"]), self._shapes()
+        if not 1 <= pictures <= self.options.memory_size:
+            raise InputError(
+                f"the state remembers {pictures} pictures, room is for {self.options.memory_size}"
+            )
+        for name, shape in shapes.items():
+            if tuple(state[name].shape) != (pictures, *shape):
+                raise InputError(
+                    f"{name} of the state is {tuple(state[name].shape)}, expected {(pictures, *shape)}"
+                )
+        if tuple(state["filters"].shape) != self._filter_shape():
+            raise InputError(
+                f"the state's filters are {tuple(state['filters'].shape)}, expected {self._filter_shape()}"
+            )
+        self.weights.load_state_dict(
+            {n.removeprefix("weights."): v for n, v in state.items() if n.startswith("weights.")}
+        )
+        if len(self.weights) != pictures:
+            raise InputError(f"the state has {len(self.weights)} weights for {pictures} pictures")
+        self._stored = {name: state[name].clone() for name in shapes}
+        self.filters, self.pictures, self.frames = state["filters"].clone(), pictures, int(state["frames"])
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        (h, w), count, labels = self.grid, len(self.object_ids), self.network.labels
+        keys, channels = self.network.transformer.self_attention.weight.shape
+        of_cells = {
+            "induction": channels,
+            "transduction": channels,
+            "numerator": channels,
+            "self_keys": keys,
+            "memory_keys": keys,
+            "denominator": 1,
+            "carried": count * labels,
+        }
+        return {
+            **{name: (h * w, width) for name, width in of_cells.items()},
+            **dict.fromkeys(OF_OBJECTS, (count, labels, h, w)),
+        }
+
+    def _filter_shape(self) -> tuple[int, ...]:
+        channels = self.network.learner.adjust.out_channels
+        return (len(self.object_ids), self.network.labels, channels, 3, 3)
+
+    def _used(self, name: str) -> torch.Tensor:
+        return self._stored[name][: self.pictures]
+
+    def _store(self, slot: int, induction: torch.Tensor, transduction: torch.Tensor, labels: Labels) -> None:
+        if slot >= self.capacity:
+            self._grow(induction)
+        self.pictures = max(self.pictures, slot + 1)
+        new = {
+            "induction": induction,
+            "transduction": transduction,
+            "self_keys": self.network.transformer.self_keys(transduction),
+            "labels": labels.induction,
+            "importance": labels.importance,
+            "carried": labels.transduction.permute(2, 3, 0, 1).flatten(2).flatten(0, 1),
+        }
+        for name, value in new.items():
+            self._stored[name][slot] = value
+
+    def _grow(self, like: torch.Tensor) -> None:
+        room = min(max(2 * self.capacity, 1), self.options.memory_size)
+        for name, shape in self._shapes().items():
+            larger = like.new_empty(room, *shape)
+            if self.pictures:
+                larger[: self.pictures] = self._used(name)
+            self._stored[name] = larger
+
+    def _exchange(self, slot: int, gone: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        """Bring the attention among the pictures up to date with the new one in `slot`.
+
+        Args:
+            slot: of the new picture.
+            gone: keys and values of the one that was there before.
+        """
+        for other in range(self.pictures):
+            if other == slot:
+                continue
+            sums = self._sums(other, slice(None), slot)
+            if gone is not None:
+                queries = self._stored["self_keys"][other]
+                sums = _minus(sums, attention_sums(queries, *gone, self._precision))
+            for name, change in zip(SUMS, sums, strict=True):
+                self._stored[name][other] += change
+        self._encode(slot, slice(None))
+        if gone is not None:
+            # slots are given up in turn: after a round of them all cells of the first picture are exact again
+            cells, rounds = self.grid[0] * self.grid[1], self.options.memory_size - 1
+            self._encode(0, slice(cells * (slot - 1) // rounds, cells * slot // rounds))
+        self._make_memory_keys()
+
+    def _encode_all(self) -> None:
+        for slot in range(self.pictures):
+            self._encode(slot, slice(None))
+        self._make_memory_keys()
+
+    def _encode(self, slot: int, cells: slice) -> None:
+        """Sums over all pictures for some cells of one."""
+        for name in SUMS:
+            self._stored[name][slot, cells] = 0
+        for other in range(self.pictures):
+            for name, share in zip(SUMS, self._sums(slot, cells, other), strict=True):
+                self._stored[name][slot, cells] += share
+
+    def _sums(self, slot: int, cells: slice, other: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What some cells of one picture see in another (or in their own)."""
+        keys, values = self._stored["self_keys"], self._stored["transduction"]
+        return attention_sums(keys[slot, cells], keys[other], values[other], self._precision)
+
+    def _make_memory_keys(self) -> None:
+        for slot in range(self.pictures):  # one at a time, so that little else is in memory
+            attended = self._stored["numerator"][slot] / self._stored["denominator"][slot]
+            encoded = residual_norm(self._stored["transduction"][slot], attended)
+            self._stored["memory_keys"][slot] = self.network.transformer.memory_keys(encoded)
+
+    def _learn(self) -> None:
+        gamma = self.weights.values[: self.pictures].to(self.filters)
+        problem = FewShotProblem(
+            self._used("induction").flatten(0, 1)[None],
+            self._used("labels").transpose(0, 1)[None],
+            (self._used("importance") * gamma[:, None, None, None, None]).transpose(0, 1)[None],
+            self.grid,
+        )
+        regularization = self.network.learner.regularization
+        steps = self.options.update_iterations
+        self.filters = steepest_descent(self.filters[None], problem, regularization, steps)[0]
+
+
+def _minus(
+    sums: tuple[torch.Tensor, torch.Tensor], others: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return sums[0] - others[0], sums[1] - others[1]

@@ -1,0 +1,206 @@
+"""JOINT: filters that were fitted to the object and attention to past frames, decoded together.
+
+    method = JOINT(JOINTOptions())          # the authors' network and settings, random weights
+    target = method.target()
+
+Every object is looked for in a window of its own, about five times its size. There, a few filters that
+learned the object (induction) and attention to remembered windows (transduction) each put out an encoding
+of its mask; a segmentation network turns their sum into a mask, and the objects compete for the pixels.
+Every few frames a window and its mask are remembered, the filters learn on, and the remembered windows are
+encoded anew; between these refreshes nothing about the memory is computed twice.
+
+Source: Mao, Wang, Zhou, Li, Joint Inductive and Transductive Learning for Video Object Segmentation, ICCV
+2021. Numbers and defaults are those of the authors' code with its DAVIS configuration; where the paper
+differs there is an option (docs/methods.md, JOINT).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+from streamvos.methods.base import Method
+from streamvos.methods.joint.crops import OUTSIDE, STRIDE, paste, spread
+from streamvos.methods.joint.network import LEVELS, JOINTNetwork
+from streamvos.methods.joint.target import BRANCHES, JOINTTarget
+from streamvos.nn.aggregation import insert_given_channels, merge_logits
+from streamvos.nn.precision import PrecisionChoice, in_precision
+from streamvos.types import Annotation, Evidence, Features
+
+MEAN = (102.9801, 115.9465, 122.7717)
+"""Of blue, green and red, 0..255: what Detectron's Caffe models subtract."""
+
+
+class JOINTNetworkOptions(BaseModel):
+    """Shape of the networks; see `streamvos.nn.joint_network.JOINTNetwork`. The defaults are the authors'."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    depth: Literal[18, 34, 50, 101] = 50
+    planes: tuple[int, int, int, int] = (64, 128, 256, 512)
+    channels: int = Field(512, ge=1)
+    keys: int = Field(128, ge=1)
+    labels: int = Field(16, ge=1)
+    label_widths: tuple[int, int, int] = (16, 32, 64)
+    widths: tuple[int, int, int, int] = (256, 128, 128, 64)
+
+
+class JOINTOptions(BaseModel):
+    """Everything about JOINT that is not a weight. The defaults are the authors', for DAVIS.
+
+    Attributes:
+        network: see `JOINTNetworkOptions`.
+        window: "object" looks for each object in a window of its own (the authors); "frame" sees the whole
+            frame once for all objects, so that backbone and memory cost the same for one object and for many.
+        crop_size: (h, w) to which windows are resized; multiples of 16.
+        search_factor: side of a window in those of the object.
+        box: the size of the first box is the difference of its outermost rows and columns ("authors"), or
+            one more ("pixels").
+        scale_limits: by how much the size of an object may change from frame to frame.
+        visible: a prediction of fewer pixels (the sum of its probabilities) does not move the window.
+        update_interval: T, every so many frames one is remembered. The authors: 3 for DAVIS, 5 for
+            YouTube-VOS (and in the paper).
+        memory_size: N, how many frames are remembered; the first always, then the most recent.
+        learning_rate: weight of the first sample that is added for the learner.
+        first_weight_floor: the least weight of the first frame for the learner (not in the paper).
+        init_iterations: steps of the learner on the first frame.
+        update_iterations: steps on every frame that is remembered.
+        merging: "authors" lets even a single object compete with the background, which sharpens its
+            probability to sigmoid(2 s); "sigmoid" takes sigmoid(s) for a single object.
+        refresh: "incremental" adds the new frame's share to the encoding of the memory and takes that of the
+            oldest away; "whole" encodes everything anew, which costs the square of the frames.
+        objects_at_once: how many windows pass the networks together.
+        precision: "bfloat16" runs backbone, feature layers and decoder under autocast and rounds what the
+            self-attention sums up; similarities, the attention that carries labels, and the learner stay
+            float32. "auto" does so where the device has instructions for it. The authors' is "float32".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    network: JOINTNetworkOptions = JOINTNetworkOptions()
+    window: Literal["object", "frame"] = "object"
+    crop_size: tuple[int, int] = (480, 832)
+    search_factor: float = Field(5.0, gt=0)
+    box: Literal["authors", "pixels"] = "authors"
+    scale_limits: tuple[float, float] = (0.95, 1.1)
+    visible: float = Field(100.0, ge=0)
+    update_interval: int = Field(3, ge=1)
+    memory_size: int = Field(20, ge=2, le=254)
+    learning_rate: float = Field(0.1, gt=0, lt=1)
+    first_weight_floor: float = Field(0.25, ge=0, lt=1)
+    init_iterations: int = Field(20, ge=1)
+    update_iterations: int = Field(3, ge=0)
+    merging: Literal["authors", "sigmoid"] = "authors"
+    refresh: Literal["incremental", "whole"] = "incremental"
+    objects_at_once: int = Field(4, ge=1)
+    precision: PrecisionChoice = "float32"
+
+    @model_validator(mode="after")
+    def _numbers_must_make_sense(self) -> JOINTOptions:
+        if min(self.crop_size) < 2 * STRIDE or any(side % STRIDE for side in self.crop_size):
+            raise ValueError(f"crop_size must be two multiples of {STRIDE}, at least {2 * STRIDE}")
+        if not 0 < self.scale_limits[0] <= 1 <= self.scale_limits[1]:
+            raise ValueError("scale_limits must be 0 < least <= 1 <= most")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w): cells of a crop."""
+        return self.crop_size[0] // STRIDE, self.crop_size[1] // STRIDE
+
+
+class JOINTExtractor(nn.Module):
+    """What is the same for every object.
+
+    With a window per object that is the frame alone: "frame" (B, 3, H, W), BGR, 0..255, mean subtracted. With
+    one window for all it is what the networks make of the resized frame: "layer1" ... "layer4" and, as
+    (B, C, h, w), the "induction" and "transduction" features of the branches.
+    """
+
+    mean: torch.Tensor
+
+    def __init__(self, network: JOINTNetwork, options: JOINTOptions):
+        super().__init__()
+        self.options = options
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.network = network if options.window == "frame" else None
+
+    def forward(self, frames: torch.Tensor) -> Features:
+        size = (frames.shape[-2], frames.shape[-1])
+        prepared = frames.flip(1) * 255 - self.mean
+        if self.network is None:
+            return Features({"frame": prepared}, size)
+        resized = F.interpolate(prepared, self.options.crop_size, mode="bilinear", align_corners=False)
+        with in_precision(self.options.precision, frames.device):
+            view = self.network.see(resized.contiguous(memory_format=torch.channels_last))
+        maps = {name: layer.to(frames.dtype) for name, layer in view.layers.items()}
+        for name in BRANCHES:
+            tokens: torch.Tensor = getattr(view, name)
+            maps[name] = tokens.transpose(1, 2).unflatten(2, self.options.grid).contiguous()
+        return Features(maps, size)
+
+
+class JOINTDecoder:
+    """Encodings to probabilities: segmentation network, back into the frame, competition."""
+
+    def __init__(self, network: JOINTNetwork, options: JOINTOptions):
+        self.network, self.options = network, options
+
+    def __call__(
+        self, features: Features, evidence: Evidence, annotation: Annotation | None = None
+    ) -> torch.Tensor:
+        """See `streamvos.methods.base.Decoder`."""
+        logits = self.logits(features, evidence)
+        if annotation is not None:
+            logits = insert_given_channels(
+                logits, evidence.object_ids, annotation, low=OUTSIDE, high=-OUTSIDE
+            )
+        if self.options.merging == "sigmoid" and len(logits) == 1:
+            probability = logits.sigmoid()
+            return torch.cat([1 - probability, probability])
+        return merge_logits(logits)
+
+    def logits(self, features: Features, evidence: Evidence) -> torch.Tensor:
+        """(K, H, W) float32, each object for itself; -100 outside its window."""
+        encoding, at_once = evidence["encoding"], self.options.objects_at_once
+        shared = self.options.window == "frame"
+        maps = features.maps if shared else evidence.maps
+        parts = []
+        for start in range(0, len(encoding), at_once):
+            chosen = slice(start, start + at_once)
+            layers = {name: maps[name] if shared else maps[name][chosen] for name in LEVELS}
+            with in_precision(self.options.precision, encoding.device):
+                scores = self.network.decoder(encoding[chosen], layers, self.options.crop_size).float()
+            parts.append(
+                spread(scores, features.size)
+                if shared
+                else paste(scores, evidence["boxes"][chosen], features.size)
+            )
+        return torch.cat(parts)
+
+
+class JOINT(Method):
+    """Mao et al., ICCV 2021; see the head of this file."""
+
+    name = "joint"
+    options: JOINTOptions
+
+    def __init__(self, options: JOINTOptions | None = None):
+        super().__init__()
+        self.options = options or JOINTOptions()
+        self.network = JOINTNetwork(**self.options.network.model_dump())
+        # what CPUs and tensor cores like; the values stay
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.extractor = JOINTExtractor(self.network, self.options)
+        self.decoder = JOINTDecoder(self.network, self.options)
+
+    @property
+    def networks(self) -> nn.Module:
+        return self.network
+
+    def target(self) -> JOINTTarget:
+        return JOINTTarget(self.network, self.options)

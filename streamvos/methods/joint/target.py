@@ -1,0 +1,284 @@
+"""The state of a stream in JOINT: where each object is looked for, and what is remembered of it.
+
+The order of things is the authors': a frame is read in the windows that the last one left behind; when its
+probabilities are known it is remembered if that is due (and then the filters learn on and the memory is
+encoded anew), and the windows move. All of that happens when writing, so that reading finds it done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from streamvos.methods.base import Target
+from streamvos.methods.joint.crops import (
+    TargetState,
+    Windows,
+    begin,
+    cut_image,
+    cut_masks,
+    first_windows,
+    follow,
+    search_windows,
+    whole_window,
+)
+from streamvos.methods.joint.label_encoder import Labels
+from streamvos.methods.joint.memory import JOINTMemory
+from streamvos.methods.joint.network import JOINTNetwork, View
+from streamvos.nn.few_shot import FewShotProblem, steepest_descent
+from streamvos.nn.precision import in_precision, resolve_precision
+from streamvos.types import Evidence, Features, InputError
+
+if TYPE_CHECKING:
+    from streamvos.methods.joint.method import JOINTOptions
+
+BRANCHES = ("induction", "transduction")
+
+
+class Seen(NamedTuple):
+    """A frame as the target saw it, kept from reading to writing.
+
+    Attributes:
+        object_ids: the K objects.
+        view: a row for each of them, or one for all.
+        windows: K.
+    """
+
+    object_ids: tuple[int, ...]
+    view: View
+    windows: Windows
+
+
+class JOINTTarget(Target):
+    """Windows and memories of the objects of one stream."""
+
+    def __init__(self, network: JOINTNetwork, options: JOINTOptions):
+        self.network, self.options = network, options
+        self.memories: list[JOINTMemory] = []
+        self.state: TargetState | None = None  # rows in the order of the ids
+        self._object_ids: tuple[int, ...] = ()
+        self._seen: Seen | None = None
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        return self._object_ids
+
+    def annotate(
+        self,
+        features: Features,
+        label_map: torch.Tensor,
+        object_ids: tuple[int, ...],
+        named: tuple[int, ...] | None = None,
+        probabilities: torch.Tensor | None = None,
+    ) -> None:
+        given = tuple(object_ids) if named is None else tuple(i for i in object_ids if i in named)
+        kept = tuple(i for i in self._object_ids if i in object_ids and i not in given)
+        if len(given) + len(kept) != len(object_ids):
+            raise InputError(f"of the objects {list(object_ids)} only {[*kept, *given]} are given or known")
+        masks = (label_map[None] == torch.tensor(object_ids, device=label_map.device)[:, None, None]).float()
+        soft = masks if probabilities is None else probabilities[1:]
+        if soft.shape != masks.shape:
+            raise InputError(f"probabilities are {tuple(soft.shape)}, expected {tuple(masks.shape)}")
+        new = None
+        if given:
+            new = self._begin(features, masks[[object_ids.index(i) for i in given]], given)
+        for i in set(self._object_ids) - set(kept):
+            self._drop(i)
+        # tracked first, as the authors' wrapper does, and then joined by the new ones
+        if kept:
+            self._advance(features, soft[[object_ids.index(i) for i in kept]])
+        if new is not None:
+            self._join(given, *new)
+        self._seen = None
+
+    def read(self, features: Features) -> Evidence:
+        seen = self._look(features, with_layers=True)
+        tokens = seen.view.transduction
+        queries = self.network.transformer.queries(
+            tokens, resolve_precision(self.options.precision, tokens.device)
+        )
+        said: dict[int, torch.Tensor] = {}
+        for memory in self.memories:
+            row = self._row(seen, memory)
+            answer = memory.read(seen.view.induction[row], queries[row])
+            said |= dict(zip(memory.object_ids, answer, strict=True))
+        maps = {"encoding": torch.stack([said[i] for i in self._object_ids])}
+        if self.options.window == "object":
+            maps |= {**seen.view.layers, "boxes": seen.windows.boxes()}
+        self._seen = seen._replace(view=seen.view._replace(layers={}))
+        return Evidence(maps, self._object_ids)
+
+    def write(self, features: Features, probabilities: torch.Tensor) -> None:
+        expected = (1 + len(self._object_ids), *features.size)
+        if not self._object_ids or tuple(probabilities.shape) != expected:
+            raise InputError(f"probabilities are {tuple(probabilities.shape)}, expected {expected}, K > 0")
+        self._advance(features, probabilities[1:])
+        self._seen = None
+
+    def forget(self, object_id: int) -> None:
+        if object_id not in self._object_ids:
+            raise InputError(f"object {object_id} is not followed; known objects: {list(self._object_ids)}")
+        self._drop(object_id)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        state = {"object_ids": torch.tensor(self._object_ids, dtype=torch.int64)}
+        if self.state is not None:
+            state |= {f"state.{name}": value.clone() for name, value in vars(self.state).items()}
+        for number, memory in enumerate(self.memories):
+            state |= {f"memory.{number}.{name}": value for name, value in memory.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        if "object_ids" not in state:
+            raise InputError(f"this is no state of a JOINT target (keys {sorted(state)[:8]})")
+        ids = tuple(int(i) for i in state["object_ids"])
+        memories: list[JOINTMemory] = []
+        while f"memory.{len(memories)}.object_ids" in state:
+            prefix = f"memory.{len(memories)}."
+            own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+            members = tuple(int(i) for i in own["object_ids"])
+            memory = JOINTMemory(self.network, self.options, members, self.options.grid)
+            memory.load_state_dict(own)
+            memories.append(memory)
+        if sorted(i for memory in memories for i in memory.object_ids) != list(ids):
+            raise InputError(f"the memories of the state are not those of the objects {list(ids)}")
+        self.state = _target_state(state, len(ids))
+        self.memories, self._object_ids, self._seen = memories, ids, None
+
+    def _begin(
+        self, features: Features, masks: torch.Tensor, ids: tuple[int, ...]
+    ) -> tuple[list[JOINTMemory], TargetState]:
+        """Memories and next state of objects given on this frame; this target is not changed.
+
+        Args:
+            features: of the frame.
+            masks: (K, H, W) of the objects, 0 or 1.
+            ids: K, ascending.
+        """
+        options = self.options
+        state = begin(masks, options.search_factor**2, options.crop_size, options.box)
+        if options.window == "frame":
+            windows = whole_window(len(ids), features.size, options.crop_size, masks)
+            view, groups = self._shared_view(features), [ids]
+        else:
+            windows = first_windows(state, features.size, options.crop_size)
+            view, groups = self._see(features, windows), [(i,) for i in ids]
+        # sequences x objects: features of their own for each object, or the same for all
+        labels = self._encode(masks, windows, (len(groups), -1))
+        problem = FewShotProblem(
+            view.induction, labels.induction[:, :, None], labels.importance[:, :, None], options.grid
+        )
+        filters = steepest_descent(
+            self.network.no_filters(len(groups), labels.induction.shape[1], view.induction),
+            problem,
+            self.network.learner.regularization,
+            options.init_iterations,
+        )
+        memories = []
+        for k, members in enumerate(groups):
+            memory = JOINTMemory(self.network, options, members, options.grid)
+            own = Labels(*(part[k] for part in labels))
+            memory.begin(view.induction[k], view.transduction[k], own, filters[k])
+            memories.append(memory)
+        return memories, follow(state, masks, options.visible, options.scale_limits)
+
+    def _join(self, ids: tuple[int, ...], memories: list[JOINTMemory], state: TargetState) -> None:
+        """Follow these objects too."""
+        everyone = (*self._object_ids, *ids)
+        order = sorted(range(len(everyone)), key=everyone.__getitem__)
+        states = [state] if self.state is None else [self.state, state]
+        self.state = TargetState.join(states).pick(order)
+        self.memories = [*self.memories, *memories]
+        self._object_ids = tuple(everyone[k] for k in order)
+
+    def _advance(self, features: Features, probabilities: torch.Tensor) -> None:
+        """Remember this frame where that is due, then see where the objects are now.
+
+        Args:
+            features: of the frame.
+            probabilities: (K, H, W) of the objects of this target.
+        """
+        assert self.state is not None
+        seen = self._seen or self._look(features)
+        for memory in self.memories:
+            memory.frames += 1
+        due = [memory for memory in self.memories if memory.is_due()]
+        if due:
+            ids = [i for memory in due for i in memory.object_ids]
+            masks = probabilities[[self._object_ids.index(i) for i in ids]]
+            windows = seen.windows.pick([seen.object_ids.index(i) for i in ids])
+            labels = self._encode(masks, windows, (-1,))
+            counts = [len(memory.object_ids) for memory in due]
+            for memory, *own in zip(due, *(part.split(counts) for part in labels), strict=True):
+                row = self._row(seen, memory)
+                memory.remember(seen.view.induction[row], seen.view.transduction[row], Labels(*own))
+        self.state = follow(self.state, probabilities, self.options.visible, self.options.scale_limits)
+
+    def _drop(self, object_id: int) -> None:
+        assert self.state is not None
+        for memory in self.memories:
+            if object_id in memory.object_ids and len(memory.object_ids) > 1:
+                memory.drop(object_id)
+        self.memories = [memory for memory in self.memories if memory.object_ids != (object_id,)]
+        keep = [k for k, i in enumerate(self._object_ids) if i != object_id]
+        self.state = self.state.pick(keep)
+        self._object_ids = tuple(self._object_ids[k] for k in keep)
+
+    def _look(self, features: Features, with_layers: bool = False) -> Seen:
+        """The windows of the present frame, and what the networks make of them."""
+        if self.state is None or not self._object_ids:
+            raise InputError("nothing to look for yet; annotate a frame first")
+        options, count = self.options, len(self._object_ids)
+        if options.window == "frame":
+            windows = whole_window(count, features.size, options.crop_size, self.state.center)
+            return Seen(self._object_ids, self._shared_view(features), windows)
+        windows = search_windows(self.state, features.size, options.crop_size)
+        return Seen(self._object_ids, self._see(features, windows, with_layers), windows)
+
+    def _see(self, features: Features, windows: Windows, with_layers: bool = False) -> View:
+        """A window for every object, a few of them at a time through the networks."""
+        frame, parts = features["frame"], []
+        for start in range(0, len(windows.corner), self.options.objects_at_once):
+            crops = cut_image(frame, windows.pick(slice(start, start + self.options.objects_at_once)))
+            with in_precision(self.options.precision, frame.device):
+                view = self.network.see(crops.contiguous(memory_format=torch.channels_last))
+            parts.append(view if with_layers else view._replace(layers={}))
+        if len(parts) == 1:
+            return parts[0]
+        return View(
+            {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers},
+            torch.cat([part.induction for part in parts]),
+            torch.cat([part.transduction for part in parts]),
+        )
+
+    def _shared_view(self, features: Features) -> View:
+        """One window for all objects: the extractor has seen it."""
+        tokens = [features[name].flatten(2).transpose(1, 2).contiguous() for name in BRANCHES]
+        return View({}, *tokens)
+
+    def _row(self, seen: Seen, memory: JOINTMemory) -> int:
+        return 0 if self.options.window == "frame" else seen.object_ids.index(memory.object_ids[0])
+
+    def _encode(self, masks: torch.Tensor, windows: Windows, shape: tuple[int, ...]) -> Labels:
+        """Masks (K, H, W) in their windows, encoded: each (*shape, D, h, w), K spread over `shape`."""
+        crops = cut_masks(masks.to(self.network.dtype), windows)[:, None]
+        parts = [self.network.label_encoder(some) for some in crops.split(self.options.objects_at_once)]
+        return Labels(*(torch.cat(each).unflatten(0, shape) for each in zip(*parts, strict=True)))
+
+
+def _target_state(state: Mapping[str, torch.Tensor], count: int) -> TargetState | None:
+    """Windows out of a state dict.
+
+    Raises:
+        InputError: they are missing, or not those of `count` objects.
+    """
+    if not count:
+        return None
+    shapes = {"center": (count, 2), "scale": (count,), "base": (count, 2)}
+    for name, shape in shapes.items():
+        value = state.get(f"state.{name}")
+        if value is None or tuple(value.shape) != shape:
+            raise InputError(f"the state's {name} is not of shape {shape}")
+    return TargetState(*(state[f"state.{name}"].clone() for name in shapes))
