@@ -1,0 +1,166 @@
+"""What a FEELVOS target remembers: references of all objects, and the previous frame.
+
+    memory = Memory(object_ids=(1, 4), grid=(120, 214), ...)
+    cells, labels = memory.candidates()                 # of global matching
+    memory = memory.without(4)
+
+It is a value: a target replaces it as a whole, so that a call that fails leaves the old one in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from streamvos.types import MAX_OBJECT_ID, VOID, InputError
+
+_TENSORS = (
+    "annotated",
+    "annotated_labels",
+    "older",
+    "older_labels",
+    "previous",
+    "previous_labels",
+    "previous_probabilities",
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """All that a target remembers. It is replaced, never changed.
+
+    The references of an object are its cells in the frame in which it was given last; that of the background
+    are the background's cells in the frame annotated last, since a new object was background before.
+    What other objects held there, by prediction, is kept too: it becomes background if they are forgotten.
+
+    Attributes:
+        object_ids: ascending.
+        grid: (h, w).
+        annotated: (h*w, C), embedding of the frame annotated last.
+        annotated_labels: (h*w,) int64, ids, 0 or void.
+        given: the ids whose reference lies in that frame.
+        older, older_labels: (N, C) and (N,) int64, the references that lie in frames before it.
+        previous: (h*w, C), embedding of the previous frame.
+        previous_labels: (h*w,) int64, ids, 0 or void.
+        previous_probabilities: (1 + K, h*w); (0, 0) where `previous` is "hard".
+    """
+
+    object_ids: tuple[int, ...]
+    grid: tuple[int, int]
+    annotated: torch.Tensor
+    annotated_labels: torch.Tensor
+    given: tuple[int, ...]
+    older: torch.Tensor
+    older_labels: torch.Tensor
+    previous: torch.Tensor
+    previous_labels: torch.Tensor
+    previous_probabilities: torch.Tensor
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The ids with the background."""
+        return (0, *self.object_ids)
+
+    def candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, C) and (N,): the cells of all references and what they belong to; void those of none."""
+        known = torch.tensor((0, *self.given), device=self.annotated_labels.device)
+        labels = self.annotated_labels.where(torch.isin(self.annotated_labels, known), VOID)
+        return torch.cat([self.annotated, self.older]), torch.cat([labels, self.older_labels])
+
+    def references(self, ids: set[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, C) and (N,): the candidates of these objects only."""
+        cells, labels = self.candidates()
+        wanted = torch.isin(labels, torch.tensor(sorted(ids), dtype=torch.int64, device=labels.device))
+        return cells[wanted], labels[wanted]
+
+    def without(self, object_id: int) -> Memory:
+        """What would be remembered had this object, of `object_ids`, never been followed."""
+        channel, others = self.channels.index(object_id), self.older_labels != object_id
+        soft = self.previous_probabilities
+        if len(soft):
+            soft = torch.cat([soft[:1] + soft[channel], soft[1:channel], soft[channel + 1 :]])
+        return replace(
+            self,
+            object_ids=tuple(i for i in self.object_ids if i != object_id),
+            given=tuple(i for i in self.given if i != object_id),
+            annotated_labels=self.annotated_labels.masked_fill(self.annotated_labels == object_id, 0),
+            older=self.older[others],
+            older_labels=self.older_labels[others],
+            previous_labels=self.previous_labels.masked_fill(self.previous_labels == object_id, 0),
+            previous_probabilities=soft,
+        )
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Everything, as tensors; `load_memory` makes it a memory again."""
+        lists = {"object_ids": self.object_ids, "grid": self.grid, "given": self.given}
+        state = {name: torch.tensor(value, dtype=torch.int64) for name, value in lists.items()}
+        return state | {name: getattr(self, name) for name in _TENSORS}
+
+
+def load_memory(state: Mapping[str, torch.Tensor], soft: bool) -> Memory:
+    """The memory that a state dict describes.
+
+    Args:
+        state: what `Memory.state_dict` gave.
+        soft: whether the target remembers probabilities.
+
+    Raises:
+        InputError: it does not describe a memory that can be gone on with.
+    """
+    missing = {*_TENSORS, "object_ids", "grid", "given"} - set(state)
+    if missing:
+        raise InputError(f"this is no state of a FEELVOS target: {sorted(missing)} missing")
+    ids, grid, given = (tuple(state[name].flatten().tolist()) for name in ("object_ids", "grid", "given"))
+    if (
+        list(ids) != sorted(set(ids))
+        or any(not 1 <= i <= MAX_OBJECT_ID for i in ids)
+        or set(given) - set(ids)
+    ):
+        raise InputError(f"the state's object ids {ids} or given ids {given} cannot be right")
+    if len(grid) != 2 or min(grid) < 1:
+        raise InputError(f"the state's grid is (h, w), both at least 1, got {grid}")
+    cells, channels = grid[0] * grid[1], int(state["annotated"].shape[-1]) if state["annotated"].ndim else 0
+    expected = {
+        "annotated": (cells, channels),
+        "annotated_labels": (cells,),
+        "older": (*state["older"].shape[:1], channels),
+        "older_labels": (*state["older"].shape[:1],),
+        "previous": (cells, channels),
+        "previous_labels": (cells,),
+        "previous_probabilities": (1 + len(ids), cells) if soft else (0, 0),
+    }
+    for name, shape in expected.items():
+        value = state[name]
+        if tuple(value.shape) != shape:
+            raise InputError(f"the state's {name} is {tuple(value.shape)}, expected {shape}")
+        if name.endswith("labels"):
+            strange = set(torch.unique(value).tolist()) - {0, VOID, *ids}
+            if value.dtype != torch.int64 or strange:
+                raise InputError(f"the state's {name} holds labels of no object: {sorted(strange)[:8]}")
+        elif not value.is_floating_point():
+            raise InputError(f"the state's {name} is {value.dtype}, expected floating point")
+    return Memory(object_ids=ids, grid=(grid[0], grid[1]), given=given, **{n: state[n] for n in _TENSORS})
+
+
+def rescue(labels: torch.Tensor, label_map: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:
+    """One cell for every object that has pixels but no cell, where its most central pixel lies.
+
+    Args:
+        labels: (h, w) int64.
+        label_map: (H, W) int64.
+        ids: of the objects that may be rescued; of two that meet in a cell, the later has it.
+    """
+    labels = labels.clone()
+    for i in sorted(set(ids) - set(torch.unique(labels).tolist())):
+        pixels = (label_map == i).nonzero()
+        if len(pixels):
+            center = pixels.double().mean(0)
+            pixel = pixels[(pixels - center).square().sum(1).argmin()].tolist()
+            row, column = (
+                round(place * (n - 1) / max(side - 1, 1))
+                for place, n, side in zip(pixel, labels.shape, label_map.shape, strict=True)
+            )
+            labels[row, column] = i
+    return labels

@@ -1,0 +1,365 @@
+"""FEELVOS: distances in a learned embedding guide a network that segments every object alike.
+
+    method = FEELVOS(FEELVOSOptions(previous="soft"))       # the authors' network, random weights
+    target = method.target()
+
+Every cell of a frame learns how far its embedding is from the nearest cell of each object, in the annotated
+frame (global matching) and near its place in the previous frame (local matching). These two maps and
+where the object was are soft cues: a small head looks at them together with the frame's features, once per
+object, and the objects and the background compete in a softmax.
+
+Source: Voigtlaender, Chai, Schroff, Adam, Leibe, Chen, FEELVOS: Fast End-to-End Embedding Learning for Video
+Object Segmentation, CVPR 2019. Numbers and defaults are those of the authors' code; where the paper differs
+there is an option (docs/methods.md, FEELVOS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import nn
+
+from streamvos.methods.base import Method, Target
+from streamvos.methods.feelvos.dynamic_head import DynamicHead, SharedStem
+from streamvos.methods.feelvos.embedding_layer import EmbeddingLayer
+from streamvos.methods.feelvos.memory import Memory, load_memory, rescue
+from streamvos.nn.aggregation import insert_given
+from streamvos.nn.aligned_corners import grid_size, resize_bilinear, sample_nearest
+from streamvos.nn.deeplab import Decoder as FeatureDecoder
+from streamvos.nn.deeplab import Pyramid
+from streamvos.nn.images import ImageNetNormalization
+from streamvos.nn.matching import (
+    Reference,
+    channel_table,
+    global_distances,
+    local_distances,
+    sort_reference,
+)
+from streamvos.nn.precision import PrecisionChoice, in_precision
+from streamvos.nn.resnet import resnet
+from streamvos.nn.xception import Xception65
+from streamvos.types import Annotation, Evidence, Features, InputError
+
+RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
+"""Output stride -> dilations of the pyramid (released inference; the authors' training demo)."""
+
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class FEELVOSNetwork(BaseModel):
+    """Shape of the networks. The defaults are those of the released model.
+
+    Attributes:
+        backbone: "xception65" (the authors) or a ResNet, for machines on which that is too slow.
+        planes: width of each stage of a ResNet.
+        middle: blocks in the middle of Xception.
+        features: channels of pyramid and decoder.
+        low_features: channels to which the backbone's low-level map is reduced.
+        embedding: channels of the space in which cells are compared.
+        embedding_activation: "authors" has a ReLU after both halves of the embedding layer, "paper" none.
+        head_channels, head_layers, head_kernel: of the dynamic segmentation head.
+        head_activation: "authors" has a ReLU between the halves of each layer too, "paper" after it only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    backbone: Literal["xception65", "resnet18", "resnet34", "resnet50", "resnet101"] = "xception65"
+    planes: tuple[Positive, Positive, Positive, Positive] = (64, 128, 256, 512)
+    middle: int = Field(16, ge=0)
+    features: Positive = 256
+    low_features: Positive = 48
+    embedding: Positive = 100
+    embedding_activation: Literal["authors", "paper"] = "authors"
+    head_channels: Positive = 256
+    head_layers: Positive = 4
+    head_kernel: Positive = 7
+    head_activation: Literal["authors", "paper"] = "authors"
+
+    @field_validator("head_kernel")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
+
+
+class FEELVOSOptions(BaseModel):
+    """Everything about FEELVOS that is not a weight. The defaults are the authors'.
+
+    Attributes:
+        network: see `FEELVOSNetwork`.
+        output_stride: of the backbone; 16 has a third of the products of 8 (the released inference).
+        rates: dilations of the pyramid's three branches; None = those of `RATES`.
+        window: k, a radius: local matching looks at 2k + 1 rows and columns of the previous frame, cells of
+            four pixels.
+        previous: the head's third map. "hard" is the label map of the previous frame as ones and zeros (the
+            released inference, and what training feeds), "soft" the probabilities themselves (the paper).
+        tiny_objects: an object so small that it has no cell in its annotation is "unmatched", at distance
+            1 from everything (the authors' code stops there), or one cell is found for it ("rescue").
+        precision: "bfloat16" runs the networks under autocast, "auto" where the device has instructions for
+            it; matching is in float32 always. The authors' is "float32".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    network: FEELVOSNetwork = FEELVOSNetwork()
+    output_stride: Literal[8, 16] = 8
+    rates: tuple[Positive, Positive, Positive] | None = None
+    window: int = Field(15, ge=0)
+    previous: Literal["hard", "soft"] = "hard"
+    tiny_objects: Literal["unmatched", "rescue"] = "unmatched"
+    precision: PrecisionChoice = "float32"
+
+
+class XceptionBackbone(Xception65):
+    """Xception for frames in 0..1."""
+
+    def forward(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `Xception65.forward`, of (B, 3, H, W) float RGB in 0..1."""
+        return super().forward(frames * 2 - 1)
+
+
+class ResNetBackbone(nn.Module):
+    """A dilated ResNet in Xception's place; not in the paper.
+
+    Attributes:
+        channels: of the maps that `forward` gives.
+    """
+
+    def __init__(self, depth: int, planes: tuple[int, ...], output_stride: int):
+        super().__init__()
+        strides, dilations = (
+            ((1, 2, 1, 1), (1, 1, 2, 4)) if output_stride == 8 else ((1, 2, 2, 1), (1, 1, 1, 2))
+        )
+        self.normalization = ImageNetNormalization()
+        self.network = resnet(depth, strides, dilations, planes)
+        self.channels = {"low": self.network.channels["layer1"], "high": self.network.channels["layer4"]}
+
+    def forward(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, 3, H, W) float RGB in 0..1 -> "low" at stride 4 and "high" at the output stride."""
+        maps = self.network(self.normalization(frames))
+        return {"low": maps["layer1"], "high": maps["layer4"]}
+
+
+class FEELVOSExtractor(nn.Module):
+    """All that does not depend on masks, with h = ceil(H/4), w = ceil(W/4).
+
+    (B, 3, H, W) float RGB in 0..1 -> "embedding" (B, C, h, w) and "shared" (B, head channels, h, w), the
+    features' share of the head's first layer (see `dynamic_head`), in the dtype of the frames.
+    """
+
+    def __init__(self, options: FEELVOSOptions):
+        super().__init__()
+        self.precision, network, stride = options.precision, options.network, options.output_stride
+        self.backbone: XceptionBackbone | ResNetBackbone
+        if network.backbone == "xception65":
+            self.backbone = XceptionBackbone(stride, network.middle)
+        else:
+            depth = int(network.backbone.removeprefix("resnet"))
+            self.backbone = ResNetBackbone(depth, network.planes, stride)
+        rates = RATES[stride] if options.rates is None else options.rates
+        channels = self.backbone.channels
+        self.pyramid = Pyramid(channels["high"], network.features, rates)
+        self.decoder = FeatureDecoder(network.features, channels["low"], network.low_features)
+        self.embedding = EmbeddingLayer(
+            network.features, network.embedding, relu=network.embedding_activation == "authors"
+        )
+        self.stem = SharedStem(
+            network.features,
+            network.head_channels,
+            network.head_kernel,
+            relu_between=network.head_activation == "authors",
+        )
+
+    def forward(self, frames: torch.Tensor) -> Features:
+        size = (frames.shape[-2], frames.shape[-1])
+        with in_precision(self.precision, frames.device):
+            maps = self.backbone(frames)
+            features = self.decoder(self.pyramid(maps["high"]), maps["low"], grid_size(size))
+            embedding, shared = self.embedding(features), self.stem(features)
+        return Features({"embedding": embedding.to(frames.dtype), "shared": shared.to(frames.dtype)}, size)
+
+
+def decode(features: Features, evidence: Evidence, annotation: Annotation | None = None) -> torch.Tensor:
+    """Logits of cells to probabilities of pixels: enlarged with aligned corners, then the softmax.
+
+    Returns:
+        (1 + K, H, W) float32.
+    """
+    probabilities = resize_bilinear(evidence["logits"][None], features.size)[0].softmax(0).float()
+    return (
+        probabilities if annotation is None else insert_given(probabilities, evidence.object_ids, annotation)
+    )
+
+
+class FEELVOSTarget(Target):
+    """References and the previous frame of one stream."""
+
+    def __init__(self, options: FEELVOSOptions, head: DynamicHead):
+        self.options, self.head = options, head
+        self._memory: Memory | None = None
+        self._reference: Reference | None = None
+        self._ids = torch.zeros(1, dtype=torch.int64)  # channel -> id, and id -> channel, on the device
+        self._table = torch.zeros(0, dtype=torch.int64)
+        self._read: torch.Tensor | None = None  # probabilities of the cells between read and write
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        return () if self._memory is None else self._memory.object_ids
+
+    def annotate(
+        self,
+        features: Features,
+        label_map: torch.Tensor,
+        object_ids: tuple[int, ...],
+        named: tuple[int, ...] | None = None,
+        probabilities: torch.Tensor | None = None,
+    ) -> None:
+        grid = (features["embedding"].shape[-2], features["embedding"].shape[-1])
+        if tuple(label_map.shape) != tuple(features.size):
+            raise InputError(f"the label map is {tuple(label_map.shape)}, the frame {tuple(features.size)}")
+        labels = sample_nearest(label_map, grid)
+        if self.options.tiny_objects == "rescue":
+            labels = rescue(labels, label_map, object_ids if named is None else named)
+        labels = labels.flatten()
+        present = set(torch.unique(labels).tolist())
+        given = tuple(i for i in (object_ids if named is None else named) if i in present)
+        embedding = _cells(features)
+        older, older_labels = embedding.new_zeros(0, embedding.shape[1]), labels.new_zeros(0)
+        if self._memory is not None:
+            older, older_labels = self._memory.references(set(object_ids) - set(given))
+        memory = Memory(
+            object_ids=tuple(object_ids),
+            grid=grid,
+            annotated=embedding,
+            annotated_labels=labels,
+            given=given,
+            older=older,
+            older_labels=older_labels,
+            previous=embedding.clone(),  # tensors of a state dict must not share memory
+            previous_labels=labels.clone(),
+            previous_probabilities=embedding.new_zeros(0, 0),
+        )
+        if self.options.previous == "soft":
+            ids = torch.tensor(memory.channels, device=labels.device)
+            soft = (labels == ids[:, None]).to(embedding.dtype)
+            if probabilities is not None:
+                soft = self._sample(probabilities, memory)
+            memory = replace(memory, previous_probabilities=soft)
+        self._take(memory)
+
+    def _sample(self, probabilities: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """(1 + K, H, W) -> (1 + K, h*w)."""
+        if len(probabilities) != len(memory.channels):
+            raise InputError(
+                f"{len(memory.object_ids)} objects and the background need {len(memory.channels)} "
+                f"probabilities, got {len(probabilities)}"
+            )
+        return sample_nearest(probabilities, memory.grid).flatten(1).to(memory.annotated.dtype)
+
+    def read(self, features: Features) -> Evidence:
+        memory, reference = self._memory, self._reference
+        if memory is None or reference is None:
+            raise InputError("nothing to match with yet; annotate a frame first")
+        query = self._cells_of(features, memory)
+        before = memory.previous_probabilities
+        if self.options.previous == "hard":
+            before = (memory.previous_labels == self._ids[:, None]).to(query.dtype)
+        near = local_distances(
+            query,
+            memory.previous,
+            self._table[memory.previous_labels],
+            len(memory.channels),
+            memory.grid,
+            self.options.window,
+        )
+        cues = torch.stack([global_distances(query, reference), before, near], 1).unflatten(2, memory.grid)
+        with in_precision(self.options.precision, query.device):
+            logits = self.head(features["shared"], cues).to(query.dtype)
+        self._read = logits.softmax(0).flatten(1) if self.options.previous == "soft" else None
+        return Evidence({"logits": logits}, memory.object_ids)
+
+    def write(self, features: Features, probabilities: torch.Tensor) -> None:
+        memory = self._memory
+        if memory is None:
+            raise InputError("nothing is followed yet; annotate a frame first")
+        embedding, sampled = self._cells_of(features, memory), self._sample(probabilities, memory)
+        # the probabilities of the cells are those that were read; decoding only enlarged their logits
+        soft = memory.previous_probabilities
+        if self.options.previous == "soft":
+            soft = sampled if self._read is None else self._read
+        self._memory = replace(
+            memory,
+            previous=embedding,
+            previous_labels=self._ids[sampled.argmax(0)],
+            previous_probabilities=soft,
+        )
+        self._read = None
+
+    def _cells_of(self, features: Features, memory: Memory) -> torch.Tensor:
+        """Embedding of a frame that has to be like those remembered."""
+        grid, count = features["embedding"].shape[-2:], features["embedding"].shape[1]
+        if tuple(grid) != memory.grid or count != memory.annotated.shape[1]:
+            raise InputError(
+                f"the memory holds {memory.annotated.shape[1]} channels on a grid of {memory.grid}, "
+                f"this frame has {count} on {tuple(grid)}"
+            )
+        return _cells(features)
+
+    def forget(self, object_id: int) -> None:
+        memory = self._memory
+        if memory is None or object_id not in memory.object_ids:
+            raise InputError(f"object {object_id} is not followed; known objects: {list(self.object_ids)}")
+        self._take(memory.without(object_id))
+
+    def _take(self, memory: Memory) -> None:
+        """Remember this from now on."""
+        reference = sort_reference(*memory.candidates(), memory.channels)
+        device = memory.annotated.device
+        self._ids = torch.tensor(memory.channels, device=device)
+        self._table = channel_table(memory.channels, device)
+        self._memory, self._reference, self._read = memory, reference, None
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        if self._memory is None:
+            return {"object_ids": torch.zeros(0, dtype=torch.int64)}
+        return self._memory.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        if set(state) == {"object_ids"} and not state["object_ids"].numel():
+            self._memory = self._reference = self._read = None
+            return
+        self._take(load_memory(state, self.options.previous == "soft"))
+
+
+def _cells(features: Features) -> torch.Tensor:
+    """(h*w, C) embedding of one frame, row by row."""
+    return features["embedding"][0].flatten(1).t().contiguous()
+
+
+class FEELVOS(Method):
+    """Voigtlaender et al., CVPR 2019; see the head of this file."""
+
+    name = "feelvos"
+    options: FEELVOSOptions
+
+    def __init__(self, options: FEELVOSOptions | None = None):
+        super().__init__()
+        self.options = options or FEELVOSOptions()
+        network = self.options.network
+        self.extractor = FEELVOSExtractor(self.options)
+        self.head = DynamicHead(
+            network.head_channels,
+            network.head_layers,
+            network.head_kernel,
+            relu_between=network.head_activation == "authors",
+        )
+        self.decoder = decode
+
+    def target(self) -> FEELVOSTarget:
+        return FEELVOSTarget(self.options, self.head)
