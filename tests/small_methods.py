@@ -9,6 +9,15 @@ import torch
 import streamvos
 from streamvos import Segmenter
 
+FRTM: dict[str, Any] = {
+    "depth": 18,
+    "planes": (8, 8, 16, 16),
+    "target_channels": 8,
+    "init_iterations": (2, 3, 3),
+    "update_iterations": 3,
+    "memory_size": 12,
+}
+
 SMALL: dict[str, dict[str, Any]] = {
     "tvos": {
         "network": {"depth": 18, "stages": 2, "planes": (16, 16), "embedding": 16, "normalize": True},
@@ -16,6 +25,40 @@ SMALL: dict[str, dict[str, Any]] = {
         "top_k": 5,
         "keep_first": True,
         "spatial_prior": "none",
+    },
+    "rgmp": {
+        "network": {"depth": 18, "planes": (8, 8, 8, 8), "channels": 8},
+        "scales": (0.5, 1.0),
+    },
+    "frtm": FRTM,
+    "frtm-fast": {**FRTM, "init_iterations": (3, 3)},
+    "joint": {
+        "network": {
+            "depth": 18,
+            "planes": (8, 8, 8, 8),
+            "channels": 16,
+            "keys": 8,
+            "labels": 4,
+            "label_widths": (4, 4, 8),
+            "widths": (16, 8, 8, 8),
+        },
+        "crop_size": (96, 128),
+        "memory_size": 6,
+        "init_iterations": 4,
+        "visible": 20.0,
+    },
+    "feelvos": {
+        "network": {
+            "backbone": "resnet18",
+            "planes": (8, 8, 8, 8),
+            "features": 16,
+            "low_features": 8,
+            "embedding": 12,
+            "head_channels": 16,
+            "head_layers": 2,
+        },
+        "output_stride": 16,
+        "window": 6,
     },
 }
 """Method -> options."""

@@ -1,11 +1,12 @@
-"""`streamvos train`: train a method; the first is TVOS.
+"""`streamvos train`: train a method.
 
 streamvos train tvos --stills STILLS --out runs/tvos
+streamvos train frtm --stills STILLS --out runs/frtm
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,8 +25,10 @@ from streamvos.cli.common import (
 from streamvos.cli.signals import Stopped
 from streamvos.data.davis import DavisDataset
 from streamvos.data.youtube import YouTubeVosDataset
+from streamvos.methods.frtm import FRTMOptions
 from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
-from streamvos.training.loop import TrainingOptions
+from streamvos.training.frtm import INFERENCE, train_frtm
+from streamvos.training.loop import Report, Say, TrainingOptions
 from streamvos.training.synthetic_clips import ClipOptions
 from streamvos.training.tvos import (
     AUTHORS_BATCH,
@@ -36,7 +39,7 @@ from streamvos.training.tvos import (
     train_tvos,
 )
 from streamvos.types import InputError
-from streamvos.weights import read_checkpoint
+from streamvos.weights import bundled_path, read_checkpoint
 
 EXAMPLES = examples(
     "streamvos train tvos --stills BSDS500 --out runs/tvos --set steps=4800 --set batch=6",
@@ -52,6 +55,24 @@ app = typer.Typer(
 
 Options = TypeVar("Options", bound=BaseModel)
 
+OutFolder = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the run; a run that stopped is resumed.")
+]
+Stills = Annotated[
+    Path | None,
+    typer.Option(help="synthetic videos: folder with images/ and regions/; without, textures are drawn."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A training option, such as steps=4000. Repeatable."),
+]
+ClipSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--clip", metavar="NAME=VALUE", help="An option of the clips, such as size=256. Repeatable."
+    ),
+]
+
 
 @app.callback()
 def methods() -> None:
@@ -60,16 +81,11 @@ def methods() -> None:
 
 @app.command("tvos", epilog=EXAMPLES)
 def tvos(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run; a run that stopped is resumed.")
-    ],
+    out: OutFolder,
     recipe: Annotated[
         str, typer.Option(help="synthetic (from scratch), or authors (DAVIS, YouTube-VOS).")
     ] = "synthetic",
-    stills: Annotated[
-        Path | None,
-        typer.Option(help="synthetic: folder with images/ and regions/; without, textures are drawn."),
-    ] = None,
+    stills: Stills = None,
     data: Annotated[Path | None, typer.Option(help="authors: folder of DAVIS 2017 or YouTube-VOS.")] = None,
     split: Annotated[
         str | None, typer.Option(help="authors: name of a list in ImageSets, such as train.")
@@ -82,18 +98,8 @@ def tvos(
             "TVOS checkpoint, or a file of ours.",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="A training option, such as steps=4000. Repeatable."
-        ),
-    ] = None,
-    clip_settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--clip", metavar="NAME=VALUE", help="An option of the clips, such as size=256. Repeatable."
-        ),
-    ] = None,
+    settings: Settings = None,
+    clip_settings: ClipSettings = None,
     json_target: JsonTarget = None,
 ) -> None:
     """Train TVOS; resumable, the same for the same seed."""
@@ -115,8 +121,50 @@ def tvos(
         raise InputError(f"unknown recipe {recipe!r}; choose synthetic or authors")
     weights = None if initial is None else read_checkpoint(initial).tensors
 
+    _train(
+        lambda report, say: train_tvos(chosen, out, report, weights, say), chosen.training, out, json_target
+    )
+
+
+FRTM_EXAMPLES = examples(
+    "streamvos train frtm --stills BSDS500 --out runs/frtm --set steps=2400 --set batch=4",
+    "streamvos train frtm --backbone runs/tvos/tvos.safetensors --out runs/frtm",
+)
+
+
+@app.command("frtm", epilog=FRTM_EXAMPLES)
+def frtm(
+    out: OutFolder,
+    stills: Stills = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights of `train tvos`, frozen; without, the bundled ones."),
+    ] = None,
+    settings: Settings = None,
+    clip_settings: ClipSettings = None,
+    json_target: JsonTarget = None,
+) -> None:
+    """Train FRTM's segmentation network; resumable, the same for the same seed."""
+    defaults = {"learning_rate": 1e-3, "weight_decay": 1e-4, "warmup": 50, "average": 0.995, "batch": 4}
+    training = _options(TrainingOptions, {**defaults, **parse_settings(settings)})
+    clips = _options(ClipOptions, {"stills": stills, "largest_gap": 16, **parse_settings(clip_settings)})
+    check_json_target(json_target)
+    tensors = read_checkpoint(bundled_path("tvos") if backbone is None else backbone).tensors
+    options = FRTMOptions(**INFERENCE)
+    _train(
+        lambda report, say: train_frtm(training, clips, options, out, tensors, report, say),
+        training,
+        out,
+        json_target,
+    )
+
+
+def _train(
+    run: Callable[[Report, Say], Path], training: TrainingOptions, out: Path, json_target: str | None
+) -> None:
+    """Run with a progress bar, and say where the results are."""
     with make_progress() as progress:
-        task = progress.add_task("training", total=chosen.training.steps, info="")
+        task = progress.add_task("training", total=training.steps, info="")
 
         def report(step: int, losses: dict[str, float], seconds: float) -> None:
             shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
@@ -127,11 +175,11 @@ def tvos(
             progress.console.print(sentence)
 
         try:
-            path = train_tvos(chosen, out, report, weights, say)
+            path = run(report, say)
         except Stopped as error:
             error.note = f"the same command resumes the run at the last checkpoint in {out}"
             raise
-        progress.update(task, completed=chosen.training.steps)
+        progress.update(task, completed=training.steps)
     curves = out / "losses.png"
     console.print(f"weights: {path}")
     if curves.exists():

@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from streamvos.methods.base import Decoder, Method, Target
+from streamvos.methods.feelvos import FEELVOS, FEELVOSOptions
+from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMOptions
+from streamvos.methods.joint import JOINT, JOINTOptions
+from streamvos.methods.rgmp import RGMP, RGMPOptions
 from streamvos.methods.tvos import TVOS, TVOSNetwork, TVOSOptions
 from streamvos.types import InputError
 
@@ -32,6 +36,11 @@ class Entry(NamedTuple):
 
 METHODS: dict[str, Entry] = {
     "tvos": Entry(TVOS, TVOSOptions),
+    "rgmp": Entry(RGMP, RGMPOptions),
+    "frtm": Entry(FRTM, FRTMOptions),
+    "frtm-fast": Entry(FRTM, FRTMOptions, FRTM_FAST),
+    "joint": Entry(JOINT, JOINTOptions),
+    "feelvos": Entry(FEELVOS, FEELVOSOptions),
 }
 """Name -> method; several names may stand for presets of one method."""
 

@@ -25,6 +25,9 @@ from streamvos.data.synthetic import SyntheticFrame, SyntheticOptions, Synthetic
 CELL = 8
 """Pixels from one cell to the next; labels are taken at the middle of a cell."""
 
+SMALLEST_TARGET = 100
+"""Pixels that an object needs on the first frame of a clip of masks."""
+
 
 class ClipOptions(BaseModel):
     """What a clip looks like.
@@ -86,38 +89,75 @@ class SyntheticClips:
     def clip(self, number: int) -> dict[str, np.ndarray]:
         """One clip; see `batch`."""
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))
-        options = self.options
-        gaps = rng.integers(1, options.largest_gap + 1, options.frames - 1)
-        times = np.concatenate([[0], np.cumsum(gaps)])
-        video = SyntheticVideo(
-            int(rng.integers(2**31)),
-            SyntheticOptions(
-                size=(options.size, options.size),
-                length=int(times[-1]) + 1,
-                objects=int(rng.integers(1, 4)),
-                distractors=int(rng.integers(0, 3)),
-                occluders=int(rng.integers(0, 2)),
-                motion=float(rng.uniform(0.5, 3.5)),
-                blur=float(rng.uniform(0, 1)),
-                noise=float(rng.uniform(0, 1.5)),
-                exposure=float(rng.uniform(0, 1.5)),
-                stills=options.stills,
-            ),
-        )
-        frames = [video[int(t)] for t in times]
-        if rng.random() < 0.5:
-            frames = frames[::-1]
-        flip = rng.random() < 0.5
-        color = _ColorJitter(rng, options.color_jitter, options.gray)
-        images = [np.ascontiguousarray(color(frame.image)[:, :: -1 if flip else 1]) for frame in frames]
+        frames, images, flip = shoot(rng, self.options)
         cells = [_cells(frame, flip) for frame in frames]
         return {
             "frames": np.stack([image.transpose(2, 0, 1) for image in images]),
             "coordinates": np.stack([c[0] for c in cells]),
             "layer": np.stack([c[1] for c in cells]),
             "region": np.stack([c[2] for c in cells]),
-            "queries": np.stack([_queries(rng, c[1], options.queries) for c in cells]),
+            "queries": np.stack([_queries(rng, c[1], self.options.queries) for c in cells]),
         }
+
+
+class MaskClips(SyntheticClips):
+    """Clips of one object: frames and its masks. The first frame is the one it was shown on."""
+
+    def clip(self, number: int) -> dict[str, np.ndarray]:
+        """One clip.
+
+        Returns:
+            frames (T, 3, S, S) uint8 RGB; masks (T, S, S) float32, one or zero. The object has at least
+            `SMALLEST_TARGET` pixels in the first frame; in the others it may be hidden.
+        """
+        rng = np.random.Generator(np.random.PCG64([self.seed, number]))
+        while True:
+            frames, images, flip = shoot(rng, self.options)
+            labels = np.stack([frame.label_map[:, :: -1 if flip else 1] for frame in frames])
+            counts = np.bincount(labels[0].ravel(), minlength=2)
+            large = 1 + np.flatnonzero(counts[1:] >= SMALLEST_TARGET)
+            if len(large):
+                break
+        chosen = rng.choice(large)
+        return {
+            "frames": np.stack([image.transpose(2, 0, 1) for image in images]),
+            "masks": (labels == chosen).astype(np.float32),
+        }
+
+
+def shoot(
+    rng: np.random.Generator, options: ClipOptions
+) -> tuple[list[SyntheticFrame], list[np.ndarray], bool]:
+    """Draw a video and take a clip of it.
+
+    Returns:
+        T frames as the video holds them; their images (S, S, 3), changed in color and perhaps flipped; and
+        whether they are flipped left to right.
+    """
+    gaps = rng.integers(1, options.largest_gap + 1, options.frames - 1)
+    times = np.concatenate([[0], np.cumsum(gaps)])
+    video = SyntheticVideo(
+        int(rng.integers(2**31)),
+        SyntheticOptions(
+            size=(options.size, options.size),
+            length=int(times[-1]) + 1,
+            objects=int(rng.integers(1, 4)),
+            distractors=int(rng.integers(0, 3)),
+            occluders=int(rng.integers(0, 2)),
+            motion=float(rng.uniform(0.5, 3.5)),
+            blur=float(rng.uniform(0, 1)),
+            noise=float(rng.uniform(0, 1.5)),
+            exposure=float(rng.uniform(0, 1.5)),
+            stills=options.stills,
+        ),
+    )
+    frames = [video[int(t)] for t in times]
+    if rng.random() < 0.5:
+        frames = frames[::-1]
+    flip = rng.random() < 0.5
+    color = _ColorJitter(rng, options.color_jitter, options.gray)
+    images = [np.ascontiguousarray(color(frame.image)[:, :: -1 if flip else 1]) for frame in frames]
+    return frames, images, flip
 
 
 def _queries(rng: np.random.Generator, layer: np.ndarray, count: int) -> np.ndarray:

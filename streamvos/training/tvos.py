@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from streamvos.methods.tvos import TVOSExtractor, TVOSNetwork, TVOSOptions
-from streamvos.training.curves import plot_losses
 from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips, ClipDataset
 from streamvos.training.loop import (
     OF_THE_MACHINE,
@@ -35,9 +33,9 @@ from streamvos.training.loop import (
     train,
 )
 from streamvos.training.losses import cross_entropy_to_matches, log_affinity, mass_on_same_label
+from streamvos.training.results import write_results
 from streamvos.training.synthetic_clips import ClipOptions, SyntheticClips, matches
-from streamvos.types import InputError, SinkError, StreamvosError
-from streamvos.weights import save_weights
+from streamvos.types import InputError
 from streamvos.weights.tvos import from_authors, is_authors_layout
 
 SYNTHETIC_NETWORK = TVOSNetwork(depth=18, stages=3, planes=(64, 128, 192, 256), embedding=128, normalize=True)
@@ -347,19 +345,8 @@ def train_tvos(
         "options": {**recipe.inference.model_dump(mode="json", exclude_defaults=True), "network": network},
         "recipe": description,
         "training": recipe.training.model_dump(mode="json", exclude=OF_THE_MACHINE),
-        "torch": torch.__version__,
     }
-    weights = {n: v for n, v in trained.weights.items() if not n.endswith("num_batches_tracked")}
-    try:
-        save_weights(path, weights, "tvos", metadata)
-    except (OSError, SafetensorError) as error:
-        raise SinkError(
-            f"cannot write {path}: {error}; make room and start again: nothing will be trained twice"
-        ) from None
-    try:
-        plot_losses(folder / "losses.jsonl", folder / "losses.png")
-    except StreamvosError as error:
-        say(f"the weights are written, the curves are not: {error}")
+    write_results(path, trained.weights, "tvos", metadata, say)
     return path
 
 

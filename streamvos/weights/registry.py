@@ -13,7 +13,7 @@ import torch
 
 from streamvos.methods import METHODS, Method, build
 from streamvos.types import InputError
-from streamvos.weights import tvos
+from streamvos.weights import feelvos, frtm, joint, rgmp, tvos
 from streamvos.weights.checkpoints import Checkpoint, read_checkpoint
 
 
@@ -31,7 +31,7 @@ FILES = Path(__file__).parent / "files"
 BUNDLED = {"tvos": "tvos.safetensors"}
 """Method -> the file that `weights="default"` means. Each has a model card of the same name beside it."""
 
-LAYOUTS: dict[str, Layout] = {"tvos": tvos}
+LAYOUTS: dict[str, Layout] = {"tvos": tvos, "rgmp": rgmp, "frtm": frtm, "joint": joint, "feelvos": feelvos}
 """Method -> how its authors named what they published."""
 
 COUNTER = "num_batches_tracked"
@@ -110,6 +110,8 @@ def as_ours(
     name = recognize(checkpoint)
     if name is None:
         raise InputError(f"{checkpoint.path} is no known checkpoint")
+    if name == "frtm":
+        return frtm.from_authors(checkpoint.tensors, None if backbone is None else backbone.tensors)
     if backbone is not None:
         raise InputError(f"a checkpoint of {name!r} holds its backbone; leave --backbone out")
     return LAYOUTS[name].from_authors(checkpoint.tensors)

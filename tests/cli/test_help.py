@@ -10,7 +10,7 @@ import pytest
 import streamvos
 
 GROUPS = ["train", "weights"]
-COMMANDS = ["run", "demo", "eval", "score", "doctor", *GROUPS, "train tvos"]
+COMMANDS = ["run", "demo", "eval", "score", "doctor", *GROUPS, "train tvos", "train frtm"]
 COMMANDS += ["weights list", "weights inspect", "weights convert"]
 
 

@@ -1,0 +1,43 @@
+"""What a training run leaves behind: a weight file that `streamvos.load` takes, and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from streamvos.training.curves import plot_losses
+from streamvos.training.loop import Say
+from streamvos.types import SinkError, StreamvosError
+from streamvos.weights import save_weights
+
+
+def write_results(
+    path: Path, weights: Mapping[str, torch.Tensor], method: str, metadata: Mapping[str, Any], say: Say
+) -> None:
+    """Write the weights to `path` and losses.png beside it, from the losses.jsonl there.
+
+    Args:
+        path: in the folder of the run.
+        weights: a state dict; counters of batches are left out.
+        method: whose.
+        metadata: "options" and whatever else a reader should know, in JSON types.
+        say: told where only the curves fail.
+
+    Raises:
+        SinkError: the weights cannot be written.
+    """
+    tensors = {n: v for n, v in weights.items() if not n.endswith("num_batches_tracked")}
+    try:
+        save_weights(path, tensors, method, {**metadata, "torch": torch.__version__})
+    except (OSError, SafetensorError) as error:
+        raise SinkError(
+            f"cannot write {path}: {error}; make room and start again: nothing will be trained twice"
+        ) from None
+    try:
+        plot_losses(path.parent / "losses.jsonl", path.parent / "losses.png")
+    except StreamvosError as error:
+        say(f"the weights are written, the curves are not: {error}")
