@@ -100,6 +100,37 @@ def test_an_object_forgotten_at_once_was_never_there(method, clip):
         assert (a.mask != b.mask).mean() < 0.02
 
 
+OF_AN_OBJECT = {
+    "tvos": lambda evidence, k: evidence["labels"][1 + k],
+    "rgmp": lambda evidence, k: evidence["runs"][-len(evidence.object_ids) :][k],
+    "frtm": lambda evidence, k: evidence["scores"][k],
+    "frtm-fast": lambda evidence, k: evidence["scores"][k],
+    "joint": lambda evidence, k: evidence["encoding"][k],
+    "feelvos": lambda evidence, k: evidence["logits"][1 + k],
+}
+"""What the evidence says of the k-th object, before objects compete."""
+
+
+@METHOD
+def test_before_they_compete_objects_together_are_objects_alone(method, clip):
+    """The frame after the annotation; later ones depend on who won."""
+    network = small(method).method
+    frames = [torch.from_numpy(clip[t].image).permute(2, 0, 1)[None].float() / 255 for t in (0, 1)]
+    label_map = torch.from_numpy(clip[0].label_map.astype(np.int64))
+
+    def evidence_of(*ids: int):
+        target = network.target()
+        named = torch.tensor(ids)
+        target.annotate(network.extractor(frames[0]), label_map * torch.isin(label_map, named), ids)
+        return target.read(network.extractor(frames[1]))
+
+    with torch.inference_mode():
+        together = evidence_of(1, 2, 3)
+        for k, i in enumerate((1, 2, 3)):
+            alone = OF_AN_OBJECT[method](evidence_of(i), 0)
+            assert torch.allclose(OF_AN_OBJECT[method](together, k), alone, rtol=1e-4, atol=1e-4)
+
+
 @METHOD
 def test_objects_are_added_corrected_and_forgotten_mid_stream(method, clip):
     vos = small(method)
