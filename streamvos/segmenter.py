@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from streamvos.backends import choose_device, compile_module
 from streamvos.methods import Method
 from streamvos.nn.aggregation import all_ids, insert_given
+from streamvos.nn.labels import winners
 from streamvos.types import MAX_OBJECT_ID, VOID, Annotation, InputError, ObjectResult, Result, State
 
 UNCERTAIN_BELOW = 0.6
@@ -223,7 +224,7 @@ def _describe(object_id: int, pixels: np.ndarray, probability: np.ndarray) -> Ob
 def _label_map(probabilities: torch.Tensor, object_ids: tuple[int, ...]) -> torch.Tensor:
     """(H, W) uint8: the id of the most probable channel; the lowest id wins a tie."""
     ids = torch.tensor((0, *object_ids), dtype=torch.uint8, device=probabilities.device)
-    return ids[probabilities.argmax(0)]
+    return ids[winners(probabilities).int()]
 
 
 def _as_probabilities(label_map: torch.Tensor, object_ids: tuple[int, ...]) -> torch.Tensor:

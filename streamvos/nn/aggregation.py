@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 
+from streamvos.nn.labels import winners
 from streamvos.types import VOID, Annotation
 
 CLAMP = 1e-7
@@ -51,8 +52,8 @@ def shares_of_odds(objects: torch.Tensor) -> torch.Tensor:
 def winners_of_odds(objects: torch.Tensor) -> torch.Tensor:
     """`shares_of_odds` where a channel is the largest, else 0."""
     shares = shares_of_odds(objects)
-    winner = shares.argmax(0, keepdim=True)
-    return torch.zeros_like(shares).scatter_(0, winner, shares.gather(0, winner))
+    channels = torch.arange(len(shares), dtype=torch.uint8, device=shares.device).view(-1, 1, 1)
+    return shares * (winners(shares) == channels)
 
 
 def merge_logits(logits: torch.Tensor) -> torch.Tensor:

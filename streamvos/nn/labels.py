@@ -48,3 +48,21 @@ def resize_probabilities(labels: torch.Tensor, size: tuple[int, int]) -> torch.T
     probabilities = enlarged / torch.where(reached, total, 1)
     probabilities[:1] += (~reached).to(probabilities.dtype)
     return probabilities
+
+
+def winners(channels: torch.Tensor) -> torch.Tensor:
+    """The largest channel of every pixel, the first of equal ones; `argmax(0)` in a fraction of its time.
+
+    torch's argmax over the leading dimension took 68 ms for two channels of 480 x 854 on a processor where
+    this takes one (docs/results.md).
+
+    Args:
+        channels: (C, H, W), C at most 255, without NaN.
+
+    Returns:
+        (H, W) uint8.
+    """
+    count = len(channels)
+    largest = channels.amax(0, keepdim=True)
+    rank = torch.arange(count, 0, -1, dtype=torch.uint8, device=channels.device).view(-1, 1, 1)
+    return count - ((channels == largest) * rank).amax(0)

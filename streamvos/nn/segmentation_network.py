@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamvos.nn.upsampling import resize_then_convolve
+from streamvos.nn.upsampling import double, resize_then_convolve
 from streamvos.types import InputError
 
 Steps = Literal["two-step", "direct"]
@@ -115,7 +115,7 @@ class Head(nn.Module):
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(K, width, h, w) -> (K, H, W)."""
-        x = F.relu(self.conv1(_bicubic(x, (2 * x.shape[-2], 2 * x.shape[-1]))))
+        x = F.relu(self.conv1(double(x)))
         # the convolution at full size comes last and is as linear as the enlargements before it
         return resize_then_convolve(x, self.conv2, size, twice_first=self.steps == "two-step")[:, 0]
 
@@ -187,7 +187,3 @@ def _bilinear(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if x.shape[-2:] == (1, 1):
         return x.expand(-1, -1, *size)
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
-
-
-def _bicubic(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return F.interpolate(x, size, mode="bicubic", align_corners=False)

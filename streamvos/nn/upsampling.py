@@ -16,6 +16,32 @@ from torch import nn
 from streamvos.types import InputError
 
 
+def double(x: torch.Tensor) -> torch.Tensor:
+    """Bicubic enlargement by two, as `F.interpolate(scale_factor=2, mode="bicubic", align_corners=False)`.
+
+    On processors torch does this in bfloat16 one number at a time. Two products with matrices, mostly zeros,
+    take a third of the time; the four weights of the sums are exact in bfloat16.
+
+    Args:
+        x: (K, C, h, w) float.
+
+    Returns:
+        (K, C, 2h, 2w).
+    """
+    h, w = x.shape[-2:]
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        return _doubling(h).to(x.dtype) @ (x @ _doubling(w).t().to(x.dtype))
+    return F.interpolate(x, (2 * h, 2 * w), mode="bicubic", align_corners=False)
+
+
+def _doubling(count: int) -> torch.Tensor:
+    """(2 count, count) float32, what a line of `count` numbers is multiplied by."""
+    unit = torch.eye(count)[None, None]
+    size = (2 * count, count)
+    # along the other axis this is a resize to the same size, which changes nothing
+    return F.interpolate(unit, size, mode="bicubic", align_corners=False)[0, 0]
+
+
 def resize_then_convolve(
     x: torch.Tensor, convolution: nn.Conv2d, size: tuple[int, int], twice_first: bool = False
 ) -> torch.Tensor:
@@ -37,7 +63,7 @@ def resize_then_convolve(
     taps = F.conv2d(x, weight[0].permute(1, 2, 0).reshape(9, -1, 1, 1).to(x.dtype)).to(weight.dtype)
     height, width = size
     if twice_first:
-        taps = F.interpolate(taps, (2 * x.shape[-2], 2 * x.shape[-1]), mode="bicubic", align_corners=False)
+        taps = double(taps)
         if taps.shape[-2:] != size:
             taps = F.interpolate(taps, size, mode="bilinear", align_corners=False)
     else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from streamvos.nn.labels import one_hot_labels, resize_probabilities
+from streamvos.nn.labels import one_hot_labels, resize_probabilities, winners
 
 
 def test_cells_hold_fractions_that_sum_to_one_away_from_void():
@@ -35,3 +36,12 @@ def test_the_winner_is_that_of_the_enlarged_labels():
     labels = torch.rand(4, 6, 7) ** 4
     enlarged = F.interpolate(labels[None], (48, 56), mode="bilinear", align_corners=False)[0]
     assert torch.equal(resize_probabilities(labels, (48, 56)).argmax(0), enlarged.argmax(0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 255])
+def test_the_winner_is_the_first_of_the_largest(count):
+    channels = torch.randint(0, 4, (count, 9, 11)).float()  # many ties
+    expected = channels.argmax(0)
+    assert torch.equal(winners(channels).long(), expected)
+    assert torch.equal((channels == channels.amax(0)).int().argmax(0), expected)  # argmax gives the first
+    assert winners(channels).dtype == torch.uint8

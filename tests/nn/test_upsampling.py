@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from streamvos import InputError
-from streamvos.nn.upsampling import resize_then_convolve
+from streamvos.nn.upsampling import double, resize_then_convolve
 
 
 @pytest.mark.parametrize("size", [(40, 56), (37, 55), (41, 60), (12, 9)])
@@ -22,6 +22,15 @@ def test_the_order_of_two_linear_maps_does_not_matter(size, twice_first):
         large = F.interpolate(large, size, mode="bilinear", align_corners=False)
     with torch.no_grad():
         assert torch.allclose(resize_then_convolve(x, convolution, size, twice_first), convolution(large))
+
+
+@pytest.mark.parametrize("size", [(20, 28), (1, 5), (3, 2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-6)])
+def test_doubling_is_bicubic(size, dtype, tolerance):
+    x = torch.randn(2, 3, *size).to(dtype)
+    expected = F.interpolate(x.double(), scale_factor=2, mode="bicubic", align_corners=False)
+    # bfloat16 has 8 bits, and rounds between the rows and the columns
+    assert (double(x).double() - expected).abs().max() < tolerance * x.abs().max()
 
 
 def test_a_convolution_of_another_kind_is_refused():
