@@ -40,7 +40,7 @@ def load(
     """A segmenter for one stream.
 
     Args:
-        method: "tvos".
+        method: "tvos", "frtm-fast", "frtm", "rgmp", "joint" or "feelvos"; the first two have bundled weights.
         weights: "default" (bundled), a path (a file of ours or an author's checkpoint, recognized by
             its keys), or None (random, for tests and timing).
         device: "auto" (an NVIDIA GPU if there is one), "cpu", "cuda:0", ...

@@ -1,7 +1,8 @@
 """What the README says works, works: its blocks are run, in their order, in one folder.
 
-The folder holds what a reader would have: clip.mp4, first.png (the label map of its first frame) and a small
-DAVIS. Of a console block, every line that begins with "$" is a command:
+The folder holds what a reader would have: clip.mp4, first.png (the label map of its first frame), a small
+DAVIS, and published checkpoints (with random weights). Of a console block, every line that begins with
+"$" is a command:
 
 - `make TARGET ...` is not run (it would run these tests again); the target must exist in the Makefile, and
   the variables on the line must be used there.
@@ -21,8 +22,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import streamvos
 from streamvos.cli import main
 from streamvos.data.labelmap import read_label_map, write_label_map
 from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
@@ -59,6 +62,13 @@ def folder(tmp_path_factory):
         Image.fromarray(frame.image).save(here / f"DAVIS/JPEGImages/480p/walk/{index:05d}.jpg")
         mask = np.where(frame.label_map, 255, 0).astype(np.uint8)
         Image.fromarray(mask).save(here / f"DAVIS/Annotations/480p/walk/{index:05d}.png")
+    network = streamvos.load("frtm-fast", None, device="cpu").method
+    refiner = {f"refiner.{n}": v for n, v in network.decoder.refiner.state_dict().items()}
+    for name in ("rn18_ytvos.pth", "weights.pth"):
+        torch.save({"name": "rn18", "epoch": 260, "model": refiner}, here / name)
+    classifier = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    backbone = {**network.extractor.backbone.state_dict(), **classifier}
+    torch.save(backbone, here / "resnet18-5c106cde.pth")
     return here
 
 

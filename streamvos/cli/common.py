@@ -31,6 +31,7 @@ from rich.progress import (
 from rich.table import Table
 
 from streamvos.cli.signals import Stopped
+from streamvos.methods import METHODS
 from streamvos.types import InputError, SinkError
 
 # Names of files and streams may hold brackets, which are no markup.
@@ -50,7 +51,9 @@ JsonTarget = Annotated[
         help="Write the result as JSON to FILE; --json alone, at the end, prints it.",
     ),
 ]
-MethodName = Annotated[str, typer.Option("--method", "-m", metavar="NAME", help="Which method segments.")]
+MethodName = Annotated[
+    str, typer.Option("--method", "-m", metavar="NAME", help=f"Which method segments: {', '.join(METHODS)}.")
+]
 WeightsName = Annotated[
     str,
     typer.Option(

@@ -23,14 +23,14 @@ from streamvos.cli.common import (
     write_json,
     write_output,
 )
-from streamvos.methods import METHODS, build
+from streamvos.methods import METHODS
 from streamvos.types import InputError
 from streamvos.weights import (
     BUNDLED,
     Checkpoint,
     as_ours,
+    build_with,
     bundled_path,
-    load_exactly,
     read_checkpoint,
     recognize,
     save_weights,
@@ -150,7 +150,7 @@ def _fitting(checkpoint: Checkpoint, backbone: Checkpoint | None) -> tuple[dict[
     if name not in METHODS:
         raise InputError(f"{checkpoint.path} holds weights of an unknown method {name!r}")
     tensors, options = as_ours(checkpoint, backbone)
-    load_exactly(build(name, options), tensors, checkpoint.path)
+    build_with(name, options, tensors, checkpoint.path)
     return tensors, options
 
 

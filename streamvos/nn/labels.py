@@ -57,7 +57,7 @@ def winners(channels: torch.Tensor) -> torch.Tensor:
     this takes one (docs/results.md).
 
     Args:
-        channels: (C, H, W), C at most 255, without NaN.
+        channels: (C, H, W), C at most 255. A pixel with NaN gets the last channel, whatever that is.
 
     Returns:
         (H, W) uint8.
@@ -65,4 +65,4 @@ def winners(channels: torch.Tensor) -> torch.Tensor:
     count = len(channels)
     largest = channels.amax(0, keepdim=True)
     rank = torch.arange(count, 0, -1, dtype=torch.uint8, device=channels.device).view(-1, 1, 1)
-    return count - ((channels == largest) * rank).amax(0)
+    return count - ((channels == largest) * rank).amax(0).clamp_min(1)

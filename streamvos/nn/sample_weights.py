@@ -53,6 +53,12 @@ class SampleWeights:
         """How many slots are filled."""
         return int((self.values > 0).sum())
 
+    def copy(self) -> SampleWeights:
+        """One that can be changed without changing this one."""
+        other = SampleWeights(len(self.values), self.learning_rate, self.values, self.first_kept, self.floor)
+        other._newest = self._newest
+        return other
+
     def insert(self) -> int:
         """Make room for a sample.
 
@@ -66,11 +72,14 @@ class SampleWeights:
             self.values[slot] = self.learning_rate
         else:
             self.values[slot] = self.values[self._newest] / (1 - self.learning_rate)
+        filled = self.values > 0
         self.values /= self.values.sum()
         if self.values[0] < self.floor:
             # as in the authors' code: the sum is slightly above one afterwards
             self.values /= self.floor + self.values[1:].sum()
             self.values[0] = self.floor
+        # a high learning rate over many slots would make a weight zero, which means an empty slot
+        self.values[filled] = self.values[filled].clamp_min(torch.finfo(self.values.dtype).tiny)
         self._newest = slot
         return slot
 

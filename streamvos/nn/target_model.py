@@ -121,7 +121,7 @@ def project(features: torch.Tensor, projections: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, c, h, w).
     """
-    # one product per object, so that an object's numbers do not depend on how many others there are
+    # one product per object, so that an object's numbers hardly depend on how many others there are
     answer = projections.flatten(-3) @ features.flatten(2)
     return answer.unflatten(-1, features.shape[-2:])
 

@@ -1,6 +1,6 @@
 """Training FRTM's segmentation network on a frozen backbone, with synthetic videos.
 
-    streamvos train frtm --stills STILLS --initial tvos.safetensors --out runs/frtm
+    streamvos train frtm --stills STILLS --out runs/frtm
 
 A clip shows one object. Its target model is fitted to the first frame, as it will be in use; its scores on
 the other frames are what the segmentation network learns to turn into masks (binary cross-entropy, as the
@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from streamvos.backends import choose_device
 from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMExtractor, FRTMOptions
 from streamvos.methods.frtm.target import TARGET_LEVEL
 from streamvos.nn.segmentation_network import SegmentationNetwork
 from streamvos.nn.target_model import learn_both, make_samples, project, score
 from streamvos.training.loop import OF_THE_MACHINE, Report, Say, TrainingOptions, say_in_log, train
-from streamvos.training.results import write_results
+from streamvos.training.results import digest_of, write_results
 from streamvos.training.synthetic_clips import ClipOptions, MaskClips
 from streamvos.types import InputError
 
@@ -86,11 +87,11 @@ class SegmentationLoss:
             masks: (T, S, S), of which the first is used.
         """
         options = self.method.options
-        # the frame and its mirror image: what a target model is given in use costs more to make
+        # the frame and the mirror image of its features: augmented frames, as in use, cost more to make
         first = torch.stack([features[0], features[0].flip(-1)])
         labels = torch.stack([masks[0], masks[0].flip(-1)])
         grid = (features.shape[-2], features.shape[-1])
-        samples = make_samples(labels, grid, options.least_share, options.min_pixels)
+        samples = make_samples(labels, grid, options.least_share, options.min_pixels, options.pixel_weights)
         initial = self.method.initial_weights(1, features.shape[1], options.target_channels)
         importance = features.new_tensor([2 / 3, 1 / 3])
         weights = learn_both(first, samples, importance, initial, options.init_iterations, options.rule)
@@ -127,8 +128,13 @@ def train_frtm(
         torch.manual_seed(training.seed)
         method = FRTM(options)
     load_backbone(method.extractor, backbone)
+    method.extractor.to(choose_device(training.device))
     data = MaskClips(clips, training.seed)
-    description = {"name": "synthetic", "clips": data.describe()}
+    description = {
+        "name": "synthetic",
+        "clips": data.describe(),
+        "backbone": digest_of(method.extractor.backbone.state_dict()),
+    }
     shape = options.model_dump(mode="json", exclude_defaults=True)
     network: SegmentationNetwork = method.decoder.refiner
     trained = train(
@@ -163,7 +169,7 @@ def load_backbone(extractor: FRTMExtractor, tensors: Mapping[str, torch.Tensor])
             does not have is passed over.
 
     Raises:
-        InputError: an entry is missing or of another shape; nothing was changed.
+        InputError: an entry is missing, of another shape or not finite; nothing was changed.
     """
     plain = {name.rpartition("backbone.")[2]: value for name, value in tensors.items()}
     own = {n: v for n, v in extractor.backbone.state_dict().items() if not n.endswith("num_batches_tracked")}
@@ -173,4 +179,7 @@ def load_backbone(extractor: FRTMExtractor, tensors: Mapping[str, torch.Tensor])
             f"the backbone's weights do not fit: {len(wrong)} of {len(own)} entries are missing or of "
             f"another shape, such as {wrong[0]} {tuple(own[wrong[0]].shape)}"
         )
+    infinite = [n for n in own if not torch.isfinite(plain[n]).all()]
+    if infinite:
+        raise InputError(f"the backbone's weights hold NaN or infinity in {infinite[0]}; give another file")
     extractor.backbone.load_state_dict({n: plain[n] for n in own}, strict=False)

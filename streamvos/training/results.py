@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from streamvos.training.curves import plot_losses
 from streamvos.training.loop import Say
 from streamvos.types import SinkError, StreamvosError
 from streamvos.weights import save_weights
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of names and values: so that a run that began with other weights is not resumed."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def write_results(

@@ -10,7 +10,6 @@ region, and its own layer (the authors' loss, on two kinds of label).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +32,7 @@ from streamvos.training.loop import (
     train,
 )
 from streamvos.training.losses import cross_entropy_to_matches, log_affinity, mass_on_same_label
-from streamvos.training.results import write_results
+from streamvos.training.results import digest_of, write_results
 from streamvos.training.synthetic_clips import ClipOptions, SyntheticClips, matches
 from streamvos.types import InputError
 from streamvos.weights.tvos import from_authors, is_authors_layout
@@ -326,7 +325,11 @@ def train_tvos(
     description = {**recipe.description, "network": network, "initial": None}
     if initial is not None:
         taken = initialize(extractor, initial)
-        description["initial"] = {"entries": len(taken), "digest": _digest(extractor, taken)}
+        state = extractor.state_dict()
+        description["initial"] = {
+            "entries": len(taken),
+            "digest": digest_of({name: state[name] for name in taken}),
+        }
         say(f"initial weights: {len(taken)} entries taken; random: {_rest(extractor, taken)}")
     trained = train(
         extractor,
@@ -348,14 +351,6 @@ def train_tvos(
     }
     write_results(path, trained.weights, "tvos", metadata, say)
     return path
-
-
-def _digest(extractor: nn.Module, names: list[str]) -> str:
-    """Of the entries with these names: so that a run that began with other weights is not resumed."""
-    state, digest = extractor.state_dict(), hashlib.sha256()
-    for name in names:
-        digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _rest(extractor: nn.Module, taken: list[str]) -> str:

@@ -9,8 +9,8 @@ from streamvos.weights.checkpoints import Checkpoint, read_checkpoint, save_weig
 from streamvos.weights.registry import (
     BUNDLED,
     as_ours,
+    build_with,
     bundled_path,
-    load_exactly,
     load_method,
     recognize,
 )
@@ -19,8 +19,8 @@ __all__ = [
     "BUNDLED",
     "Checkpoint",
     "as_ours",
+    "build_with",
     "bundled_path",
-    "load_exactly",
     "load_method",
     "read_checkpoint",
     "recognize",

@@ -15,7 +15,6 @@ import json
 import os
 import pickle
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,9 @@ from streamvos.types import InputError, SinkError
 from streamvos.weights.inert import authors_classes_inert, foreign_names
 
 FORMAT = "streamvos"
+
+LARGEST = 16 * 2**30
+"""Bytes of all arrays of an .npz when unpacked; the published networks take less than one GiB."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,16 @@ def _is_npz(path: Path) -> bool:
 
 def _read_npz(path: Path) -> Checkpoint:
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > LARGEST:
+            raise ValueError(f"it would unpack to {size / 2**30:.0f} GiB")
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         # a number on its own (a step counter) is no weight
         tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items() if a.ndim}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is no readable .npz of arrays ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # whatever zip, zlib, lzma and numpy raise over damaged bytes
+        raise InputError(f"{path} is no readable .npz of arrays ({_first_line(error)})") from None
     return Checkpoint(path, tensors, {})
 
 
@@ -102,8 +108,11 @@ def _read_safetensors(path: Path) -> Checkpoint:
         return Checkpoint(path, tensors, {})
     try:
         metadata = json.loads(stored["description"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise InputError(f"{path} says it is a {FORMAT} file but its description cannot be read") from None
+    named = isinstance(metadata, dict) and isinstance(metadata.get("method"), str)
+    if not named or not isinstance(metadata.get("options", {}), dict):
+        raise InputError(f"{path} says it is a {FORMAT} file but does not name its method and options")
     return Checkpoint(path, tensors, metadata)
 
 
@@ -113,12 +122,12 @@ def _read_torch(path: Path) -> Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = foreign_names(path)
-        reason = f"it refers to {', '.join(foreign[:3])}" if foreign else str(error).strip().splitlines()[0]
+        reason = f"it refers to {', '.join(foreign[:3])}" if foreign else _first_line(error)
         raise InputError(
             f"{path} needs more than tensors and plain containers to be read, so it is refused ({reason})"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no readable torch checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # whatever torch, zip and zlib raise over damaged bytes
+        raise InputError(f"{path} is no readable torch checkpoint ({_first_line(error)})") from None
     for wrapper in ("state_dict", "model", "net"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -127,7 +136,23 @@ def _read_torch(path: Path) -> Checkpoint:
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise InputError(f"{path} holds no tensors; its entries are {sorted(map(str, content))[:8]}")
+    for name, value in tensors.items():
+        if not _is_plain(value):
+            raise InputError(
+                f"{path}: {name} is no plain tensor ({value.layout}, {value.device}, {value.dtype})"
+            )
     return Checkpoint(path, tensors, {})
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    """Numbers in memory, as many as the shape says: an expanded tensor claims more than the file holds."""
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def save_weights(

@@ -28,7 +28,7 @@ class Layout(Protocol):
 
 
 FILES = Path(__file__).parent / "files"
-BUNDLED = {"tvos": "tvos.safetensors"}
+BUNDLED = {"tvos": "tvos.safetensors", "frtm-fast": "frtm-fast.safetensors"}
 """Method -> the file that `weights="default"` means. Each has a model card of the same name beside it."""
 
 LAYOUTS: dict[str, Layout] = {"tvos": tvos, "rgmp": rgmp, "frtm": frtm, "joint": joint, "feelvos": feelvos}
@@ -77,7 +77,26 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
     if found != family:
         raise InputError(f"{path} holds weights of {found!r}, not of {name!r}")
     tensors, stored = as_ours(checkpoint)
-    method = build(name, {**stored, **options})
+    return build_with(name, {**stored, **options}, tensors, path)
+
+
+def build_with(
+    name: str, options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path
+) -> Method:
+    """A method with these weights; nothing of its size is made before they are known to fit.
+
+    Args:
+        name: a key of `METHODS`.
+        options: of the method.
+        tensors: the state dict of its networks.
+        path: where they come from, for errors.
+
+    Raises:
+        InputError: see `build` and `load_exactly`.
+    """
+    with torch.device("meta"):
+        check_fits(build(name, options), tensors, path)
+    method = build(name, options)
     load_exactly(method, tensors, path)
     return method
 
@@ -123,8 +142,17 @@ def load_exactly(method: Method, tensors: Mapping[str, torch.Tensor], path: Path
     Raises:
         InputError: names or shapes that do not agree; the method is unchanged.
     """
-    own = {n: v for n, v in method.networks.state_dict().items() if not n.endswith(COUNTER)}
-    given = {n: v for n, v in tensors.items() if not n.endswith(COUNTER)}
+    check_fits(method, tensors, path)
+    method.networks.load_state_dict(_without_counters(tensors), strict=False)
+
+
+def check_fits(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Compare a state dict with a method's networks, which may be on the meta device.
+
+    Raises:
+        InputError: names, shapes or kinds of numbers that do not agree.
+    """
+    own, given = _without_counters(method.networks.state_dict()), _without_counters(tensors)
     missing, surplus = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or surplus:
         raise InputError(
@@ -136,6 +164,11 @@ def load_exactly(method: Method, tensors: Mapping[str, torch.Tensor], path: Path
             raise InputError(
                 f"{path}: {name} is {tuple(value.shape)}, the network expects {tuple(own[name].shape)}"
             )
+        if not value.is_floating_point():
+            raise InputError(f"{path}: {name} is {value.dtype}, the network expects floating point")
         if not torch.isfinite(value).all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
-    method.networks.load_state_dict(dict(given), strict=False)
+
+
+def _without_counters(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}

@@ -45,3 +45,9 @@ def test_the_winner_is_the_first_of_the_largest(count):
     assert torch.equal(winners(channels).long(), expected)
     assert torch.equal((channels == channels.amax(0)).int().argmax(0), expected)  # argmax gives the first
     assert winners(channels).dtype == torch.uint8
+
+
+def test_what_is_not_a_number_has_a_winner_all_the_same():
+    channels = torch.rand(3, 4, 4)
+    channels[1, 0, 0] = torch.nan
+    assert int(winners(channels).max()) <= 2

@@ -59,3 +59,19 @@ def test_what_does_not_fit_is_refused():
         SampleWeights(4, 0.1, FRTM)
     with pytest.raises(InputError, match="no state of sample weights with 6 slots"):
         SampleWeights(6, 0.1, FRTM).load_state_dict(SampleWeights(7, 0.1, FRTM).state_dict())
+
+
+def test_no_filled_slot_is_taken_for_an_empty_one():
+    weights = SampleWeights(254, 0.5, torch.ones(1), first_kept=True, floor=0.25)
+    assert [weights.insert() for _ in range(253)] == list(range(1, 254))  # 0.5 ** 253 is not in float32
+    assert len(weights) == 254
+
+
+def test_a_copy_is_changed_alone():
+    weights = SampleWeights(5, 0.1, torch.ones(1))
+    weights.insert()
+    other, before = weights.copy(), weights.values.clone()
+    assert other.insert() == 2
+    assert torch.equal(weights.values, before)
+    assert weights.insert() == 2
+    assert torch.equal(weights.values, other.values)

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -169,3 +170,73 @@ def test_a_dump_of_tensorflow_variables_is_read(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "dump.npz").read_bytes()[:-40])
     with pytest.raises(InputError, match=r"cut\.npz"):
         read_checkpoint(tmp_path / "cut.npz")
+
+
+def damaged(tmp_path):
+    """Name -> bytes of files that no reader may stumble over."""
+    torch.save({"a": torch.zeros(3)}, tmp_path / "good.pth", _use_new_zipfile_serialization=False)
+    good = (tmp_path / "good.pth").read_bytes()
+    bad_zip = tmp_path / "bad.zip"
+    with zipfile.ZipFile(bad_zip, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(range(256)) * 40)
+    deflated = bytearray(bad_zip.read_bytes())
+    deflated[60:90] = bytes(30)
+    header = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+    with zipfile.ZipFile(bad_zip, "w") as archive:
+        archive.writestr(
+            "huge.npy", header + b"{'descr': '<f4', 'fortran_order': False, 'shape': (10**15,)}".ljust(118)
+        )
+    huge = bad_zip.read_bytes()
+    with zipfile.ZipFile(bad_zip, "w") as archive:
+        archive.writestr("open.npy", header + b"{'descr': '<f4'".ljust(118))
+    cuts = {f"cut{k}.pth": good[: len(good) * k // 20] for k in range(1, 20)}
+    return {
+        **cuts,
+        "stops.pth": b"\x80\x02." * 4,
+        "deflated.pth": bytes(deflated),
+        "huge.npz": huge,
+        "open.npz": bad_zip.read_bytes(),
+    }
+
+
+def test_damaged_files_are_refused_with_their_name(tmp_path):
+    for name, content in damaged(tmp_path).items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "description", ["[1]", "{}", '{"method": 5}', '{"method": "tvos", "options": 5}', "[" * 99_999]
+)
+def test_a_description_that_is_none_is_refused(tmp_path, description):
+    path = tmp_path / "odd.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"format": "streamvos", "description": description})
+    with pytest.raises(InputError, match=r"odd\.safetensors"):
+        streamvos.load("tvos", path, device="cpu")
+
+
+def test_tensors_that_are_no_weights_are_refused(tmp_path, method):
+    torch.save({"backbone.0.weight": torch.zeros(3, device="meta")}, tmp_path / "meta.pth")
+    with pytest.raises(InputError, match="no plain tensor"):
+        read_checkpoint(tmp_path / "meta.pth")
+    torch.save({"backbone.0.weight": torch.zeros(1).expand(10**12)}, tmp_path / "expanded.pth")
+    with pytest.raises(InputError, match="no plain tensor"):
+        read_checkpoint(tmp_path / "expanded.pth")
+    state = {n: v.to(torch.complex64) for n, v in method.extractor.state_dict().items()}
+    save_weights(tmp_path / "complex.safetensors", state, "tvos", {"options": {"network": NETWORK}})
+    with pytest.raises(InputError, match="expects floating point"):
+        streamvos.load("tvos", tmp_path / "complex.safetensors", device="cpu")
+
+
+def test_a_small_file_cannot_ask_for_a_huge_network(tmp_path):
+    for name, options in (
+        ("feelvos", {"network": {"head_channels": 10**6}}),
+        ("feelvos", {"network": {"middle": 10**9}}),
+        ("rgmp", {"network": {"channels": 10**6}}),
+        ("frtm", {"planes": [10**6] * 4}),
+        ("joint", {"network": {"channels": 10**6}}),
+    ):
+        save_weights(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, name, {"options": options})
+        with pytest.raises(InputError):
+            streamvos.load(name, tmp_path / "w.safetensors", device="cpu")

@@ -33,13 +33,14 @@ class Memory:
 
     The references of an object are its cells in the frame in which it was given last; that of the background
     are the background's cells in the frame annotated last, since a new object was background before.
-    What other objects held there, by prediction, is kept too: it becomes background if they are forgotten.
+    What other objects held there, by prediction, is kept too.
 
     Attributes:
         object_ids: ascending.
         grid: (h, w).
         annotated: (h*w, C), embedding of the frame annotated last.
         annotated_labels: (h*w,) int64, ids, 0 or void.
+        first: whether that frame was the first to be annotated.
         given: the ids whose reference lies in that frame.
         older, older_labels: (N, C) and (N,) int64, the references that lie in frames before it.
         previous: (h*w, C), embedding of the previous frame.
@@ -51,6 +52,7 @@ class Memory:
     grid: tuple[int, int]
     annotated: torch.Tensor
     annotated_labels: torch.Tensor
+    first: bool
     given: tuple[int, ...]
     older: torch.Tensor
     older_labels: torch.Tensor
@@ -76,8 +78,13 @@ class Memory:
         return cells[wanted], labels[wanted]
 
     def without(self, object_id: int) -> Memory:
-        """What would be remembered had this object, of `object_ids`, never been followed."""
+        """What is remembered without this object, of `object_ids`.
+
+        That is what would be there had it never been followed, its cells background, unless it was given in a
+        later annotation than the first: those cells may have been another object's, and become nobody's.
+        """
         channel, others = self.channels.index(object_id), self.older_labels != object_id
+        left = VOID if object_id in self.given and not self.first else 0
         soft = self.previous_probabilities
         if len(soft):
             soft = torch.cat([soft[:1] + soft[channel], soft[1:channel], soft[channel + 1 :]])
@@ -85,7 +92,7 @@ class Memory:
             self,
             object_ids=tuple(i for i in self.object_ids if i != object_id),
             given=tuple(i for i in self.given if i != object_id),
-            annotated_labels=self.annotated_labels.masked_fill(self.annotated_labels == object_id, 0),
+            annotated_labels=self.annotated_labels.masked_fill(self.annotated_labels == object_id, left),
             older=self.older[others],
             older_labels=self.older_labels[others],
             previous_labels=self.previous_labels.masked_fill(self.previous_labels == object_id, 0),
@@ -94,22 +101,28 @@ class Memory:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything, as tensors; `load_memory` makes it a memory again."""
-        lists = {"object_ids": self.object_ids, "grid": self.grid, "given": self.given}
+        lists = {
+            "object_ids": self.object_ids,
+            "grid": self.grid,
+            "given": self.given,
+            "first": (self.first,),
+        }
         state = {name: torch.tensor(value, dtype=torch.int64) for name, value in lists.items()}
         return state | {name: getattr(self, name) for name in _TENSORS}
 
 
-def load_memory(state: Mapping[str, torch.Tensor], soft: bool) -> Memory:
+def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtype) -> Memory:
     """The memory that a state dict describes.
 
     Args:
         state: what `Memory.state_dict` gave.
         soft: whether the target remembers probabilities.
+        dtype: of the networks.
 
     Raises:
         InputError: it does not describe a memory that can be gone on with.
     """
-    missing = {*_TENSORS, "object_ids", "grid", "given"} - set(state)
+    missing = {*_TENSORS, "object_ids", "grid", "given", "first"} - set(state)
     if missing:
         raise InputError(f"this is no state of a FEELVOS target: {sorted(missing)} missing")
     ids, grid, given = (tuple(state[name].flatten().tolist()) for name in ("object_ids", "grid", "given"))
@@ -139,9 +152,11 @@ def load_memory(state: Mapping[str, torch.Tensor], soft: bool) -> Memory:
             strange = set(torch.unique(value).tolist()) - {0, VOID, *ids}
             if value.dtype != torch.int64 or strange:
                 raise InputError(f"the state's {name} holds labels of no object: {sorted(strange)[:8]}")
-        elif not value.is_floating_point():
-            raise InputError(f"the state's {name} is {value.dtype}, expected floating point")
-    return Memory(object_ids=ids, grid=(grid[0], grid[1]), given=given, **{n: state[n] for n in _TENSORS})
+        elif value.dtype != dtype:
+            raise InputError(f"the state's {name} is {value.dtype}, the networks are {dtype}")
+    first = state["first"].flatten().tolist() == [1]
+    tensors = {name: state[name] for name in _TENSORS}
+    return Memory(object_ids=ids, grid=(grid[0], grid[1]), first=first, given=given, **tensors)
 
 
 def rescue(labels: torch.Tensor, label_map: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:

@@ -70,14 +70,14 @@ class FEELVOSNetwork(BaseModel):
 
     backbone: Literal["xception65", "resnet18", "resnet34", "resnet50", "resnet101"] = "xception65"
     planes: tuple[Positive, Positive, Positive, Positive] = (64, 128, 256, 512)
-    middle: int = Field(16, ge=0)
+    middle: int = Field(16, ge=0, le=64)
     features: Positive = 256
     low_features: Positive = 48
     embedding: Positive = 100
     embedding_activation: Literal["authors", "paper"] = "authors"
     head_channels: Positive = 256
-    head_layers: Positive = 4
-    head_kernel: Positive = 7
+    head_layers: int = Field(4, ge=1, le=32)
+    head_kernel: int = Field(7, ge=1, le=31)
     head_activation: Literal["authors", "paper"] = "authors"
 
     @field_validator("head_kernel")
@@ -229,7 +229,7 @@ class FEELVOSTarget(Target):
         labels = labels.flatten()
         present = set(torch.unique(labels).tolist())
         given = tuple(i for i in (object_ids if named is None else named) if i in present)
-        embedding = _cells(features)
+        embedding = _cells(features).clone()  # the caller may use the memory of its features again
         older, older_labels = embedding.new_zeros(0, embedding.shape[1]), labels.new_zeros(0)
         if self._memory is not None:
             older, older_labels = self._memory.references(set(object_ids) - set(given))
@@ -238,6 +238,7 @@ class FEELVOSTarget(Target):
             grid=grid,
             annotated=embedding,
             annotated_labels=labels,
+            first=self._memory is None,
             given=given,
             older=older,
             older_labels=older_labels,
@@ -295,7 +296,7 @@ class FEELVOSTarget(Target):
             soft = sampled if self._read is None else self._read
         self._memory = replace(
             memory,
-            previous=embedding,
+            previous=embedding.clone(),
             previous_labels=self._ids[sampled.argmax(0)],
             previous_probabilities=soft,
         )
@@ -334,7 +335,9 @@ class FEELVOSTarget(Target):
         if set(state) == {"object_ids"} and not state["object_ids"].numel():
             self._memory = self._reference = self._read = None
             return
-        self._take(load_memory(state, self.options.previous == "soft"))
+        parameter = next(self.head.parameters(), None)
+        dtype = torch.float32 if parameter is None else parameter.dtype
+        self._take(load_memory(state, self.options.previous == "soft", dtype))
 
 
 def _cells(features: Features) -> torch.Tensor:

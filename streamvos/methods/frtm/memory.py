@@ -34,12 +34,14 @@ class Exchange(NamedTuple):
         scale: what the sums are multiplied by.
         gone: the weight with which the slot's old sample is then subtracted; 0 = it was empty.
         new: the weight of the new sample.
+        importance: of every slot, afterwards.
     """
 
     slot: int
     scale: float
     gone: float
     new: float
+    importance: SampleWeights
 
 
 class ObjectModel:
@@ -94,15 +96,15 @@ class ObjectModel:
         return self._projected.shape[-2], self._projected.shape[-1]
 
     def make_room(self) -> Exchange:
-        """Choose the slot of a new sample and say how the sums change; `remember` does the rest."""
-        before = self.importance.values.clone()
-        slot = self.importance.insert()
-        after = self.importance.values
+        """Choose the slot of a new sample and say how the sums change; nothing is changed yet."""
+        before, importance = self.importance.values.clone(), self.importance.copy()
+        slot = importance.insert()
+        after = importance.values
         gone = float(before[slot])
         before[slot] = 0
         heaviest = int(before.argmax())  # all that stay are scaled alike; this one has the most digits
         scale = float(after[heaviest] / before[heaviest]) if before[heaviest] > 0 else 0.0
-        return Exchange(slot, scale, scale * gone, float(after[slot]))
+        return Exchange(slot, scale, scale * gone, float(after[slot]), importance)
 
     def remembered(self, slot: int) -> tuple[torch.Tensor, Samples]:
         """(1, c, h, w) and the sample, of one slot."""
@@ -184,6 +186,7 @@ def remember(models: Sequence[ObjectModel], projected: torch.Tensor, samples: Sa
                 total.add_(parts[row], alpha=weight)
         one = slice(k, k + 1)
         model.store(slice(change.slot, change.slot + 1), projected[one], samples.part(one))
+        model.importance = change.importance
 
 
 def learn(

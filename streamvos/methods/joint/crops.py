@@ -2,7 +2,7 @@
 
 JOINT (like LWL and the trackers of its family) sees one object at a time, in a window about five times its
 size that is resized to one shape. Here K windows are reckoned, cut and pasted at once, as tensors on the
-device of the frame: nothing waits for the host.
+device of the frame: no value is read back from it.
 
     state = begin(masks, area=25.0, output=(480, 832))          # K objects on their first frame
     windows = search_windows(state, (480, 854), (480, 832))     # where they are looked for

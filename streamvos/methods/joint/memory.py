@@ -117,11 +117,13 @@ class JOINTMemory:
             induction, transduction: (h*w, C).
             labels: (K, D, h, w) each, of the predicted masks.
         """
-        slot = self.weights.insert()
+        weights = self.weights.copy()
+        slot = weights.insert()
         gone = None
         if slot < self.pictures and self.options.refresh == "incremental":
             gone = self._stored["self_keys"][slot].clone(), self._stored["transduction"][slot].clone()
         self._store(slot, induction, transduction, labels)
+        self.weights = weights
         if self.options.refresh == "incremental":
             self._exchange(slot, gone)
         else:
@@ -167,6 +169,8 @@ class JOINTMemory:
                 raise InputError(
                     f"{name} of the state is {tuple(state[name].shape)}, expected {(pictures, *shape)}"
                 )
+        if state["frames"].numel() != 1:
+            raise InputError(f"frames of the state is {tuple(state['frames'].shape)}, expected one number")
         if tuple(state["filters"].shape) != self._filter_shape():
             raise InputError(
                 f"the state's filters are {tuple(state['filters'].shape)}, expected {self._filter_shape()}"
@@ -220,11 +224,11 @@ class JOINTMemory:
 
     def _grow(self, like: torch.Tensor) -> None:
         room = min(max(2 * self.capacity, 1), self.options.memory_size)
-        for name, shape in self._shapes().items():
-            larger = like.new_empty(room, *shape)
-            if self.pictures:
-                larger[: self.pictures] = self._used(name)
-            self._stored[name] = larger
+        larger = {name: like.new_empty(room, *shape) for name, shape in self._shapes().items()}
+        if self.pictures:
+            for name, value in larger.items():
+                value[: self.pictures] = self._used(name)
+        self._stored = larger
 
     def _exchange(self, slot: int, gone: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         """Bring the attention among the pictures up to date with the new one in `slot`.
@@ -246,7 +250,9 @@ class JOINTMemory:
         if gone is not None:
             # slots are given up in turn: after a round of them all cells of the first picture are exact again
             cells, rounds = self.grid[0] * self.grid[1], self.options.memory_size - 1
-            self._encode(0, slice(cells * (slot - 1) // rounds, cells * slot // rounds))
+            first, end = cells * (slot - 1) // rounds, cells * slot // rounds
+            if first < end:  # there may be fewer cells than rounds
+                self._encode(0, slice(first, end))
         self._make_memory_keys()
 
     def _encode_all(self) -> None:

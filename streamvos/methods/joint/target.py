@@ -41,11 +41,13 @@ class Seen(NamedTuple):
     """A frame as the target saw it, kept from reading to writing.
 
     Attributes:
+        features: of the frame.
         object_ids: the K objects.
         view: a row for each of them, or one for all.
         windows: K.
     """
 
+    features: Features
     object_ids: tuple[int, ...]
     view: View
     windows: Windows
@@ -201,7 +203,9 @@ class JOINTTarget(Target):
             probabilities: (K, H, W) of the objects of this target.
         """
         assert self.state is not None
-        seen = self._seen or self._look(features)
+        seen = self._seen
+        if seen is None or seen.features is not features:
+            seen = self._look(features)
         for memory in self.memories:
             memory.frames += 1
         due = [memory for memory in self.memories if memory.is_due()]
@@ -223,7 +227,7 @@ class JOINTTarget(Target):
                 memory.drop(object_id)
         self.memories = [memory for memory in self.memories if memory.object_ids != (object_id,)]
         keep = [k for k, i in enumerate(self._object_ids) if i != object_id]
-        self.state = self.state.pick(keep)
+        self.state = self.state.pick(keep) if keep else None
         self._object_ids = tuple(self._object_ids[k] for k in keep)
 
     def _look(self, features: Features, with_layers: bool = False) -> Seen:
@@ -233,9 +237,9 @@ class JOINTTarget(Target):
         options, count = self.options, len(self._object_ids)
         if options.window == "frame":
             windows = whole_window(count, features.size, options.crop_size, self.state.center)
-            return Seen(self._object_ids, self._shared_view(features), windows)
+            return Seen(features, self._object_ids, self._shared_view(features), windows)
         windows = search_windows(self.state, features.size, options.crop_size)
-        return Seen(self._object_ids, self._see(features, windows, with_layers), windows)
+        return Seen(features, self._object_ids, self._see(features, windows, with_layers), windows)
 
     def _see(self, features: Features, windows: Windows, with_layers: bool = False) -> View:
         """A window for every object, a few of them at a time through the networks."""

@@ -125,10 +125,9 @@ class RGMPTarget(Target):
             previous = torch.cat([background, masks])
         else:
             previous = self._on_canvas(canvas, probabilities, object_ids, new)
+        frame, small = features["frame"].clone(memory_format=torch.contiguous_format), labels.to(torch.uint8)
         self._object_ids, self._size, self._read = object_ids, features.size, None
-        self._references, self._previous = references, previous
-        self._frame = features["frame"].clone(memory_format=torch.contiguous_format)
-        self._label_map = labels.to(torch.uint8)
+        self._references, self._previous, self._frame, self._label_map = references, previous, frame, small
 
     @torch.no_grad()
     def read(self, features: Features) -> Evidence:
@@ -182,7 +181,7 @@ class RGMPTarget(Target):
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         if "object_ids" not in state:
             raise InputError(f"this is no state of an RGMP target (keys {sorted(state)})")
-        ids = tuple(int(i) for i in state["object_ids"])
+        ids = tuple(int(i) for i in state["object_ids"].flatten())
         if list(ids) != sorted(set(ids)) or any(not 1 <= i <= MAX_OBJECT_ID for i in ids):
             raise InputError(f"object ids must ascend within 1..{MAX_OBJECT_ID}, got {list(ids)}")
         if ids:
@@ -203,8 +202,9 @@ class RGMPTarget(Target):
             if name not in state or tuple(state[name].shape) != shape:
                 came = tuple(state[name].shape) if name in state else "nothing"
                 raise InputError(f"the state's {name} should be {shape}, got {came}")
-            if state[name].is_floating_point() == (name == "label_map"):
-                raise InputError(f"the state's {name} is {state[name].dtype}: that is another kind of number")
+            dtype = torch.uint8 if name == "label_map" else next(self._runs.parameters()).dtype
+            if state[name].dtype != dtype:
+                raise InputError(f"the state's {name} is {state[name].dtype}, expected {dtype}")
         self._object_ids, self._size, self._read = ids, (height, width), None
         self._references = [state[f"references.{k}"] for k in range(len(self.options.scales))]
         self._previous, self._frame, self._label_map = state["previous"], state["frame"], state["label_map"]

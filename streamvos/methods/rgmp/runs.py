@@ -5,7 +5,7 @@
     references = runs.refer(features.maps, canvas, masks)                 # on the annotated frame
     probabilities = runs(later.maps, canvas, previous_masks, references)  # on every later one
 
-`streamvos/methods/rgmp.py` has the method around it.
+`streamvos.methods.rgmp.method` has the method around it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ from streamvos.types import Features
 
 STRIDE = 32
 """Of the encoder's last stage, in pixels."""
+
+RUNS_AT_ONCE = 8
+"""On a GPU; it bounds memory."""
+
+PIXELS_AT_ONCE = 120_000
+"""On a processor: pixels of all runs of a batch, unless one run has more (docs/results.md)."""
 
 
 class RGMPNetwork(BaseModel):
@@ -55,6 +61,8 @@ class RGMPOptions(BaseModel):
         align_corners: how the decoder enlarges its maps. The authors' code leaves it to PyTorch, which in
             their version (0.3.1) put corner on corner; later versions put center on center (False).
         runs_per_batch: the runs of a frame (objects + 1) are one batch of at most so many, to bound memory.
+            None = eight on a GPU; on a processor as many as its caches are worth at that scale, since larger
+            batches are slower than smaller ones there (`PIXELS_AT_ONCE`).
         winograd: side of the tiles in which the decoder's 3x3 convolutions are computed on a processor, with
             fewer multiplications and more rounding (`streamvos.nn.winograd`); 0 = directly.
         precision: "bfloat16" runs the networks under autocast; "auto" does so where the device has
@@ -67,7 +75,7 @@ class RGMPOptions(BaseModel):
     scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 0.75, 1.0), min_length=1)
     padding: Growth = "authors"
     align_corners: bool = True
-    runs_per_batch: int = Field(8, ge=1)
+    runs_per_batch: int | None = Field(None, ge=1)
     winograd: Tile = 0
     precision: PrecisionChoice = "float32"
 
@@ -138,7 +146,7 @@ class GuidedRuns(nn.Module):
                 scaled = resize(masks[:, None], canvas.scaled(scale))
                 chunks = [
                     self.decoder.refer(self._encode(maps[f"conv1_{k}"], part)["layer4"]).to(masks.dtype)
-                    for part in scaled.split(self.options.runs_per_batch)
+                    for part in scaled.split(self._at_once(scaled))
                 ]
                 references.append(torch.cat(chunks).contiguous())
         return references
@@ -158,17 +166,27 @@ class GuidedRuns(nn.Module):
             masks: (R, H', W') float, where each run's object was in the frame before.
             references: per scale, from `refer`.
         """
-        total, at_once = torch.zeros_like(masks), self.options.runs_per_batch
+        total = torch.zeros_like(masks)
         # one region for all scales: the weights are converted once
         with in_precision(self.options.precision, masks.device):
             for k, scale in enumerate(self.options.scales):
                 scaled = resize(masks[:, None], canvas.scaled(scale))
+                at_once = self._at_once(scaled)
                 pairs = zip(scaled.split(at_once), references[k].split(at_once), strict=True)
                 chunks = [
                     resize(self._run(maps[f"conv1_{k}"], *pair)[:, None], canvas.size)[:, 0] for pair in pairs
                 ]
                 total += torch.cat(chunks)
         return total / len(self.options.scales)
+
+    def _at_once(self, masks: torch.Tensor) -> int:
+        """How many runs (R, 1, h, w) are one batch."""
+        if self.options.runs_per_batch is not None:
+            return self.options.runs_per_batch
+        if masks.device.type != "cpu":
+            return RUNS_AT_ONCE
+        pixels = masks.shape[-2] * masks.shape[-1]
+        return min(RUNS_AT_ONCE, max(1, PIXELS_AT_ONCE // pixels))
 
     def _encode(self, image: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
         """In one memory format, the faster one, whichever the features came in: rounding depends on it."""

@@ -202,6 +202,21 @@ def test_a_forgotten_object_might_never_have_been_there(cue, previous):
         forgetful.forget(5)
 
 
+def test_a_mistaken_object_takes_nothing_with_it_when_it_is_forgotten():
+    first, second = map(features_of, scenes(2))
+    labels = boxes((9, 11), id2=(0, 0, 4, 4))
+    mistake = boxes((9, 11), id7=(0, 0, 4, 4))  # drawn over object 2
+    target = showing(GLOBAL, previous="hard")
+    target.annotate(first, labels, (2,))
+    target.annotate(second, mistake, (2, 7), (7,), certain(mistake, (2, 7)))
+    target.forget(7)
+    # what may be object 2 did not become an example of the background
+    assert target.object_ids == (2,)
+    cells, owners = target._memory.candidates()
+    where = (mistake == 7).flatten()
+    assert not torch.isin(cells[owners == 0], target._memory.annotated[where]).all(1).any()
+
+
 def test_an_object_without_a_cell_is_far_from_everything_or_rescued():
     size = (41, 41)  # 11 x 11 cells, every fourth pixel
     labels = boxes(size, id3=(10, 10, 20, 20), id8=(21, 26, 24, 28))
@@ -438,7 +453,7 @@ def test_memory_does_not_grow_with_the_stream(rng):
     sizes = set()
     for _ in range(60):
         vos.step(image)
-        sizes.add(len(vos.snapshot()))
+        sizes.add(sum(value.nbytes for value in vos._target.state_dict().values()))
     assert len(sizes) == 1
 
 

@@ -238,11 +238,12 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
         {**good, "memory.0.weights.values": torch.zeros(3)},
         {**good, "state.center": good["state.center"][:1]},
     ]
-    before = target.memories, target.state, target.object_ids
     for state in bad:
         with pytest.raises(InputError):
             target.load_state_dict(state)
-        assert (target.memories, target.state, target.object_ids) == before
+        after = target.state_dict()
+        assert after.keys() == good.keys()
+        assert all(torch.equal(after[name], value) for name, value in good.items())
 
 
 @WINDOWS
@@ -251,6 +252,8 @@ def test_a_new_object_joins_and_a_named_one_begins_anew(window):
     target = start(method, frames, a_mask(), (1, 2))
     advance(method, target, frames[1:4])
     features = method.extractor(frames[4:5])
+    plain = method.target()
+    plain.load_state_dict(target.state_dict())
     given = torch.zeros(60, 80, dtype=torch.int64)
     given[40:55, 50:70], given[:20, :20] = 7, 1
     annotation = Annotation(given, (1, 7))
@@ -270,7 +273,37 @@ def test_a_new_object_joins_and_a_named_one_begins_anew(window):
     assert (own.filters[own.object_ids.index(1)] - fresh.memories[0].filters[0]).abs().max() < 1e-12
     assert torch.equal(target.state.center[0], fresh.state.center[0])
     # and the object that went on is where it would be with a plain write
+    plain.read(features)
+    plain.write(features, probabilities[:3])
+    assert torch.equal(target.state.center[1], plain.state.center[1])
+    went_on, written = (
+        next(memory for memory in one.memories if 2 in memory.object_ids) for one in (target, plain)
+    )
+    assert went_on.frames == written.frames
+    a, b = (memory.filters[memory.object_ids.index(2)] for memory in (went_on, written))
+    assert (a - b).abs().max() < 1e-12
     advance(method, target, frames[5:])
+
+
+def test_a_memory_of_more_pictures_than_a_window_has_cells_goes_on():
+    method, frames = small(crop_size=(32, 48), memory_size=12, update_interval=1), clip(30)
+    target = start(method, frames, a_mask(), (1, 2))
+    advance(method, target, frames[1:])
+    assert target.memories[0].pictures == 12
+
+
+def test_what_was_read_of_another_frame_is_not_remembered():
+    method, frames = small(), clip(3)
+    target, twin = (start(method, frames, a_mask(), (1, 2)) for _ in range(2))
+    first, second = (method.extractor(frames[t : t + 1]) for t in (1, 2))
+    probabilities = method.decoder(first, target.read(first))
+    for one in (target, twin):
+        one.write(first, probabilities)
+    target.read(first)  # and then the frame changes
+    for one in (target, twin):
+        one.write(second, probabilities)
+    a, b = target.state_dict(), twin.state_dict()
+    assert all((a[name] - b[name]).abs().max() < 1e-12 for name in a)
 
 
 def test_frames_are_remembered_when_the_authors_would():
