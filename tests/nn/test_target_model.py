@@ -63,7 +63,7 @@ SHORT, LONG = ((2, 3, 3), 3), ((5, 10, 10, 10, 10), 10)
 EXACT, ROUNDED = Tolerance(*[1e-11] * 5), Tolerance(*[4.8e-6] * 4, 2e-5)
 # with 75 the golden exists in float32 only; from it to a computation in float64 it is one rounding, not two
 HALF_ROUNDED = Tolerance(*[2.4e-6] * 4, 1e-5)
-# "data losses agree to 6e-4 (updates)" between float32 and float64; here up to 1.01e-3 was seen with two threads
+# "data losses agree to 6e-4 (updates)" between float32 and float64; with two threads 1.01e-3 was seen here
 CHAOTIC, NEARLY = Tolerance(5e-2, 4e-3, 2e-2, 2e-2, 2e-3), Tolerance(*[1e-4] * 4, 1e-5)
 CASES = {
     "stable float64": Case(STABLE, "f64_", torch.float64, *SHORT, AFRESH, EXACT),
