@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from goldens import SHARED
+from goldens import shared_path
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with goldens and real frames, beside the checkout."""
-    if not SHARED.is_dir():
-        pytest.skip(f"NO GOLDENS OR REAL FRAMES: {SHARED} is absent; set STREAMVOS_SHARED to run this test")
-    return SHARED
+    return shared_path()
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,21 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 SHARED = Path(os.environ.get("STREAMVOS_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def shared_path(*parts: str) -> Path:
+    """A file or folder of the goldens and real frames, which cannot be part of this repository.
+
+    A test is skipped only where all of them are absent; one that is missing among the others is an error.
+    """
+    if not SHARED.is_dir():
+        pytest.skip(f"NO GOLDENS OR REAL FRAMES: {SHARED} is absent; set STREAMVOS_SHARED to run this test")
+    path = SHARED.joinpath(*parts)
+    assert path.exists(), f"{SHARED} is there but {path} is missing; its copy is not complete"
+    return path
 
 
 def procedural(name: str, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarray:

@@ -6,30 +6,23 @@ import json
 from functools import cache
 
 import numpy as np
-import pytest
 import torch
-from goldens import SHARED, procedural
+from goldens import procedural, shared_path
 
 from streamvos.weights import joint
-
-KEYS = SHARED / "methods" / "keys" / "joint.json"
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
     """The arrays of one golden file of JOINT."""
-    path = SHARED / "goldens" / f"joint_{name}.npz"
-    if not path.exists():
-        pytest.skip(f"NO GOLDENS: {path} is absent; set STREAMVOS_SHARED to run this test")
-    return dict(np.load(path))
+    return dict(np.load(shared_path("goldens", f"joint_{name}.npz")))
 
 
 @cache
 def published() -> dict[str, torch.Tensor]:
     """A state dict as the authors publish it; to be copied before it is changed."""
-    if not KEYS.exists():
-        pytest.skip(f"NO KEYS: {KEYS} is absent; set STREAMVOS_SHARED to run this test")
     state = {}
-    for name, shape in (entry[:2] for entry in json.loads(KEYS.read_text())["net_keys"]):
+    keys = json.loads(shared_path("methods", "keys", "joint.json").read_text())["net_keys"]
+    for name, shape in (entry[:2] for entry in keys):
         # the self-attention is one layer with two names; procedural values go by the encoder's
         key = name.replace("transformer.decoder.self_attn", "transformer.encoder.self_attn")
         of_stage = name.startswith("feature_extractor.layer")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from goldens import shared_path
 from PIL import Image
 
 from streamvos.data.davis import DavisDataset
 from streamvos.data.labelmap import write_label_map
 from streamvos.types import InputError
-
-SHARED = Path(os.environ.get("STREAMVOS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
 SIZE = (24, 32)
 
@@ -242,10 +240,7 @@ class TestRefusals:
 
 
 def test_the_real_development_set():
-    folder = SHARED / "data" / "davis2016-dev"
-    if not folder.is_dir():
-        pytest.skip(f"no DAVIS sequences at {folder}")
-    dataset = DavisDataset(folder)
+    dataset = DavisDataset(shared_path("data", "davis2016-dev"))
     assert {sequence.name: len(sequence) for sequence in dataset} == {
         "blackswan": 50,
         "bmx-trees": 80,

@@ -1,7 +1,6 @@
 """Label maps: what a pixel of each kind of picture means, and that writing is exact and atomic."""
 
 import contextlib
-import os
 import resource
 import struct
 import zlib
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from goldens import shared_path
 from PIL import Image
 
 from streamvos.data.labelmap import davis_palette, read_label_map, write_label_map
 from streamvos.types import InputError, SinkError
-
-SHARED = Path(os.environ.get("STREAMVOS_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
 
 
 def random_labels(seed: int, shape: tuple[int, int] = (13, 17), high: int = 256) -> np.ndarray:
@@ -201,10 +199,7 @@ def test_a_missing_folder_is_an_error_of_the_sink(tmp_path):
 
 
 def test_real_masks_of_davis_2016_are_objects():
-    folder = SHARED / "davis2016-dev/Annotations/480p/goat"
-    folder = folder if folder.is_dir() else SHARED / "data/davis2016-dev/Annotations/480p/goat"
-    if not folder.is_dir():
-        pytest.skip(f"no DAVIS 2016 annotations at {folder}")
+    folder = shared_path("data/davis2016-dev/Annotations/480p/goat")
     mask = read_label_map(folder / "00000.png")
     assert mask.shape == (480, 854)
     assert np.unique(mask).tolist() == [0, 1]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from goldens import shared_path
 from scipy.spatial import cKDTree
 
 from streamvos.data.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
 from streamvos.types import InputError
 
-SHARED = Path(os.environ.get("STREAMVOS_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 SMALL = SyntheticOptions(size=(96, 128), length=30)
 CLEAN = replace(SMALL, blur=0.0, noise=0.0, exposure=0.0)
 FIELDS = ("image", "label_map", "layer", "region", "coordinates")
@@ -177,11 +176,7 @@ def test_equal_coordinates_show_the_same_point_on_photographs(stills: Path):
 
 
 def test_equal_coordinates_show_the_same_point_on_the_shared_stills():
-    folder = SHARED / "data" / "stills"
-    if not folder.is_dir():
-        pytest.skip(
-            f"no shared stills at {folder}; set STREAMVOS_SHARED to the folder that holds data/stills"
-        )
+    folder = shared_path("data", "stills")
     options = replace(CLEAN, size=(224, 224), stills=folder)
     check_correspondence(options, range(6))
     areas = [np.bincount(SyntheticVideo(s, options)[0].label_map.ravel(), minlength=3)[1:] for s in range(20)]

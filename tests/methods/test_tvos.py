@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from goldens import SHARED, procedural
+from goldens import procedural, shared_path
 
 import streamvos
 from streamvos.methods import Method
@@ -24,16 +24,13 @@ from streamvos.weights import load_method
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    path = SHARED / "goldens" / "tvos.npz"
-    if not path.exists():
-        pytest.skip(f"NO GOLDENS: {path} is absent; set STREAMVOS_SHARED to run this test")
-    return dict(np.load(path))
+    return dict(np.load(shared_path("goldens", "tvos.npz")))
 
 
 @pytest.fixture(scope="module")
 def published(golden, tmp_path_factory) -> Path:
     """A file in the layout of the authors' checkpoints, with the weights that made the goldens."""
-    entries = json.loads((SHARED / "methods" / "keys" / "tvos.json").read_text())["state_dict"]
+    entries = json.loads(shared_path("methods", "keys", "tvos.json").read_text())["state_dict"]
     state = {}
     for name, shape in ((entry[0], entry[1]) for entry in entries):
         plain = name.removeprefix("module.")

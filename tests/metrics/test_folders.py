@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from goldens import shared_path
 from PIL import Image
 
 from streamvos.data.labelmap import write_label_map
 from streamvos.metrics import evaluate_sequence, score_folders
 from streamvos.types import InputError
-
-SHARED = Path(os.environ.get("STREAMVOS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
 
 def labels(
@@ -209,10 +207,7 @@ class TestRefusals:
 class TestRealMasks:
     @pytest.fixture
     def annotations(self):
-        folder = SHARED / "data" / "davis2016-dev" / "Annotations" / "480p"
-        if not folder.is_dir():
-            pytest.skip(f"no DAVIS masks at {folder}")
-        return folder
+        return shared_path("data", "davis2016-dev", "Annotations", "480p")
 
     def test_the_truth_scores_100(self, annotations):
         scores = score_folders(annotations, annotations, dataset="davis2016")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from goldens import shared_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -20,8 +19,6 @@ from streamvos.metrics.measures import boundary_radius
 from streamvos.types import InputError
 
 EXACT = 1e-6  # the agreement that is asked for on cases worked out by hand
-
-SHARED = Path(os.environ.get("STREAMVOS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
 
 def square(size: tuple[int, int], top: int, left: int, side: int) -> np.ndarray:
@@ -374,9 +371,7 @@ class TestBadInput:
 
 
 def test_real_outlines_agree_with_the_definition():
-    folder = SHARED / "data" / "davis2016-dev" / "Annotations" / "480p"
-    if not folder.is_dir():
-        pytest.skip(f"no DAVIS masks at {folder}")
+    folder = shared_path("data", "davis2016-dev", "Annotations", "480p")
     for name, index in (("goat", 10), ("scooter-black", 20)):
         truth, prediction = (
             np.array(Image.open(folder / name / f"{number:05d}.png"))[::3, ::3] != 0

@@ -13,10 +13,7 @@ SIZES = [(480, 854), (465, 465), (100, 133), (37, 53), (5, 9)]
 
 @pytest.mark.parametrize("size", SIZES)
 def test_label_maps_at_stride_4_are_the_authors(shared, size):
-    path = shared / "goldens" / "feelvos_matching.npz"
-    if not path.exists():
-        pytest.skip(f"NO GOLDENS: {path} is absent; set STREAMVOS_SHARED to run this test")
-    golden = np.load(path)
+    golden = np.load(shared / "goldens" / "feelvos_matching.npz")
     cases = {name.split("/")[1] for name in golden if name.startswith("labels/")}
     assert cases == {f"{height}x{width}" for height, width in SIZES}
     name = f"labels/{size[0]}x{size[1]}"

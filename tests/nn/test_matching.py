@@ -33,10 +33,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def golden(shared) -> dict[str, np.ndarray]:
-    path = shared / "goldens" / "feelvos_matching.npz"
-    if not path.exists():
-        pytest.skip(f"NO GOLDENS: {path} is absent; set STREAMVOS_SHARED to run this test")
-    return dict(np.load(path))
+    return dict(np.load(shared / "goldens" / "feelvos_matching.npz"))
 
 
 def test_every_golden_case_is_tested(golden):

@@ -98,10 +98,7 @@ CASES = [
 
 @pytest.mark.parametrize(("case", "windows"), CASES)
 def test_the_target_matches_as_the_authors_do(shared, case, windows):
-    path = shared / "goldens" / "feelvos_matching.npz"
-    if not path.exists():
-        pytest.skip(f"NO GOLDENS: {path} is absent; set STREAMVOS_SHARED to run this test")
-    golden = np.load(path)
+    golden = np.load(shared / "goldens" / "feelvos_matching.npz")
     first, before, now = (
         features_of(torch.from_numpy(golden[f"{case}/{name}_emb"])) for name in ("ref", "prev", "cur")
     )

@@ -64,8 +64,6 @@ def test_a_clip_runs_through_the_networks_as_in_the_authors_training():
 def test_two_objects_are_tracked_as_by_the_authors(shared):
     expected, method = golden("tracker"), authors(update_interval=2, memory_size=3)
     folder = shared / "data" / "davis2016-dev" / "JPEGImages" / "480p" / "blackswan"
-    if not folder.is_dir():
-        pytest.skip(f"NO FRAMES: {folder} is absent")
     encoded: list[torch.Tensor] = []
     hook = method.network.label_encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0]))
     target = method.target()

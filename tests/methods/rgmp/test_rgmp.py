@@ -11,7 +11,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from goldens import SHARED, procedural
+from goldens import procedural, shared_path
 
 from streamvos.methods.rgmp.canvas import resize
 from streamvos.methods.rgmp.method import RGMP, RGMPNetwork, RGMPOptions, aggregate
@@ -27,16 +27,13 @@ PIXELS = 10  # so many pixels a frame may lie on the other side of a tie
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    path = SHARED / "goldens" / "rgmp.npz"
-    if not path.exists():
-        pytest.skip(f"NO GOLDENS: {path} is absent; set STREAMVOS_SHARED to run this test")
-    return dict(np.load(path))
+    return dict(np.load(shared_path("goldens", "rgmp.npz")))
 
 
 @pytest.fixture(scope="module")
 def published(golden) -> dict[str, torch.Tensor]:
     """The authors' state dict, with the weights that made the goldens."""
-    entries = json.loads((SHARED / "methods" / "keys" / "rgmp.json").read_text())["state_dict"]
+    entries = json.loads(shared_path("methods", "keys", "rgmp.json").read_text())["state_dict"]
     state = {}
     for name, shape in ((entry[0], tuple(entry[1])) for entry in entries):
         plain = name.removeprefix("module.")
