@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 VOID = 255
 """The value that a label map gives to pixels of unknown label (DAVIS and PASCAL VOC)."""
@@ -118,6 +120,8 @@ class Annotation:
 
     def masks(self) -> torch.Tensor:
         """(K, H, W) float32, one or zero: the pixels of each named object."""
+        import torch  # processes that only read cameras or write files do without it
+
         ids = torch.tensor(self.object_ids, device=self.label_map.device, dtype=self.label_map.dtype)
         return (self.label_map[None] == ids[:, None, None]).float()
 

@@ -1,0 +1,97 @@
+"""All of a step in one process; the reference that the pipeline has to equal bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from streamvos.methods import Method
+from streamvos.segmenter.checks import annotation_of, check_frame, check_mask
+from streamvos.segmenter.decisions import decide
+from streamvos.segmenter.extraction import Extraction
+from streamvos.segmenter.results import make_result
+from streamvos.segmenter.state import StreamState
+from streamvos.types import InputError, Result
+
+
+class Segmenter:
+    """Follows the objects of one stream.
+
+    Args:
+        method: with its weights; it is moved to the device and not changed otherwise. Several
+            segmenters may share one.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        backend: how the extractor runs, see `streamvos.backends`.
+
+    Attributes:
+        method: the method.
+        device: the torch device in use.
+    """
+
+    def __init__(self, method: Method, device: str | torch.device = "auto", backend: str = "eager"):
+        self._extract = Extraction(method, device, backend)
+        self.method, self.device = self._extract.method, self._extract.device
+        self._state = StreamState(method, self.device)
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """The ids being followed, ascending."""
+        return self._state.object_ids
+
+    @torch.inference_mode()
+    def step(self, frame: np.ndarray | torch.Tensor, mask: np.ndarray | torch.Tensor | None = None) -> Result:
+        """The label map of the next frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB, NumPy or torch, on the CPU or a GPU.
+            mask: (H, W) integer label map, when objects start, are added or corrected: the pixels of an
+                id are that object, all of it. Where the mask is 0, objects that it does not name keep
+                their predicted pixels; where it is 255 (void) the prediction stands.
+
+        Returns:
+            The result, at the frame's own size.
+
+        Raises:
+            InputError: a frame or a mask that cannot be used, or a frame before any mask. The state is
+                unchanged and the stream can go on.
+        """
+        state = self._state
+        image = check_frame(frame, state.size)
+        given = None if mask is None else check_mask(mask, (image.shape[0], image.shape[1]))
+        if not state.started and given is None:
+            raise InputError(
+                "step(frame) came before any mask; begin with step(frame, mask), mask an (H, W) label map"
+            )
+        annotation = None if given is None else annotation_of(given.to(self.device))
+        features = self._extract([image])
+        question = state.ask(features, annotation)
+        decision = decide(self.method, features, question)
+        state.learn(features, question, decision)
+        return make_result(decision.shown(), decision.object_ids, state.count - 1)
+
+    def forget(self, object_id: int) -> None:
+        """Follow an object no longer; its pixels count as background from here on.
+
+        Raises:
+            InputError: it is not followed.
+        """
+        self._state.forget(object_id)
+
+    def reset(self) -> None:
+        """Forget everything; the next step needs a mask, and may have another size."""
+        self._state.reset()
+
+    def snapshot(self) -> bytes:
+        """The whole state of the stream, to continue from elsewhere, bit-identically.
+
+        Tensors in safetensors form; weights are not in it.
+        """
+        return self._state.snapshot()
+
+    def restore(self, blob: bytes) -> None:
+        """Continue from what `snapshot` gave.
+
+        Raises:
+            InputError: no snapshot, or that of another method or of other options; the state is unchanged.
+        """
+        self._state.restore(blob)
