@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from streamvos.methods import Method
+from streamvos.methods.base import Target
 from streamvos.segmenter.decisions import Decision, Question
 from streamvos.types import Annotation, Features, InputError
 
@@ -30,6 +31,7 @@ class StreamState:
     Args:
         method: on its device; its options and its targets are used, it is not changed.
         device: where snapshots are loaded to.
+        defer: training is put off, to be done beside the stream (`streamvos.methods.base.Lesson`).
 
     Attributes:
         target: of the method.
@@ -38,13 +40,13 @@ class StreamState:
         started: whether there ever was a mask.
     """
 
-    def __init__(self, method: Method, device: torch.device):
-        self.method, self.device = method, device
+    def __init__(self, method: Method, device: torch.device, defer: bool = False):
+        self.method, self.device, self._defer = method, device, defer
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self.target = self.method.target()
+        self.target = self._new_target()
         self.size: tuple[int, int] | None = None
         self.count, self.started = 0, False
 
@@ -131,12 +133,17 @@ class StreamState:
             raise InputError(
                 "the snapshot is of other options than this segmenter's; load the method with the same"
             )
-        target = self.method.target()
+        target = self._new_target()
         target.load_state_dict({name: value.to(self.device) for name, value in tensors.items()})
         size = description["size"]
         self.target = target
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.count, self.started = int(description["count"]), bool(description["started"])
+
+    def _new_target(self) -> Target:
+        target = self.method.target()
+        target.defer = self._defer
+        return target
 
     def _options(self) -> dict[str, Any]:
         return self.method.options.model_dump(mode="json")

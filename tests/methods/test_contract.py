@@ -222,7 +222,7 @@ def test_a_state_that_is_none_is_refused_and_changes_nothing(method, clip):
     vos, twin = small(method), small(method)
     follow(vos, clip, range(3), clip[0].label_map)
     follow(twin, clip, range(3), clip[0].label_map)
-    state = vos._target.state_dict()
+    state = vos._state.target.state_dict()
     for damaged in (
         {},
         {"nothing": torch.zeros(3)},
@@ -230,7 +230,7 @@ def test_a_state_that_is_none_is_refused_and_changes_nothing(method, clip):
         *({n: v for n, v in state.items() if n != missing} for missing in list(state)[:12]),
     ):
         with pytest.raises(InputError):
-            vos._target.load_state_dict(damaged)
+            vos._state.target.load_state_dict(damaged)
     assert same(vos.step(clip[3].image), twin.step(clip[3].image))
 
 
@@ -249,7 +249,7 @@ def test_memory_is_flat_over_two_thousand_frames(method):
     for t in range(1, 2001):
         vos.step(clip[t % 20].image)
         if t in (300, 1000, 2000):
-            state.append(sum(value.nbytes for value in vos._target.state_dict().values()))
+            state.append(sum(value.nbytes for value in vos._state.target.state_dict().values()))
             memory.append(resident())
     assert state[0] == state[1] == state[2]
     # a single frame kept for each of the last 1,000 would be 4.6 MB of pixels alone

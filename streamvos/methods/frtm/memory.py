@@ -5,11 +5,18 @@ sample that comes or goes, so that an update costs the same whatever is remember
 subtracted, for which its projected features are kept. An insertion scales what was there by about 0.9, and
 with it the rounding errors of the sum: they do not pile up. The sum is kept, and solved for, in float64:
 normal equations square the condition of the problem, and it is too small for that to cost anything.
+
+Of all that, the normal equations of a new sample cost the most. They can be put off: samples wait, and a
+draft of the model takes them in while the model itself is used unchanged.
+
+    draft = study(model, model.stop_waiting(), iterations=10, rule=rule)     # in any thread
+    model.adopt(draft)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +31,12 @@ from streamvos.nn.target_model import (
     normal_equations,
 )
 from streamvos.types import InputError
+
+MOST_WAITING = 8
+"""So many samples of an object wait for a lesson at most; then the oldest is never learned from."""
+
+Sample = tuple[torch.Tensor, Samples]
+"""(1, c, h, w) and its quadratic form."""
 
 
 class Exchange(NamedTuple):
@@ -59,6 +72,8 @@ class ObjectModel:
         importance: of every slot.
         matrix, right: (9c, 9c) and (9c,) float64, the weighted sum of the samples' normal equations.
         directions: what the last learning leaves to the next.
+        waiting: samples to take in, oldest first, if that is put off.
+        due: whether new filters are to be learned with them.
     """
 
     def __init__(
@@ -66,6 +81,8 @@ class ObjectModel:
     ):
         self.weights, self.frames, self.importance = weights, 0, importance
         self.directions: Directions | None = None
+        self.waiting: deque[Sample] = deque(maxlen=MOST_WAITING)
+        self.due = False
         capacity, (h, w) = len(importance.values), projected.shape[-2:]
         # not zeros: pages that nobody wrote to take no memory
         self._projected = projected.new_empty(capacity, *projected.shape[1:])
@@ -106,7 +123,7 @@ class ObjectModel:
         scale = float(after[heaviest] / before[heaviest]) if before[heaviest] > 0 else 0.0
         return Exchange(slot, scale, scale * gone, float(after[slot]), importance)
 
-    def remembered(self, slot: int) -> tuple[torch.Tensor, Samples]:
+    def remembered(self, slot: int) -> Sample:
         """(1, c, h, w) and the sample, of one slot."""
         part = slice(slot, slot + 1)
         return self._projected[part], self._samples.part(part)
@@ -157,6 +174,68 @@ class ObjectModel:
         self._projected[slots] = projected
         for kept, value in zip(self._samples, samples, strict=True):
             kept[slots] = value
+
+    def stop_waiting(self) -> list[Sample]:
+        """The samples that waited; they are nobody's now."""
+        samples = list(self.waiting)
+        self.waiting.clear()
+        return samples
+
+    def adopt(self, draft: Draft) -> None:
+        """Become what a draft of this model has become; this model was not changed meanwhile."""
+        for slot, (projected, samples) in draft.exchanged.items():
+            self.store(slice(slot, slot + 1), projected, samples)
+        self.weights, self.directions, self.importance = draft.weights, draft.directions, draft.importance
+        self.matrix, self.right = draft.matrix, draft.right
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All that it holds on the device of the features, but for what waits."""
+        yield from (*self.weights, self.matrix, self.right, *(self.directions or ()))
+        yield from (self._projected, *self._samples)
+
+
+class Draft(ObjectModel):
+    """What a model will be, while the model itself is used as it is; its slots are read and not written to.
+
+    Attributes:
+        exchanged: slot -> the new sample.
+    """
+
+    def __init__(self, model: ObjectModel):
+        self.weights, self.frames, self.importance = model.weights, model.frames, model.importance
+        self.directions = model.directions
+        self.matrix, self.right = model.matrix.clone(), model.right.clone()
+        self._projected, self._samples = model._projected, model._samples
+        self.exchanged: dict[int, Sample] = {}
+
+    def remembered(self, slot: int) -> Sample:
+        return self.exchanged.get(slot) or super().remembered(slot)
+
+    def store(self, slots: slice, projected: torch.Tensor, samples: Samples) -> None:
+        self.exchanged[slots.start] = projected, samples
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        yield from (*self.weights, self.matrix, self.right, *(self.directions or ()))
+
+
+def study(model: ObjectModel, waiting: Sequence[Sample], iterations: int, rule: LearningRule) -> Draft:
+    """Take samples in, one after the other, and learn new filters unless `iterations` is 0.
+
+    Args:
+        model: is not changed; it may be read meanwhile, in other threads too.
+        waiting: oldest first.
+        iterations: of conjugate gradient.
+        rule: of learning.
+
+    Returns:
+        What the model shall adopt.
+    """
+    draft = Draft(model)
+    for projected, samples in waiting:
+        remember([draft], projected, samples)
+    if iterations:
+        take_over([draft], learn([draft], iterations, rule))
+    return draft
 
 
 def remember(models: Sequence[ObjectModel], projected: torch.Tensor, samples: Samples) -> None:

@@ -1,18 +1,23 @@
 """What FRTM does with one stream: start objects, score frames, learn from predictions.
 
 The networks are those of `streamvos.methods.frtm.method`; what is known of each object is an `ObjectModel`.
+
+With `defer`, an object begins with a model that has learned from its given mask alone, without the synthetic
+frames; a lesson makes the model that it would have had at once otherwise. Later lessons take in what was
+remembered, which is where most of the time goes, and refit the filters of those whose turn it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from streamvos.methods.base import Target
+from streamvos.methods.base import Lesson, Lessons, Target, use_on_current_stream
 from streamvos.methods.frtm.augmentation import augment
-from streamvos.methods.frtm.memory import ObjectModel, learn, remember, take_over
+from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
 from streamvos.nn.target_model import Samples, TargetWeights, learn_both, make_samples, project, score
 from streamvos.types import MAX_OBJECT_ID, Evidence, Features, InputError
 
@@ -50,6 +55,7 @@ class FRTMTarget(Target):
         self._size: tuple[int, int] | None = None
         self._projections: torch.Tensor | None = None  # (K, c, C, 1, 1), of all objects
         self._read: tuple[Features, torch.Tensor] | None = None  # the frame between read and write, projected
+        self._lessons = Lessons()
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -78,15 +84,20 @@ class FRTMTarget(Target):
         for i in new:
             if not (label_map == i).any():
                 raise InputError(f"object {i} has no pixel to learn from")
-        started = {i: self._start(features, label_map == i, i) for i in new}
+        started = {i: self._start(features, label_map == i, i, alone=self.defer) for i in new}
         if old:
             if probabilities is None:
                 soft = torch.stack([label_map == i for i in old]).to(features["frame"].dtype)
             else:
                 soft = soft_labels(probabilities, self.options)[[object_ids.index(i) for i in old]]
             self._remember(features, old, soft)
+        self._lessons.cancel(set(self._models) - set(old))
         self._models = {i: started[i] if i in started else self._models[i] for i in object_ids}
         self._size, self._projections, self._read = features.size, None, None
+        if self.defer and self.options.augmentations > 1:  # else nothing was left out
+            own = Features({name: features[name].clone() for name in ("frame", TARGET_LEVEL)}, features.size)
+            for i in new:
+                self._put_off(i, partial(self._start, own, label_map == i, i))
 
     def read(self, features: Features) -> Evidence:
         if not self._models:
@@ -112,6 +123,7 @@ class FRTMTarget(Target):
             raise InputError(f"object {object_id} is not followed; known objects: {list(self._models)}")
         self._models = {i: model for i, model in self._models.items() if i != object_id}
         self._projections, self._read = None, None
+        self._lessons.cancel((object_id,))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         state = {"object_ids": torch.tensor(self.object_ids, dtype=torch.int64)}
@@ -137,13 +149,38 @@ class FRTMTarget(Target):
         if len(grids) > 1:
             raise InputError(f"the state's objects have features of different sizes: {sorted(grids)}")
         size = [int(side) for side in state["size"]] if "size" in state else None
+        self._lessons.cancel(self._models)
         self._models, self._size = models, None if size is None else (size[0], size[1])
         self._projections, self._read = None, None
 
-    def _start(self, features: Features, mask: torch.Tensor, object_id: int) -> ObjectModel:
-        """The model of an object, from its mask (H, W) bool on its first frame."""
+    def take_lessons(self) -> list[Lesson]:
+        return self._lessons.hand_out()
+
+    def take_over(self, lesson: Lesson) -> bool:
+        for i in self._lessons.settle(lesson):  # there is one, or none
+            model, learned = self._models[i], lesson.collect()
+            use_on_current_stream(learned.tensors())
+            if isinstance(learned, Draft):
+                with lesson.mode():
+                    model.adopt(learned)
+            else:
+                # what was remembered since is in terms of a projection that is given up
+                learned.frames = model.frames
+                self._models[i], self._projections, self._read = learned, None, None
+            return True
+        return False
+
+    def _put_off(self, object_id: int, work: Callable[[], ObjectModel]) -> None:
+        self._lessons.add(Lesson((object_id,), work, self._models[object_id].matrix.device))
+
+    def _start(
+        self, features: Features, mask: torch.Tensor, object_id: int, alone: bool = False
+    ) -> ObjectModel:
+        """The model of an object, from its mask (H, W) bool on its first frame; without others if `alone`."""
         options = self.options
-        images, masks = self._augment(features["frame"], mask)
+        images, masks = (
+            (features["frame"][:0], mask[None]) if alone else self._augment(features["frame"], mask)
+        )
         own = features[TARGET_LEVEL]
         parts = images.split(options.objects_per_batch)
         synthetic = [self._extractor.target_features(part).to(own.dtype) for part in parts]
@@ -184,14 +221,34 @@ class FRTMTarget(Target):
         for part in self._batches([k for k, seen in enumerate(visible) if seen]):
             grid = (projected.shape[-2], projected.shape[-1])
             samples = self._samples(soft[part].to(projected.dtype), grid)
-            remember([models[k] for k in part], projected[part], samples)
+            if not self.defer:
+                remember([models[k] for k in part], projected[part], samples)
+                continue
+            for row, k in enumerate(part):
+                one = Samples(*(value[row : row + 1].clone() for value in samples))
+                models[k].waiting.append((projected[k : k + 1].clone(), one))
         for model in models:
             model.frames += 1
         interval = self.options.update_interval
         due = [k for k, model in enumerate(models) if visible[k] and model.frames % interval == 0]
+        if self.defer:
+            for k in due:
+                models[k].due = True
+            self._put_learning_off(object_ids)
+            return
         for part in self._batches(due):
             chosen = [models[k] for k in part]
             take_over(chosen, learn(chosen, self.options.update_iterations, self.options.rule))
+
+    def _put_learning_off(self, object_ids: tuple[int, ...]) -> None:
+        """Lessons for those that have something to learn and learn nothing else now."""
+        options = self.options
+        for i in object_ids:
+            model = self._models[i]
+            if self._lessons.concern(i) or not (model.waiting or model.due):
+                continue
+            iterations, model.due = options.update_iterations if model.due else 0, False
+            self._put_off(i, partial(study, model, model.stop_waiting(), iterations, options.rule))
 
     def _project(self, features: Features) -> torch.Tensor:
         """(K, c, h, w), the frame as the target models of all objects see it."""

@@ -66,6 +66,7 @@ class JOINTMemory:
         self.pictures = 0
         self.filters = torch.empty(0)
         self._stored: dict[str, torch.Tensor] = {}
+        self._borrowed = False  # what is stored belongs to another memory and must not be written to
 
     @property
     def _precision(self) -> Precision:
@@ -117,6 +118,9 @@ class JOINTMemory:
             induction, transduction: (h*w, C).
             labels: (K, D, h, w) each, of the predicted masks.
         """
+        if self._borrowed:
+            self._stored = {name: value.clone() for name, value in self._stored.items()}
+            self._borrowed = False
         weights = self.weights.copy()
         slot = weights.insert()
         gone = None
@@ -130,6 +134,17 @@ class JOINTMemory:
             self._encode_all()
         self._learn()
 
+    def refit(self, steps: int) -> None:
+        """Fit the filters anew, to the first picture alone, as on an object's first frame."""
+        tokens, labels, importance = (
+            self._stored[name][:1] for name in ("induction", "labels", "importance")
+        )
+        problem = FewShotProblem(
+            tokens, labels.transpose(0, 1)[None], importance.transpose(0, 1)[None], self.grid
+        )
+        fresh = self.network.no_filters(1, len(self.object_ids), tokens)
+        self.filters = steepest_descent(fresh, problem, self.network.learner.regularization, steps)[0]
+
     def drop(self, object_id: int) -> None:
         """Forget one of several objects."""
         keep = [k for k, i in enumerate(self.object_ids) if i != object_id]
@@ -140,6 +155,21 @@ class JOINTMemory:
         carried = self._stored["carried"].unflatten(2, (count, -1))
         self._stored["carried"] = carried[:, :, keep].flatten(2)
         self.object_ids = tuple(self.object_ids[k] for k in keep)
+
+    def draft(self) -> JOINTMemory:
+        """A memory like this one that goes its own way; what is stored is copied when it remembers something.
+
+        That may happen in another thread: this one may be read and lose objects meanwhile, but not remember.
+        """
+        other = JOINTMemory(self.network, self.options, self.object_ids, self.grid)
+        other.frames, other.weights = self.frames, self.weights
+        other.pictures, other.filters = self.pictures, self.filters
+        other._stored, other._borrowed = dict(self._stored), True
+        return other
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that it holds on the device of the features."""
+        return self.filters, *self._stored.values()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors only, of the pictures there are."""

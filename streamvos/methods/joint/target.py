@@ -3,16 +3,21 @@
 The order of things is the authors': a frame is read in the windows that the last one left behind; when its
 probabilities are known it is remembered if that is due (and then the filters learn on and the memory is
 encoded anew), and the windows move. All of that happens when writing, so that reading finds it done.
+
+With `defer`, what is due is remembered by a lesson, in a draft of the memory that then takes its place; what
+is due meanwhile is passed over. New objects begin with filters of a few steps, and a lesson takes the full
+number; what the networks make of their first window is needed for the next frame and cannot wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from streamvos.methods.base import Target
+from streamvos.methods.base import Lesson, Lessons, Target, use_on_current_stream
 from streamvos.methods.joint.crops import (
     TargetState,
     Windows,
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
     from streamvos.methods.joint.method import JOINTOptions
 
 BRANCHES = ("induction", "transduction")
+
+FIRST_STEPS = 5
+"""Of the learner on an object's first frame, if the others are put off."""
 
 
 class Seen(NamedTuple):
@@ -62,6 +70,7 @@ class JOINTTarget(Target):
         self.state: TargetState | None = None  # rows in the order of the ids
         self._object_ids: tuple[int, ...] = ()
         self._seen: Seen | None = None
+        self._lessons = Lessons()
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -93,6 +102,10 @@ class JOINTTarget(Target):
             self._advance(features, soft[[object_ids.index(i) for i in kept]])
         if new is not None:
             self._join(given, *new)
+            steps = self.options.init_iterations
+            if self.defer and steps > FIRST_STEPS:
+                for memory in new[0]:
+                    self._put_off(memory, partial(_refit, memory.draft(), steps))
         self._seen = None
 
     def read(self, features: Features) -> Evidence:
@@ -147,7 +160,27 @@ class JOINTTarget(Target):
         if sorted(i for memory in memories for i in memory.object_ids) != list(ids):
             raise InputError(f"the memories of the state are not those of the objects {list(ids)}")
         self.state = _target_state(state, len(ids))
+        self._lessons.cancel(self._object_ids)
         self.memories, self._object_ids, self._seen = memories, ids, None
+
+    def take_lessons(self) -> list[Lesson]:
+        return self._lessons.hand_out()
+
+    def take_over(self, lesson: Lesson) -> bool:
+        ids = self._lessons.settle(lesson)
+        if not ids:
+            return False
+        learned: JOINTMemory = lesson.collect()
+        for i in set(learned.object_ids) - set(ids):
+            learned.drop(i)
+        use_on_current_stream(learned.tensors())
+        number = next(n for n, memory in enumerate(self.memories) if ids[0] in memory.object_ids)
+        learned.frames = self.memories[number].frames
+        self.memories[number] = learned
+        return True
+
+    def _put_off(self, memory: JOINTMemory, work: Callable[[], JOINTMemory]) -> None:
+        self._lessons.add(Lesson(memory.object_ids, work, memory.filters.device))
 
     def _begin(
         self, features: Features, masks: torch.Tensor, ids: tuple[int, ...]
@@ -176,7 +209,7 @@ class JOINTTarget(Target):
             self.network.no_filters(len(groups), labels.induction.shape[1], view.induction),
             problem,
             self.network.learner.regularization,
-            options.init_iterations,
+            min(FIRST_STEPS, options.init_iterations) if self.defer else options.init_iterations,
         )
         memories = []
         for k, members in enumerate(groups):
@@ -209,7 +242,9 @@ class JOINTTarget(Target):
         for memory in self.memories:
             memory.frames += 1
         due = [memory for memory in self.memories if memory.is_due()]
-        if due:
+        if self.defer:
+            self._put_remembering_off(seen, due, probabilities)
+        elif due:
             ids = [i for memory in due for i in memory.object_ids]
             masks = probabilities[[self._object_ids.index(i) for i in ids]]
             windows = seen.windows.pick([seen.object_ids.index(i) for i in ids])
@@ -220,8 +255,32 @@ class JOINTTarget(Target):
                 memory.remember(seen.view.induction[row], seen.view.transduction[row], Labels(*own))
         self.state = follow(self.state, probabilities, self.options.visible, self.options.scale_limits)
 
+    def _put_remembering_off(self, seen: Seen, due: list[JOINTMemory], probabilities: torch.Tensor) -> None:
+        """Lessons for the memories of `due` that learn nothing else now; (K, H, W) of all objects."""
+        for memory in due:
+            if any(self._lessons.concern(i) for i in memory.object_ids):
+                continue
+            row, ids = self._row(seen, memory), memory.object_ids
+            picture = seen.view.induction[row].clone(), seen.view.transduction[row].clone()
+            masks = probabilities[[self._object_ids.index(i) for i in ids]]
+            windows = seen.windows.pick([seen.object_ids.index(i) for i in ids])
+            self._put_off(memory, partial(self._remember, memory.draft(), *picture, masks, windows))
+
+    def _remember(
+        self,
+        draft: JOINTMemory,
+        induction: torch.Tensor,
+        transduction: torch.Tensor,
+        masks: torch.Tensor,
+        windows: Windows,
+    ) -> JOINTMemory:
+        """For a lesson: reads nothing of this target but the networks."""
+        draft.remember(induction, transduction, self._encode(masks, windows, (-1,)))
+        return draft
+
     def _drop(self, object_id: int) -> None:
         assert self.state is not None
+        self._lessons.cancel((object_id,))
         for memory in self.memories:
             if object_id in memory.object_ids and len(memory.object_ids) > 1:
                 memory.drop(object_id)
@@ -270,6 +329,11 @@ class JOINTTarget(Target):
         crops = cut_masks(masks.to(self.network.dtype), windows)[:, None]
         parts = [self.network.label_encoder(some) for some in crops.split(self.options.objects_at_once)]
         return Labels(*(torch.cat(each).unflatten(0, shape) for each in zip(*parts, strict=True)))
+
+
+def _refit(draft: JOINTMemory, steps: int) -> JOINTMemory:
+    draft.refit(steps)
+    return draft
 
 
 def _target_state(state: Mapping[str, torch.Tensor], count: int) -> TargetState | None:

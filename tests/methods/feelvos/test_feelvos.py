@@ -450,7 +450,7 @@ def test_memory_does_not_grow_with_the_stream(rng):
     sizes = set()
     for _ in range(60):
         vos.step(image)
-        sizes.add(sum(value.nbytes for value in vos._target.state_dict().values()))
+        sizes.add(sum(value.nbytes for value in vos._state.target.state_dict().values()))
     assert len(sizes) == 1
 
 

@@ -159,7 +159,7 @@ def test_every_scale_alone_is_the_authors(golden, published, method, scale):
 
 def on_canvas(vos: Segmenter) -> np.ndarray:
     """What guides the next frame, border included."""
-    return vos._target.state_dict()["previous"].numpy()
+    return vos._state.target.state_dict()["previous"].numpy()
 
 
 def test_one_object_is_the_authors(golden, method):
