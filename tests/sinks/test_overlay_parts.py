@@ -1,0 +1,82 @@
+"""What is left of an overlay video when its writer is killed: it plays, whatever the moment."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from streamvos.sinks import OverlayVideoSink
+from streamvos.sinks.overlay_parts import part_path, remove_partial_parts, rescue_parts
+from streamvos.sources import VideoFileSource
+
+
+@pytest.fixture
+def killed(tmp_path, make_pair) -> bytes:
+    """What 80 frames, of which the first has the index 100, leave of a video that nobody closes."""
+    sink = OverlayVideoSink(tmp_path / "killed/overlay.mp4", recoverable=True)
+    for index in range(100, 180):
+        sink.write(*make_pair(index))
+    left = (tmp_path / "killed/overlay.partial.mp4").read_bytes()
+    sink.abort()
+    return left
+
+
+def count(path: Path) -> int:
+    with VideoFileSource(path) as source:
+        return len(list(source))
+
+
+def test_it_plays_to_half_a_second_before_the_kill(tmp_path, killed):
+    (tmp_path / "overlay.partial.mp4").write_bytes(killed)
+    last = rescue_parts(tmp_path / "overlay.mp4")
+    frames = count(tmp_path / "overlay.mp4")
+    assert last == 100 + frames - 1
+    assert 80 - frames <= 24  # a fragment of 12 frames, and what the encoder held
+    assert not (tmp_path / "overlay.partial.mp4").exists()
+
+
+def test_wherever_it_was_cut_off_what_is_kept_plays(tmp_path, killed):
+    chance = random.Random(0)
+    for _ in range(25):
+        (tmp_path / "overlay.2.partial.mp4").write_bytes(killed[: chance.randint(0, len(killed))])
+        last = rescue_parts(tmp_path / "overlay.mp4")
+        part = part_path(tmp_path / "overlay.mp4", 2)
+        assert part.exists() is (last is not None)
+        if last is not None:
+            assert count(part) == last - 99
+            part.unlink()
+        assert not (tmp_path / "overlay.2.partial.mp4").exists()
+
+
+def test_one_that_was_finished_but_for_its_name_is_renamed(tmp_path, make_pair):
+    sink = OverlayVideoSink(tmp_path / "overlay.mp4", recoverable=True)
+    for index in range(5):
+        sink.write(*make_pair(index))
+    sink.abort()
+    assert rescue_parts(tmp_path / "overlay.mp4") == 4
+    assert count(tmp_path / "overlay.mp4") == 5
+
+
+def test_closed_in_order_it_is_a_video_like_any_other(tmp_path, make_pair):
+    with OverlayVideoSink(tmp_path / "overlay.mp4", recoverable=True) as sink:
+        for index in range(40):
+            sink.write(*make_pair(index))
+    with VideoFileSource(sink.path) as source:
+        assert source.length == 40
+        assert source.fps == pytest.approx(24)
+        assert len(list(source)) == 40
+
+
+def test_only_parts_of_this_video_are_touched(tmp_path):
+    names = [
+        "other.partial.mp4",
+        "overlay.x.partial.mp4",
+        "overlay2.partial.mp4",
+        "overlay.mp4",
+        "overlay.2.mp4",
+    ]
+    for name in (*names, "overlay.partial.mp4", "overlay.7.partial.mp4"):
+        (tmp_path / name).write_bytes(b"something")
+    remove_partial_parts(tmp_path / "overlay.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert rescue_parts(tmp_path / "overlay.mp4") is None
