@@ -27,7 +27,12 @@ setup(
     ],
     extras_require={
         "train": ["matplotlib>=3.9"],
-        "pipeline": ["pyzmq>=26", "msgpack>=1.0"],
+        "pipeline": [
+            "pyzmq>=26",
+            "msgpack>=1.0",
+            "prometheus-client>=0.21",
+            'tomli>=2.0; python_version < "3.11"',
+        ],
         "tensorrt": ["torch-tensorrt>=2.13,<2.14"],
         "dev": [
             "matplotlib>=3.9",

@@ -8,26 +8,26 @@ result.mask                         # (H, W) uint8 label map
 result.probabilities                # (1 + objects, H, W) float32, background first
 result.objects[3].score             # and .state, .box, .area
 vos.forget(3); vos.reset(); blob = vos.snapshot(); vos.restore(blob)
+
+with streamvos.Client("door") as client:            # a pipeline that `streamvos serve` runs
+    client.annotate("front", mask)
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streamvos.segmenter import Segmenter
-from streamvos.types import (
-    Frame,
-    InputError,
-    ObjectResult,
-    Result,
-    SinkError,
-    SourceError,
-    StreamvosError,
-)
-from streamvos.weights import load_method
+from streamvos.types import Frame, InputError, ObjectResult, Result, SinkError, SourceError, StreamvosError
+
+if TYPE_CHECKING:
+    from streamvos.pipeline.client import Client
+    from streamvos.segmenter import Segmenter
 
 __version__ = "0.1.0"
+
+_ROOMS = {"Segmenter": "streamvos.segmenter", "Client": "streamvos.pipeline.client"}
 
 
 def load(
@@ -52,10 +52,21 @@ def load(
 
     >>> vos = load("tvos", device="cpu", top_k=5)
     """
+    from streamvos.segmenter import Segmenter
+    from streamvos.weights import load_method
+
     return Segmenter(load_method(method, weights, options), device, backend)
 
 
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import, and processes that read cameras or write files do without it
+    if name in _ROOMS:
+        return getattr(import_module(_ROOMS[name]), name)
+    raise AttributeError(f"module 'streamvos' has no attribute {name!r}")
+
+
 __all__ = [
+    "Client",
     "Frame",
     "InputError",
     "ObjectResult",

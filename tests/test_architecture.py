@@ -99,6 +99,20 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
         assert all("weights_only=True" in call for call in calls), path
 
 
+def test_pickle_is_not_even_mentioned():
+    """But where the authors' checkpoints are read, to look at their operations and to say what is wrong."""
+    readers = {"weights/inert.py", "weights/checkpoints.py"}
+    named = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if re.search("pickle", path.read_text(), re.IGNORECASE)
+    }
+    assert named == readers
+    for reader in readers:
+        used = set(re.findall(r"\bpickle(?:tools)?\.\w+", (PACKAGE / reader).read_text()))
+        assert used <= {"pickletools.genops", "pickle.UnpicklingError"}, reader
+
+
 def test_the_public_api_fits_one_screen():
     assert len((PACKAGE / "__init__.py").read_text().splitlines()) <= 80
     assert set(streamvos.__all__) >= {"load", "Segmenter", "Result", "InputError"}

@@ -6,8 +6,8 @@ DAVIS, and published checkpoints (with random weights). Of a console block, ever
 
 - `make TARGET ...` is not run (it would run these tests again); the target must exist in the Makefile, and
   the variables on the line must be used there.
-- `streamvos ...` is run. A camera or an address is played by a file, `run` ends after three frames, and
-  `train` after one small step.
+- `streamvos ...` is run. A camera or an address is played by a file, `run` ends after three frames,
+  `train` after one small step, and `watch` after three masks. `serve` runs until the end of the module.
 
 Any other command fails the test, since nothing would hold it true. Python blocks are run as they are, one
 after the other, as in one session. Links to files must lead somewhere.
@@ -15,8 +15,14 @@ after the other, as in one session. Links to files must lead somewhere.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import av
@@ -55,7 +61,8 @@ def folder(tmp_path_factory):
         for frame in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
         container.mux(stream.encode(None))
-    write_label_map(here / "first.png", video[0].label_map)
+    for name in ("first", "more"):
+        write_label_map(here / f"{name}.png", video[0].label_map)
     for kind in ("JPEGImages", "Annotations"):
         (here / "DAVIS" / kind / "480p/walk").mkdir(parents=True)
     for index, frame in enumerate(video):
@@ -70,6 +77,34 @@ def folder(tmp_path_factory):
     backbone = {**network.extractor.backbone.state_dict(), **classifier}
     torch.save(backbone, here / "resnet18-5c106cde.pth")
     return here
+
+
+@pytest.fixture(scope="module")
+def door(folder):
+    """The pipeline that the README serves, with a longer video in the part of the camera."""
+    (words,) = [words for words in commands() if words[1] == "serve"]
+    video = "synthetic:seed=7,size=192x256,length=100000,objects=2,leave=0"
+    arguments = [word.replace("camera:0", video) for word in words[1:]] + ["--realtime"]
+    runtime = tempfile.mkdtemp(prefix="svos", dir="/tmp")
+    os.environ["XDG_RUNTIME_DIR"] = runtime
+    process = subprocess.Popen([sys.executable, "-m", "streamvos.cli", *arguments], cwd=folder)
+    try:
+        limit = time.monotonic() + 60
+        while '"running"' not in subprocess.run(
+            [sys.executable, "-m", "streamvos.cli", "ctl", "status", "--at", "door", "--json"],
+            capture_output=True,
+            text=True,
+        ).stdout:
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.2)
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        del os.environ["XDG_RUNTIME_DIR"]
 
 
 @pytest.fixture
@@ -99,15 +134,17 @@ def small(words: list[str]) -> list[str]:
             arguments[arguments.index("--max-frames") + 1] = "3"
         else:
             arguments += ["--max-frames", "3"]
+    if arguments[0] == "watch":
+        arguments += ["--max", "3"]
     if arguments[0] == "train":
         arguments += shlex.split("--set steps=1 --set batch=1 --set workers=0 --clip size=64")
     return arguments
 
 
-def test_the_command_line_s_examples_run(in_folder, capsys):
+def test_the_command_line_s_examples_run(in_folder, door, capsys):
     run = [words for words in commands() if words[0] == "streamvos"]
-    assert {words[1] for words in run} >= {"run", "eval", "score", "train"}
-    for words in run:
+    assert {words[1] for words in run} >= {"run", "eval", "score", "train", "serve", "watch", "ctl"}
+    for words in [words for words in run if words[1] != "serve"]:
         assert main(small(words)) == 0, (words, capsys.readouterr().err)
     # and leave what the README says they leave
     for name in ("clip", "camera"):
@@ -118,7 +155,7 @@ def test_the_command_line_s_examples_run(in_folder, capsys):
         assert (in_folder / file).is_file()
 
 
-def test_the_python_examples_run(in_folder, capsys):
+def test_the_python_examples_run(in_folder, door, capsys):
     session: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), session)

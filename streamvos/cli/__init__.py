@@ -6,44 +6,89 @@
 Every command has `--help` with examples and `--json FILE` for programs (`-`, or nothing after it, is the
 standard output, which then holds nothing else). Exit codes: 0 done, 2 bad input or a failing source or
 disk, told in one line on the standard error; 1 `doctor` misses something; 130 and 143 ended by Ctrl-C and
-SIGTERM, 141 by a closed pipe.
+SIGTERM, 141 by a closed pipe. `serve` ends in order on the first of these signals, with 0.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
-import torch
 import typer
 
 import streamvos
-from streamvos.cli import demo, doctor, evaluate, run, score, train, weights
 from streamvos.cli.common import examples, report_error, warnings_shown, with_json_target, write_output
 from streamvos.cli.signals import Stopped, signals_caught
-from streamvos.types import StreamvosError
+from streamvos.types import InputError, StreamvosError
 
 # Typer brings a click of its own since 0.26; this is the class of its usage errors, whichever it is.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(
-    name="streamvos",
-    help="Follow chosen objects through video, online, in real time.",
-    epilog=examples(
-        "streamvos demo", "streamvos run camera:0 --box 1:200,120,420,460", "streamvos run --help"
-    ),
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-app.command("run", epilog=run.EXAMPLES)(run.run)
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("score", epilog=score.EXAMPLES)(score.score)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.add_typer(train.app, name="train")
-app.add_typer(weights.app, name="weights")
+COMMANDS = {
+    "run": "run",
+    "serve": "serve",
+    "watch": "watch",
+    "ctl": None,
+    "demo": "demo",
+    "eval": "evaluate",
+    "score": "score",
+    "train": None,
+    "weights": None,
+    "keys": None,
+    "stage": "stage",
+    "doctor": "doctor",
+}
+"""Command -> function in the module of that name; None = the module's `app` has commands of its own."""
+
+_MODULES = {"eval": "evaluate"}
+
+_ADVICE = "pip install 'streamvos[pipeline]'"
+
+_EXTRA = ("zmq", "msgpack", "tomli")  # of the extra "pipeline", which others do without
+
+
+def make_app(wanted: str | None = None) -> typer.Typer:
+    """The command line.
+
+    Args:
+        wanted: the one command that will be called: the others are not imported, which takes seconds where
+            they need torch. None, or no command: all of them.
+    """
+    app = typer.Typer(
+        name="streamvos",
+        help="Follow chosen objects through video, online, in real time.",
+        epilog=examples(
+            "streamvos demo",
+            "streamvos run camera:0 --box 1:200,120,420,460",
+            "streamvos serve --source camera:0 --mask first.png",
+            "streamvos run --help",
+        ),
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_options)
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        try:
+            module: Any = import_module(f"streamvos.cli.{_MODULES.get(name, name)}")
+        except ModuleNotFoundError as error:
+            if error.name not in _EXTRA:
+                raise
+            anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+            app.command(name, context_settings=anything, help=f"Not installed: {_ADVICE}.")(_refuse)
+            continue
+        function = COMMANDS[name]
+        if function is None:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name, epilog=module.EXAMPLES)(getattr(module, function))
+    return app
+
+
+def _refuse() -> None:
+    raise InputError(f"this command needs packages that are not installed: {_ADVICE}")
 
 
 def _print_version(wanted: bool) -> None:
@@ -52,7 +97,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -71,17 +115,25 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code, see the head of this module.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given in ([], ["train"], ["weights"]):
+    if not given or (len(given) == 1 and COMMANDS.get(given[0], "") is None):
         given.append("--help")
     with signals_caught(), warnings_shown():
         try:
+            app = make_app(given[0])
             code = app(with_json_target(given), prog_name="streamvos", standalone_mode=False)
             return code if isinstance(code, int) else 0
         except _USAGE_ERROR as error:
             report_error(_usage(error, given))
         except StreamvosError as error:
             report_error(error)
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except ModuleNotFoundError as error:
+            if error.name not in _EXTRA:
+                raise
+            report_error(f"this command needs {error.name}, which is not installed: {_ADVICE}")
+        except (MemoryError, RuntimeError) as error:
+            # the second is torch's, which need not have been imported
+            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+                raise
             report_error(f"out of memory ({_first_line(error)}); try a smaller --height, or another --device")
         except OSError as error:  # what no room foresaw; the name and the reason are what matters
             report_error(f"{error.filename}: {error.strerror}" if error.filename else _first_line(error))
@@ -111,4 +163,4 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-__all__ = ["app", "main"]
+__all__ = ["main", "make_app"]

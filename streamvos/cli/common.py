@@ -15,9 +15,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -31,12 +30,17 @@ from rich.progress import (
 from rich.table import Table
 
 from streamvos.cli.signals import Stopped
-from streamvos.methods import METHODS
 from streamvos.types import InputError, SinkError
 
 # Names of files and streams may hold brackets, which are no markup.
 console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 """Progress and remarks; the standard output is for tables and JSON."""
+
+if TYPE_CHECKING:
+    import torch
+
+METHOD_NAMES = ("tvos", "frtm-fast", "frtm", "rgmp", "joint", "feelvos")
+"""As in `streamvos.methods`, whose import takes seconds."""
 
 STANDARD_OUTPUT = "-"
 
@@ -52,7 +56,8 @@ JsonTarget = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str, typer.Option("--method", "-m", metavar="NAME", help=f"Which method segments: {', '.join(METHODS)}.")
+    str,
+    typer.Option("--method", "-m", metavar="NAME", help=f"Which method segments: {', '.join(METHOD_NAMES)}."),
 ]
 WeightsName = Annotated[
     str,
@@ -308,6 +313,8 @@ def peak_memory_mib() -> float | None:
 
 def peak_gpu_memory_mib(device: torch.device) -> float | None:
     """The most memory that tensors have taken on a GPU, in MiB; None on another device."""
+    import torch
+
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 

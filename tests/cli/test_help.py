@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 import streamvos
 
-GROUPS = ["train", "weights"]
-COMMANDS = ["run", "demo", "eval", "score", "doctor", *GROUPS, "train tvos", "train frtm"]
-COMMANDS += ["weights list", "weights inspect", "weights convert"]
+GROUPS = ["train", "weights", "ctl", "keys"]
+COMMANDS = ["run", "serve", "watch", "stage", "demo", "eval", "score", "doctor", *GROUPS]
+COMMANDS += ["train tvos", "train frtm", "weights list", "weights inspect", "weights convert"]
+COMMANDS += [f"ctl {verb}" for verb in ("status", "annotate", "forget", "pause", "resume", "stop")]
+COMMANDS += ["keys new", "keys show"]
 
 
 def example_lines(text: str) -> list[str]:
@@ -39,7 +43,7 @@ def test_examples_use_options_that_exist(call, command):
             assert re.search(rf"(?<!\S){option}(?=[\s,])", known), f"{line}: {option}"
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in GROUPS])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in [*GROUPS, "stage"]])
 def test_every_command_offers_json(call, command):
     assert "--json [FILE]" in call(*command.split(), "--help").out
 
@@ -48,7 +52,7 @@ def test_nothing_given_shows_the_commands(call):
     answer = call()
     assert answer.code == 0
     assert call("--help").out == answer.out
-    for command in COMMANDS[:7]:
+    for command in [*COMMANDS[:8], *GROUPS]:
         # one line each, none of them cut off
         assert re.search(rf"^  {command} +\S.*[.]$", answer.out, re.MULTILINE)
     assert "..." not in answer.out.partition("Commands:")[2].partition("Examples:")[0]
@@ -58,3 +62,17 @@ def test_nothing_given_shows_the_commands(call):
 
 def test_the_version_is_the_package_s(call):
     assert call("--version").out == f"streamvos {streamvos.__version__}\n"
+
+
+def test_the_help_names_the_methods_that_there_are():
+    from streamvos.cli.common import METHOD_NAMES
+    from streamvos.methods import METHODS
+
+    assert set(METHOD_NAMES) == set(METHODS)
+
+
+@pytest.mark.parametrize("command", ["ctl", "watch", "keys", "serve", "stage"])
+def test_commands_around_a_pipeline_do_without_torch(command):
+    code = f"import sys; from streamvos.cli import main; main(['{command}', '-h'])"
+    code += "; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

@@ -1,0 +1,259 @@
+"""`streamvos ctl`: orders to a pipeline that runs.
+
+streamvos ctl status
+streamvos ctl annotate front corrected.png --at door
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streamvos.cli.common import (
+    STANDARD_OUTPUT,
+    JsonTarget,
+    check_json_target,
+    examples,
+    make_table,
+    print_table,
+    write_json,
+    write_output,
+)
+from streamvos.data.labelmap import read_label_map
+from streamvos.pipeline.client import Client
+from streamvos.pipeline.runtime import live_pipelines
+from streamvos.types import InputError
+
+app = typer.Typer(
+    help="Show and steer a pipeline that runs.",
+    epilog=examples(
+        "streamvos ctl status",
+        "streamvos ctl annotate front corrected.png",
+        "streamvos ctl stop front --at door",
+    ),
+)
+
+At = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="NAME|ADDRESS",
+        help="The pipeline's name, or ipc://... or tcp://HOST:PORT; else the one that runs.",
+    ),
+]
+Secret = Annotated[
+    Path | None, typer.Option("--secret", metavar="FILE", help="Our NAME.key_secret, where tcp:// has keys.")
+]
+ServerKey = Annotated[
+    str | None,
+    typer.Option("--server-key", metavar="FILE", help="The pipeline's NAME.key, or the key itself."),
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.01, metavar="SECONDS", help="Longest wait for an answer.")
+]
+StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.")]
+
+
+@app.command("status", epilog=examples("streamvos ctl status", "streamvos ctl status --at door --json"))
+def status(
+    at: At = None,
+    secret: Secret = None,
+    server_key: ServerKey = None,
+    timeout: Timeout = 10.0,
+    json_target: JsonTarget = None,
+) -> None:
+    """Show streams, rates, latencies, drops and restarts."""
+    check_json_target(json_target)
+    with connect(at, secret, server_key, timeout) as client:
+        found, address = client.status(), client.address
+    columns = [
+        "stream",
+        "state",
+        "frame",
+        "fps",
+        "objects",
+        "dropped",
+        "restarts",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+    ]
+    table = make_table(f"pipeline at {address}", columns)
+    for name, one in sorted(_mapping(found.get("streams")).items()):
+        table.add_row(name, *_stream_row(_mapping(one)))
+    lines = [
+        _worker_line(name, _mapping(one)) for name, one in sorted(_mapping(found.get("workers")).items())
+    ]
+    lines += [f"masks of {name}: {place}" for name, place in sorted(_mapping(found.get("publish")).items())]
+    print_table(table, json_target, *lines)
+    write_json({name: _plain(value) for name, value in found.items()}, json_target)
+
+
+@app.command(
+    "annotate",
+    epilog=examples(
+        "streamvos ctl annotate front first.png",
+        "streamvos ctl annotate front corrected.png --at door --json",
+    ),
+)
+def annotate(
+    stream: StreamName,
+    mask: Annotated[
+        Path, typer.Argument(metavar="MASK.png", help="Label map; the values are ids, 0 says nothing.")
+    ],
+    at: At = None,
+    secret: Secret = None,
+    server_key: ServerKey = None,
+    timeout: Timeout = 10.0,
+    json_target: JsonTarget = None,
+) -> None:
+    """Start, add or correct objects of a stream while it runs."""
+    check_json_target(json_target)
+    label_map = read_label_map(mask)
+    with connect(at, secret, server_key, timeout) as client:
+        seq = client.annotate(stream, label_map)
+    _told(f"{stream}: applied to frame {seq}", {"stream": stream, "seq": seq}, json_target)
+
+
+@app.command(
+    "forget", epilog=examples("streamvos ctl forget front 3", "streamvos ctl forget front 3 --at door")
+)
+def forget(
+    stream: StreamName,
+    object_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=254, help="The object's id.")],
+    at: At = None,
+    secret: Secret = None,
+    server_key: ServerKey = None,
+    timeout: Timeout = 10.0,
+    json_target: JsonTarget = None,
+) -> None:
+    """Forget an object of a stream."""
+    check_json_target(json_target)
+    with connect(at, secret, server_key, timeout) as client:
+        seq = client.forget(stream, object_id)
+    report = {"stream": stream, "object": object_id, "seq": seq}
+    _told(f"{stream}: without object {object_id} from frame {seq} on", report, json_target)
+
+
+@app.command("pause", epilog=examples("streamvos ctl pause front"))
+def pause(
+    stream: StreamName,
+    at: At = None,
+    secret: Secret = None,
+    server_key: ServerKey = None,
+    timeout: Timeout = 10.0,
+    json_target: JsonTarget = None,
+) -> None:
+    """Take no frames of a stream until `resume`."""
+    check_json_target(json_target)
+    with connect(at, secret, server_key, timeout) as client:
+        client.pause(stream)
+    _told(f"{stream}: paused", {"stream": stream, "state": "paused"}, json_target)
+
+
+@app.command("resume", epilog=examples("streamvos ctl resume front"))
+def resume(
+    stream: StreamName,
+    at: At = None,
+    secret: Secret = None,
+    server_key: ServerKey = None,
+    timeout: Timeout = 10.0,
+    json_target: JsonTarget = None,
+) -> None:
+    """Take frames of a stream again."""
+    check_json_target(json_target)
+    with connect(at, secret, server_key, timeout) as client:
+        client.resume(stream)
+    _told(f"{stream}: goes on", {"stream": stream, "state": "running"}, json_target)
+
+
+@app.command("stop", epilog=examples("streamvos ctl stop front", "streamvos ctl stop --at door"))
+def stop(
+    stream: Annotated[
+        str,
+        typer.Argument(
+            metavar="[STREAM]", help="Name of the stream; without it, all end.", show_default=False
+        ),
+    ] = "",
+    at: At = None,
+    secret: Secret = None,
+    server_key: ServerKey = None,
+    timeout: Timeout = 10.0,
+    json_target: JsonTarget = None,
+) -> None:
+    """End a stream, or the whole pipeline, in order."""
+    check_json_target(json_target)
+    with connect(at, secret, server_key, timeout) as client:
+        client.stop(stream)
+    _told(f"{stream or 'pipeline'}: ended", {"stream": stream, "state": "ended"}, json_target)
+
+
+def connect(at: str | None, secret: Path | None, server_key: str | None, timeout: float) -> Client:
+    """A client of the pipeline that is meant: the one named, or "default", or the only one that runs.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    if at is None:
+        running = live_pipelines()
+        at = "default" if "default" in running or not running else running[0]
+        if at != "default" and len(running) > 1:
+            raise InputError(f"which pipeline? Give --at and one of {', '.join(running)}")
+    return Client(at, secret=secret, server_key=server_key, timeout=timeout)
+
+
+def _told(text: str, report: Mapping[str, Any], json_target: str | None) -> None:
+    if json_target != STANDARD_OUTPUT:
+        write_output(f"{text}\n")
+    write_json(report, json_target)
+
+
+def _stream_row(stream: Mapping[str, Any]) -> list[str]:
+    objects, dropped = stream.get("objects"), _mapping(stream.get("dropped"))
+    latency = _mapping(_mapping(stream.get("latencies")).get("glass to mask"))
+    counts = sum(value for value in dropped.values() if isinstance(value, int))
+    return [
+        str(stream.get("state", "")),
+        _number(stream.get("seq")),
+        _number(stream.get("fps"), 1),
+        str(len(objects)) if isinstance(objects, (list, dict)) else _number(objects),
+        str(counts),
+        _number(stream.get("restarts")),
+        *(_number(latency.get(name), 1) for name in ("p50", "p95", "p99")),
+    ]
+
+
+def _worker_line(name: str, worker: Mapping[str, Any]) -> str:
+    memory = _mapping(worker.get("beat")).get("memory")
+    told = {
+        "pid": worker.get("pid"),
+        "restarts": worker.get("restarts"),
+        "memory": f"{memory / 2**20:.0f} MiB" if isinstance(memory, int) else None,
+        "standby": worker.get("standby"),
+    }
+    rest = "".join(f", {key} {value}" for key, value in told.items() if value is not None)
+    return f"worker {name}: {worker.get('state', 'unknown')}{rest}"
+
+
+def _number(value: Any, digits: int = 0) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        return ""
+    return f"{value:.{digits}f}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _plain(value: Any) -> Any:
+    """The same as JSON can say it: bytes as hexadecimal digits, no number that is none."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value

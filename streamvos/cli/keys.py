@@ -1,0 +1,78 @@
+"""`streamvos keys`: CURVE keys, so that a pipeline and its clients may speak over tcp://.
+
+streamvos keys new keys/door
+streamvos keys show keys/door.key
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamvos.cli.common import (
+    STANDARD_OUTPUT,
+    JsonTarget,
+    check_json_target,
+    examples,
+    write_json,
+    write_output,
+)
+from streamvos.pipeline.security import make_keys, read_public_key, read_secret_key
+from streamvos.types import InputError
+
+app = typer.Typer(
+    help="Make and show keys for pipelines that other hosts reach.",
+    epilog=examples("streamvos keys new keys/door", "streamvos keys show keys/door.key"),
+)
+
+
+@app.command(
+    "new", epilog=examples("streamvos keys new keys/door", "streamvos keys new clients/laptop --json")
+)
+def new(
+    path: Annotated[
+        Path, typer.Argument(metavar="FOLDER/NAME", help="Where to; the folder is made if missing.")
+    ],
+    json_target: JsonTarget = None,
+) -> None:
+    """Make a pair of keys: NAME.key, which others may have, and NAME.key_secret, which they may not.
+
+    The pipeline's secret file is `security.secret` of its pipeline.toml; the .key files of those who may
+    connect lie in its folder `security.clients`. A client needs its own .key_secret and the pipeline's .key.
+    """
+    check_json_target(json_target)
+    public_path, secret_path = make_keys(path.parent, path.name)
+    public = read_public_key(public_path).decode()
+    if json_target != STANDARD_OUTPUT:
+        write_output(f"public  {public_path}  {public}\nsecret  {secret_path}\n")
+    write_json(
+        {"public_file": str(public_path), "secret_file": str(secret_path), "public_key": public}, json_target
+    )
+
+
+@app.command("show", epilog=examples("streamvos keys show keys/door.key", "streamvos keys show clients"))
+def show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A key's file, or a folder of them.")],
+    json_target: JsonTarget = None,
+) -> None:
+    """Show public keys; secret ones are checked, and never shown."""
+    check_json_target(json_target)
+    files = sorted((*path.glob("*.key"), *path.glob("*.key_secret"))) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"there are no keys in {path}; `streamvos keys new {path}/NAME` makes some")
+    rows = []
+    for file in files:
+        secret = file.suffix == ".key_secret"
+        public = read_secret_key(file)[0] if secret else read_public_key(file)
+        rows.append({"file": str(file), "public_key": public.decode(), "secret": secret})
+    if json_target != STANDARD_OUTPUT:
+        width = max(len(str(row["file"])) for row in rows)
+        write_output(
+            "".join(
+                f"{row['file']!s:<{width}}  {row['public_key']}{'  secret' if row['secret'] else ''}\n"
+                for row in rows
+            )
+        )
+    write_json({"keys": rows}, json_target)

@@ -1,0 +1,233 @@
+"""`streamvos serve`: streams through a pipeline of processes, until they end or you end them.
+
+streamvos serve --source camera:0 --mask first.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streamvos.cli.common import (
+    JsonTarget,
+    MethodSettings,
+    check_json_target,
+    examples,
+    method_settings,
+    write_json,
+)
+from streamvos.cli.run import Boxes, MaskPath
+from streamvos.pipeline.config import PipelineConfig, config_from_options, read_config
+from streamvos.pipeline.logs import EventLog
+from streamvos.types import InputError
+
+EXAMPLES = examples(
+    "streamvos serve examples/pipeline.toml",
+    "streamvos serve --source camera:0 --mask first.png",
+    "streamvos serve --source camera:0 --box 1:200,120,420,460 --height 240 --out out/",
+    "streamvos serve --source clip.mp4 --mask first.png --out out/ --no-publish --json",
+    "streamvos serve pipeline.toml --placement split --trace trace.json --prometheus 9464",
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[PIPELINE.toml]", help="What to run (docs/pipeline.md); or none, and --source instead."
+    ),
+]
+SourceName = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="SPEC",
+        help="Instead of a file: one stream from a video file, folder, camera:N, rtsp://..., synthetic:...",
+    ),
+]
+
+
+def serve(
+    file: ConfigFile = None,
+    source: SourceName = None,
+    mask: MaskPath = None,
+    boxes: Boxes = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of the pipeline, for watch and ctl; and of the stream of --source."
+        ),
+    ] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(metavar="fused|split", help="Networks in one process, or every stage in its own."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", metavar="NAME", help="Which method segments; else tvos.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", "-w", metavar="FILE", help="'default' (bundled), 'none' (random), or a weight file."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...; else auto.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How the networks run; else eager.")
+    ] = None,
+    settings: MethodSettings = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="latest|lossless",
+            help="The newest frame wins (live sources), or none is dropped (files).",
+        ),
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(min=16, max=8192, metavar="ROWS", help="Resize frames to so many rows.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Write label maps, overlay and JSON lines into this folder."
+        ),
+    ] = None,
+    publish: Annotated[
+        bool | None,
+        typer.Option("--publish/--no-publish", help="Masks on a socket; with --source, the default."),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What every stage does when, for ui.perfetto.dev.")
+    ] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(metavar="[HOST:]PORT", help="Metrics; on 127.0.0.1 unless a host is given.")
+    ] = None,
+    log: Annotated[
+        str | None, typer.Option(metavar="text|json", help="Form of the log's lines; else text.")
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option("--max-frames", min=1, metavar="N", help="End after so many frames.")
+    ] = None,
+    realtime: Annotated[
+        bool | None, typer.Option("--realtime", help="Play a file at its own speed, as if it were live.")
+    ] = None,
+    json_target: JsonTarget = None,
+) -> None:
+    """Run many streams through processes that watch each other.
+
+    Ctrl-C drains it: what is in flight is written, and the exit code is 0. It is 1 if a stream had to be
+    given up.
+    """
+    check_json_target(json_target)
+    changes = {
+        "name": name,
+        "placement": placement,
+        "method": {
+            "name": method,
+            "weights": _absolute_weights(weights),
+            "device": device,
+            "backend": backend,
+            "options": method_settings(settings) or None,
+        },
+        "observe": {"trace": _absolute(trace), "prometheus": prometheus, "log": log},
+    }
+    of_stream = {"policy": policy, "height": height, "max_frames": max_frames, "realtime": realtime}
+    of_source = {"mask": mask, "box": boxes, "out": out, "publish": publish, **of_stream}
+    if file is not None:
+        _refuse_beside_a_file(source, of_source)
+        config = read_config(file, _given(changes))
+    elif source is None:
+        raise InputError(
+            "there is nothing to serve; give a PIPELINE.toml, or --source with --mask or --box, such as "
+            "streamvos serve --source camera:0 --mask first.png"
+        )
+    else:
+        config = config_from_options(
+            source,
+            mask=mask,
+            boxes=boxes or (),
+            out=out,
+            publish=publish is not False,
+            stream=of_stream,
+            changes=_given(changes),
+        )
+    _check_files(config)
+    code = _supervise(config, json_target)
+    if code:
+        raise typer.Exit(code)
+
+
+def _supervise(config: PipelineConfig, json_target: str | None) -> int:
+    """Run it to its end; the supervisor has signal handlers of its own while it runs.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        from streamvos.pipeline.supervisor import Supervisor
+    except ModuleNotFoundError as error:
+        if error.name not in ("zmq", "msgpack"):
+            raise
+        raise InputError(
+            f"serving needs {error.name}, which is not installed; pip install 'streamvos[pipeline]' brings it"
+        ) from None
+    log = EventLog(config.observe.log)
+    supervisor = Supervisor(config, log)
+    try:
+        code = supervisor.run()
+    finally:
+        log.close()
+    write_json(supervisor.summary(), json_target)
+    return code
+
+
+def _check_files(config: PipelineConfig) -> None:
+    """Find out before anything starts that a file is missing.
+
+    Raises:
+        InputError: it is.
+    """
+    for stream in config.streams:
+        if stream.mask is not None and not stream.mask.is_file():
+            raise InputError(
+                f"there is no mask {stream.mask} for the stream {stream.name!r}; "
+                f"`streamvos run {stream.label} --save-first first.png` stores a frame to paint it on"
+            )
+    for path in (config.security.secret, config.security.clients):
+        if path is not None and not path.exists():
+            raise InputError(f"there is no {path}; `streamvos keys new` makes keys (docs/pipeline.md)")
+
+
+def _refuse_beside_a_file(source: str | None, options: Mapping[str, Any]) -> None:
+    if source is not None:
+        raise InputError(
+            "a PIPELINE.toml and --source were given; give one of them, a file names its sources"
+        )
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        told = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        raise InputError(f"{told} belongs to --source; a PIPELINE.toml says it for each of its [[streams]]")
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what was not given, and without tables of which nothing was."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        kept = _given(value) if isinstance(value, Mapping) and name != "options" else value
+        if kept is not None and kept != {}:
+            result[name] = kept
+    return result
+
+
+def _absolute(path: Path | None) -> str | None:
+    """From the current folder, since a file's own paths start from the file's."""
+    return None if path is None else str(path.absolute())
+
+
+def _absolute_weights(weights: str | None) -> str | None:
+    if weights is None or weights.lower() in ("default", "none"):
+        return weights if weights is None else weights.lower()
+    return str(Path(weights).absolute())

@@ -1,0 +1,271 @@
+"""`streamvos watch`: what a pipeline publishes, as it comes: rates, gaps, latencies, objects.
+
+streamvos watch door
+streamvos watch ipc:///tmp/streamvos-1000/door/masks-front.sock --save masks/
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import zmq
+from rich.live import Live
+from rich.table import Table
+
+from streamvos.cli.common import (
+    JsonTarget,
+    check_json_target,
+    check_writable,
+    console,
+    examples,
+    make_table,
+    print_table,
+    write_json,
+)
+from streamvos.cli.ctl import Secret, ServerKey, Timeout, connect
+from streamvos.cli.signals import Stopped
+from streamvos.data.labelmap import write_label_map
+from streamvos.metrics.latency import Latencies
+from streamvos.pipeline.client import find_address, publishers_in
+from streamvos.pipeline.messages import Refused
+from streamvos.pipeline.security import Curve, is_loopback
+from streamvos.pipeline.subscribing import FORMS, End, Form, Mask, Subscription
+from streamvos.types import InputError, SinkError
+
+EXAMPLES = examples(
+    "streamvos watch",
+    "streamvos watch door --stream front --max 100 --json",
+    "streamvos watch ipc:///tmp/streamvos-1000/door/masks-front.sock --form raw --save masks/",
+    "streamvos watch tcp://10.0.0.5:5601 --secret clients/laptop.key_secret --server-key keys/door.key",
+)
+
+MAX_STREAMS = 256
+"""Streams that are told apart; a publisher that invents more is not believed."""
+
+_RATE_FRAMES = 50  # the rate is that of so many frames
+
+
+class StreamView:
+    """What has been seen of one stream.
+
+    Args:
+        name: of the stream.
+        is_local: whether the frames were taken on this host, whose clock compares.
+    """
+
+    def __init__(self, name: str, is_local: bool):
+        self.name = name
+        self.frames = self.lost = self.recovered = 0
+        self.dropped: Counter[str] = Counter()
+        self.last: Mask | None = None
+        self.ended = False
+        self._latencies = Latencies() if is_local else None
+        self._recent: deque[int] = deque(maxlen=_RATE_FRAMES)
+
+    def add(self, mask: Mask) -> None:
+        """Take one message into account."""
+        if self.last is not None and mask.seq > self.last.seq + 1:
+            self.lost += mask.seq - self.last.seq - 1
+        self.frames += 1
+        self.recovered += mask.recovered
+        for cause, count in list(mask.dropped.items())[:MAX_STREAMS]:
+            if cause in self.dropped or len(self.dropped) < MAX_STREAMS:
+                self.dropped[cause[:80]] += count
+        if self._latencies is not None and mask.received_ns >= mask.captured_ns:
+            self._latencies.add(mask.received_ns - mask.captured_ns)
+        self._recent.append(mask.received_ns)
+        self.last = mask
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second lately; None before the second frame."""
+        span = self._recent[-1] - self._recent[0] if len(self._recent) > 1 else 0
+        return (len(self._recent) - 1) / span * 1e9 if span else None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for programs."""
+        last = self.last
+        objects = {} if last is None else last.objects
+        return {
+            "frames": self.frames,
+            "seq": None if last is None else last.seq,
+            "incarnation": None if last is None else last.incarnation,
+            "size": None if last is None else list(last.size),
+            "fps": self.fps,
+            "lost_on_the_way": self.lost,
+            "dropped": dict(self.dropped),
+            "recovered": self.recovered,
+            "latency": None if self._latencies is None else self._latencies.summary(),
+            "objects": {str(key): {"state": one.state, "score": one.score} for key, one in objects.items()},
+            "ended": self.ended,
+        }
+
+    def row(self) -> list[str]:
+        """The same for people."""
+        value = self.to_json()
+        latency = value["latency"] or {}
+        milliseconds = [latency.get(f"{name}_ms") for name in ("p50", "p95", "p99")]
+        objects = ", ".join(f"{key} {one['state']}" for key, one in list(value["objects"].items())[:8])
+        more = len(value["objects"]) - 8
+        return [
+            self.name + (" (ended)" if self.ended else ""),
+            str(self.frames),
+            "" if value["seq"] is None else str(value["seq"]),
+            "" if value["fps"] is None else f"{value['fps']:.1f}",
+            str(self.lost),
+            ", ".join(f"{cause} {count}" for cause, count in sorted(self.dropped.items())) or "0",
+            *("" if one is None else f"{one:.1f}" for one in milliseconds),
+            objects + (f" and {more} more" if more > 0 else ""),
+        ]
+
+
+def watch(
+    place: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|ADDRESS]",
+            help="The pipeline's name, or the address of a stream's masks; else the pipeline that runs.",
+            show_default=False,
+        ),
+    ] = None,
+    stream: Annotated[str, typer.Option("--stream", metavar="NAME", help="One stream; else all.")] = "",
+    form: Annotated[
+        str, typer.Option("--form", metavar="FORM", help=f"How masks travel: {', '.join(FORMS)}.")
+    ] = "rle",
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="FOLDER", help="Store label maps there, FOLDER/STREAM/SEQ.png."),
+    ] = None,
+    maximum: Annotated[
+        int | None, typer.Option("--max", min=1, metavar="N", help="End after N frames.")
+    ] = None,
+    secret: Secret = None,
+    server_key: ServerKey = None,
+    timeout: Timeout = 10.0,
+    json_target: JsonTarget = None,
+) -> None:
+    """Show what a pipeline publishes, until it ends or Ctrl-C.
+
+    Latency is from the capture of a frame to here, where both are on this host.
+    """
+    check_json_target(json_target)
+    if save is not None:
+        check_writable(save)
+    if form not in FORMS:
+        raise InputError(f"there is no form {form!r}; give --form {', '.join(FORMS)}")
+    addresses = _addresses(place, stream, secret, server_key, timeout)
+    curve = None if secret is None or server_key is None else Curve(secret, server_key=server_key)
+    is_local = all(one.startswith("ipc://") or is_loopback(one) for one in addresses.values())
+    views = {name: StreamView(name, is_local) for name in addresses if name}
+    context: zmq.Context[Any] = zmq.Context()
+    stopped: Stopped | None = None
+    try:
+        with Subscription(context, addresses.values(), stream, _as_form(form), curve) as subscription:
+            try:
+                _follow(subscription, views, is_local, save, maximum)
+            except Stopped as error:
+                stopped = error
+        refused = dict(subscription.refused)
+    finally:
+        context.term()
+    lines = [f"refused messages: {cause} {count}" for cause, count in sorted(refused.items())]
+    print_table(_table(views), json_target, *lines)
+    report = {"streams": {name: view.to_json() for name, view in views.items()}, "refused": refused}
+    write_json(report, json_target)
+    if stopped is not None and stopped.number != signal.SIGINT:  # Ctrl-C is how one stops to watch
+        raise stopped
+
+
+def _follow(
+    subscription: Subscription,
+    views: dict[str, StreamView],
+    is_local: bool,
+    save: Path | None,
+    maximum: int | None,
+) -> None:
+    """Take messages until all streams have ended, or there were enough."""
+    frames = 0
+    with _shown(views) as refresh:
+        while maximum is None or frames < maximum:
+            one = subscription.receive(0.25)
+            refresh()
+            if one is None:
+                continue
+            if one.stream not in views:
+                if len(views) >= MAX_STREAMS:
+                    continue
+                views[one.stream] = StreamView(one.stream, is_local)
+            view = views[one.stream]
+            if isinstance(one, End):
+                view.ended = True
+                if all(each.ended for each in views.values()):
+                    return
+                continue
+            view.ended = False
+            view.add(one)
+            frames += 1
+            if save is not None:
+                _save(save, one, subscription)
+
+
+def _save(folder: Path, mask: Mask, subscription: Subscription) -> None:
+    try:
+        label_map = mask.label_map
+    except Refused as error:
+        subscription.refused.count(error.cause, error)
+        return
+    place = folder / mask.stream  # a name, as the subscription checked
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"cannot make {place}: {error.strerror}; choose another --save") from None
+    write_label_map(place / f"{mask.seq:05d}.png", label_map)
+
+
+def _addresses(
+    place: str | None, stream: str, secret: Path | None, server_key: str | None, timeout: float
+) -> dict[str, str]:
+    """Stream -> where its masks are; with an address given, "" -> that."""
+    if place is not None and "://" in place and not place.endswith("/control.sock"):
+        if place.startswith("tcp://"):
+            is_loopback(place)  # says what is wrong with it
+        return {stream: find_address(place)}
+    with connect(place, secret, server_key, timeout) as client:
+        return publishers_in(client.status(), stream, client.address)
+
+
+@contextmanager
+def _shown(views: dict[str, StreamView]) -> Iterator[Any]:
+    """A live table on the standard error, if that is a terminal; gives what draws it anew."""
+    if not console.is_terminal:
+        yield lambda: None
+        return
+    drawn = 0.0
+    with Live(_table(views), console=console, auto_refresh=False, transient=True) as live:
+
+        def refresh() -> None:
+            nonlocal drawn
+            if time.monotonic() - drawn > 0.2:
+                drawn = time.monotonic()
+                live.update(_table(views), refresh=True)
+
+        yield refresh
+
+
+def _table(views: dict[str, StreamView]) -> Table:
+    columns = ["stream", "frames", "seq", "fps", "lost", "dropped", "p50 ms", "p95 ms", "p99 ms", "objects"]
+    table = make_table("masks", columns)
+    for view in list(views.values()):
+        table.add_row(*view.row())
+    return table
+
+
+def _as_form(form: str) -> Form:
+    return next(one for one in FORMS if one == form)

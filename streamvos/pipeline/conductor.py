@@ -1,0 +1,396 @@
+"""The streams of a pipeline: when they begin, go back to a snapshot and begin anew, end; and what users say.
+
+The supervisor calls `on_...` when something has happened; a new incarnation is the answer to every death.
+docs/protocol.md, 5 to 7.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.crew import Crew, Member
+from streamvos.pipeline.logs import EventLog
+from streamvos.pipeline.messages import Array, Message
+from streamvos.pipeline.observation import Observation
+from streamvos.pipeline.processes import Instance
+from streamvos.pipeline.streams import RESET_STAGES, Command, Reply, Snapshot, StreamRecord
+from streamvos.pipeline.topology import Topology
+from streamvos.types import InputError, StreamvosError
+
+CLOSE_SECONDS = 0.7
+"""How long the sinks may take to close their files when the drain has taken too long."""
+
+
+class Conductor:
+    """All streams.
+
+    Args:
+        config, topology: of the pipeline.
+        send: sends a control message to an instance.
+        observation, log: where things are told.
+
+    Attributes:
+        streams: by name.
+        crew: who runs the stages; given after both are made.
+        closing: no stream begins any more.
+        code: exit code that the ends of streams amount to.
+    """
+
+    crew: Crew
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        topology: Topology,
+        send: Callable[[Instance, Message], None],
+        observation: Observation,
+        log: EventLog,
+    ):
+        self._config, self._topology, self._send = config, topology, send
+        self._observation, self._log = observation, log
+        self.streams = {one.name: StreamRecord(one) for one in config.streams}
+        self.closing = False
+        self.code = 0
+        self._numbers = 0
+
+    @property
+    def all_over(self) -> bool:
+        """Whether there is nothing left to do."""
+        return all(stream.over for stream in self.streams.values())
+
+    def of_member(self, member: Member) -> list[StreamRecord]:
+        """Streams that need a worker and are not over."""
+        names = (one.name for one in self.streams.values() if not one.over)
+        return [self.streams[name] for name in names if member.name in self._topology.workers_of(name)]
+
+    # ---- what happens
+
+    def on_facts(self, facts: Mapping[str, Any]) -> None:
+        """A worker's READY told what its sources found."""
+        for stage, told in facts.items():
+            kind, _, name = stage.partition(".")
+            if kind == "source":
+                self.streams[name].facts, self.streams[name].tried = told, True
+
+    def on_ready(self, member: Member) -> None:
+        """A worker can be told to begin."""
+        for stream in self.of_member(member):
+            self._begin_if_possible(stream)
+
+    def on_death(self, member: Member, instance: Instance, reason: str) -> bool:
+        """A worker is gone; whether it shall live again."""
+        streams = self.of_member(member)
+        self._observation.died(member.name, member.stages, reason, [one.name for one in streams])
+        for stream in [one for one in streams if one.reason]:  # it was ending because its source had failed
+            self.end_badly(stream, stream.reason, stream.input_fault)
+            streams.remove(stream)
+        for stream in streams:
+            stream.phase = "recovering" if stream.incarnation else "opening"
+            stream.tried = stream.tried or member.is_source
+        if not streams or self.closing:
+            return False
+        if member.restarts.died(time.monotonic()):
+            return True
+        window = self._config.supervision.restart_window
+        for stream in streams:
+            self.end_badly(
+                stream, f"{member.name} died too often within {window:g} s (max_restarts), last: {reason}"
+            )
+        return False
+
+    def on_message(self, message: Message) -> None:
+        """Something that a stage has to say about its stream."""
+        stream = self.streams.get(message.stream)
+        if stream is None or stream.over:
+            return
+        kind = message.kind
+        if kind == "reset_done":
+            self._reset_done(stream, message)
+        elif kind == "ack":
+            self._observation.frames(stream.name, message.incarnation, message.get("frames", []))
+            self._release_slots(stream, stream.acknowledge(message.seq))
+            self._release_frames(stream)
+        elif kind == "skipped":
+            stream.acknowledge(message.seq)
+            self._release_frames(stream)
+        elif kind == "snapshot" and message.incarnation == stream.incarnation:
+            snapshot = Snapshot(message.seq, message["slot"], message.arrays["snapshot"])
+            self._release_slots(stream, stream.add_snapshot(snapshot))
+            self._release_frames(stream)
+        elif kind == "applied":
+            _answer(stream.applied(message["number"], message.seq), True, seq=message.seq)
+            self._observation.mark("command applied", stream.name, seq=message.seq)
+            self._log.event("applied", stream=stream.name, seq=message.seq, number=message["number"])
+        elif kind == "refused":
+            _answer(stream.refused(message["number"]), False, error=message["error"])
+            self._log.event("refused", "warning", stream=stream.name, error=message["error"])
+        elif kind == "ended":
+            self._over(stream, stream.reason)
+
+    def watch(self) -> None:
+        """Streams that stand still though they should not: a message was lost on a network."""
+        now = time.monotonic()
+        for stream in self.streams.values():
+            if stream.phase == "ending" and stream.reason:
+                if now - stream.progress_at > self._config.supervision.hang_timeout:
+                    self.end_badly(stream, stream.reason, stream.input_fault)
+            elif stream.phase == "running" and not stream.paused and self._has_frames_out(stream):
+                if now - stream.progress_at > self._config.supervision.hang_timeout:
+                    self._log.event("stuck", "warning", stream=stream.name)
+                    self._observation.interrupted(stream.name)
+                    stream.phase = "recovering"
+                    self._begin_if_possible(stream)
+            else:
+                stream.progress_at = now
+
+    # ---- incarnations
+
+    def _begin_if_possible(self, stream: StreamRecord) -> None:
+        """A new incarnation of a stream, if all its workers are there."""
+        if stream.over or self.closing or stream.facts is None or stream.phase in ("running", "ending"):
+            return
+        if not self.crew.are_ready(self._topology.workers_of(stream.name)):
+            return
+        memory = self._instance(stream, "memory")
+        assert memory is not None
+        keeps = not stream.lossless and stream.memory_identity == memory.identity
+        stream.memory_identity = memory.identity
+        snapshot = stream.restart_from(keeps)
+        if stream.lossless:
+            stream.drop_uncommitted()
+        number = stream.begin()
+        stream.next_seq = 0 if stream.lossless else max(stream.next_seq, stream.acked + 1)
+        fields = {"facts": stream.facts, "keep": keeps, "taken": stream.taken}
+        for kind in RESET_STAGES:
+            arrays, seq = {}, stream.next_seq
+            if kind == "memory" and snapshot is not None:
+                arrays, seq = {"snapshot": snapshot.array}, snapshot.seq
+            self._tell(stream, kind, "reset", number, seq, fields, arrays)
+        for command in stream.commands_after(snapshot, keeps):
+            self._send_command(stream, command)
+        self._log.event("incarnation", stream=stream.name, incarnation=number)
+        self._observation.mark("incarnation", stream.name, incarnation=number)
+
+    def _reset_done(self, stream: StreamRecord, message: Message) -> None:
+        kind = message["stage"].partition(".")[0]
+        if message.incarnation == stream.incarnation and kind == "memory":
+            stream.fresh = message["fresh"]
+            stream.next_seq = message["next"] if stream.lossless else max(stream.next_seq, message["next"])
+        elif message.incarnation == stream.incarnation and kind == "sinks" and not stream.lossless:
+            stream.next_seq = max(stream.next_seq, message["next"])  # after what an earlier life wrote
+        if stream.reset_done(kind, message.incarnation):
+            stream.phase = "running"
+            stream.progress_at = time.monotonic()
+            start = {"next": stream.next_seq, "fresh": stream.fresh}
+            self._tell(stream, "source", "start", stream.incarnation, 0, start)
+            if stream.paused:
+                self._tell(stream, "source", "pause", stream.incarnation)
+
+    def _release_slots(self, stream: StreamRecord, slots: Iterable[int]) -> None:
+        for slot in slots:
+            self._tell(stream, "memory", "release", stream.incarnation, 0, {"slot": slot})
+
+    def _release_frames(self, stream: StreamRecord) -> None:
+        stream.progress_at = time.monotonic()
+        if stream.releasable > stream.released:
+            stream.released = stream.releasable
+            self._tell(stream, "source", "release", stream.incarnation, stream.released)
+
+    def _has_frames_out(self, stream: StreamRecord) -> bool:
+        source = self._instance(stream, "source")
+        beats = {} if source is None else source.beat.get("stages", {})
+        return bool(beats.get(f"source.{stream.name}", {}).get("sent", -1) > stream.acked)
+
+    # ---- ends
+
+    def close(self) -> None:
+        """Every source ends its stream, and nothing begins any more."""
+        self.closing = True
+        for stream in self.streams.values():
+            self._ask_to_end(stream)
+
+    def cut_short(self) -> None:
+        """The drain takes too long: the sinks close with what they have, and if they do not, so be it."""
+        now = time.monotonic()
+        for stream in self.streams.values():
+            if stream.over:
+                continue
+            if stream.cut_at is None:
+                stream.cut_at = now
+                self._log.event("cut_short", "warning", stream=stream.name)
+                self._close_sinks(stream)
+            elif now - stream.cut_at > CLOSE_SECONDS:
+                self._over(stream, "")
+
+    def source_failed(self, stream: StreamRecord, reason: str) -> None:
+        """A source cannot go on, and has sent `end`: what is on its way is still written."""
+        if stream.phase != "running":
+            self.end_badly(stream, reason, input_fault=True)
+            return
+        stream.phase, stream.reason, stream.input_fault = "ending", reason, True
+
+    def end_badly(self, stream: StreamRecord, reason: str, input_fault: bool = False) -> None:
+        """A stream cannot go on; its files are closed with what they have."""
+        stream.input_fault = input_fault
+        sinks = self._instance(stream, "sinks")
+        if sinks is not None and sinks.state == "ready":
+            self._tell(stream, "sinks", "stop", stream.incarnation, 0, {"drain": False})
+        self._over(stream, reason)
+
+    def _ask_to_end(self, stream: StreamRecord) -> None:
+        if stream.phase == "running":
+            stream.phase = "ending"
+            self._tell(stream, "source", "stop", stream.incarnation)
+        elif not stream.over and stream.phase != "ending":
+            self._close_sinks(stream)
+
+    def _close_sinks(self, stream: StreamRecord) -> None:
+        """Let the sinks end with what they have; without sinks there is nothing to end."""
+        stream.phase = "ending"
+        sinks = self._instance(stream, "sinks")
+        if sinks is None or sinks.state != "ready":
+            self._over(stream, "")
+        else:
+            self._tell(stream, "sinks", "stop", stream.incarnation, 0, {"drain": False})
+
+    def _over(self, stream: StreamRecord, reason: str) -> None:
+        """A stream has ended; with a reason, badly."""
+        if stream.over:
+            return
+        stream.phase, stream.reason = "over", reason
+        for command in stream.commands.values():
+            _answer(command.reply, False, error=f"stream {stream.name} has ended")
+        stream.commands.clear()
+        for reply in stream.on_over:
+            _answer(reply, True)
+        if reason:
+            self.code = max(self.code, 2 if stream.input_fault else 1)
+        self._log.event("over", "error" if reason else "info", stream=stream.name, reason=reason)
+        for name in self._topology.workers_of(stream.name):
+            if not self.of_member(self.crew.members[name]):
+                self.crew.retire(name)
+
+    # ---- what users say (control.Commands)
+
+    def status(self) -> Mapping[str, Any]:
+        """Everything that is known of streams and workers."""
+        return self._observation.status(self.streams.values(), self.crew.status())
+
+    def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
+        """A mask for the next frame.
+
+        Raises:
+            InputError: no such stream, or a mask of another size.
+        """
+        record = self._running(stream)
+        size = None if record.facts is None else tuple(record.facts["size"])
+        if size is not None and mask.shape != size:
+            raise InputError(f"the mask is {mask.shape}, the frames of {stream} are {size} (H, W)")
+        self._take_command(record, "annotate", reply, mask=mask.copy())
+
+    def forget(self, stream: str, object_id: int, reply: Reply) -> None:
+        """Follow an object no longer.
+
+        Raises:
+            InputError: no such stream.
+        """
+        self._take_command(self._running(stream), "forget", reply, object_id=object_id)
+
+    def pause(self, stream: str) -> None:
+        """No more frames for now.
+
+        Raises:
+            InputError: no such stream.
+        """
+        record = self._running(stream)
+        record.paused = True
+        self._tell(record, "source", "pause", record.incarnation)
+
+    def resume(self, stream: str) -> None:
+        """Frames again.
+
+        Raises:
+            InputError: no such stream.
+        """
+        record = self._running(stream)
+        record.paused = False
+        self._tell(record, "source", "resume", record.incarnation)
+
+    def stop(self, stream: str, reply: Reply) -> None:
+        """End a stream, or with "" all of them; the reply comes when it has ended.
+
+        Raises:
+            InputError: no such stream.
+        """
+        records = (
+            [self._running(stream)] if stream else [one for one in self.streams.values() if not one.over]
+        )
+        for record in records:
+            self._ask_to_end(record)
+        waiting = [record for record in records if not record.over]
+        if waiting:
+            waiting[-1].on_over.append(reply)
+        else:
+            _answer(reply, True)
+
+    def _running(self, name: str) -> StreamRecord:
+        record = self.streams.get(name)
+        if record is None:
+            raise InputError(f"there is no stream {name!r}; there are: {', '.join(self.streams)}")
+        if record.over:
+            raise InputError(f"stream {name} has ended{': ' + record.reason if record.reason else ''}")
+        return record
+
+    def _take_command(self, stream: StreamRecord, verb: Any, reply: Reply, **more: Any) -> None:
+        self._numbers += 1
+        command = Command(self._numbers, verb, reply=reply, **more)
+        stream.commands[command.number] = command
+        if stream.phase not in ("opening", "recovering"):  # else it goes with the next incarnation
+            self._send_command(stream, command)
+
+    def _send_command(self, stream: StreamRecord, command: Command) -> None:
+        arrays = {} if command.mask is None else {"mask": Array.of(command.mask)}
+        fields = {
+            "number": command.number,
+            "verb": command.verb,
+            "object": command.object_id,
+            "due": command.due,
+        }
+        self._tell(stream, "memory", "command", stream.incarnation, 0, fields, arrays)
+
+    # ---- small things
+
+    def _tell(
+        self,
+        stream: StreamRecord,
+        kind: str,
+        what: str,
+        incarnation: int,
+        seq: int = 0,
+        fields: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, Array] | None = None,
+    ) -> None:
+        """A control message to one stage of a stream."""
+        instance = self._instance(stream, kind)
+        if instance is not None:
+            more = {"stage": self._stage(stream, kind), **(fields or {})}
+            self._send(instance, Message(what, stream.name, incarnation, seq, more, arrays or {}))
+
+    def _instance(self, stream: StreamRecord, kind: str) -> Instance | None:
+        return self.crew.of_stage(self._stage(stream, kind)).current
+
+    @staticmethod
+    def _stage(stream: StreamRecord, kind: str) -> str:
+        return kind if kind == "extractor" else f"{kind}.{stream.name}"
+
+
+def _answer(reply: Reply | None, ok: bool, **fields: Any) -> None:
+    if reply is not None:
+        with contextlib.suppress(StreamvosError):
+            reply(ok, **fields)

@@ -1,0 +1,161 @@
+"""What is told about a pipeline while it runs: statistics, trace, metrics, status."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.logs import EventLog
+from streamvos.pipeline.runtime import Runtime
+from streamvos.pipeline.statistics import StreamStatistics
+from streamvos.pipeline.streams import StreamRecord
+from streamvos.pipeline.topology import Topology
+from streamvos.pipeline.trace import TraceWriter
+
+Workers = Mapping[str, Mapping[str, Any]]
+
+
+class Observation:
+    """Everything that is counted.
+
+    Args:
+        config: of the pipeline.
+        log: where events go.
+    """
+
+    def __init__(self, config: PipelineConfig, log: EventLog):
+        self._config, self._log = config, log
+        self._statistics = {one.name: StreamStatistics() for one in config.streams}
+        self._restarts: dict[str, Counter[str]] = {}
+        self._stream_restarts: Counter[str] = Counter()
+        self._refused: dict[str, Counter[str]] = {}
+        self._counters: dict[str, Mapping[str, int]] = {}
+        self._publishers: dict[str, str] = {}
+        self._trace: TraceWriter | None = None
+        self._latest: dict[str, Any] = {}  # made in the supervisor's thread, read in that of the endpoint
+        self._lock = threading.Lock()
+
+    def open(
+        self,
+        stack: contextlib.ExitStack,
+        topology: Topology,
+        runtime: Runtime,
+        collect: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Begin the trace and the endpoint of the metrics, where they are wanted.
+
+        Args:
+            stack: closes them.
+            topology, runtime: of the pipeline.
+            collect: what the endpoint tells; called in a thread of its own.
+
+        Raises:
+            StreamvosError: one of them cannot be opened.
+        """
+        for stream in self._config.streams:
+            for sink in stream.sinks:
+                if sink.kind == "publish":
+                    self._publishers[stream.name] = sink.address or runtime.masks(stream.name)
+        observe = self._config.observe
+        if observe.trace is not None:
+            workers = {stage: name for name, stages in topology.workers.items() for stage in stages}
+            self._trace = stack.enter_context(TraceWriter(observe.trace, workers, self._config.name))
+        if observe.prometheus is not None:
+            from streamvos.pipeline.prometheus import Endpoint
+
+            endpoint = Endpoint.start(observe.prometheus, collect)
+            stack.callback(endpoint.close)
+            self._log.event("metrics", url=endpoint.url)
+
+    def frames(self, stream: str, incarnation: int, frames: Iterable[Any]) -> None:
+        """What the sinks have acknowledged."""
+        frames = list(frames)
+        self._statistics[stream].add(frames, incarnation)
+        if self._trace is not None:
+            self._trace.frames(stream, incarnation, frames)
+
+    def died(self, worker: str, stages: tuple[str, ...], reason: str, streams: Iterable[str]) -> None:
+        """A worker is gone."""
+        cause = reason.partition(":")[0][:80]
+        for stage in stages:
+            self._restarts.setdefault(stage, Counter())[cause] += 1
+        for stream in streams:
+            self._stream_restarts[stream] += 1
+            self._statistics[stream].interrupted()
+        self.mark("died", None, worker=worker, reason=reason)
+
+    def interrupted(self, stream: str) -> None:
+        """A stream stands still."""
+        self._statistics[stream].interrupted()
+
+    def mark(self, name: str, stream: str | None = None, **more: Any) -> None:
+        """A moment that the trace shows."""
+        if self._trace is not None:
+            self._trace.instant(name, None, stream, None, **more)
+
+    def refuse(self, where: str, cause: str) -> None:
+        """A message broke a rule."""
+        counter = self._refused.setdefault(where, Counter())
+        counter[cause if cause in counter or len(counter) < 32 else "other"] += 1
+        self._log.event("message_refused", "warning", stage=where, cause=cause)
+
+    def count_too(self, where: str, refused: Mapping[str, int]) -> None:
+        """Tell of what somebody else counts, too."""
+        self._counters[where] = refused
+
+    def status(self, streams: Iterable[StreamRecord], workers: Workers) -> dict[str, Any]:
+        """For `status`, the summary at the end, and the metrics."""
+        told: dict[str, Any] = {}
+        stages: dict[str, Mapping[str, Any]] = {}
+        for worker in workers.values():
+            stages |= worker["beat"].get("stages", {})
+        for stream in streams:
+            name = stream.name
+            summary = self._statistics[name].summary()
+            dropped = Counter(summary["dropped"])
+            for stage in ("extractor", f"memory.{name}"):
+                dropped.update(
+                    {k: v for k, v in stages.get(stage, {}).get("drops", {}).items() if k == "no mask"}
+                )
+            told[name] = {
+                "state": _state(stream),
+                "reason": stream.reason,
+                "incarnation": stream.incarnation,
+                "objects": stages.get(f"memory.{name}", {}).get("objects", []),
+                "size": None if stream.facts is None else list(stream.facts["size"]),
+                "source": None if stream.facts is None else stream.facts.get("label"),
+                "policy": stream.config.effective_policy,
+                "restarts": self._stream_restarts[name],
+                "queues": stages.get(f"sinks.{name}", {}).get("queues", {}),
+                **summary,
+                "dropped": dict(dropped),
+            }
+        refused = {name: dict(one) for name, one in (self._counters | self._refused).items() if one}
+        for stage, beat in stages.items():
+            if beat.get("refused"):
+                refused[stage] = dict(beat["refused"])
+        return {
+            "pipeline": self._config.name,
+            "placement": self._config.placement,
+            "method": self._config.method.name,
+            "streams": told,
+            "publish": dict(self._publishers),
+            "workers": {name: {**one, "up": one["state"] == "ready"} for name, one in workers.items()},
+            "restarts": {stage: dict(reasons) for stage, reasons in self._restarts.items()},
+            "refused": refused,
+        }
+
+
+def _state(stream: StreamRecord) -> str:
+    if stream.over:
+        return "failed" if stream.reason else "ended"
+    if stream.phase == "running" and stream.paused:
+        return "paused"
+    names = {"opening": "starting", "resetting": "starting", "ending": "running"}
+    if stream.phase == "resetting" and stream.incarnation > 1:
+        return "recovering"
+    return names.get(stream.phase, stream.phase)

@@ -1,0 +1,1 @@
+"""The five stages: source, extractor, memory, decoder, sinks."""

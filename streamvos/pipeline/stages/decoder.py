@@ -1,0 +1,95 @@
+"""The decoder: what the target says becomes masks, for the memory to learn and for the sinks to write."""
+
+from __future__ import annotations
+
+import torch
+
+from streamvos.pipeline.edges import EdgeSpec
+from streamvos.pipeline.messages import Message
+from streamvos.pipeline.stage import Stage, StageContext, now
+from streamvos.pipeline.stages.method import shared_extraction
+from streamvos.pipeline.stages.parcels import pack_decision, unpack_question
+from streamvos.segmenter import Decision, decide, make_result
+
+ALONG = ("captured", "pts", "dropped", "commands")
+"""Fields that go from the frame to its result as they are."""
+
+
+class DecoderStage(Stage):
+    """Stateless but for the one result that waits for the sinks' credit."""
+
+    def __init__(self, name: str, context: StageContext):
+        super().__init__(name, context)
+        self._evidence = self.inboxes[f"{self.stream}/evidence"]
+        self._predictions = self.outboxes[f"{self.stream}/predictions"]
+        self._results = self.outboxes[f"{self.stream}/results"]
+        self._waiting: tuple[Message, Decision, list[int]] | None = None
+        self._ended: Message | None = None
+        self._wants_objects = context.config.stream(self.stream).shows_objects
+
+    def prepare(self) -> dict[str, object]:
+        extraction = shared_extraction(self.context)
+        self._method, self._device = extraction.method, extraction.device
+        return {}
+
+    def reset(self, message: Message) -> dict[str, object]:
+        self._waiting = self._ended = None
+        height, width = message["facts"]["size"]
+        self._results.allocate([height * width])
+        # room for a dozen objects; with more, a message takes its arrays along
+        self._predictions.allocate([13 * 4 * height * width, 8 * height * width])
+        return super().reset(message)
+
+    def step(self) -> float | None:
+        while True:
+            if self._waiting is not None:
+                if not self._results.credit:
+                    return None
+                self._send_result(*self._waiting)
+                self._waiting = None
+            if self._ended is not None:
+                self._results.send("end", self._ended.seq)
+                self._ended = None
+            if not self._predictions.credit:
+                return None
+            message = self._evidence.receive()
+            if message is None:
+                return None
+            if message.kind == "end":
+                self._ended = message
+                continue
+            self._decide(message)
+
+    @torch.inference_mode()
+    def _decide(self, message: Message) -> None:
+        received = self.busy_since = now()
+        features, question = unpack_question(self._evidence, message, self._device)
+        started = now()
+        decision = decide(self._method, features, question)
+        arrays, fields = pack_decision(decision, _by_reference(self._predictions.spec))
+        self._evidence.grant(message)
+        self._predictions.send("prediction", message.seq, fields, arrays)
+        self._waiting = (message, decision, [received, started])
+        self.frames += 1
+        self.busy_since = 0
+
+    @torch.inference_mode()
+    def _send_result(self, message: Message, decision: Decision, stamps: list[int]) -> None:
+        self.busy_since = now()
+        result = make_result(decision.shown(), decision.object_ids, message.seq)
+        objects = None
+        if self._wants_objects:
+            objects = [[o.id, o.score, o.state, o.box, o.area] for o in result.objects.values()]
+        fields = {name: message.get(name) for name in ALONG}
+        fields["stamps"] = {**message["stamps"], "decoder": [*stamps, now()]}
+        arrays: dict[str, object] = {"mask": result.mask}
+        if "image" in message.arrays:
+            arrays["image"] = message.arrays["image"]
+        self._results.send(
+            "result", message.seq, {**fields, "ids": list(decision.object_ids), "objects": objects}, arrays
+        )
+        self.busy_since = 0
+
+
+def _by_reference(spec: EdgeSpec) -> bool:
+    return spec.mode == "reference"

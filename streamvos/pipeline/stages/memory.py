@@ -1,0 +1,308 @@
+"""The memory: the target of one stream, its annotations, its snapshots. The only stage with a state.
+
+    features -> ask -> evidence -> (decoder) -> prediction -> learn
+
+While the decoder works on frame t, nothing is asked about frame t+1: the prediction flows back first. Users'
+commands are obeyed at the first frame that begins after they came, and say at which (docs/protocol.md, 7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from streamvos.methods.base import Lesson, Target
+from streamvos.pipeline.arenas import Arena, ArenaError
+from streamvos.pipeline.messages import Array, Message, Place
+from streamvos.pipeline.stage import Stage, StageContext, now
+from streamvos.pipeline.stages.method import shared_extraction
+from streamvos.pipeline.stages.parcels import (
+    array_sizes,
+    pack_question,
+    unpack_decision,
+    unpack_features,
+)
+from streamvos.segmenter import Question, StreamState, annotation_of, check_mask
+from streamvos.types import Annotation, Features, InputError
+
+SNAPSHOT_ARENAS = 3
+"""One that is committed, one that waits to be, one to write."""
+
+_SPARE = 1.25  # of a snapshot's arena, as states grow
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The frame that is with the decoder."""
+
+    message: Message
+    features: Features
+    question: Question
+
+
+class MemoryStage(Stage):
+    """What is remembered of one stream."""
+
+    def __init__(self, name: str, context: StageContext):
+        super().__init__(name, context)
+        self._features = self.inboxes[f"{self.stream}/features"]
+        self._predictions = self.inboxes[f"{self.stream}/predictions"]
+        self._evidence = self.outboxes[f"{self.stream}/evidence"]
+        self._asked: _Frame | None = None
+        self._last = -1  # the frame that was learned last
+        self._commands: deque[Message] = deque()
+        self._snapshots = _Snapshots(self, context)
+        self._lessons: _Lessons | None = None
+
+    def prepare(self) -> dict[str, Any]:
+        extraction = shared_extraction(self.context)
+        self._device = extraction.device
+        beside = self.context.config.method.training == "beside"
+        self._state = StreamState(extraction.method, extraction.device, defer=beside)
+        if beside:
+            self._lessons = _Lessons(self, self._device)
+        return {}
+
+    def reset(self, message: Message) -> dict[str, Any]:
+        answer = super().reset(message)
+        self._asked = None
+        self._commands.clear()  # the supervisor sends again what is not yet in a snapshot
+        height, width = message["facts"]["size"]
+        self._snapshots.reset(message, height * width * 3)
+        if not (message["keep"] and self._last >= 0):
+            self._state.reset()
+            self._last = message.seq - 1
+            if "snapshot" in message.arrays:
+                self._state.restore(self._snapshots.read(message.arrays["snapshot"]))
+                self._last = message.seq
+        if self._state.size not in (None, (height, width)):
+            raise InputError(
+                f"{self.stream}: frames are now {width}x{height} pixels, but were "
+                f"{self._state.size[1]}x{self._state.size[0]}; set height, or start the stream anew"
+            )
+        return {**answer, "next": self._last + 1, "fresh": not self._state.started}
+
+    def control(self, message: Message) -> None:
+        if message.kind == "command":
+            self._commands.append(message)
+        elif message.kind == "release":
+            self._snapshots.release(message["slot"])
+
+    def step(self) -> float | None:
+        while True:
+            if self._asked is not None:
+                message = self._predictions.receive()
+                if message is None:
+                    return None
+                if message.seq == self._asked.message.seq:
+                    self._learn(self._asked, message)
+                self._predictions.grant(message)
+                continue
+            if not self._evidence.credit:
+                return None
+            message = self._features.receive()
+            if message is None:
+                return None
+            if message.kind == "end":
+                self._evidence.send("end", message.seq)
+                continue
+            self._begin(message)
+
+    def close(self) -> None:
+        if self._lessons is not None:
+            self._lessons.close()
+        super().close()
+
+    def beat(self) -> dict[str, Any]:
+        return {
+            **super().beat(),
+            "objects": list(self._state.object_ids),
+            "snapshots": self._snapshots.written,
+        }
+
+    @torch.inference_mode()
+    def _begin(self, message: Message) -> None:
+        """Ask about a frame."""
+        received = self.busy_since = now()
+        features = unpack_features(self._features, message, self._device)
+        if self._lessons is not None:
+            self._lessons.take_over(self._state.target)
+        annotation, applied = self._obey(message, features.size)
+        self._features.grant(message)
+        if not self._state.started and annotation is None:
+            self.drops["no mask"] += 1
+            self._last = message.seq
+            self.tell("skipped", seq=message.seq, incarnation=message.incarnation)
+            self.busy_since = 0
+            return
+        question = self._state.ask(features, annotation)
+        by_reference = self._evidence.spec.mode == "reference"
+        arrays, fields = pack_question(features, question, by_reference)
+        if self._evidence.spec.mode == "shared":
+            self._make_room(arrays)
+        if "image" in message.arrays:
+            arrays["image"] = message.arrays["image"]
+        along = {name: message.get(name) for name in ("captured", "pts", "dropped")}
+        stamps = {**message["stamps"], "memory": [received, received, now()]}
+        self._evidence.send(
+            "evidence", message.seq, {**along, **fields, "stamps": stamps, "commands": applied}, arrays
+        )
+        self._asked = _Frame(message, features, question)
+
+    @torch.inference_mode()
+    def _learn(self, frame: _Frame, prediction: Message) -> None:
+        decision = unpack_decision(self._predictions, prediction, self._device)
+        self._state.learn(frame.features, frame.question, decision)
+        if self._lessons is not None:
+            self._lessons.begin(self._state.target)
+        self._asked, self._last = None, frame.message.seq
+        self.frames += 1
+        self._snapshots.write_if_due(self._state, frame.message, frame.question.annotation is not None)
+        self.busy_since = 0
+
+    def _obey(self, message: Message, size: tuple[int, int]) -> tuple[Annotation | None, list[int]]:
+        """Apply the commands that are due at this frame: any number of objects to forget, and one mask."""
+        annotation, applied = None, []
+        if "mask" in message.arrays and not self._state.started:
+            # what cannot be begun with ends the stream: nobody else can say what was meant
+            annotation = self._annotation(self._features.array(message, "mask"), size)
+        while self._commands:
+            command = self._commands[0]
+            due = command.get("due")  # None: at the next frame; else the stream is computed anew
+            if due is not None and due > message.seq:
+                break
+            if command["verb"] == "annotate" and annotation is not None:
+                break
+            self._commands.popleft()
+            try:
+                if command["verb"] == "forget":
+                    self._state.forget(int(command["object"]))
+                else:
+                    annotation = self._annotation(command.arrays["mask"].numpy(), size)
+            except InputError as error:
+                self.tell("refused", number=command["number"], error=str(error))
+                continue
+            applied.append(command["number"])
+            self.tell("applied", number=command["number"], seq=message.seq)
+        return annotation, applied
+
+    def _annotation(self, mask: Any, size: tuple[int, int]) -> Annotation:
+        return annotation_of(check_mask(mask, size).to(self._device))
+
+    def _make_room(self, arrays: dict[str, Any]) -> None:
+        """Size the arena for what the method has shown to need, with room for more objects."""
+        self._evidence.allocate([*(int(_SPARE * size) for size in array_sizes(arrays))])
+
+
+class _Snapshots:
+    """The state of the stream, written into shared memory now and then."""
+
+    def __init__(self, stage: MemoryStage, context: StageContext):
+        self._stage, self._context = stage, context
+        supervision = context.config.supervision
+        self._seconds, self._frames = supervision.snapshot_seconds, supervision.snapshot_frames
+        names = [f"{stage.stream}/snapshots.{k}" for k in range(SNAPSHOT_ARENAS)]
+        self._arenas: list[Arena | None] = [context.arenas.get(name) for name in names]
+        self._free = list(range(SNAPSHOT_ARENAS))
+        self._written_at, self._written_seq = 0, -1
+        self._unsaved: Message | None = None
+        self.written = 0
+
+    def reset(self, message: Message, frame_bytes: int) -> None:
+        taken = message["taken"]
+        self._free = [k for k in range(SNAPSHOT_ARENAS) if k not in taken]
+        self._frames = self._context.config.snapshot_frames(self._stage.stream, frame_bytes)
+        self._written_at, self._written_seq = now(), message.seq
+
+    def release(self, slot: int) -> None:
+        if slot not in self._free:
+            self._free.append(slot)
+
+    def read(self, array: Array) -> bytes:
+        """A snapshot as bytes.
+
+        Raises:
+            Refused: it is not there any more.
+        """
+        if not isinstance(array.data, Place):
+            return bytes(array.data)
+        arena = self._context.arenas[array.data.arena]
+        with arena.read(array.data, array.nbytes) as view:
+            return bytes(view)
+
+    def write_if_due(self, state: StreamState, message: Message, annotated: bool) -> None:
+        """Save the state after a frame if it is time, or if the user has just said something."""
+        frames = message.seq - self._written_seq
+        waited = (now() - self._written_at) * 1e-9
+        if annotated or frames >= self._frames or waited >= self._seconds:
+            self._write(state, message)
+
+    def _write(self, state: StreamState, message: Message) -> None:
+        if not self._free:
+            return  # the sinks have not yet written what the last one covers; at the next frame then
+        blob = state.snapshot()
+        slot = self._free.pop()
+        arena = self._arenas[slot]
+        array = Array("uint8", (len(blob),), blob)
+        if arena is not None:
+            try:
+                if arena.slot_bytes < len(blob):
+                    arena.allocate(1, int(_SPARE * len(blob)))
+                generation, _ = arena.write(0, blob)
+            except ArenaError as error:
+                self._free.append(slot)
+                self._stage.drops["snapshot"] += 1
+                self._stage.tell("event", event="snapshot_failed", level="warning", error=str(error))
+                return
+            array = Array("uint8", (len(blob),), Place(arena.name, 0, generation, 0))
+        self._stage.tell(
+            "snapshot",
+            seq=message.seq,
+            incarnation=message.incarnation,
+            slot=slot,
+            arrays={"snapshot": array},
+        )
+        self._written_at, self._written_seq = now(), message.seq
+        self.written += 1
+
+
+class _Lessons:
+    """Training beside the stream: what a target has put off is learned in a thread of its own."""
+
+    def __init__(self, stage: MemoryStage, device: torch.device):
+        self._stage = stage
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._todo: queue.SimpleQueue[Lesson | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Lesson] = queue.SimpleQueue()
+        threading.Thread(target=self._teach, name=f"{stage.name} lessons", daemon=True).start()
+
+    def begin(self, target: Target) -> None:
+        """Start what the target has put off."""
+        for lesson in target.take_lessons():
+            self._todo.put(lesson)
+
+    def take_over(self, target: Target) -> None:
+        """Hand the target what is ready; it knows by itself what is out of date."""
+        while not self._done.empty():
+            target.take_over(self._done.get())
+
+    def close(self) -> None:
+        """No more lessons; one that runs is left to itself."""
+        self._todo.put(None)
+
+    def _teach(self) -> None:
+        with torch.inference_mode():
+            while (lesson := self._todo.get()) is not None:
+                try:
+                    with torch.cuda.stream(self._side) if self._side else contextlib.nullcontext():
+                        lesson.learn()
+                except Exception as error:  # the object goes on with the model it has
+                    text = f"{type(error).__name__}: {error}"
+                    self._stage.tell("event", event="lesson_failed", level="warning", error=text)
+                self._done.put(lesson)

@@ -1,0 +1,55 @@
+"""The method of a pipeline, loaded once per worker and shared by its stages.
+
+A method of one's own needs no place in the package: `name = "my_package.my_module:make"` calls
+`make(**options)`, which returns a `streamvos.methods.Method`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch
+
+from streamvos.methods import Method
+from streamvos.pipeline.config import MethodConfig
+from streamvos.pipeline.stage import StageContext
+from streamvos.segmenter import Extraction
+from streamvos.types import InputError
+from streamvos.weights import load_method
+
+
+def shared_extraction(context: StageContext) -> Extraction:
+    """The method's extractor on its device; the same one for every stage of this worker.
+
+    Raises:
+        InputError: the method, its weights, options or device cannot be had.
+    """
+    if "extraction" not in context.shared:
+        config = context.config.method
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        context.shared["extraction"] = Extraction(make_method(config), config.device, config.backend)
+    extraction: Extraction = context.shared["extraction"]
+    return extraction
+
+
+def make_method(config: MethodConfig) -> Method:
+    """The method that a configuration names.
+
+    Random weights (`weights = None`) are the same in every worker, and in every life of it.
+
+    Raises:
+        InputError: there is no such method, or its options do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if ":" not in config.name:
+            return load_method(config.name, config.weights, config.options)
+        module, _, function = config.name.partition(":")
+        try:
+            method = getattr(import_module(module), function)(**config.options)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"cannot load the method {config.name!r}: {error}") from error
+    if not isinstance(method, Method):
+        raise InputError(f"{config.name!r} gave a {type(method).__name__}, expected a streamvos Method")
+    return method

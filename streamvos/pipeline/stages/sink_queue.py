@@ -1,0 +1,208 @@
+"""One sink of a pipeline: a thread of its own, behind a bounded queue.
+
+queue = SinkQueue("json", FileWriter(JsonLinesSink("out.jsonl")), capacity=32, waits=True, ring=bell.ring)
+if queue.has_room: queue.put(entry)
+queue.end()                         # behind what is queued: close the sink
+queue.written, queue.over, queue.error
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from streamvos.sinks import Sink
+from streamvos.types import Frame, Result, SinkError, StreamvosError
+
+if TYPE_CHECKING:
+    from streamvos.pipeline.publishing import Publisher
+
+CUT_SECONDS = 0.5
+"""How long a sink that is told to close at once may still write what is queued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One result for the sinks.
+
+    Attributes:
+        frame: with its picture, if a sink of the stream shows pictures.
+        result: of it.
+        header: seq, incarnation, captured, pts, dropped, recovered, stamps.
+    """
+
+    frame: Frame
+    result: Result
+    header: Mapping[str, Any]
+
+
+class Writer(ABC):
+    """What a sink's thread does with its entries."""
+
+    @abstractmethod
+    def write(self, entry: Entry) -> None:
+        """Write one; when it returns, a death of this process does not undo it."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Close in order."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close what was not finished; never raises."""
+
+
+class FileWriter(Writer):
+    """Writes to a file or folder.
+
+    Args:
+        sink: it.
+        after: frames up to this one are there already, from an earlier life.
+    """
+
+    def __init__(self, sink: Sink, after: int | None = None):
+        self._sink = sink
+        self._after = -1 if after is None else after
+
+    def write(self, entry: Entry) -> None:
+        if entry.frame.index > self._after:
+            self._sink.write(entry.frame, entry.result)
+
+    def finish(self) -> None:
+        self._sink.close()
+
+    def abort(self) -> None:
+        self._sink.abort()
+
+
+class PublishWriter(Writer):
+    """Sends to subscribers."""
+
+    def __init__(self, publisher: Publisher):
+        self._publisher = publisher
+        self._header: Mapping[str, Any] = {"seq": 0, "incarnation": 0}
+
+    def write(self, entry: Entry) -> None:
+        self._publisher.publish(entry.frame, entry.result, entry.header)
+        self._header = {
+            "seq": entry.header["seq"] + 1,
+            "incarnation": entry.header["incarnation"],
+        }
+
+    def finish(self) -> None:
+        self._publisher.end(self._header)
+        self._publisher.close()
+
+    def abort(self) -> None:
+        with suppress(Exception):
+            self._publisher.close()
+
+
+class SinkQueue:
+    """A queue and the thread that empties it into a sink.
+
+    Args:
+        kind: of the sink, for messages.
+        writer: belongs to the thread from now on.
+        capacity: entries that may wait.
+        waits: whether whoever fills it looks for room first; otherwise the oldest entry makes room.
+        ring: called after each entry, and at the end.
+
+    Attributes:
+        written: seq of the last entry that was written; -1 before.
+        dropped: entries that made room.
+        error: why the sink has ended, if not in order.
+        over: whether the thread has let go of the sink.
+    """
+
+    def __init__(self, kind: str, writer: Writer, capacity: int, waits: bool, ring: Callable[[], None]):
+        self.kind, self.waits = kind, waits
+        self.written, self.dropped = -1, 0
+        self.error: StreamvosError | None = None
+        self.over = False
+        self._writer, self._capacity, self._ring = writer, capacity, ring
+        self._entries: deque[Entry] = deque()
+        self._changed = threading.Condition()
+        self._ending = self._aborting = False
+        self._cut_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"sink {kind}", daemon=True)
+        self._thread.start()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an entry can be put without loss; a sink that has ended takes any number."""
+        return self.over or len(self._entries) < self._capacity
+
+    @property
+    def depth(self) -> int:
+        """Entries that wait."""
+        return len(self._entries)
+
+    def put(self, entry: Entry) -> int:
+        """Queue one entry.
+
+        Returns:
+            How many older ones were dropped for it.
+        """
+        with self._changed:
+            if self._ending or self.over or self.error is not None:
+                return 0
+            dropped = len(self._entries) >= self._capacity
+            if dropped:
+                self._entries.popleft()
+                self.dropped += 1
+            self._entries.append(entry)
+            self._changed.notify_all()
+        return int(dropped)
+
+    def end(self, at_once: bool = False) -> None:
+        """Close the sink behind the last entry; at once: after `CUT_SECONDS` at the latest."""
+        with self._changed:
+            self._ending = True
+            if at_once and self._cut_at is None:
+                self._cut_at = time.monotonic() + CUT_SECONDS
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Close the sink without its final name, now; files are whole as far as they have come."""
+        with self._changed:
+            self._aborting = True
+            self._changed.notify_all()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended; one that hangs is left behind."""
+        self._thread.join(max(0.0, seconds))
+
+    def _run(self) -> None:
+        try:
+            while (entry := self._next()) is not None:
+                self._writer.write(entry)
+                self.written = int(entry.header["seq"])
+                self._ring()
+            if not self._aborting:
+                self._writer.finish()
+        except StreamvosError as error:
+            self.error = error
+        except Exception as error:  # a library's own
+            self.error = SinkError(f"the sink failed: {type(error).__name__}: {error}")
+        finally:
+            self._writer.abort()  # nothing to do where it was finished
+            with self._changed:
+                self._entries.clear()
+                self.over = True
+            self._ring()
+
+    def _next(self) -> Entry | None:
+        with self._changed:
+            while not (self._entries or self._ending or self._aborting):
+                self._changed.wait()
+            late = self._cut_at is not None and time.monotonic() > self._cut_at
+            if self._aborting or late or not self._entries:
+                return None
+            return self._entries.popleft()

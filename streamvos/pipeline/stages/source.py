@@ -1,0 +1,284 @@
+"""The stage that a stream's frames come from.
+
+It is the only place of the pipeline where frames are dropped (policy "latest"), and it keeps what it has sent
+until the supervisor says that nobody can ask for it again (policy "lossless"). docs/protocol.md, 4 and 5.
+
+    stage = SourceStage("source.front", context)
+    stage.prepare()                     # {"size": [480, 854], "fps": 24.0, ...}
+    stage.connect({"front/frames": endpoint})
+    stage.control(Message("start", "front", 1, 0, {"next": 0, "fresh": True}))
+    stage.step()
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import numpy as np
+import zmq
+
+from streamvos.pipeline.messages import Message, Refused
+from streamvos.pipeline.stage import Stage, StageContext, now
+from streamvos.pipeline.stages.frame_store import FrameStore, Kept
+from streamvos.pipeline.stages.mailbox import FrameReader, Mailbox, check_size
+from streamvos.pipeline.stages.wake import Bell
+from streamvos.sources import Source, open_source, redact
+from streamvos.sources.first_frame import first_label_map, given_label_map, parse_boxes
+from streamvos.types import Frame, InputError
+
+_STEMS_BYTES = 2**18
+"""The most that the names of a folder's pictures may take in the facts; longer ones are left out."""
+
+
+class SourceStage(Stage):
+    """Reads frames, numbers them, and sends them when there is credit.
+
+    A source that is no live one is paced by its own time stamps if its stream says `realtime`, and under
+    "latest" too, where reading as fast as possible would only drop.
+    """
+
+    def __init__(self, name: str, context: StageContext):
+        super().__init__(name, context)
+        self._config = context.config.stream(self.stream)
+        self._latest = self._config.effective_policy == "latest"
+        self._outbox = self.outboxes[f"{self.stream}/frames"]
+        self._bell = Bell(context.zmq)
+        self._mailbox = Mailbox(self._latest, self._bell.ring)
+        self._reader: FrameReader | None = None
+        self._opened: Source | None = None  # by `prepare`, until the reader takes it
+        self._boxes = parse_boxes(self._config.boxes)
+        self._given: np.ndarray | None = None
+        self._size = (0, 0)
+        self._store: FrameStore | None = None
+        self._next, self._last = 0, -1  # the frame to send, and the highest that was
+        self._pending: Counter[str] = Counter()  # drops that no header has told of
+        self._begun = self._fresh = self._paused = self._stopping = self._end_sent = False
+
+    # ---- the worker's calls
+
+    def prepare(self) -> dict[str, Any]:
+        source = self._opened = self._open()
+        self._size = source.size
+        self._given = given_label_map(source, self._config.mask, self._boxes)
+        spec = self._outbox.spec
+        arena = self.context.arenas[f"{self.stream}/frames"] if spec.mode == "shared" else None
+        slots = self.context.config.frame_slots(self.stream, source.size[0] * source.size[1] * 3)
+        self._store = FrameStore(arena, slots, source.size)
+        facts = {
+            "size": list(source.size),
+            "fps": source.fps,
+            "length": source.length,
+            "label": label_of(self._config.source),
+            "live": self._config.live,
+        }
+        stems = [] if self._latest else _stems(source)
+        return {**facts, "stems": stems} if stems else facts
+
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        return [*super().sockets(), self._bell.socket]
+
+    def control(self, message: Message) -> None:
+        if message.kind == "start":
+            self._start(message)
+        elif message.kind == "release" and self._store is not None:
+            self._store.release(message.seq)
+        elif message.kind == "pause":
+            self._paused = True
+            self._mailbox.pause()
+        elif message.kind == "resume":
+            self._paused = False
+            self._mailbox.resume()
+        elif message.kind == "stop":
+            self._stopping = True
+            self._count(self._mailbox.take_drops())
+            if self._reader is not None:
+                self._reader.stop(wait=False)
+
+    def step(self) -> float | None:
+        self._bell.hush()
+        self._count(self._mailbox.take_drops())
+        while self._outbox.credit and self._begun and (kept := self._upcoming()) is not None:
+            self._send(kept)
+            self.busy_since = 0
+        if self._begun and self._next > self._last:
+            self._conclude()
+        return None
+
+    def beat(self) -> dict[str, Any]:
+        kept = len(self._store.numbers) if self._store is not None else 0
+        return {**super().beat(), "sent": self._last, "queues": {"frames kept": kept}}
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.stop()
+        if self._opened is not None:
+            self._opened.close()
+        super().close()
+        self._bell.close()
+
+    # ---- beginnings
+
+    def _start(self, message: Message) -> None:
+        number = message["next"]
+        if not isinstance(number, int) or number < 0:
+            raise Refused("field", "start says at which frame, as a number >= 0")
+        self._outbox.reset(message.incarnation)
+        self._fresh, self._begun, self._end_sent = bool(message.get("fresh")), True, False
+        assert self._store is not None
+        if self._latest:
+            self._give_up(number)
+            if self._reader is None:
+                self._read_from(number)
+        elif self._reader is None or not self._can_resend(number):
+            self._store.clear()
+            self._last = number - 1
+            self._read_from(number)
+        else:
+            self._store.release(number - 1)
+        self._next = number
+
+    def _give_up(self, number: int) -> None:
+        """Count what was under way, with the drops that its headers told of, and let go of all frames."""
+        assert self._store is not None
+        for seq in self._store.numbers:
+            kept = self._store.get(seq)
+            if seq >= number and kept is not None:
+                self._pending.update(kept.dropped)
+                self._pending["recovery"] += 1
+                self.drops["recovery"] += 1
+        self._store.clear()
+        self._last = number - 1
+
+    def _can_resend(self, number: int) -> bool:
+        assert self._store is not None
+        return number == self._last + 1 or self._store.get(number) is not None
+
+    def _read_from(self, number: int) -> None:
+        """Begin to read; what was read by an earlier life is passed over, where that is possible."""
+        if self._reader is not None:
+            self._reader.stop()
+            self._count(self._mailbox.take_drops())
+            self._mailbox = Mailbox(self._latest, self._bell.ring)
+            if self._paused:
+                self._mailbox.pause()
+        live = self._config.live
+        opened, self._opened = self._opened, None
+        self._reader = FrameReader(
+            (lambda: opened) if opened is not None else self._reopen,
+            self._mailbox,
+            skip=0 if live else number,
+            paced=not live and (self._config.realtime or self._latest),
+            hide=partial(_without, self._config.source, label_of(self._config.source)),
+        )
+        if self._stopping:
+            self._reader.stop(wait=False)
+        self._reader.start()
+
+    def _open(self) -> Source:
+        config = self._config
+        return open_source(
+            config.source,
+            name=config.name,
+            height=config.height,
+            stride=config.stride,
+            max_frames=config.max_frames,
+            fps=config.fps,
+            policy=config.effective_policy if config.live else None,
+            open_timeout=config.open_timeout,
+            stall_timeout=config.stall_timeout,
+        )
+
+    def _reopen(self) -> Source:
+        return check_size(self._open(), self._size)
+
+    # ---- frames
+
+    def _upcoming(self) -> Kept | None:
+        """The frame to send now: one that was sent before, or the mailbox's; None if there is none."""
+        assert self._store is not None
+        if self._next <= self._last:
+            return self._store.get(self._next)
+        if self._stopping or (self._paused and not self._latest) or (self._store.full and not self._latest):
+            return None
+        arrival = self._mailbox.take()
+        # what was dropped up to this frame, and not what this frame will be dropped for
+        self._count(self._mailbox.take_drops())
+        if arrival is None:
+            return None
+        if self._store.full:
+            self._count(Counter({"no slot": 1}))
+            return None
+        self.busy_since = now()
+        kept = self._store.keep(self._next, arrival, dict(self._pending))
+        self._pending.clear()
+        return kept
+
+    def _send(self, kept: Kept) -> None:
+        assert self._store is not None
+        started = self.busy_since = self.busy_since or now()
+        arrays = {"image": self._store.sendable(kept)}
+        if self._fresh and (mask := self._first_mask(kept)) is not None:
+            arrays["mask"] = self._store.sendable_mask(mask)
+        fields = {
+            "captured": kept.captured,
+            "pts": kept.pts,
+            "dropped": dict(kept.dropped),
+            "stamps": {"source": [kept.received, started, now()]},
+        }
+        self._outbox.send("frame", kept.seq, fields, arrays)
+        self._fresh = False
+        self._last = max(self._last, kept.seq)
+        self._next = kept.seq + 1
+        self.frames += 1
+
+    def _first_mask(self, kept: Kept) -> np.ndarray | None:
+        if self._given is None and not self._boxes:
+            return None
+        assert self._store is not None
+        frame = Frame(self._store.picture(kept), kept.seq, kept.captured, kept.pts, self.stream)
+        return np.ascontiguousarray(first_label_map(frame, self._given, self._boxes), np.uint8)
+
+    def _conclude(self) -> None:
+        """End the stream when nothing more will come, or say why it cannot go on.
+
+        Raises:
+            StreamvosError: the reader's.
+        """
+        error = None if self._stopping else self._mailbox.error
+        if not (self._stopping or self._mailbox.over or (error is not None and self._latest)):
+            return
+        # A file that is damaged in the middle ends there; a camera that fails is opened again.
+        if not self._end_sent and (error is None or isinstance(error, InputError)):
+            self._outbox.send("end", self._next)
+            self._end_sent = True
+        if error is not None:
+            raise error
+
+    def _count(self, drops: Counter[str]) -> None:
+        self._pending.update(drops)
+        self.drops.update(drops)
+
+
+def label_of(source: str) -> str:
+    """What a stream's source is called, without credentials.
+
+    >>> label_of("camera:rtsp://user:secret@10.0.0.5/stream")
+    'camera:rtsp://***@10.0.0.5/stream'
+    """
+    prefix = "camera:" if source.startswith("camera:") else ""
+    return prefix + redact(source.removeprefix(prefix))
+
+
+def _without(secret: str, label: str, text: str) -> str:
+    return text.replace(secret, label).replace(secret.removeprefix("camera:"), label)
+
+
+def _stems(source: Source) -> list[str]:
+    """Names of the label maps that belong to the frames, where they are other than numbers."""
+    if source.length is None or source.length * 5 > _STEMS_BYTES:
+        return []
+    stems = [source.stem(index) for index in range(source.length)]
+    own = any(stem != f"{index:05d}" for index, stem in enumerate(stems))
+    return stems if own and sum(map(len, stems)) <= _STEMS_BYTES else []

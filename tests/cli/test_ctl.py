@@ -1,0 +1,99 @@
+"""`streamvos ctl`: orders arrive, answers are printed, and errors are one line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pipeline.small_server import SIZE, Recorder, serving, short_folder
+
+from streamvos.data.labelmap import write_label_map
+from streamvos.pipeline import runtime
+from streamvos.pipeline.runtime import Runtime
+from streamvos.pipeline.security import Curve, make_keys
+
+
+@pytest.fixture
+def door(monkeypatch):
+    """What a running pipeline "door" was told; no other pipeline of this machine is seen."""
+    with short_folder() as folder:
+        monkeypatch.setattr(runtime, "_bases", lambda: [folder / "streamvos"])
+        recorder = Recorder({"front": "tcp://127.0.0.1:5601"})
+        with Runtime.claim("door") as claimed, serving(claimed.control, recorder):
+            yield recorder
+
+
+def test_status_as_a_table_and_as_json(call, door):
+    answer = call("ctl", "status")
+    assert answer.code == 0, answer
+    line = next(line for line in answer.out.splitlines() if "front" in line)
+    for word in ("running", "7", "24.9", "3.0", "4.0", "5.5"):
+        assert word in line
+    assert "worker compute: ready" in answer.out
+    assert "masks of front: tcp://127.0.0.1:5601" in answer.out
+    report = json.loads(call("ctl", "status", "--at", "door", "--json").out)
+    assert report["streams"]["front"]["dropped"] == {"newer frame": 3}
+
+
+def test_orders_arrive(call, door, tmp_path):
+    mask = np.zeros(SIZE, np.uint8)
+    mask[2:5, 3:9] = 4
+    write_label_map(tmp_path / "mask.png", mask)
+    assert call("ctl", "annotate", "front", tmp_path / "mask.png").out == "front: applied to frame 7\n"
+    assert call("ctl", "forget", "front", 4).out == "front: without object 4 from frame 7 on\n"
+    assert call("ctl", "pause", "front").out == "front: paused\n"
+    assert call("ctl", "resume", "front", "--at", "door").out == "front: goes on\n"
+    assert call("ctl", "stop", "front").out == "front: ended\n"
+    assert json.loads(call("ctl", "stop", "--json").out) == {"stream": "", "state": "ended"}
+    assert np.array_equal(door.calls[0][2], mask)
+    assert [call[:2] for call in door.calls] == [
+        ("annotate", "front"),
+        ("forget", "front"),
+        ("pause", "front"),
+        ("resume", "front"),
+        ("stop", "front"),
+        ("stop", ""),
+    ]
+
+
+def test_errors_are_one_line(call, door, tmp_path):
+    assert "no stream 'back'; there are front" in call("ctl", "pause", "back").error
+    assert "no pipeline 'gate'" in call("ctl", "status", "--at", "gate").error
+    assert "no label map at" in call("ctl", "annotate", "front", tmp_path / "absent.png").error
+    assert "does not answer" in call("ctl", "status", "--at", "tcp://127.0.0.1:1", "--timeout", "0.2").error
+    assert "needs both" in call("ctl", "status", "--secret", tmp_path / "x").error
+    assert "254" in call("ctl", "forget", "front", 255).error
+    assert door.calls == []
+
+
+def test_which_of_several_is_asked(call, door):
+    with Runtime.claim("gate") as claimed, serving(claimed.control, Recorder()):
+        assert "one of door, gate" in call("ctl", "status").error
+        with Runtime.claim("default") as third, serving(third.control, Recorder()):
+            assert "default" in call("ctl", "status").out
+
+
+def test_nothing_runs(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "_bases", lambda: [tmp_path])
+    assert "none runs; start one with `streamvos serve`" in call("ctl", "status").error
+
+
+def test_over_tcp_with_keys(call, tmp_path):
+    for name in ("server", "friend"):
+        make_keys(tmp_path, name)
+    (tmp_path / "clients").mkdir()
+    (tmp_path / "clients" / "friend.key").write_bytes((tmp_path / "friend.key").read_bytes())
+    curve = Curve(tmp_path / "server.key_secret", tmp_path / "clients")
+    with (
+        short_folder() as folder,
+        serving(f"ipc://{folder}/c", Recorder(), "tcp://127.0.0.1:*", curve) as loop,
+    ):
+        at = ("--at", loop.server.endpoints[1])
+        keys = ("--secret", tmp_path / "friend.key_secret", "--server-key", tmp_path / "server.key")
+        assert call("ctl", "resume", "front", *at, *keys).out == "front: goes on\n"
+        answer = call("ctl", "resume", "front", *at)
+        assert answer.code == 2
+        assert (
+            "give secret and server_key" in answer.err.splitlines()[-1]
+        )  # the server's warning is before it

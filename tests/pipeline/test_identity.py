@@ -1,0 +1,87 @@
+"""Policy "lossless": the masks of a pipeline are those of a `Segmenter`, bit for bit, in every placement."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from serving import label_maps, serving
+from small_methods import SMALL
+
+import streamvos
+from streamvos.pipeline.config import MethodConfig
+from streamvos.pipeline.stages.method import make_method
+from streamvos.segmenter import Segmenter
+from streamvos.sources import open_source
+
+FRAMES = 12
+
+
+def source_of(seed: int) -> str:
+    return f"synthetic:seed={seed},objects=2,size=96x128,length={FRAMES},leave=0"
+
+
+def expected(method: str, seed: int) -> list[streamvos.Result]:
+    """What a segmenter makes of the same frames, with as many threads as the workers have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        vos = Segmenter(make_method(MethodConfig(name=method, weights=None, options=SMALL[method])), "cpu")
+        with open_source(source_of(seed)) as source:
+            truth = source.label_map(0)
+            return [vos.step(frame.image, truth if frame.index == 0 else None) for frame in source]
+    finally:
+        torch.set_num_threads(before)
+
+
+def configuration(method: str, placement: str, folder: Path, streams: int, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "identity",
+        "placement": placement,
+        "method": {
+            "name": method,
+            "weights": None,
+            "device": "cpu",
+            "options": json.loads(json.dumps(SMALL[method])),
+            "threads": 1,
+        },
+        "streams": [
+            {
+                "name": f"s{k}",
+                "source": source_of(k),
+                "policy": "lossless",
+                "sinks": [
+                    {"kind": "labels", "path": str(folder / f"s{k}")},
+                    {"kind": "json", "path": str(folder / f"s{k}.jsonl")},
+                ],
+            }
+            for k in range(streams)
+        ],
+        "supervision": {"standby": False},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("placement", ["fused", "split"])
+@pytest.mark.parametrize("method", list(SMALL))
+def test_masks_are_those_of_a_segmenter(tmp_path, method, placement):
+    streams = 2 if placement == "fused" else 1
+    # batches are allowed to run even where they are no faster, so that their rounding is put to the test
+    config = configuration(method, placement, tmp_path, streams, extractor={"measured": False})
+    with serving(config, tmp_path) as pipeline:
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    for k in range(streams):
+        results = expected(method, k)
+        masks = label_maps(tmp_path / f"s{k}")
+        assert list(masks) == [f"{t:05d}.png" for t in range(FRAMES)]
+        for t, result in enumerate(results):
+            assert np.array_equal(masks[f"{t:05d}.png"], result.mask), f"stream {k}, frame {t}"
+        lines = [json.loads(line) for line in (tmp_path / f"s{k}.jsonl").read_text().splitlines()]
+        assert [line["index"] for line in lines] == list(range(FRAMES))
+        for line, result in zip(lines, results, strict=True):
+            for one in line["objects"]:
+                assert one["score"] == round(result.objects[one["id"]].score, 6)

@@ -1,0 +1,128 @@
+"""A method that costs next to nothing, for tests and benchmarks of what is around it.
+
+    [method]
+    name = "stub_methods:drift"            # PYTHONPATH=tests
+    options = { extract_ms = 1.0 }
+
+Its objects drift to the right by one pixel with every frame that it remembers: a frame that is lost or comes
+twice shows in every later mask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from streamvos.methods import Method
+from streamvos.methods.base import Target
+from streamvos.nn.aggregation import insert_given
+from streamvos.types import Annotation, Evidence, Features
+
+
+class DriftOptions(BaseModel):
+    """Milliseconds that each part sleeps; and whether the read fails, hangs or kills at some count."""
+
+    extract_ms: float = 0.0
+    read_ms: float = 0.0
+    decode_ms: float = 0.0
+    fail_at: int | None = None
+    hang_at: int | None = None
+
+
+class _Extractor(nn.Module):
+    def __init__(self, milliseconds: float):
+        super().__init__()
+        self.milliseconds = milliseconds
+
+    def forward(self, frames: torch.Tensor) -> Features:
+        _sleep(self.milliseconds)
+        return Features({"corner": frames[:, :, :2, :2].contiguous()}, (frames.shape[2], frames.shape[3]))
+
+
+class _Decoder:
+    def __init__(self, milliseconds: float):
+        self.milliseconds = milliseconds
+
+    def __call__(
+        self, features: Features, evidence: Evidence, annotation: Annotation | None = None
+    ) -> torch.Tensor:
+        _sleep(self.milliseconds)
+        predicted = evidence["probabilities"]
+        return predicted if annotation is None else insert_given(predicted, evidence.object_ids, annotation)
+
+
+class _Target(Target):
+    def __init__(self, options: DriftOptions):
+        self.options = options
+        self.ids: tuple[int, ...] = ()
+        self.probabilities = torch.zeros(0)
+        self.count = 0
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        return self.ids
+
+    def annotate(self, features, label_map, object_ids, named=None, probabilities=None) -> None:
+        masks = torch.stack([(label_map == i).float() for i in object_ids])
+        self.probabilities = torch.cat([1 - masks.sum(0, keepdim=True), masks])
+        self.ids = tuple(object_ids)
+        self.count += 1
+
+    def read(self, features: Features) -> Evidence:
+        _sleep(self.options.read_ms)
+        if self.count == self.options.fail_at:
+            raise RuntimeError("told to fail")
+        if self.count == self.options.hang_at:
+            time.sleep(3600)
+        return Evidence({"probabilities": self.probabilities.roll(1, 2)}, self.ids)
+
+    def write(self, features: Features, probabilities: torch.Tensor) -> None:
+        self.probabilities = probabilities
+        self.count += 1
+
+    def forget(self, object_id: int) -> None:
+        keep = [0, *(k for k, i in enumerate(self.ids, 1) if i != object_id)]
+        self.probabilities = self.probabilities[keep].clone()
+        self.probabilities[0] = 1 - self.probabilities[1:].sum(0)
+        self.ids = tuple(i for i in self.ids if i != object_id)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {
+            "ids": torch.tensor(self.ids, dtype=torch.int64),
+            "probabilities": self.probabilities,
+            "count": torch.tensor(self.count),
+        }
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.ids = tuple(int(i) for i in state["ids"])
+        self.probabilities, self.count = state["probabilities"].clone(), int(state["count"])
+
+
+class Drift(Method):
+    """See above."""
+
+    name = "drift"
+
+    def __init__(self, options: DriftOptions):
+        super().__init__()
+        self.options = options
+        self.extractor = _Extractor(options.extract_ms)
+        self.decoder = _Decoder(options.decode_ms)
+
+    def target(self) -> _Target:
+        return _Target(self.options)
+
+
+def drift(**options: Any) -> Drift:
+    """The method with these options."""
+    return Drift(DriftOptions(**options))
+
+
+def _sleep(milliseconds: float) -> None:
+    if milliseconds:
+        time.sleep(milliseconds / 1000)
