@@ -15,6 +15,9 @@ import re
 _URL = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)$", re.DOTALL)
 
 
+_CAMERA = "camera:"  # may stand before a URL
+
+
 def is_url(text: str) -> bool:
     """Whether `text` begins with a scheme and "://"."""
     return _URL.match(text) is not None
@@ -32,6 +35,8 @@ def redact(url: str) -> str:
     Rather too much is taken out than too little: passwords that hold "/", "#" or "@" without being
     escaped are recognized by the last "@" of the whole address. Text that is no URL comes back as it is.
     """
+    if url.startswith(_CAMERA):
+        return _CAMERA + redact(url.removeprefix(_CAMERA))
     match = _URL.match(url)
     if match is None:
         return url

@@ -134,6 +134,19 @@ class Source(ABC):
             if self._read() is None:
                 return
 
+    def pass_over(self, count: int) -> None:
+        """Go on behind the next `count` frames, which are not made; their numbers are.
+
+        Raises:
+            InputError, SourceError: as when iterating.
+        """
+        left = self._selection.max_frames
+        count = count if left is None else min(count, left - self._given)
+        if count > 0 and not (self._ended or self._closed):
+            stride = self._selection.stride
+            self._skip(count * stride if self._given else 1 + (count - 1) * stride)
+            self._given += count
+
     def _position(self) -> str:
         """Which picture was read last, as an error message names it."""
         return f"frame {self._given} of {self.name}"

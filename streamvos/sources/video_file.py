@@ -100,12 +100,20 @@ class VideoFileSource(Source):
         picture, self._pending = self._pending, None
         return picture or self._decode()
 
-    def _decode(self) -> Picture | None:
+    def _skip(self, count: int) -> None:
+        for _ in range(count):
+            if self._pending is not None:
+                self._pending = None
+            elif self._decode(wanted=False) is None:
+                return
+
+    def _decode(self, wanted: bool = True) -> Picture | None:
+        """The next picture; one that is not wanted is decoded, as later ones need it, but not converted."""
         try:
             frame = next(self._frames, None)
             if frame is None:
                 return None
-            image = upright(frame)
+            image = upright(frame) if wanted else _NO_IMAGE
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise InputError(
                 f"cannot decode frame {self._read_so_far} of {self.path}: {_reason(error)}; the file is "
@@ -117,6 +125,9 @@ class VideoFileSource(Source):
             self._start = seconds
         self._read_so_far += 1
         return Picture(image, captured_ns, seconds - self._start)
+
+
+_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:

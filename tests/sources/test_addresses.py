@@ -40,3 +40,8 @@ def test_what_is_no_url_stays(text):
 )
 def test_hosts(url, host):
     assert host_of(url) == host
+
+
+def test_what_stands_behind_camera_is_an_address_too():
+    assert redact("camera:rtsp://admin:secret@10.0.0.5/live") == "camera:rtsp://***@10.0.0.5/live"
+    assert redact("camera:0") == "camera:0"

@@ -92,3 +92,28 @@ def test_a_camera_that_is_not_there():
 def test_a_path_object_is_always_a_path():
     with pytest.raises(InputError, match="there is no"):
         open_source(Path("camera:0"))
+
+
+@pytest.mark.parametrize("spec", ["clip.mp4", "pictures", "synthetic:length=20,size=48x64"])
+@pytest.mark.parametrize(("before", "over"), [(0, 5), (1, 4), (3, 1), (0, 0), (2, 100)])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_frames_that_are_passed_over_change_nothing_for_the_others(
+    tmp_path, make_video, spec, before, over, stride
+):
+    (tmp_path / "clip.mp4").write_bytes(make_video(20, container="mp4", codec="libx264"))
+    (tmp_path / "pictures").mkdir()
+    for index in range(20):
+        Image.fromarray(np.full((48, 64, 3), index * 10, np.uint8)).save(
+            tmp_path / f"pictures/{index:05d}.png"
+        )
+    place = spec if spec.startswith("synthetic") else str(tmp_path / spec)
+    with open_source(place, stride=stride, max_frames=6) as source:
+        everything = list(source)
+    with open_source(place, stride=stride, max_frames=6) as source:
+        given = [next(source) for _ in range(before)]
+        source.pass_over(over)
+        given += list(source)
+    expected = everything[:before] + everything[before + over :]
+    assert [frame.index for frame in given] == [frame.index for frame in expected]
+    assert [frame.pts for frame in given] == pytest.approx([frame.pts for frame in expected])
+    assert all(np.array_equal(one.image, two.image) for one, two in zip(given, expected, strict=True))

@@ -217,9 +217,10 @@ class FrameReader:
             self._source = None
 
     def _read(self, source: Source) -> None:
-        for _ in range(self._skip):
-            if self._stopped or next(source, None) is None:
+        for start in range(0, self._skip, 32):
+            if self._stopped:
                 return
+            source.pass_over(min(32, self._skip - start))
         seen, start = 0, 0.0
         for frame in source:
             if self._paced:
