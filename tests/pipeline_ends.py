@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,13 @@ class Running:
         except BaseException:
             stage.close()
             raise
-        self._thread = StageThread(stage, context, lambda _, error: bench.failures.append(error))
+        self._thread = StageThread([stage], context, lambda _, error: bench.failures.append(error))
         bench._closers.insert(0, self.end)
         self._thread.start()
 
     def order(self, order: Message | Mapping[str, str]) -> None:
+        if isinstance(order, Message):
+            order = replace(order, fields={**order.fields, "stage": self.stage.name})
         self._thread.order(order)
 
     def end(self) -> None:

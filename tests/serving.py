@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Serving:
         folder: where its log and its summary lie.
     """
 
-    def __init__(self, config: Mapping[str, Any], folder: Path, threads: int = 1):
+    def __init__(self, config: Mapping[str, Any], folder: Path, threads: int | None = 1):
         self.folder, self.config = folder, config
         self.runtime = tempfile.mkdtemp(prefix="svos", dir="/tmp")
         self.log = folder / "log.jsonl"
@@ -47,8 +48,10 @@ class Serving:
             **os.environ,
             "PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "XDG_RUNTIME_DIR": self.runtime,
-            "OMP_NUM_THREADS": str(threads),
         }
+        environment.pop("OMP_NUM_THREADS", None)
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = str(threads)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SERVE, json.dumps(config), str(folder / "summary.json")],
@@ -76,8 +79,17 @@ class Serving:
         return summary
 
     def pids(self) -> dict[str, int]:
-        """Worker -> pid of its newest life that is not a spare one."""
-        return {e["worker"]: e["pid"] for e in self.events("started") if not e["spare"]}
+        """Worker -> pid of its newest life that is at work, or on its way to it; no spare one."""
+        lives: dict[tuple[str, int], int] = {}
+        found: dict[str, int] = {}
+        for event in self.events():
+            if event["event"] == "started":
+                lives[event["worker"], event["life"]] = event["pid"]
+                if not event["spare"]:
+                    found[event["worker"]] = event["pid"]
+            elif event["event"] == "ready" and (event["worker"], event["life"]) in lives:
+                found[event["worker"]] = lives[event["worker"], event["life"]]
+        return found
 
     def children(self) -> list[int]:
         """Every process that this pipeline has alive."""
@@ -123,7 +135,7 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(config: Mapping[str, Any], folder: Path, threads: int = 1) -> Iterator[Serving]:
+def serving(config: Mapping[str, Any], folder: Path, threads: int | None = 1) -> Iterator[Serving]:
     """Serve within the block; afterwards nothing of it is left."""
     folder.mkdir(parents=True, exist_ok=True)
     one = Serving(config, folder, threads)
@@ -140,6 +152,7 @@ def serving(config: Mapping[str, Any], folder: Path, threads: int = 1) -> Iterat
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(one.runtime, ignore_errors=True)
         assert not left, f"processes left behind: {left}"
 
 

@@ -25,8 +25,12 @@ from streamvos.types import Annotation, Evidence, Features
 
 
 class DriftOptions(BaseModel):
-    """Milliseconds that each part sleeps; and whether the read fails, hangs or kills at some count."""
+    """Milliseconds that each part sleeps; and whether the read fails, hangs or kills at some count.
 
+    `pixels` is how far the objects drift with every frame; with 0 they stand, and reading costs nothing.
+    """
+
+    pixels: int = 1
     extract_ms: float = 0.0
     read_ms: float = 0.0
     decode_ms: float = 0.0
@@ -79,7 +83,10 @@ class _Target(Target):
             raise RuntimeError("told to fail")
         if self.count == self.options.hang_at:
             time.sleep(3600)
-        return Evidence({"probabilities": self.probabilities.roll(1, 2)}, self.ids)
+        drifted = (
+            self.probabilities.roll(self.options.pixels, 2) if self.options.pixels else self.probabilities
+        )
+        return Evidence({"probabilities": drifted}, self.ids)
 
     def write(self, features: Features, probabilities: torch.Tensor) -> None:
         self.probabilities = probabilities

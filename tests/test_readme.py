@@ -90,11 +90,14 @@ def door(folder):
     process = subprocess.Popen([sys.executable, "-m", "streamvos.cli", *arguments], cwd=folder)
     try:
         limit = time.monotonic() + 60
-        while '"running"' not in subprocess.run(
-            [sys.executable, "-m", "streamvos.cli", "ctl", "status", "--at", "door", "--json"],
-            capture_output=True,
-            text=True,
-        ).stdout:
+        while (
+            '"running"'
+            not in subprocess.run(
+                [sys.executable, "-m", "streamvos.cli", "ctl", "status", "--at", "door", "--json"],
+                capture_output=True,
+                text=True,
+            ).stdout
+        ):
             assert process.poll() is None
             assert time.monotonic() < limit
             time.sleep(0.2)

@@ -7,6 +7,8 @@ tensor([[1., 0.],
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -50,7 +52,7 @@ def resize_probabilities(labels: torch.Tensor, size: tuple[int, int]) -> torch.T
     return probabilities
 
 
-def winners(channels: torch.Tensor) -> torch.Tensor:
+def winners(channels: torch.Tensor, labels: Sequence[int] | None = None) -> torch.Tensor:
     """The largest channel of every pixel, the first of equal ones; `argmax(0)` in a fraction of its time.
 
     torch's argmax over the leading dimension took 68 ms for two channels of 480 x 854 on a processor where
@@ -58,11 +60,30 @@ def winners(channels: torch.Tensor) -> torch.Tensor:
 
     Args:
         channels: (C, H, W), C at most 255. A pixel with NaN gets the last channel, whatever that is.
+        labels: what the channels are called, 0..255, ascending from 0; None = by their numbers.
 
     Returns:
         (H, W) uint8.
     """
     count = len(channels)
+    if channels.device.type == "cpu":
+        return _winners_one_by_one(channels, range(count) if labels is None else labels)
     largest = channels.amax(0, keepdim=True)
     rank = torch.arange(count, 0, -1, dtype=torch.uint8, device=channels.device).view(-1, 1, 1)
-    return count - ((channels == largest) * rank).amax(0).clamp_min(1)
+    found = count - ((channels == largest) * rank).amax(0).clamp_min(1)
+    if labels is None:
+        return found
+    return torch.tensor(labels, dtype=torch.uint8, device=channels.device)[found.int()]
+
+
+def _winners_one_by_one(channels: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:
+    """The same in a third of the time on a processor: every step is one pass that its vector units like."""
+    best = channels[0]
+    found = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for k in range(1, len(channels)):
+        # "not as large" rather than "larger": so NaN hands on to the last channel
+        beaten = torch.ge(best, channels[k]).logical_not_().view(torch.uint8).mul_(labels[k])
+        torch.maximum(found, beaten, out=found)  # labels ascend: who comes later is the larger one
+        if k + 1 < len(channels):
+            best = torch.maximum(best, channels[k])
+    return found

@@ -19,7 +19,7 @@ from streamvos.pipeline.logs import EventLog
 from streamvos.pipeline.messages import Array, Message
 from streamvos.pipeline.observation import Observation
 from streamvos.pipeline.processes import Instance
-from streamvos.pipeline.streams import RESET_STAGES, Command, Reply, Snapshot, StreamRecord
+from streamvos.pipeline.streams import RESET_STAGES, Command, Reply, Restart, Snapshot, StreamRecord
 from streamvos.pipeline.topology import Topology
 from streamvos.types import InputError, StreamvosError
 
@@ -87,8 +87,11 @@ class Conductor:
         """A worker is gone; whether it shall live again."""
         streams = self.of_member(member)
         self._observation.died(member.name, member.stages, reason, [one.name for one in streams])
-        for stream in [one for one in streams if one.reason]:  # it was ending because its source had failed
-            self.end_badly(stream, stream.reason, stream.input_fault)
+        for stream in [one for one in streams if one.reason]:  # it was ending badly anyhow
+            if stream.cut_at is None:
+                self.end_badly(stream, stream.reason, stream.input_fault)
+            elif member is self.crew.of_stage(self._stage(stream, "sinks")):
+                self._over(stream, stream.reason)
             streams.remove(stream)
         for stream in streams:
             stream.phase = "recovering" if stream.incarnation else "opening"
@@ -123,13 +126,17 @@ class Conductor:
             snapshot = Snapshot(message.seq, message["slot"], message.arrays["snapshot"])
             self._release_slots(stream, stream.add_snapshot(snapshot))
             self._release_frames(stream)
-        elif kind == "applied":
+        elif kind == "applied" and (not stream.lossless or message.incarnation == stream.incarnation):
             _answer(stream.applied(message["number"], message.seq), True, seq=message.seq)
             self._observation.mark("command applied", stream.name, seq=message.seq)
             self._log.event("applied", stream=stream.name, seq=message.seq, number=message["number"])
         elif kind == "refused":
             _answer(stream.refused(message["number"]), False, error=message["error"])
             self._log.event("refused", "warning", stream=stream.name, error=message["error"])
+        elif kind == "sink_failed":
+            self._log.event(
+                "sink_failed", "error", stream=stream.name, sink=message["sink"], error=message["error"]
+            )
         elif kind == "ended":
             self._over(stream, stream.reason)
 
@@ -137,10 +144,9 @@ class Conductor:
         """Streams that stand still though they should not: a message was lost on a network."""
         now = time.monotonic()
         for stream in self.streams.values():
-            if stream.phase == "ending" and stream.reason:
-                if now - stream.progress_at > self._config.supervision.hang_timeout:
-                    self.end_badly(stream, stream.reason, stream.input_fault)
-            elif stream.phase == "running" and not stream.paused and self._has_frames_out(stream):
+            if stream.phase == "ending":
+                self._watch_end(stream, now)
+            elif stream.phase == "running" and not stream.paused and self._waits_for_nobody(stream):
                 if now - stream.progress_at > self._config.supervision.hang_timeout:
                     self._log.event("stuck", "warning", stream=stream.name)
                     self._observation.interrupted(stream.name)
@@ -148,6 +154,14 @@ class Conductor:
                     self._begin_if_possible(stream)
             else:
                 stream.progress_at = now
+
+    def _watch_end(self, stream: StreamRecord, now: float) -> None:
+        """An end that does not come."""
+        if stream.cut_at is not None:
+            if now - stream.cut_at > CLOSE_SECONDS:
+                self._over(stream, stream.reason)
+        elif now - stream.progress_at > self._config.supervision.hang_timeout:
+            self.end_badly(stream, stream.reason or "it did not end when it was told to", stream.input_fault)
 
     # ---- incarnations
 
@@ -166,19 +180,45 @@ class Conductor:
             stream.drop_uncommitted()
         number = stream.begin()
         stream.next_seq = 0 if stream.lossless else max(stream.next_seq, stream.acked + 1)
-        fields = {"facts": stream.facts, "keep": keeps, "taken": stream.taken}
+        stream.memory_restart = Restart(keeps, snapshot)
         for kind in RESET_STAGES:
-            arrays, seq = {}, stream.next_seq
-            if kind == "memory" and snapshot is not None:
-                arrays, seq = {"snapshot": snapshot.array}, snapshot.seq
-            self._tell(stream, kind, "reset", number, seq, fields, arrays)
-        for command in stream.commands_after(snapshot, keeps):
-            self._send_command(stream, command)
+            if kind != "memory":  # which has to know what the sinks have written
+                self._tell(stream, kind, "reset", number, stream.next_seq, {"facts": stream.facts})
         self._log.event("incarnation", stream=stream.name, incarnation=number)
         self._observation.mark("incarnation", stream.name, incarnation=number)
 
+    def _reset_memory(self, stream: StreamRecord, written: int) -> None:
+        """The memory begins anew, with what users said since its snapshot.
+
+        Args:
+            stream: whose.
+            written: no command may be obeyed anew at a frame before this one, which is written already.
+        """
+        assert stream.memory_restart is not None
+        keeps, snapshot = stream.memory_restart
+        stream.memory_restart = None
+        commands = stream.commands_after(snapshot, keeps)
+        fields = {
+            "facts": stream.facts,
+            "keep": keeps,
+            "taken": stream.taken,
+            "commands": len(commands),
+            "written": written if stream.lossless else 0,
+        }
+        arrays = {} if snapshot is None else {"snapshot": snapshot.array}
+        seq = stream.next_seq if snapshot is None else snapshot.seq
+        self._tell(stream, "memory", "reset", stream.incarnation, seq, fields, arrays)
+        for command in commands:
+            self._send_command(stream, command)
+
     def _reset_done(self, stream: StreamRecord, message: Message) -> None:
         kind = message["stage"].partition(".")[0]
+        if message.incarnation == stream.incarnation and kind == "sinks" and stream.memory_restart:
+            for number, seq in message.get("obeyed", []):  # the memory died before it could say so
+                _answer(stream.applied(number, seq), True, seq=seq)
+            self._reset_memory(stream, max(message["next"], stream.acked + 1))
+        if message.incarnation == stream.incarnation and kind == "sinks":
+            stream.sinks_next = message["next"]
         if message.incarnation == stream.incarnation and kind == "memory":
             stream.fresh = message["fresh"]
             stream.next_seq = message["next"] if stream.lossless else max(stream.next_seq, message["next"])
@@ -187,10 +227,12 @@ class Conductor:
         if stream.reset_done(kind, message.incarnation):
             stream.phase = "running"
             stream.progress_at = time.monotonic()
-            start = {"next": stream.next_seq, "fresh": stream.fresh}
+            start = {"next": stream.next_seq, "fresh": stream.fresh, "written": stream.sinks_next}
             self._tell(stream, "source", "start", stream.incarnation, 0, start)
             if stream.paused:
                 self._tell(stream, "source", "pause", stream.incarnation)
+            if stream.stopping:
+                self._ask_to_end(stream)
 
     def _release_slots(self, stream: StreamRecord, slots: Iterable[int]) -> None:
         for slot in slots:
@@ -202,10 +244,15 @@ class Conductor:
             stream.released = stream.releasable
             self._tell(stream, "source", "release", stream.incarnation, stream.released)
 
-    def _has_frames_out(self, stream: StreamRecord) -> bool:
-        source = self._instance(stream, "source")
-        beats = {} if source is None else source.beat.get("stages", {})
-        return bool(beats.get(f"source.{stream.name}", {}).get("sent", -1) > stream.acked)
+    def _waits_for_nobody(self, stream: StreamRecord) -> bool:
+        """Whether frames are out, and nobody says to work on one."""
+        beats: dict[str, Any] = {}
+        for name in self._topology.workers_of(stream.name):
+            current = self.crew.members[name].current
+            beats |= {} if current is None else current.beat.get("stages", {})
+        own = [beats.get(self._stage(stream, kind), {}) for kind in (*RESET_STAGES, "source")]
+        sent = own[-1].get("sent", -1)
+        return sent > stream.acked and not any(one.get("busy_since") or one.get("writing") for one in own)
 
     # ---- ends
 
@@ -219,31 +266,28 @@ class Conductor:
         """The drain takes too long: the sinks close with what they have, and if they do not, so be it."""
         now = time.monotonic()
         for stream in self.streams.values():
-            if stream.over:
-                continue
-            if stream.cut_at is None:
+            if not stream.over and stream.cut_at is None:
                 stream.cut_at = now
                 self._log.event("cut_short", "warning", stream=stream.name)
                 self._close_sinks(stream)
-            elif now - stream.cut_at > CLOSE_SECONDS:
-                self._over(stream, "")
 
-    def source_failed(self, stream: StreamRecord, reason: str) -> None:
-        """A source cannot go on, and has sent `end`: what is on its way is still written."""
-        if stream.phase != "running":
+    def source_failed(self, stream: StreamRecord, reason: str, ended: bool) -> None:
+        """A source cannot go on; if it has sent `end`, what is on its way is still written."""
+        if stream.phase != "running" or not ended:
             self.end_badly(stream, reason, input_fault=True)
             return
         stream.phase, stream.reason, stream.input_fault = "ending", reason, True
 
     def end_badly(self, stream: StreamRecord, reason: str, input_fault: bool = False) -> None:
         """A stream cannot go on; its files are closed with what they have."""
-        stream.input_fault = input_fault
-        sinks = self._instance(stream, "sinks")
-        if sinks is not None and sinks.state == "ready":
-            self._tell(stream, "sinks", "stop", stream.incarnation, 0, {"drain": False})
-        self._over(stream, reason)
+        if stream.over or stream.cut_at is not None:
+            return
+        stream.input_fault, stream.reason = input_fault, reason
+        stream.cut_at = time.monotonic()
+        self._close_sinks(stream)
 
     def _ask_to_end(self, stream: StreamRecord) -> None:
+        stream.stopping = True
         if stream.phase == "running":
             stream.phase = "ending"
             self._tell(stream, "source", "stop", stream.incarnation)
@@ -255,7 +299,7 @@ class Conductor:
         stream.phase = "ending"
         sinks = self._instance(stream, "sinks")
         if sinks is None or sinks.state != "ready":
-            self._over(stream, "")
+            self._over(stream, stream.reason)
         else:
             self._tell(stream, "sinks", "stop", stream.incarnation, 0, {"drain": False})
 
@@ -334,9 +378,17 @@ class Conductor:
         for record in records:
             self._ask_to_end(record)
         waiting = [record for record in records if not record.over]
-        if waiting:
-            waiting[-1].on_over.append(reply)
-        else:
+        left = len(waiting)
+
+        def one_is_over(ok: bool) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                _answer(reply, ok)
+
+        for record in waiting:
+            record.on_over.append(one_is_over)
+        if not waiting:
             _answer(reply, True)
 
     def _running(self, name: str) -> StreamRecord:
@@ -351,7 +403,8 @@ class Conductor:
         self._numbers += 1
         command = Command(self._numbers, verb, reply=reply, **more)
         stream.commands[command.number] = command
-        if stream.phase not in ("opening", "recovering"):  # else it goes with the next incarnation
+        if stream.phase not in ("opening", "recovering") and stream.memory_restart is None:
+            # else it goes with the next incarnation
             self._send_command(stream, command)
 
     def _send_command(self, stream: StreamRecord, command: Command) -> None:

@@ -214,7 +214,7 @@ class SupervisionConfig(_Table):
     start_timeout: float = Field(60.0, gt=0)
     heartbeat_timeout: float = Field(3.0, ge=0.5)  # beats come four times a second
     hang_timeout: float = Field(30.0, gt=0)
-    drain_timeout: float = Field(2.0, gt=0)
+    drain_timeout: float = Field(1.5, gt=0)
     max_restarts: int = Field(5, ge=0)
     restart_window: float = Field(60.0, gt=0)
     snapshot_frames: int = Field(30, ge=1)

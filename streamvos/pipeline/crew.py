@@ -2,7 +2,7 @@
 
     crew = Crew(config, topology, start_one, send, on_death, log)
     crew.start_all()
-    crew.watch()                         # deadlines, deaths, restarts; many times a second
+    crew.look(); ...; crew.watch()       # deaths, deadlines, restarts; many times a second
 
 What a death means for streams is the conductor's business: `on_death` is called, and says whether there shall
 be another life.
@@ -182,12 +182,18 @@ class Crew:
             member.spare_at = time.monotonic() + SPARE_DELAY
         return True
 
+    def look(self) -> None:
+        """See who has died; what they said before is read first, and then `watch` is called."""
+        for member in self:
+            for instance in member.instances:
+                instance.seen_dead = instance.has_ended()
+
     def watch(self) -> None:
-        """Deaths, deadlines, and restarts that are due."""
+        """Deaths that were seen, deadlines, and restarts that are due."""
         now = time.monotonic()
         for member in self:
             for instance in member.instances:
-                if instance.has_ended():
+                if instance.seen_dead:
                     self._bury(member, instance, instance.exit_reason())
                 else:
                     self._watch(member, instance, now)
@@ -256,7 +262,7 @@ class Crew:
         if spare:
             member.spare, member.spare_at = instance, None
         else:
-            member.current, member.start_at = instance, None
+            member.current, member.start_at, member.spare_at = instance, None, None
         self._log.event(
             "started", worker=member.name, life=instance.life, pid=instance.pid, spare=instance.spare
         )

@@ -17,7 +17,8 @@ Whatever comes in that breaks a rule is counted in `refused` and has no other ef
 
 from __future__ import annotations
 
-from collections import Counter
+import struct
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ from streamvos.pipeline.security import check_bind
 Mode = Literal["reference", "shared", "inline"]
 
 _HIGH_WATER = 64  # never reached under credits; bounds what a peer without manners can queue
+_TOKEN = struct.Struct("<QQ")  # what travels within one process: incarnation, and number of a message
 _AT_ONCE = 64  # messages looked at in one call, so that a flood of bad ones cannot hold a stage
 _COPIED_BYTES = 2**16  # parts below are cheaper copied, and then aligned, than kept in ZeroMQ's memory
 _INLINE_BYTES = 2**12  # arrays of a message that together are no more than this are not worth a slot
@@ -83,6 +85,7 @@ class Inbox:
     Attributes:
         socket: to poll for reading.
         refused: cause -> messages that broke a rule, or came from nobody known.
+        polled: whoever polls calls `collect`, and `receive` need not look at the socket.
     """
 
     def __init__(
@@ -93,6 +96,8 @@ class Inbox:
         self._peer = _routing_id(spec, session)
         self._space = _reference_space(context, spec)
         self._incarnation = 0
+        self._collected: deque[Message] = deque()
+        self.polled = False
         self.socket = _socket(context, zmq.ROUTER, spec)
         # a producer that is killed and reborn may be back before we hear that it was gone
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -108,9 +113,23 @@ class Inbox:
     def reset(self, incarnation: int) -> None:
         """Take messages of this incarnation alone."""
         self._incarnation = incarnation
+        self._collected.clear()
+
+    def collect(self) -> None:
+        """Read what has come, for `receive` to give: a poll does not wait while something is unread.
+
+        Of a peer that sends beyond its credit, no more than that is read.
+        """
+        while len(self._collected) < self.spec.window + 2 and (message := self._next()) is not None:
+            self._collected.append(message)
 
     def receive(self) -> Message | None:
         """The next message of this incarnation; None if there is none now."""
+        if self._collected:
+            return self._collected.popleft()
+        return None if self.polled else self._next()
+
+    def _next(self) -> Message | None:
         for _ in range(_AT_ONCE):
             parts = _receive(self.socket)
             if parts is None:
@@ -173,8 +192,9 @@ class Inbox:
             if isinstance(one.data, Place) and one.data.arena == self.spec.arena
         }
         credit = Message("credit", self.spec.stream, self._incarnation, message.seq, {"slots": sorted(slots)})
+        parts = encode(credit, self._session) if self._space is None else [_TOKEN.pack(self._incarnation, 0)]
         with suppress(zmq.Again):  # nobody takes them; its next life begins with full credit
-            self.socket.send_multipart([self._peer, *encode(credit, self._session)], zmq.NOBLOCK)
+            self.socket.send_multipart([self._peer, *parts], zmq.NOBLOCK)
 
     def close(self) -> None:
         """Close the socket; what was not read is gone."""
@@ -186,25 +206,22 @@ class Inbox:
         """A message of this edge and incarnation; None if it is of another incarnation."""
         if parts[0] != self._peer:
             raise Refused("peer")
+        if self._space is not None:
+            return self._dereferenced(parts[1:])
         message = decode(parts[1:], self._session)
         if message.stream != self.spec.stream:
             raise Refused("stream")
         if any(isinstance(one.data, Key) for one in message.arrays.values()):
-            message = self._dereferenced(message)
+            raise Refused("reference", "on an edge between processes")
         return message if message.incarnation == self._incarnation else None
 
-    def _dereferenced(self, message: Message) -> Message:
-        if self._space is None:
-            raise Refused("reference", "on an edge between processes")
-        if message.incarnation != self._incarnation:
-            return message  # the producer forgets them when it is reset
-        arrays = {
-            name: replace(one, data=Held(references.take(self._space, one.data.key)))
-            if isinstance(one.data, Key)
-            else one
-            for name, one in message.arrays.items()
-        }
-        return replace(message, arrays=arrays)
+    def _dereferenced(self, parts: Sequence[Buffer]) -> Message | None:
+        """A message that was handed over by reference, as a whole; None if it is of another incarnation."""
+        incarnation, number = _read_token(parts)
+        if incarnation != self._incarnation:
+            return None  # and the producer forgets it when it is reset
+        message: Message = references.take(self._space, number)
+        return message
 
     def _find(self, message: Message, name: str) -> Array:
         try:
@@ -235,7 +252,7 @@ class Outbox:
 
     Attributes:
         socket: to poll for reading (credits).
-        refused: as of an inbox.
+        refused, polled: as of an inbox.
     """
 
     def __init__(
@@ -246,6 +263,7 @@ class Outbox:
         self._arena = arenas.get(spec.arena) if spec.arena and spec.mode == "shared" else None
         self._space = _reference_space(context, spec)
         self._incarnation, self._credit = 0, 0
+        self.polled = False
         self._slots = 0  # of ours; 0 until `allocate`: an arena may be the stage's, who sends places in it
         self._free: set[int] = set()
         self._endpoint: str | None = None
@@ -287,15 +305,20 @@ class Outbox:
     @property
     def credit(self) -> int:
         """How many messages may be sent now."""
+        if not self.polled:
+            self.collect()
+        return self._credit
+
+    def collect(self) -> None:
+        """Take the credits that have come."""
         for _ in range(_AT_ONCE):
             parts = _receive(self.socket)
             if parts is None:
-                break
+                return
             try:
                 self._take_credit(parts)
             except Refused as error:
                 self.refused[error.cause] += 1
-        return self._credit
 
     def send(
         self,
@@ -319,26 +342,32 @@ class Outbox:
         packed, slot = self._packed(arrays or {})
         message = Message(kind, self.spec.stream, self._incarnation, seq, fields or {}, packed)
         try:
-            self.socket.send_multipart(encode(message, self._session), zmq.NOBLOCK)
+            self.socket.send_multipart(self._parts(message), zmq.NOBLOCK)
         except zmq.Again:  # the peer has been away for long; its next life begins anew
             self.refused["queue full"] += 1
-        except Refused:
-            self._take_back(packed)
-            raise
         self._free.discard(slot)
         if kind != "end":
             self._credit -= 1
 
-    def close(self) -> None:
-        """Close the socket; what was not sent is gone."""
-        self.socket.close(linger=0)
+    def close(self, linger: int = 0) -> None:
+        """Close the socket, for good; what is not sent within `linger` milliseconds is gone."""
+        self.socket.close(linger=linger)
         if self._space is not None:
             references.forget(self._space)
+
+    def _parts(self, message: Message) -> list[Buffer]:
+        """What travels: the message, or within one process the number under which it can be had."""
+        if self._space is None:
+            return encode(message, self._session)
+        return [_TOKEN.pack(self._incarnation, references.put(self._space, message))]
 
     def _packed(self, arrays: Mapping[str, Any]) -> tuple[dict[str, Array], int]:
         """The arrays as this edge sends them, and the slot that they lie in, or -1."""
         if self._space is not None:
-            return {name: self._referred(value) for name, value in arrays.items()}, -1
+            held = {
+                n: v if isinstance(v, Array) else Array("uint8", (0,), Held(v)) for n, v in arrays.items()
+            }
+            return held, -1
         made = {
             name: value if isinstance(value, Array) else Array.of(value) for name, value in arrays.items()
         }
@@ -370,18 +399,11 @@ class Outbox:
                 self._arena.allocate(self._slots, needed + needed // 2)
         return needed <= self._arena.slot_bytes
 
-    def _referred(self, value: Any) -> Array:
-        if isinstance(value, Array):
-            return value
-        return Array("uint8", (0,), Key(references.put(self._space, value)))
-
-    def _take_back(self, packed: Mapping[str, Array]) -> None:
-        for array in packed.values():
-            if isinstance(array.data, Key):
-                with suppress(Refused):
-                    references.take(self._space, array.data.key)
-
     def _take_credit(self, parts: Sequence[Buffer]) -> None:
+        if self._space is not None:
+            if _read_token(parts)[0] == self._incarnation:
+                self._credit = min(self._credit + 1, self.spec.window)
+            return
         message = decode(parts, self._session)
         if message.kind != "credit" or message.stream != self.spec.stream:
             raise Refused("kind")
@@ -391,6 +413,13 @@ class Outbox:
         if message.incarnation == self._incarnation:
             self._credit = min(self._credit + 1, self.spec.window)
             self._free |= {slot for slot in slots if 0 <= slot < self._slots}
+
+
+def _read_token(parts: Sequence[Buffer]) -> tuple[int, int]:
+    if len(parts) != 1 or len(parts[0]) != _TOKEN.size:
+        raise Refused("reference", "no token")
+    incarnation, number = _TOKEN.unpack(parts[0])
+    return incarnation, number
 
 
 def _receive(socket: zmq.Socket[bytes]) -> list[Buffer] | None:

@@ -34,6 +34,7 @@ class Observation:
         self._stream_restarts: Counter[str] = Counter()
         self._refused: dict[str, Counter[str]] = {}
         self._counters: dict[str, Mapping[str, int]] = {}
+        self._seen: dict[str, dict[str, int]] = {}
         self._publishers: dict[str, str] = {}
         self._trace: TraceWriter | None = None
         self._latest: dict[str, Any] = {}  # made in the supervisor's thread, read in that of the endpoint
@@ -106,6 +107,15 @@ class Observation:
     def count_too(self, where: str, refused: Mapping[str, int]) -> None:
         """Tell of what somebody else counts, too."""
         self._counters[where] = refused
+
+    def beat(self, stages: Mapping[str, Mapping[str, Any]]) -> None:
+        """What a heartbeat says of the stages of a worker: messages that were refused are logged."""
+        for stage, told in stages.items():
+            seen = self._seen.setdefault(stage, {})
+            for cause, count in told.get("refused", {}).items():
+                if count > seen.get(cause, 0):
+                    self._log.event("message_refused", "warning", stage=stage, cause=cause, count=count)
+                seen[cause] = count
 
     def status(self, streams: Iterable[StreamRecord], workers: Workers) -> dict[str, Any]:
         """For `status`, the summary at the end, and the metrics."""

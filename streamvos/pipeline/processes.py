@@ -1,4 +1,4 @@
-"""Worker processes as the supervisor holds them: started, watched by descriptor, killed.
+"""Worker processes as the supervisor holds them: started, looked after, killed.
 
 Only what was started here is ever signalled: a process that has been waited for has no number any more.
 """
@@ -28,7 +28,6 @@ class Instance:
         identity: its routing id on the control socket, of this life alone.
         life: 0 for the first.
         process: None for a remote worker.
-        exit_descriptor: readable when the process has ended; None where the system has no such thing.
         state: see docs/protocol.md, 5.
         spare: it is held ready, and runs nothing yet.
         deadline: monotonic seconds at which it must be READY.
@@ -38,6 +37,7 @@ class Instance:
         killed: why the supervisor killed it.
         expected: it was told to exit.
         told: it was told to prepare.
+        seen_dead: the process was gone when we looked last.
     """
 
     worker: str
@@ -45,7 +45,6 @@ class Instance:
     identity: bytes
     life: int
     process: subprocess.Popen[bytes] | None
-    exit_descriptor: int | None = None
     state: State = "starting"
     spare: bool = False
     deadline: float = 0.0
@@ -55,6 +54,7 @@ class Instance:
     killed: str = ""
     expected: bool = False
     told: bool = False
+    seen_dead: bool = False
 
     @property
     def pid(self) -> int | None:
@@ -90,12 +90,9 @@ class Instance:
         return f"exit code {code}"
 
     def bury(self) -> None:
-        """Take its exit status, so that no zombie stays, and let go of the descriptor."""
+        """Take its exit status, so that no zombie stays."""
         if self.process is not None:
             self.process.wait()
-        if self.exit_descriptor is not None:
-            os.close(self.exit_descriptor)
-            self.exit_descriptor = None
 
 
 def start_worker(
@@ -137,8 +134,4 @@ def start_worker(
         pass_fds=(pipe, *arenas.values()),
         start_new_session=True,  # Ctrl-C is the supervisor's business alone
     )
-    descriptor = None
-    if hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(process.pid)
-    return Instance(worker, tuple(stages), identity.encode(), life, process, descriptor, spare=spare)
+    return Instance(worker, tuple(stages), identity.encode(), life, process, spare=spare)

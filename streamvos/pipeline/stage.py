@@ -149,6 +149,11 @@ class Stage(ABC):
             "refused": dict(refused),
         }
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has sent `end`: a source that fails after that lets what is on its way be written."""
+        return False
+
     def close(self) -> None:
         """Let go of everything."""
         for box in self.boxes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,13 @@ class Snapshot:
     array: Array
 
 
+class Restart(NamedTuple):
+    """How the memory begins an incarnation: with the state it has, or from a snapshot, or from nothing."""
+
+    keeps: bool
+    snapshot: Snapshot | None
+
+
 @dataclass
 class StreamRecord:
     """Everything about one stream.
@@ -67,7 +74,10 @@ class StreamRecord:
         reason: why it is over; "" if in order.
         input_fault: that reason is something the user gave.
         paused: by a user.
+        stopping: somebody wants it to end.
+        sinks_next: frames before this one have reached the sinks.
         memory_identity: which life of the memory was reset last.
+        memory_restart: how it will be reset, as soon as the sinks have said what they have written.
         progress_at: monotonic seconds of the last sign that frames get through.
         cut_at: monotonic seconds at which the sinks were told to close without waiting longer.
         on_over: who wants to know that it has ended.
@@ -86,7 +96,10 @@ class StreamRecord:
     reason: str = ""
     input_fault: bool = False
     paused: bool = False
+    stopping: bool = False
+    sinks_next: int = 0
     memory_identity: bytes | None = None
+    memory_restart: Restart | None = None
     progress_at: float = 0.0
     cut_at: float | None = None
     commands: dict[int, Command] = field(default_factory=dict)

@@ -186,6 +186,7 @@ class Supervisor:
         now = time.monotonic()
         if self._signal is not None and self._drained_by is None:
             self._drain(now)
+        self._crew.look()
         self._read(self._workers)
         if self._remote is not None:
             self._read(self._remote)
@@ -245,6 +246,7 @@ class Supervisor:
                 self._conductor.on_ready(member)
         elif kind == "beat":
             instance.beat = _in_our_time(message.fields) if instance.process is None else message.fields
+            self._observation.beat(message.get("stages", {}))
         elif kind == "failed":
             self._failed(member, instance, message)
         elif kind == "dying":
@@ -275,7 +277,7 @@ class Supervisor:
         )
         concerned = self._conductor.streams.get(message.stream)
         if message["fatal"] and concerned is not None and stage.startswith("source."):
-            self._conductor.source_failed(concerned, error)
+            self._conductor.source_failed(concerned, error, message["ended"])
         elif message["fatal"] and not instance.spare:
             for stream in [concerned] if concerned else self._conductor.of_member(member):
                 self._conductor.end_badly(stream, error, input_fault=True)
@@ -320,8 +322,14 @@ class Supervisor:
         )
 
     def _may_prepare(self, member: Member) -> bool:
-        """Sources at once; the others when it is known how large their frames are, or that some cannot be."""
-        return member.is_source or all(stream.tried for stream in self._conductor.of_member(member))
+        """Sources at once; others when it is known what the frames are like.
+
+        Where there is an extractor, one stream that cannot be opened does not hold up the others.
+        """
+        streams = self._conductor.of_member(member)
+        if "extractor" in member.stages:
+            return all(stream.tried for stream in streams)
+        return member.is_source or all(stream.facts is not None for stream in streams)
 
     def _init(self, member: Member, instance: Instance) -> Message:
         streams = self._conductor.streams.values()

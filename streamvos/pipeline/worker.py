@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -54,14 +54,17 @@ STAGES = {
 
 
 class StageThread(threading.Thread):
-    """Runs one stage: polls its sockets, and passes on what the supervisor says."""
+    """Runs stages that work in turns: polls their sockets, and passes on what the supervisor says."""
 
-    def __init__(self, stage: Stage, context: StageContext, on_failure: Callable[[Stage, Exception], None]):
-        super().__init__(name=stage.name, daemon=True)
-        self.stage = stage
+    def __init__(
+        self, stages: Sequence[Stage], context: StageContext, on_failure: Callable[[Stage, Exception], None]
+    ):
+        super().__init__(name=stages[0].name, daemon=True)
+        self._stages = {stage.name: stage for stage in stages}
+        self._running = stages[0]
         self._on_failure = on_failure
         self._orders: queue.SimpleQueue[Message | Mapping[str, str] | None] = queue.SimpleQueue()
-        address = f"inproc://orders/{stage.name}"
+        address = f"inproc://orders/{self.name}"
         self._bell_in, self._bell_out = context.zmq.socket(zmq.PAIR), context.zmq.socket(zmq.PAIR)
         self._bell_in.bind(address)
         self._bell_out.connect(address)
@@ -76,22 +79,30 @@ class StageThread(threading.Thread):
         try:
             self._loop()
         except Exception as error:  # whatever it is, the supervisor hears of it
-            self._on_failure(self.stage, error)
+            self._on_failure(self._running, error)
         finally:
-            with contextlib.suppress(Exception):
-                self.stage.close()
+            for stage in self._stages.values():
+                stage.busy_since = 0  # it ended, and does not hang
+                with contextlib.suppress(Exception):
+                    stage.close()
             self._bell_in.close(linger=0)
 
     def _loop(self) -> None:
         poller = zmq.Poller()
-        for socket in (self._bell_in, *self.stage.sockets()):
+        stages = list(self._stages.values())
+        for socket in (self._bell_in, *(one for stage in stages for one in stage.sockets())):
             poller.register(socket, zmq.POLLIN)
+        # what a stage has no use for yet is read all the same, or the poll would not wait
+        boxes = {box.socket: box for stage in stages for box in stage.boxes}
+        for box in boxes.values():
+            box.polled = True
         wait: float | None = None
         while True:
             # ZeroMQ's bell may ring once for several orders; the queue is what counts
-            events = poller.poll(None if wait is None else max(0, round(wait * 1000)))
-            for socket, _ in events:
-                if socket is self._bell_in:
+            for socket, _ in poller.poll(None if wait is None else max(0, math.ceil(wait * 1000))):
+                if socket in boxes:
+                    boxes[socket].collect()
+                elif socket is self._bell_in:
                     while self._bell_in.poll(0):
                         self._bell_in.recv(zmq.NOBLOCK)
             while not self._orders.empty():
@@ -99,16 +110,22 @@ class StageThread(threading.Thread):
                 if order is None:
                     return
                 self._obey(order)
-            wait = self.stage.step()
+            wait = None
+            for self._running in stages:
+                again = self._running.step()
+                wait = min((one for one in (wait, again) if one is not None), default=None)
 
     def _obey(self, order: Message | Mapping[str, str]) -> None:
         if not isinstance(order, Message):
-            self.stage.connect(order)
-        elif order.kind == "reset":
-            answer = self.stage.reset(order)
-            self.stage.tell("reset_done", order.stream, incarnation=order.incarnation, **answer)
+            for stage in self._stages.values():
+                stage.connect(order)
+            return
+        stage = self._running = self._stages[order["stage"]]
+        if order.kind == "reset":
+            answer = stage.reset(order)
+            stage.tell("reset_done", order.stream, incarnation=order.incarnation, **answer)
         else:
-            self.stage.control(order)
+            stage.control(order)
 
 
 class Worker:
@@ -187,7 +204,7 @@ class Worker:
         elif message.kind == "exit":
             self._code = 0
         elif message.kind == "connect":
-            for thread in self._threads.values():
+            for thread in set(self._threads.values()):
                 thread.order(message["endpoints"])
         elif message.kind != "ping" and (stage := message.get("stage")) in self._threads:
             self._threads[stage].order(message)
@@ -208,9 +225,9 @@ class Worker:
             self._fail(self._stages[-1] if self._stages else None, error)
             self._code = FAILED
             return
-        for stage in self._stages:
-            thread = StageThread(stage, self._context, self._stage_failed)
-            self._threads[stage.name] = thread
+        for stages in _in_turns(self._stages):
+            thread = StageThread(stages, self._context, self._stage_failed)
+            self._threads |= dict.fromkeys((stage.name for stage in stages), thread)
             thread.start()
         self._say(Message("ready", fields={"endpoints": endpoints, "facts": self._facts, "standby": False}))
 
@@ -252,7 +269,7 @@ class Worker:
         self._control.send_multipart(encode(message, self._session or b""))
 
     def _beat(self) -> None:
-        stages = {name: thread.stage.beat() for name, thread in self._threads.items()}
+        stages = {stage.name: stage.beat() for stage in self._stages if stage.name in self._threads}
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self._say(
             Message(
@@ -281,15 +298,17 @@ class Worker:
             "error": text if known else f"{type(error).__name__}: {error}",
             "details": "" if known else text,
             "fatal": isinstance(error, InputError),
+            "ended": stage is not None and stage.ended,
         }
         self._tell(Message("failed", stage.stream if stage else "", fields=fields))
         while threading.current_thread() is threading.main_thread() and self._mail.poll(0):
             self._control.send_multipart(self._mail.recv_multipart())
 
     def _end(self) -> None:
-        for thread in self._threads.values():
+        threads = set(self._threads.values())
+        for thread in threads:
             thread.order(None)
-        for thread in self._threads.values():
+        for thread in threads:
             thread.join(1.0)
         self._control.close(linger=200)
         sys.stdout.flush()
@@ -357,6 +376,19 @@ def _end_with(parent: int, pipe: int) -> None:
         os._exit(FAILED)
 
     threading.Thread(target=watch, name="supervisor watch", daemon=True).start()
+
+
+def _in_turns(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Which stages share a thread: the decoder and the memory of a stream, who wait for each other anyway.
+
+    The decoder comes first, so that a mask is on its way before the memory learns from it.
+    """
+    groups: dict[str, list[Stage]] = {}
+    for stage in stages:
+        kind = stage.name.partition(".")[0]
+        key = f"target.{stage.stream}" if kind in ("memory", "decoder") else stage.name
+        groups.setdefault(key, []).append(stage)
+    return [sorted(group, key=lambda stage: stage.name) for group in groups.values()]
 
 
 def _with_curve(edge: EdgeSpec, curve: Curve | None) -> EdgeSpec:

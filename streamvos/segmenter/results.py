@@ -52,6 +52,5 @@ def _describe(object_id: int, pixels: np.ndarray, probability: np.ndarray) -> Ob
 
 
 def label_map_of(probabilities: torch.Tensor, object_ids: tuple[int, ...]) -> torch.Tensor:
-    """(H, W) uint8: the id of the most probable channel; the lowest id wins a tie."""
-    ids = torch.tensor((0, *object_ids), dtype=torch.uint8, device=probabilities.device)
-    return ids[winners(probabilities).int()]
+    """(H, W) uint8: the id of the most probable channel; the lowest id wins a tie. Ids ascend."""
+    return winners(probabilities, (0, *object_ids))

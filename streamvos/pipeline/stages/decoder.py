@@ -8,7 +8,7 @@ from streamvos.pipeline.edges import EdgeSpec
 from streamvos.pipeline.messages import Message
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.method import shared_extraction
-from streamvos.pipeline.stages.parcels import pack_decision, unpack_question
+from streamvos.pipeline.stages.parcels import pack_decision, unpack_question, with_own_picture
 from streamvos.segmenter import Decision, decide, make_result
 
 ALONG = ("captured", "pts", "dropped", "commands")
@@ -36,8 +36,7 @@ class DecoderStage(Stage):
         self._waiting = self._ended = None
         height, width = message["facts"]["size"]
         self._results.allocate([height * width])
-        # room for a dozen objects; with more, a message takes its arrays along
-        self._predictions.allocate([13 * 4 * height * width, 8 * height * width])
+        self._predictions.allocate([3 * 4 * height * width])  # two objects; slots grow with more
         return super().reset(message)
 
     def step(self) -> float | None:
@@ -65,6 +64,7 @@ class DecoderStage(Stage):
         received = self.busy_since = now()
         features, question = unpack_question(self._evidence, message, self._device)
         started = now()
+        message = with_own_picture(self._evidence, message)
         decision = decide(self._method, features, question)
         arrays, fields = pack_decision(decision, _by_reference(self._predictions.spec))
         self._evidence.grant(message)

@@ -43,8 +43,20 @@ class _Stream:
     size: Size | None = None
     frame: tuple[Message, torch.Tensor, int] | None = None  # with the time it came
     owed: list[Message] = field(default_factory=list)  # frames whose credit waits for the memory
-    late: bool = False  # it let the others wait in vain
+    arrived: int = 0  # when its last frame came
+    interval: int = 0  # ns between its last two frames; 0 = not known yet
     end: Message | None = None
+    buffer: np.ndarray | None = None  # for the picture of `frame`; nobody has it once its features are there
+
+    def note_arrival(self, at: int) -> None:
+        """A frame has come."""
+        self.interval = at - self.arrived if self.arrived else 0
+        self.arrived = at
+
+    def is_due(self, within: int) -> bool:
+        """Whether its next frame should come within so many ns, by the time that the last two took."""
+        wait = self.arrived + self.interval - now()
+        return self.interval > 0 and -within <= wait <= within
 
 
 class ExtractorStage(Stage):
@@ -63,6 +75,9 @@ class ExtractorStage(Stage):
             for one in config.streams
         }
         self._batches: dict[tuple[Size, bool], tuple[int, ...]] = {}
+        self._samples: dict[Size, Features] = {}  # of noise, by which arenas are sized
+        self._room: dict[Size, list[int]] = {}  # bytes of the arrays that a frame of this size becomes
+        self._batch_ns = 0  # that the last batch took
         self.batch_sizes: dict[int, int] = {}
 
     def prepare(self) -> dict[str, Any]:
@@ -76,14 +91,11 @@ class ExtractorStage(Stage):
         stream, facts = self._streams[message.stream], message["facts"]
         stream.frame = stream.end = None
         stream.owed.clear()
-        stream.late = False
+        stream.arrived = stream.interval = 0
         stream.period = 1 / facts["fps"] if facts.get("fps") else NOMINAL_PERIOD
         stream.size = (int(facts["size"][0]), int(facts["size"][1]))
-        features = self._warm_up(stream.size)
-        if stream.outbox.spec.mode == "shared":
-            arrays, _ = pack_features(features, by_reference=False)
-            picture = int(np.prod(stream.size)) * 3
-            stream.outbox.allocate([*array_sizes(arrays), picture])
+        self._warm_up(stream.size)
+        stream.outbox.allocate(self._room[stream.size])
         return answer
 
     def step(self) -> float | None:
@@ -96,7 +108,10 @@ class ExtractorStage(Stage):
             self._extract_batch(batch)
 
     def beat(self) -> dict[str, Any]:
-        return {**super().beat(), "batches": {str(size): count for size, count in self.batch_sizes.items()}}
+        return {
+            **super().beat(),
+            "batches": {str(size): count for size, count in dict(self.batch_sizes).items()},
+        }
 
     def _take(self, stream: _Stream) -> None:
         """Give the credits that are due, and take the next frame if there is room for its features."""
@@ -118,42 +133,55 @@ class ExtractorStage(Stage):
             self._take(stream)
             return
         try:
-            image = torch.from_numpy(_writable(stream.inbox.array(came, "image")))
+            image = torch.from_numpy(_writable(self._picture(stream, came)))
             stream.frame = (came, check_frame(image, stream.size), now())
-            stream.late = False
+            stream.note_arrival(stream.frame[2])
         except Refused as error:
             stream.inbox.refused[error.cause] += 1
             self.drops[error.cause] += 1
             stream.inbox.grant(came)
+
+    def _picture(self, stream: _Stream, message: Message) -> np.ndarray:
+        """A frame's picture; shared memory is copied into the same array each time, as a new one costs."""
+        if stream.inbox.spec.mode != "shared":
+            return stream.inbox.array(message, "image")
+        shape = message.arrays["image"].shape if "image" in message.arrays else None
+        fits = stream.buffer is not None and stream.buffer.shape == shape
+        stream.buffer = stream.inbox.array(message, "image", stream.buffer if fits else None)
+        return stream.buffer
 
     def _next_batch(self) -> tuple[list[_Stream], float | None]:
         """Streams whose frames go now, oldest first; or none, and how long to wait for company."""
         ready = sorted((one for one in self._streams.values() if one.frame), key=_arrival)
         if not ready:
             return [], None
-        shortest: float | None = None
+        shortest: int | None = None
         for first in ready:
             same = [one for one in ready if (one.size, one.lossless) == (first.size, first.lossless)]
             sizes = self._sizes(first)
             most = max(size for size in sizes if size <= len(same))
-            company = [one for one in self._streams.values() if self._is_expected(one, first)]
-            if most >= max(sizes) or not company or len(sizes) == 1:
+            if most >= max(sizes):
                 return same[:most], None
-            left = first.period - (now() - _arrival(first)) * 1e-9
-            if left <= 0:
-                for one in company:
-                    one.late = True
+            patience = self._patience(first)
+            left = patience - (now() - _arrival(first))
+            if left <= 0 or not any(
+                self._is_expected(one, first, patience) for one in self._streams.values()
+            ):
                 return same[:most], None
             shortest = left if shortest is None else min(shortest, left)
-        return [], shortest
+        return [], None if shortest is None else shortest * 1e-9
 
-    def _is_expected(self, other: _Stream, first: _Stream) -> bool:
-        """Whether a frame of `other` may be on its way that could go with that of `first`."""
+    def _patience(self, stream: _Stream) -> int:
+        """How many ns a frame may wait for company: no longer than one batch takes, nor than one period."""
+        return min(round(stream.period * 1e9), self._batch_ns)
+
+    def _is_expected(self, other: _Stream, first: _Stream, patience: int) -> bool:
+        """Whether a frame of `other` is on its way that could go with that of `first`."""
         return (
             other.frame is None
-            and not other.late
             and (other.size, other.lossless) == (first.size, first.lossless)
             and not other.owed
+            and other.is_due(patience)
         )
 
     def _sizes(self, stream: _Stream) -> tuple[int, ...]:
@@ -165,6 +193,7 @@ class ExtractorStage(Stage):
         frames = [one.frame for one in batch if one.frame is not None]
         features = self._extract([image for _, image, _ in frames])
         done = now()
+        self._batch_ns = done - started
         self.batch_sizes[len(batch)] = self.batch_sizes.get(len(batch), 0) + 1
         for k, (stream, (message, _, received)) in enumerate(zip(batch, frames, strict=True)):
             own = Features({n: value[k : k + 1] for n, value in features.maps.items()}, features.size)
@@ -181,36 +210,33 @@ class ExtractorStage(Stage):
         if "mask" in message.arrays:
             arrays["mask"] = _own(stream, message, "mask")
         if self.context.config.stream(stream.name).shows_pictures:
-            arrays["image"] = message.arrays["image"]
+            remote = f"sinks.{stream.name}" in self.context.config.remote  # which do not share our memory
+            arrays["image"] = _own(stream, message, "image") if remote else message.arrays["image"]
         stream.outbox.send("features", message.seq, {**fields, **more}, arrays)
 
     @torch.inference_mode()
-    def _warm_up(self, size: Size) -> Features:
-        """Run once at this size, and find out which batches are faster, and which of them round alike."""
-        noise = torch.Generator().manual_seed(0)
-        streams = self.context.config.streams
-        largest = max(b for b in self.context.config.extractor.batches if b <= max(len(streams), 1))
+    def _warm_up(self, size: Size) -> None:
+        """Run at a size for the first time: what it needs, which batches are faster, which round alike."""
+        if size in self._room:
+            return
+        config, noise = self.context.config, torch.Generator().manual_seed(0)
+        sizes = [count for count in config.extractor.batches if count <= len(config.streams)]
         frames = [
-            torch.randint(0, 256, (*size, 3), generator=noise, dtype=torch.uint8) for _ in range(largest)
+            torch.randint(0, 256, (*size, 3), generator=noise, dtype=torch.uint8) for _ in range(max(sizes))
         ]
         single = [self._extract([frame]) for frame in frames]
-        if (size, True) in self._batches:
-            return single[0]
         seconds = min(self._seconds(frames[:1]) for _ in range(2))
         worthwhile, alike = [1], [1]
-        for count in self.context.config.extractor.batches[1:]:
-            if count > largest:
-                break
+        for count in sizes[1:]:
             together = self._extract(frames[:count])
-            if self.context.config.extractor.measured and not (
-                min(self._seconds(frames[:count]) for _ in range(2)) < WORTHWHILE * count * seconds
-            ):
-                continue
-            worthwhile.append(count)
-            if _alike(together, single[:count]):
-                alike.append(count)
+            taken = min(self._seconds(frames[:count]) for _ in range(2)) if config.extractor.measured else 0.0
+            if taken < WORTHWHILE * count * seconds:
+                worthwhile.append(count)
+                if _alike(together, single[:count]):
+                    alike.append(count)
         self._batches[size, False], self._batches[size, True] = tuple(worthwhile), tuple(alike)
-        return single[0]
+        arrays, _ = pack_features(single[0], by_reference=False)
+        self._room[size] = array_sizes(arrays)
 
     def _seconds(self, frames: Sequence[torch.Tensor]) -> float:
         started = time.perf_counter()

@@ -217,10 +217,10 @@ class FrameReader:
             self._source = None
 
     def _read(self, source: Source) -> None:
-        for start in range(0, self._skip, 32):
+        for done in range(0, self._skip, 32):
             if self._stopped:
                 return
-            source.pass_over(min(32, self._skip - start))
+            source.pass_over(min(32, self._skip - done))
         seen, start = 0, 0.0
         for frame in source:
             if self._paced:

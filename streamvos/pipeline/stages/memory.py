@@ -27,12 +27,18 @@ from streamvos.pipeline.stages.parcels import (
     pack_question,
     unpack_decision,
     unpack_features,
+    with_own_picture,
 )
 from streamvos.segmenter import Question, StreamState, annotation_of, check_mask
 from streamvos.types import Annotation, Features, InputError
 
 SNAPSHOT_ARENAS = 3
 """One that is committed, one that waits to be, one to write."""
+
+COMMANDS_REMEMBERED = 256
+
+MOST_FAILURES = 5
+"""Snapshots that may fail one after the other."""
 
 _SPARE = 1.25  # of a snapshot's arena, as states grow
 
@@ -44,6 +50,7 @@ class _Frame:
     message: Message
     features: Features
     question: Question
+    obeyed: list[Message]
 
 
 class MemoryStage(Stage):
@@ -57,6 +64,9 @@ class MemoryStage(Stage):
         self._asked: _Frame | None = None
         self._last = -1  # the frame that was learned last
         self._commands: deque[Message] = deque()
+        self._awaited = 0  # commands that belong to the reset and have not come yet
+        self._written = 0  # frames before this one cannot be changed any more
+        self._obeyed: dict[int, int] = {}  # number of a command -> at which frame, since the last restart
         self._snapshots = _Snapshots(self, context)
         self._lessons: _Lessons | None = None
 
@@ -71,13 +81,20 @@ class MemoryStage(Stage):
 
     def reset(self, message: Message) -> dict[str, Any]:
         answer = super().reset(message)
-        self._asked = None
+        asked, self._asked = self._asked, None
         self._commands.clear()  # the supervisor sends again what is not yet in a snapshot
+        self._awaited, self._written = message["commands"], message["written"]
         height, width = message["facts"]["size"]
         self._snapshots.reset(message, height * width * 3)
+        if message["keep"] and asked is not None:
+            # a mask of a frame that was never learned goes on the next one; who has been forgotten, has been
+            self._commands.extend(one for one in asked.obeyed if one["verb"] == "annotate")
+            for one in self._commands:
+                self._obeyed.pop(one["number"], None)
         if not (message["keep"] and self._last >= 0):
             self._state.reset()
             self._last = message.seq - 1
+            self._obeyed.clear()
             if "snapshot" in message.arrays:
                 self._state.restore(self._snapshots.read(message.arrays["snapshot"]))
                 self._last = message.seq
@@ -90,7 +107,11 @@ class MemoryStage(Stage):
 
     def control(self, message: Message) -> None:
         if message.kind == "command":
-            self._commands.append(message)
+            self._awaited = max(0, self._awaited - 1)
+            if message["number"] in self._obeyed:  # what it told of that crossed the reset
+                self._tell_applied(message["number"], self._obeyed[message["number"]], message.incarnation)
+            else:
+                self._commands.append(message)
         elif message.kind == "release":
             self._snapshots.release(message["slot"])
 
@@ -104,7 +125,7 @@ class MemoryStage(Stage):
                     self._learn(self._asked, message)
                 self._predictions.grant(message)
                 continue
-            if not self._evidence.credit:
+            if self._awaited or not self._evidence.credit:
                 return None
             message = self._features.receive()
             if message is None:
@@ -131,9 +152,11 @@ class MemoryStage(Stage):
         """Ask about a frame."""
         received = self.busy_since = now()
         features = unpack_features(self._features, message, self._device)
+        message = with_own_picture(self._features, message)
         if self._lessons is not None:
             self._lessons.take_over(self._state.target)
-        annotation, applied = self._obey(message, features.size)
+        annotation, obeyed = self._obey(message, features.size)
+        applied = [command["number"] for command in obeyed]
         self._features.grant(message)
         if not self._state.started and annotation is None:
             self.drops["no mask"] += 1
@@ -153,10 +176,12 @@ class MemoryStage(Stage):
         self._evidence.send(
             "evidence", message.seq, {**along, **fields, "stamps": stamps, "commands": applied}, arrays
         )
-        self._asked = _Frame(message, features, question)
+        self._asked = _Frame(message, features, question, obeyed)
+        self.busy_since = 0  # it is the decoder who works now, or waits for the sinks
 
     @torch.inference_mode()
     def _learn(self, frame: _Frame, prediction: Message) -> None:
+        self.busy_since = now()
         decision = unpack_decision(self._predictions, prediction, self._device)
         self._state.learn(frame.features, frame.question, decision)
         if self._lessons is not None:
@@ -166,16 +191,16 @@ class MemoryStage(Stage):
         self._snapshots.write_if_due(self._state, frame.message, frame.question.annotation is not None)
         self.busy_since = 0
 
-    def _obey(self, message: Message, size: tuple[int, int]) -> tuple[Annotation | None, list[int]]:
+    def _obey(self, message: Message, size: tuple[int, int]) -> tuple[Annotation | None, list[Message]]:
         """Apply the commands that are due at this frame: any number of objects to forget, and one mask."""
-        annotation, applied = None, []
+        annotation, obeyed = None, []
         if "mask" in message.arrays and not self._state.started:
             # what cannot be begun with ends the stream: nobody else can say what was meant
             annotation = self._annotation(self._features.array(message, "mask"), size)
         while self._commands:
             command = self._commands[0]
             due = command.get("due")  # None: at the next frame; else the stream is computed anew
-            if due is not None and due > message.seq:
+            if (self._written if due is None else due) > message.seq:
                 break
             if command["verb"] == "annotate" and annotation is not None:
                 break
@@ -188,9 +213,15 @@ class MemoryStage(Stage):
             except InputError as error:
                 self.tell("refused", number=command["number"], error=str(error))
                 continue
-            applied.append(command["number"])
-            self.tell("applied", number=command["number"], seq=message.seq)
-        return annotation, applied
+            obeyed.append(command)
+            self._tell_applied(command["number"], message.seq, message.incarnation)
+        return annotation, obeyed
+
+    def _tell_applied(self, number: int, seq: int, incarnation: int) -> None:
+        self._obeyed[number] = seq
+        while len(self._obeyed) > COMMANDS_REMEMBERED:
+            del self._obeyed[next(iter(self._obeyed))]
+        self.tell("applied", number=number, seq=seq, incarnation=incarnation)
 
     def _annotation(self, mask: Any, size: tuple[int, int]) -> Annotation:
         return annotation_of(check_mask(mask, size).to(self._device))
@@ -211,7 +242,8 @@ class _Snapshots:
         self._arenas: list[Arena | None] = [context.arenas.get(name) for name in names]
         self._free = list(range(SNAPSHOT_ARENAS))
         self._written_at, self._written_seq = 0, -1
-        self._unsaved: Message | None = None
+        self._lossless = context.config.stream(stage.stream).effective_policy == "lossless"
+        self._failures = 0
         self.written = 0
 
     def reset(self, message: Message, frame_bytes: int) -> None:
@@ -257,9 +289,12 @@ class _Snapshots:
                 generation, _ = arena.write(0, blob)
             except ArenaError as error:
                 self._free.append(slot)
-                self._stage.drops["snapshot"] += 1
+                self._failures += 1
                 self._stage.tell("event", event="snapshot_failed", level="warning", error=str(error))
+                if self._failures >= MOST_FAILURES and self._lossless:
+                    raise  # frames could not be let go any more, and the stream would stand for ever
                 return
+            self._failures = 0
             array = Array("uint8", (len(blob),), Place(arena.name, 0, generation, 0))
         self._stage.tell(
             "snapshot",

@@ -11,12 +11,13 @@ masks would no longer equal those of a `Segmenter` bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from streamvos.pipeline.edges import Inbox
-from streamvos.pipeline.messages import Message, Refused
+from streamvos.pipeline.messages import Array, Message, Place, Refused
 from streamvos.segmenter import Decision, Question
 from streamvos.types import Annotation, Evidence, Features
 
@@ -99,6 +100,21 @@ def unpack_decision(inbox: Inbox, message: Message, device: torch.device) -> Dec
         return decision
     label_map = inbox.tensor(message, "label_map").to(device) if "label_map" in message.arrays else None
     return Decision(tuple(message["ids"]), inbox.tensor(message, "predicted").to(device), label_map)
+
+
+def with_own_picture(inbox: Inbox, message: Message) -> Message:
+    """The message with its picture in memory of its own, where the picture's slot goes back with the credit.
+
+    So it is where pictures came in messages, from another host, and go on through shared memory here; in the
+    arena of the source they stay until the sinks have seen them.
+
+    Raises:
+        Refused: its time is over.
+    """
+    image = message.arrays.get("image")
+    if image is None or not isinstance(image.data, Place) or image.data.arena != inbox.spec.arena:
+        return message
+    return replace(message, arrays={**message.arrays, "image": Array.of(inbox.array(message, "image"))})
 
 
 def array_sizes(arrays: Mapping[str, Any]) -> list[int]:

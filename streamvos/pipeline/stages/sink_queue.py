@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from streamvos.sinks import Sink
@@ -43,7 +44,13 @@ class Entry:
 
 
 class Writer(ABC):
-    """What a sink's thread does with its entries."""
+    """What a sink's thread does with its entries.
+
+    Attributes:
+        refused: cause -> messages of others that broke a rule.
+    """
+
+    refused: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def write(self, entry: Entry) -> None:
@@ -85,7 +92,7 @@ class PublishWriter(Writer):
     """Sends to subscribers."""
 
     def __init__(self, publisher: Publisher):
-        self._publisher = publisher
+        self._publisher, self.refused = publisher, publisher.refused
         self._header: Mapping[str, Any] = {"seq": 0, "incarnation": 0}
 
     def write(self, entry: Entry) -> None:
@@ -117,15 +124,18 @@ class SinkQueue:
     Attributes:
         written: seq of the last entry that was written; -1 before.
         dropped: entries that made room.
+        refused: cause -> messages of subscribers that broke a rule.
         error: why the sink has ended, if not in order.
         over: whether the thread has let go of the sink.
+        writing: an entry is being written.
     """
 
     def __init__(self, kind: str, writer: Writer, capacity: int, waits: bool, ring: Callable[[], None]):
         self.kind, self.waits = kind, waits
         self.written, self.dropped = -1, 0
         self.error: StreamvosError | None = None
-        self.over = False
+        self.over = self.writing = False
+        self.refused = writer.refused
         self._writer, self._capacity, self._ring = writer, capacity, ring
         self._entries: deque[Entry] = deque()
         self._changed = threading.Condition()
@@ -182,7 +192,9 @@ class SinkQueue:
     def _run(self) -> None:
         try:
             while (entry := self._next()) is not None:
+                self.writing = True
                 self._writer.write(entry)
+                self.writing = False
                 self.written = int(entry.header["seq"])
                 self._ring()
             if not self._aborting:
@@ -195,7 +207,7 @@ class SinkQueue:
             self._writer.abort()  # nothing to do where it was finished
             with self._changed:
                 self._entries.clear()
-                self.over = True
+                self.over, self.writing = True, False
             self._ring()
 
     def _next(self) -> Entry | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ ACK_SECONDS = 0.02
 
 FIRST_INCARNATION = 1
 
+_COMMANDS = 256  # remembered
+
 _CLOSE_SECONDS = 0.8  # the worker gives a stage a second
 
 
@@ -55,6 +57,7 @@ class SinksStage(Stage):
         self._last: int | None = None  # seq of the last result that was taken
         self._resumed_at = 0  # frame after the last one that an earlier life wrote
         self._recovering = False
+        self._obeyed: dict[int, int] = {}  # number of a command -> at which frame, lately
         self._unwritten: deque[list[Any]] = deque()  # what `ack` will tell, by seq
         self._written: list[list[Any]] = []
         self._acked = -1
@@ -81,9 +84,8 @@ class SinksStage(Stage):
         self._arrived.clear()
         self._incarnation = message.incarnation
         self._recovering = message.incarnation > FIRST_INCARNATION
-        if self._last is not None:
-            return {"next": self._last + 1}
-        return {"next": 0 if self._lossless else self._resumed_at}
+        written = self._resumed_at if self._last is None else self._last + 1
+        return {"next": written, "obeyed": list(self._obeyed.items())}
 
     def control(self, message: Message) -> None:
         if message.kind == "stop":
@@ -110,7 +112,11 @@ class SinksStage(Stage):
 
     def beat(self) -> dict[str, Any]:
         queues = {f"{queue.kind} queue": queue.depth for queue in self._queues}
-        return {**super().beat(), "queues": queues}
+        told = super().beat()
+        for queue in self._queues:
+            told["refused"] = Counter(told["refused"]) + Counter(queue.refused)
+        writing = any(queue.writing for queue in self._queues)
+        return {**told, "refused": dict(told["refused"]), "queues": queues, "writing": writing}
 
     def close(self) -> None:
         for queue in self._queues:
@@ -162,7 +168,15 @@ class SinksStage(Stage):
         told = [message.seq, arrived.frame.captured_ns, stamps, arrived.dropped, recovered]
         self._unwritten.append(told)
         self._last = message.seq
+        self._note_commands(message)
         self.frames += 1
+
+    def _note_commands(self, message: Message) -> None:
+        """What this result shows to have been obeyed, should the memory die before it has said so."""
+        for number in message.get("commands", []):
+            self._obeyed[number] = message.seq
+        while len(self._obeyed) > _COMMANDS:
+            del self._obeyed[next(iter(self._obeyed))]
 
     # ---- acknowledgements
 
@@ -236,7 +250,8 @@ class SinksStage(Stage):
             return FileWriter(lines, lines.last_index)
         if sink.kind == "labels":
             stems = self.context.facts.get(self.stream, {}).get("stems")
-            return FileWriter(LabelMapSink(sink.path, stems=stems and stems.__getitem__, resume=resume))
+            named = stems.split("\0").__getitem__ if stems else None
+            return FileWriter(LabelMapSink(sink.path, stems=named, resume=resume))
         if not resume:
             remove_partial_parts(sink.path)
         last = rescue_parts(sink.path) if resume else None

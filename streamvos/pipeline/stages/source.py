@@ -54,6 +54,7 @@ class SourceStage(Stage):
         self._store: FrameStore | None = None
         self._next, self._last = 0, -1  # the frame to send, and the highest that was
         self._pending: Counter[str] = Counter()  # drops that no header has told of
+        self._written = 0  # frames before this one have reached the sinks
         self._begun = self._fresh = self._paused = self._stopping = self._end_sent = False
 
     # ---- the worker's calls
@@ -74,7 +75,8 @@ class SourceStage(Stage):
             "live": self._config.live,
         }
         stems = [] if self._latest else _stems(source)
-        return {**facts, "stems": stems} if stems else facts
+        # one text: a list in a header has few entries
+        return {**facts, "stems": "\0".join(stems)} if stems else facts
 
     def sockets(self) -> list[zmq.Socket[bytes]]:
         return [*super().sockets(), self._bell.socket]
@@ -115,8 +117,13 @@ class SourceStage(Stage):
             self._reader.stop()
         if self._opened is not None:
             self._opened.close()
+        self._outbox.close(linger=1000)  # an `end` may be on its way
         super().close()
         self._bell.close()
+
+    @property
+    def ended(self) -> bool:
+        return self._end_sent
 
     # ---- beginnings
 
@@ -126,6 +133,7 @@ class SourceStage(Stage):
             raise Refused("field", "start says at which frame, as a number >= 0")
         self._outbox.reset(message.incarnation)
         self._fresh, self._begun, self._end_sent = bool(message.get("fresh")), True, False
+        self._written = message.get("written", 0)
         assert self._store is not None
         if self._latest:
             self._give_up(number)
@@ -140,11 +148,11 @@ class SourceStage(Stage):
         self._next = number
 
     def _give_up(self, number: int) -> None:
-        """Count what was under way, with the drops that its headers told of, and let go of all frames."""
+        """Count what the sinks have not got, with the drops that headers told of; let go of all frames."""
         assert self._store is not None
         for seq in self._store.numbers:
             kept = self._store.get(seq)
-            if seq >= number and kept is not None:
+            if seq >= self._written and kept is not None:
                 self._pending.update(kept.dropped)
                 self._pending["recovery"] += 1
                 self.drops["recovery"] += 1

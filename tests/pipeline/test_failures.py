@@ -1,0 +1,330 @@
+"""Everything that goes wrong: what is done about it, what is said, and that others do not suffer."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pipeline.raw_client import RawSubscriber
+from pipeline.test_recovery import make_mask, make_video
+from serving import Serving, label_maps, serving
+
+from streamvos.sources import open_source
+
+STREAMVOS = str(Path(sys.executable).with_name("streamvos"))
+
+
+def synthetic(length: int, size: str = "48x64", seed: int = 1) -> str:
+    return f"synthetic:seed={seed},objects=2,size={size},leave=0,length={length}"
+
+
+def stream(folder: Path, name: str, source: str, **more: Any) -> dict[str, Any]:
+    sinks = [
+        {"kind": "labels", "path": str(folder / name)},
+        {"kind": "json", "path": str(folder / f"{name}.jsonl")},
+    ]
+    return {"name": name, "source": source, "policy": "lossless", "sinks": sinks, **more}
+
+
+def configuration(
+    *streams: dict[str, Any], supervision: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    options = more.pop("options", {})
+    return {
+        "name": "failures",
+        "method": {"name": "stub_methods:drift", "device": "cpu", "threads": 1, "options": options},
+        "streams": list(streams),
+        "supervision": {"standby": False, **(supervision or {})},
+        **more,
+    }
+
+
+def written(folder: Path, name: str) -> list[dict[str, Any]]:
+    for path in (folder / f"{name}.jsonl", folder / f"{name}.partial.jsonl"):
+        if path.exists():
+            return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return []
+
+
+def check_drift(folder: Path, name: str, source: str, frames: int) -> None:
+    """All frames are there, and none was lost or came twice."""
+    with open_source(source) as opened:
+        first = opened.label_map(0)
+    found = list(label_maps(folder / name).values())
+    assert len(found) == frames
+    for t, mask in enumerate(found):
+        assert np.array_equal(mask, np.roll(first, t, 1)), f"{name}, frame {t}"
+    assert [line["index"] for line in written(folder, name)] == list(range(frames))
+
+
+def over(pipeline: Serving, name: str) -> dict[str, Any]:
+    (event,) = [one for one in pipeline.events("over") if one["stream"] == name]
+    return event
+
+
+def test_a_stage_that_raises_is_tried_again_and_given_up_alone(tmp_path):
+    slow = synthetic(14)
+    config = configuration(
+        stream(tmp_path, "bad", synthetic(60)),
+        stream(tmp_path, "good", slow, realtime=True, fps=1.2),
+        placement="split",
+        options={"fail_at": 20},
+        supervision={"max_restarts": 1},
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: [one for one in pipeline.events("over") if one["stream"] == "bad"])
+        seen = len(written(tmp_path, "good"))
+        assert pipeline.wait() == 1, pipeline.log.read_text()[-3000:]
+    reasons = [one["reason"] for one in pipeline.events("died")]
+    assert len(reasons) == 2
+    assert all("memory.bad" in one and "told to fail" in one for one in reasons)
+    assert "told to fail" in over(pipeline, "bad")["reason"]
+    assert "max_restarts" in over(pipeline, "bad")["reason"]
+    assert seen < 14  # it went on
+    check_drift(tmp_path, "good", slow, 14)
+    check_drift(tmp_path, "bad", synthetic(60), len(written(tmp_path, "bad")))  # closed, with what there is
+    assert (tmp_path / "bad.jsonl").exists()
+    summary = pipeline.summary()["streams"]
+    assert (summary["bad"]["state"], summary["good"]["state"]) == ("failed", "ended")
+
+
+def test_a_stage_that_hangs_is_killed(tmp_path):
+    config = configuration(
+        stream(tmp_path, "s", synthetic(40)),
+        options={"hang_at": 8},
+        supervision={"hang_timeout": 1.0, "max_restarts": 1},
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        assert pipeline.wait() == 1, pipeline.log.read_text()[-3000:]
+    assert [one["reason"] for one in pipeline.events("died")] == ["hung for 1 s in memory.s"] * 2
+    assert "hung for 1 s in memory.s" in over(pipeline, "s")["reason"]
+
+
+@pytest.mark.parametrize("worker", ["compute", "source.s", "sinks.s"])
+def test_a_frozen_process_is_killed(tmp_path, worker):
+    source = synthetic(150)
+    config = configuration(
+        stream(tmp_path, "s", source), options={"read_ms": 8.0}, supervision={"heartbeat_timeout": 1.0}
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: len(written(tmp_path, "s")) > 10)
+        os.kill(pipeline.pids()[worker], signal.SIGSTOP)
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    assert [(one["worker"], one["reason"]) for one in pipeline.events("died")] == [
+        (worker, "no heartbeat for 1 s")
+    ]
+    check_drift(tmp_path, "s", source, 150)
+
+
+def test_a_worker_that_does_not_get_ready(tmp_path, monkeypatch):
+    (tmp_path / "slow_start.py").write_text("import time\n\ndef make():\n    time.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = configuration(
+        stream(tmp_path, "s", synthetic(5)), supervision={"start_timeout": 6.0, "max_restarts": 0}
+    )
+    config["method"] = {"name": "slow_start:make", "device": "cpu"}
+    with serving(config, tmp_path / "run") as pipeline:
+        assert pipeline.wait() == 1, pipeline.log.read_text()[-3000:]
+    assert "no READY within 6 s" in over(pipeline, "s")["reason"]
+
+
+@pytest.mark.parametrize("placement", ["fused", "split"])
+def test_missing_weights_are_the_users_business_and_not_tried_again(tmp_path, placement):
+    config = configuration(stream(tmp_path, "s", synthetic(5)), placement=placement)
+    config["method"] = {"name": "tvos", "weights": str(tmp_path / "none.pth"), "device": "cpu"}
+    with serving(config, tmp_path / "run") as pipeline:
+        assert pipeline.wait() == 2, pipeline.log.read_text()[-3000:]
+    assert "none.pth" in over(pipeline, "s")["reason"]
+    assert len(pipeline.events("started")) == len(pipeline.summary()["workers"])
+
+
+def test_a_source_that_is_damaged_in_the_middle_ends_there(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for t in range(30):
+        Image.fromarray(np.full((48, 64, 3), t, np.uint8)).save(folder / f"{t:05d}.png")
+    whole = (folder / "00020.png").read_bytes()
+    (folder / "00020.png").write_bytes(whole[: len(whole) // 2])
+    make_mask(tmp_path / "first.png", (48, 64))
+    config = configuration(
+        stream(tmp_path, "s", str(folder), mask=str(tmp_path / "first.png")),
+        stream(tmp_path, "other", synthetic(25)),
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        assert pipeline.wait() == 2, pipeline.log.read_text()[-3000:]
+    assert "00020.png" in over(pipeline, "s")["reason"]
+    assert [line["index"] for line in written(tmp_path, "s")] == list(range(20))
+    assert (tmp_path / "s.jsonl").exists()
+    assert len(pipeline.events("died")) == 0
+    check_drift(tmp_path, "other", synthetic(25), 25)
+
+
+def test_an_unreachable_camera_is_tried_again_and_holds_nobody_up(tmp_path):
+    camera = "rtsp://admin:hunter2@127.0.0.1:9/door?token=hunter2"
+    config = configuration(
+        stream(tmp_path, "cam", camera, policy="latest", open_timeout=1.0),
+        stream(tmp_path, "s", synthetic(60)),
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: [one for one in pipeline.events("over") if one["stream"] == "s"])
+        check_drift(tmp_path, "s", synthetic(60), 60)
+        tries = pipeline.wait_for(
+            lambda: len(times := pipeline.events("died")) >= 4 and [one["time"] for one in times]
+        )
+        seconds = [float(one[17:23]) + 60 * float(one[14:16]) for one in tries]
+        gaps = np.diff(seconds) % 3600
+        assert gaps[1] > 0.5  # beside what opening takes
+        assert gaps[2] > 1.0
+        pipeline.signal(signal.SIGTERM)
+        assert pipeline.wait(20) == 0
+    assert "hunter2" not in pipeline.log.read_text()
+    assert "hunter2" not in json.dumps(pipeline.summary())
+    assert {one["worker"] for one in pipeline.events("died")} == {"source.cam"}
+
+
+def test_a_camera_whose_process_is_killed_is_opened_again(tmp_path):
+    make_video(tmp_path / "clip.mp4", 600, (48, 64))
+    make_mask(tmp_path / "first.png", (48, 64))
+    source = f"camera:{tmp_path / 'clip.mp4'}"
+    config = configuration(
+        stream(tmp_path, "s", source, policy="latest", mask=str(tmp_path / "first.png"), open_timeout=5.0)
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        for _ in range(2):
+            pipeline.wait_for(lambda: len(written(tmp_path, "s")) > 3)
+            last = written(tmp_path, "s")[-1]["index"]
+            pipeline.kill_worker("source.s")
+            pipeline.wait_for(lambda last=last: written(tmp_path, "s")[-1]["index"] > last + 5)
+            assert [one["id"] for one in written(tmp_path, "s")[-1]["objects"]] == [3, 7]
+        pipeline.signal(signal.SIGINT)
+        assert pipeline.wait(20) == 0
+    indices = [line["index"] for line in written(tmp_path, "s")]
+    assert indices == sorted(set(indices))
+
+
+@pytest.mark.parametrize("policy", ["latest", "lossless"])
+def test_a_full_disk(tmp_path, policy):
+    """Live, the other sinks go on without the one that failed; lossless, it is tried again."""
+    source = synthetic(150)
+    config = configuration(
+        stream(tmp_path, "s", source, policy=policy, realtime=True, fps=30.0), options={"read_ms": 2.0}
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: len(written(tmp_path, "s")) > 20)
+        size = (tmp_path / "s.partial.jsonl").stat().st_size
+        limit = (size + 1000, resource.RLIM_INFINITY)  # no file of this process grows beyond it
+        resource.prlimit(pipeline.pids()["sinks.s"], resource.RLIMIT_FSIZE, limit)
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    if policy == "lossless":
+        assert "File too large" in pipeline.events("died")[0]["reason"]
+        check_drift(tmp_path, "s", source, 150)
+    else:
+        (failed,) = pipeline.events("sink_failed")
+        assert failed["sink"] == "json"
+        assert "File too large" in failed["error"]
+        assert not pipeline.events("died")
+        assert len(label_maps(tmp_path / "s")) > len(written(tmp_path, "s")) + 50
+
+
+def test_two_pipelines_of_one_name(tmp_path):
+    with serving(configuration(stream(tmp_path, "s", synthetic(3000))), tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: pipeline.events("serving"))
+        done = subprocess.run(
+            [STREAMVOS, "serve", "--source", synthetic(5), "--name", "failures", "--device", "cpu"],
+            env={**os.environ, "XDG_RUNTIME_DIR": pipeline.runtime},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert "'failures' runs already" in done.stderr
+        assert "Traceback" not in done.stderr
+        pipeline.wait_for(lambda: len(written(tmp_path, "s")) > 5)  # the first does not mind
+        pipeline.signal()
+        assert pipeline.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_it_at_once(tmp_path, number):
+    config = configuration(
+        stream(tmp_path, "s", synthetic(3000)), options={"hang_at": 5}, supervision={"drain_timeout": 60.0}
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: len(written(tmp_path, "s")) >= 4)
+        pipeline.signal(number)
+        pipeline.wait_for(lambda: pipeline.events("stopping"))
+        assert pipeline.process.poll() is None
+        pipeline.signal(number)
+        assert pipeline.wait(10) == 128 + number
+        assert not pipeline.children()
+
+
+@pytest.mark.parametrize("moment", ["serving", "started", "ready"])
+def test_a_signal_while_it_starts(tmp_path, moment):
+    with serving(configuration(stream(tmp_path, "s", synthetic(3000))), tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: pipeline.events(moment))
+        pipeline.signal(signal.SIGTERM)
+        assert pipeline.wait(15) == 0, pipeline.log.read_text()[-3000:]
+        assert not pipeline.children()
+    assert not pipeline.events("died")
+
+
+def test_streams_of_several_sizes_beside_one_that_is_slow(tmp_path):
+    sizes = {"a": "48x64", "b": "48x64", "c": "64x96", "d": "33x47"}
+    sources = {name: synthetic(100, size, ord(name)) for name, size in sizes.items()}
+    streams = [stream(tmp_path, name, source) for name, source in sources.items()]
+    slow = stream(tmp_path, "slow", synthetic(30), realtime=True, fps=1.0)
+    config = configuration(*streams, slow, extractor={"measured": False}, options={"extract_ms": 2.0})
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: written(tmp_path, "slow"))
+        at = time.monotonic()
+        pipeline.wait_for(lambda: len(pipeline.events("over")) == 4)
+        assert time.monotonic() - at < 15  # at the slow one's pace they would take 100 s
+        os.kill(pipeline.pids()["source.slow"], signal.SIGSTOP)
+        pipeline.signal(signal.SIGTERM)
+        assert pipeline.wait(20) == 0, pipeline.log.read_text()[-3000:]
+    for name, source in sources.items():
+        check_drift(tmp_path, name, source, 100)
+
+
+def test_a_frame_is_young_at_the_extractor_however_slow_the_rest_and_every_drop_is_counted(tmp_path):
+    frames, fps, headers = 240, 30, []
+    config = configuration(
+        stream(tmp_path, "s", synthetic(frames), policy="latest", realtime=True),
+        options={"decode_ms": 200.0},
+    )
+    config["streams"][0]["sinks"].append({"kind": "publish"})
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: pipeline.events("incarnation"))
+        place = f"ipc://{pipeline.runtime}/streamvos/failures/masks-s.sock"
+
+        def follow() -> None:
+            with RawSubscriber(place, "rle", "s", seconds=60) as masks:
+                while (received := masks.receive())[1] is not None:
+                    headers.append(received[0])
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+        thread.join(30)
+    ages = [one["stamps"]["extractor"][1] - one["captured"] for one in headers[3:]]
+    period = 1e9 / fps
+    assert len(ages) > 20
+    assert statistics.median(ages) < 1.5 * period
+    assert sum(age < 2 * period for age in ages) >= 0.9 * len(ages), sorted(ages)[-10:]
+    told = pipeline.summary()["streams"]["s"]
+    assert set(told["dropped"]) == {"newer frame"}
+    assert told["frames"] + sum(told["dropped"].values()) == frames
+    assert told["frames"] == len(written(tmp_path, "s"))

@@ -1,0 +1,367 @@
+"""What users say to a pipeline that runs, and what they get: by `Client`, raw client and commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pipeline.raw_client import RawClient, RawSubscriber
+from serving import TESTS, Serving, label_maps, serving
+from small_methods import SMALL
+
+from streamvos import Client, InputError
+from streamvos.pipeline.config import MethodConfig
+from streamvos.pipeline.stages.method import make_method
+from streamvos.segmenter import Segmenter
+from streamvos.sources import open_source
+
+SIZE = (48, 64)
+SOURCE = "synthetic:seed=2,objects=2,size=48x64,leave=0,length={length}"
+STREAMVOS = str(Path(sys.executable).with_name("streamvos"))
+
+DRIFT = {"name": "stub_methods:drift", "options": {"read_ms": 10.0}}
+TVOS = {"name": "tvos", "weights": None, "options": json.loads(json.dumps(SMALL["tvos"]))}
+
+
+def configuration(folder: Path, method: dict[str, Any], length: int, **stream: Any) -> dict[str, Any]:
+    sinks = [{"kind": "labels", "path": str(folder / "labels")}, {"kind": "publish"}]
+    return {
+        "name": "users",
+        "method": {"device": "cpu", "threads": 1, **method},
+        "streams": [
+            {
+                "name": "s",
+                "source": SOURCE.format(length=length),
+                "policy": "lossless",
+                "sinks": sinks,
+                **stream,
+            }
+        ],
+        "supervision": {"standby": False, "snapshot_frames": 10, "max_restarts": 50},
+    }
+
+
+def address(pipeline: Serving) -> str:
+    return f"ipc://{pipeline.runtime}/streamvos/users/control.sock"
+
+
+def client_of(pipeline: Serving) -> Client:
+    """A client, once the stream runs."""
+    pipeline.wait_for(lambda: pipeline.events("incarnation"))
+    return Client(address(pipeline), timeout=30)
+
+
+def square(key: int, top: int, left: int, side: int = 10) -> np.ndarray:
+    mask = np.zeros(SIZE, np.uint8)
+    mask[top : top + side, left : left + side] = key
+    return mask
+
+
+def segmented(
+    method: dict[str, Any], length: int, said: dict[int, list[Callable[[Segmenter], Any]]]
+) -> list[np.ndarray]:
+    """What a `Segmenter` gives when at these frames the same is said to it; a mask is returned, not said."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        vos = Segmenter(make_method(MethodConfig(**{"device": "cpu", **method})), "cpu")
+        masks = []
+        with open_source(SOURCE.format(length=length)) as source:
+            truth = source.label_map(0)
+            for frame in source:
+                mask = truth if frame.index == 0 else None
+                for one in said.get(frame.index, []):
+                    given = one(vos)
+                    mask = mask if given is None else given
+                masks.append(vos.step(frame.image, mask).mask)
+        return masks
+    finally:
+        torch.set_num_threads(before)
+
+
+def check(folder: Path, masks: list[np.ndarray]) -> None:
+    found = list(label_maps(folder / "labels").values())
+    assert len(found) == len(masks)
+    for t, (one, mask) in enumerate(zip(found, masks, strict=True)):
+        assert np.array_equal(one, mask), f"frame {t}"
+
+
+def talk(client: Client, wait: Callable[[int], None]) -> dict[int, list[Callable[[Segmenter], Any]]]:
+    """Add, correct, forget, and add under an id used before; when each was obeyed."""
+    said: dict[int, list[Callable[[Segmenter], Any]]] = {}
+    for mask in (square(9, 4, 4), square(9, 20, 30, 14)):
+        wait(5)
+        said.setdefault(client.annotate("s", mask), []).append(lambda _, mask=mask: mask)
+    wait(5)
+    said.setdefault(client.forget("s", 1), []).append(lambda vos: vos.forget(1))
+    wait(5)
+    again = square(1, 30, 8)
+    said.setdefault(client.annotate("s", again), []).append(lambda _: again)
+    return said
+
+
+@pytest.mark.parametrize("method", [DRIFT, TVOS], ids=["drift", "tvos"])
+def test_what_users_say_is_obeyed_at_the_frame_that_the_answer_names(tmp_path, method):
+    length = 120
+    with serving(configuration(tmp_path, method, length), tmp_path / "run") as pipeline:
+        with client_of(pipeline) as client:
+
+            def wait(frames: int) -> None:
+                goal = client.status()["streams"]["s"]["frames"] + frames
+                pipeline.wait_for(lambda: client.status()["streams"]["s"]["frames"] >= goal)
+
+            said = talk(client, wait)
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    assert len(said) == 4
+    assert max(said) < length
+    check(tmp_path, segmented(method, length, said))
+
+
+def test_a_command_is_neither_lost_nor_obeyed_twice_when_the_networks_are_killed(tmp_path):
+    """Killed before: the process is dead while the command is sent. After: when the answer has come."""
+    length = 200
+    said: dict[int, list[Callable[[Segmenter], Any]]] = {}
+    with serving(configuration(tmp_path, DRIFT, length), tmp_path / "run") as pipeline:
+        with client_of(pipeline) as client:
+            for key, moment in enumerate(("before", "after", "before", "after"), start=20):
+                lives = len(pipeline.events("incarnation"))
+                frames = len(label_maps_of(tmp_path))
+                pipeline.wait_for(lambda frames=frames: len(label_maps_of(tmp_path)) > frames + 3)
+                if moment == "before":
+                    pipeline.kill_worker("compute")
+                if key < 22:
+                    mask = square(key, key, 2 * key - 30)
+                    said.setdefault(client.annotate("s", mask), []).append(lambda _, mask=mask: mask)
+                else:
+                    said.setdefault(client.forget("s", key - 2), []).append(
+                        lambda vos, key=key: vos.forget(key - 2)
+                    )
+                if moment == "after":
+                    pipeline.kill_worker("compute")
+                pipeline.wait_for(lambda lives=lives: len(pipeline.events("incarnation")) > lives)
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    assert len(pipeline.events("died")) == 4
+    check(tmp_path, segmented(DRIFT, length, said))
+
+
+def label_maps_of(folder: Path) -> list[Path]:
+    return sorted((folder / "labels").glob("*.png"))
+
+
+def test_masks_that_subscribers_get_are_those_in_the_files(tmp_path):
+    length = 80
+    got: dict[str, dict[int, np.ndarray]] = {"rle": {}, "png": {}, "raw": {}}
+    raw: dict[int, np.ndarray] = {}
+
+    def follow(form: str, at: str) -> None:
+        with Client(at, timeout=30) as client:
+            for one in client.masks("s", form):
+                got[form][one.seq] = one.label_map
+
+    def follow_raw(at: str) -> None:
+        with RawSubscriber(at, "rle", "s", seconds=30) as subscriber:
+            while (received := subscriber.receive())[1] is not None:
+                raw[received[0]["seq"]] = received[1]
+
+    with serving(configuration(tmp_path, DRIFT, length), tmp_path / "run") as pipeline:
+        with client_of(pipeline) as client:
+            masks = client.status()["publish"]["s"]
+        threads = [threading.Thread(target=follow, args=(form, address(pipeline))) for form in got]
+        threads.append(threading.Thread(target=follow_raw, args=(masks,)))
+        for one in threads:
+            one.start()
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+        for one in threads:
+            one.join(40)
+            assert not one.is_alive()  # they heard of the end
+    files = list(label_maps(tmp_path / "labels").values())
+    for form in (*got.values(), raw):
+        assert len(form) > 20
+        assert list(form) == list(range(min(form), length))  # none is missing since it began
+        for seq, mask in form.items():
+            assert np.array_equal(mask, files[seq])
+
+
+def test_what_cannot_be_obeyed_is_answered_and_changes_nothing(tmp_path):
+    length = 60
+    with serving(configuration(tmp_path, DRIFT, length), tmp_path / "run") as pipeline:
+        with client_of(pipeline) as client:
+            for call, words in (
+                (lambda: client.annotate("s", np.ones((9, 9), np.uint8)), "(9, 9)"),
+                (lambda: client.annotate("s", np.zeros(SIZE, np.uint8)), "no object"),
+                (lambda: client.annotate("nobody", square(3, 1, 1)), "no stream 'nobody'"),
+                (lambda: client.forget("s", 77), "77"),
+                (lambda: client.forget("s", 300), "300"),
+                (lambda: client.pause("nobody"), "no stream 'nobody'"),
+                (lambda: client.stop("nobody"), "no stream 'nobody'"),
+            ):
+                with pytest.raises(InputError) as info:
+                    call()
+                assert words in str(info.value), str(info.value)
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    check(tmp_path, segmented(DRIFT, length, {}))
+
+
+def test_pause_holds_a_lossless_stream_and_stop_ends_it_in_order(tmp_path):
+    with serving(configuration(tmp_path, DRIFT, 5000), tmp_path / "run") as pipeline:
+        with client_of(pipeline) as client:
+            pipeline.wait_for(lambda: len(label_maps_of(tmp_path)) > 5)
+            client.pause("s")
+            time.sleep(0.7)  # what is in flight gets through
+            frames = len(label_maps_of(tmp_path))
+            assert client.status()["streams"]["s"]["state"] == "paused"
+            pipeline.kill_worker("compute")  # paused it stays, whoever dies
+            pipeline.wait_for(lambda: len(pipeline.events("incarnation")) == 2)
+            time.sleep(0.7)
+            assert len(label_maps_of(tmp_path)) == frames
+            client.resume("s")
+            pipeline.wait_for(lambda: len(label_maps_of(tmp_path)) > frames + 5)
+            client.stop("s")
+        assert pipeline.wait(20) == 0
+    maps = label_maps(tmp_path / "labels")
+    assert list(maps) == [f"{t:05d}.png" for t in range(len(maps))]
+
+
+def test_a_stream_without_a_mask_waits_for_one(tmp_path):
+    source = tmp_path / "frames"
+    source.mkdir()
+    for t in range(200):
+        Image.fromarray(np.full((*SIZE, 3), t, np.uint8)).save(source / f"{t:05d}.png")
+    config = configuration(tmp_path, DRIFT, 0, source=str(source), policy="latest", realtime=True)
+    with serving(config, tmp_path / "run") as pipeline:
+        with client_of(pipeline) as client:
+            pipeline.wait_for(lambda: client.status()["streams"]["s"]["dropped"].get("no mask", 0) > 5)
+            seq = client.annotate("s", square(5, 3, 3))
+            first = next(client.masks("s", "raw"))
+            assert first.seq >= seq
+            assert list(first.objects) == [5]
+            pipeline.wait_for(lambda: label_maps_of(tmp_path))
+            client.stop()
+        assert pipeline.wait(20) == 0
+    assert label_maps_of(tmp_path)[0].stem == f"{seq:05d}"
+
+
+def test_a_client_that_knows_only_the_protocol(tmp_path):
+    length = 90
+    with serving(configuration(tmp_path, DRIFT, length), tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: pipeline.events("incarnation"))
+        with RawClient(address(pipeline), 30) as client:
+            status = client.request("status")
+            assert status["streams"]["s"]["size"] == list(SIZE)
+            mask = square(8, 8, 8)
+            added = client.request("annotate", "s", mask)
+            assert added["ok"], added
+            assert client.request("annotate", "s", mask[:5])["ok"] is False
+            assert "explode" in client.request("explode", "s")["error"]
+            assert client.request("pause", "s")["ok"]
+            assert client.request("resume", "s")["ok"]
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    check(tmp_path, segmented(DRIFT, length, {added["seq"]: [lambda _: mask]}))
+
+
+def command(*arguments: str, runtime: str, **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "XDG_RUNTIME_DIR": runtime, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [STREAMVOS, *arguments],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        **options,
+    )
+
+
+def test_ctl_and_watch_as_they_are_typed(tmp_path):
+    Image.fromarray(square(6, 5, 5)).save(tmp_path / "more.png")
+    with serving(configuration(tmp_path, DRIFT, 3000), tmp_path / "run") as pipeline:
+        client_of(pipeline).close()
+
+        def ctl(*arguments: str, expect: int = 0) -> str:
+            done = command("ctl", *arguments, runtime=pipeline.runtime)
+            out, error = done.communicate(timeout=60)
+            assert done.returncode == expect, (arguments, out, error)
+            assert "Traceback" not in error
+            return out + error
+
+        watching = command(
+            "watch", "users", "--json", "--save", str(tmp_path / "seen"), runtime=pipeline.runtime
+        )
+        pipeline.wait_for(lambda: list((tmp_path / "seen").glob("s/*.png")))
+        assert "s" in ctl("status")
+        assert json.loads(ctl("status", "--json"))["streams"]["s"]["size"] == list(SIZE)
+        ctl("annotate", "s", str(tmp_path / "more.png"))
+        ctl("forget", "s", "6")
+        assert "no stream 'x'" in ctl("forget", "x", "6", expect=2)
+        ctl("pause", "s")
+        ctl("resume", "s")
+        ctl("stop", "s")
+        assert pipeline.wait(20) == 0
+        out, error = watching.communicate(timeout=30)
+        assert watching.returncode == 0, error
+        report = json.loads(out)["streams"]["s"]
+        assert report["ended"]
+        assert report["lost_on_the_way"] == 0
+    files = label_maps(tmp_path / "labels")
+    for name, mask in label_maps(tmp_path / "seen" / "s").items():
+        assert np.array_equal(mask, files[name])
+
+
+def test_serve_with_a_source_and_ctrl_c(tmp_path):
+    source = tmp_path / "frames"
+    source.mkdir()
+    for t in range(600):
+        Image.fromarray(np.full((*SIZE, 3), t % 250, np.uint8)).save(
+            source / f"{t:05d}.png", compress_level=0
+        )
+    Image.fromarray(square(4, 9, 9)).save(tmp_path / "first.png")
+    arguments = [
+        "--source",
+        str(source),
+        "--mask",
+        str(tmp_path / "first.png"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    options = [
+        "--method",
+        "stub_methods:drift",
+        "--set",
+        "read_ms=15",
+        "--device",
+        "cpu",
+        "--json",
+        "--log",
+        "json",
+    ]
+    serve = command("serve", *arguments, *options, runtime=str(tmp_path / "r"))
+    try:
+        limit = time.monotonic() + 60
+        while len(list((tmp_path / "out" / "labels").glob("*.png"))) < 10:
+            assert time.monotonic() < limit
+            assert serve.poll() is None, serve.communicate()
+            time.sleep(0.05)
+        serve.send_signal(signal.SIGINT)
+        out, error = serve.communicate(timeout=20)
+    finally:
+        if serve.poll() is None:
+            serve.kill()
+            serve.communicate()
+    assert serve.returncode == 0, error
+    assert "Traceback" not in error
+    frames = json.loads(out)["streams"]["default"]["frames"]
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert frames == len(lines) == len(list((tmp_path / "out" / "labels").glob("*.png"))) < 600
+    assert (tmp_path / "out" / "overlay.mp4").stat().st_size > 0
