@@ -75,8 +75,7 @@ def drifted(mask: np.ndarray, t: int) -> np.ndarray:
     return np.roll(mask, t, 1)
 
 
-@pytest.mark.parametrize("placement", ["fused", "split"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("placement", "seed"), [("fused", 1), ("fused", 2), ("split", 1)])
 def test_lossless_survives_kills_at_random_moments(tmp_path, placement, seed):
     frames = 400
     make_video(tmp_path / "clip.mp4", frames)
