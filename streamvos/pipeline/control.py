@@ -20,7 +20,6 @@ import numpy as np
 import zmq
 
 from streamvos.pipeline.messages import HEADER_BYTES, Buffer, Message, Place, Refused, decode, encode
-from streamvos.pipeline.messages import Key as Reference
 from streamvos.pipeline.refusals import Refusals
 from streamvos.pipeline.security import Curve, bind
 from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
@@ -249,7 +248,7 @@ def _mask_of(message: Message) -> np.ndarray:
     array = message.arrays.get("mask")
     if array is None or len(message.arrays) != 1:
         raise Refused("arrays", "annotate has one, mask")
-    if array.dtype != "uint8" or len(array.shape) != 2 or isinstance(array.data, (Place, Reference)):
+    if array.dtype != "uint8" or len(array.shape) != 2 or isinstance(array.data, Place):
         raise Refused("mask", f"expected (H, W) uint8 in a buffer, got {array.dtype} {list(array.shape)}")
     if not 0 < array.nbytes <= MASK_BYTES:
         raise Refused("mask", f"{array.nbytes} pixels; expected 1 to {MASK_BYTES}")

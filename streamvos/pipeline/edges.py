@@ -33,7 +33,6 @@ from streamvos.pipeline.messages import (
     MAX_ARRAYS,
     Array,
     Buffer,
-    Key,
     Message,
     Place,
     Refused,
@@ -211,8 +210,6 @@ class Inbox:
         message = decode(parts[1:], self._session)
         if message.stream != self.spec.stream:
             raise Refused("stream")
-        if any(isinstance(one.data, Key) for one in message.arrays.values()):
-            raise Refused("reference", "on an edge between processes")
         return message if message.incarnation == self._incarnation else None
 
     def _dereferenced(self, parts: Sequence[Buffer]) -> Message | None:
@@ -371,7 +368,7 @@ class Outbox:
         made = {
             name: value if isinstance(value, Array) else Array.of(value) for name, value in arrays.items()
         }
-        own = {name: one for name, one in made.items() if not isinstance(one.data, (Place, Key))}
+        own = {name: one for name, one in made.items() if not isinstance(one.data, Place)}
         needed = packed_bytes(array.nbytes for array in own.values())
         if not self._slots or needed <= _INLINE_BYTES:
             return made, -1

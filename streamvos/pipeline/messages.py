@@ -77,12 +77,6 @@ class Place(NamedTuple):
     offset: int
 
 
-class Key(NamedTuple):
-    """Where an object lies that is handed over by reference within one process."""
-
-    key: int
-
-
 @dataclass(frozen=True, slots=True)
 class Array:
     """An array of a message.
@@ -253,8 +247,6 @@ def _described(array: Array, buffers: list[Buffer]) -> tuple[str, tuple[int, ...
     size = _checked_size(array.dtype, array.shape)
     if isinstance(array.data, Place):
         return array.dtype, array.shape, list(array.data)
-    if isinstance(array.data, Key):
-        return array.dtype, array.shape, ["object", array.data.key]
     if memoryview(array.data).nbytes != size:
         raise Refused("buffer", f"{array.dtype} {array.shape} needs {size} bytes")
     buffers.append(array.data)
@@ -272,8 +264,6 @@ def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
         if buffer is None or len(buffer) != size:
             raise Refused("buffer", f"{dtype} {shape}")
         return Array(dtype, tuple(shape), buffer)
-    if isinstance(where, list) and len(where) == 2 and where[0] == "object" and _is_count(where[1]):
-        return Array(dtype, tuple(shape), Key(where[1]))
     if (
         isinstance(where, list)
         and len(where) == 4

@@ -18,7 +18,7 @@ import numpy as np
 import zmq
 from PIL import Image
 
-from streamvos.pipeline.messages import ARRAY_BYTES, HEADER_BYTES, Array, Key, Message, Place, Refused, decode
+from streamvos.pipeline.messages import ARRAY_BYTES, HEADER_BYTES, Array, Message, Place, Refused, decode
 from streamvos.pipeline.refusals import Refusals
 from streamvos.pipeline.runtime import NAME
 from streamvos.pipeline.security import Curve
@@ -244,7 +244,7 @@ def _undressing(form: Form, message: Message, size: tuple[int, int]) -> Callable
                 raise Refused("rle")
         return lambda: _from_runs(runs, size)
     array = message.arrays.get("mask")
-    if array is None or array.dtype != "uint8" or isinstance(array.data, (Place, Key)):
+    if array is None or array.dtype != "uint8" or isinstance(array.data, Place):
         raise Refused("mask")
     if (array.shape != size and form == "raw") or (len(array.shape) != 1 and form == "png"):
         raise Refused("mask", f"{form}: {array.shape}")

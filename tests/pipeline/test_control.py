@@ -78,7 +78,7 @@ def test_a_req_socket_is_a_client_too(place, context):
         ("annotate", "front", {}, "mask"),
         ("annotate", "front", {"arrays": {"mask": ["uint8", [0, 4], 0]}}, "pixels"),
         ("annotate", "front", {"arrays": {"mask": ["uint8", [2, 2], ["front/frames", 0, 0, 0]]}}, "buffer"),
-        ("annotate", "front", {"arrays": {"mask": ["uint8", [2, 2], ["object", 1]]}}, "buffer"),
+        ("annotate", "front", {"arrays": {"mask": ["uint8", [2, 2], ["frames", 0, 1, 0]]}}, "buffer"),
     ],
 )
 def test_a_bad_request_is_answered_with_a_sentence(place, verb, stream, more, words):
