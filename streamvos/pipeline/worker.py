@@ -168,7 +168,6 @@ class Worker:
         self._stages: list[Stage] = []
         self._context: StageContext | None = None
         self._code: int | None = None
-        self._lock = threading.Lock()
 
     def run(self) -> int:
         """Until the supervisor says exit; the exit code."""

@@ -10,33 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
-from PIL import Image
 from serving import label_maps, serving
-
-SIZE = (64, 96)
-
-
-def make_video(path: Path, frames: int, size: tuple[int, int] = SIZE, fps: int = 30) -> None:
-    """A video file, as small as can be."""
-    rng = np.random.Generator(np.random.PCG64(7))
-    picture = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
-        for t in range(frames):
-            image = np.ascontiguousarray(np.roll(picture, t, 1))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def make_mask(path: Path, size: tuple[int, int] = SIZE) -> np.ndarray:
-    mask = np.zeros(size, np.uint8)
-    mask[10:30, 5:25], mask[40:60, 50:70] = 3, 7
-    Image.fromarray(mask).save(path)
-    return mask
+from small_videos import make_mask, make_video
 
 
 def configuration(folder: Path, placement: str, policy: str, **stream: Any) -> dict[str, Any]:
