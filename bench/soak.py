@@ -76,7 +76,9 @@ class Watch:
             self.names[event["pid"]] = f"{event['worker']} {event['life']}"
         for event in self.pipeline.events("ready"):
             self.at_work.setdefault(f"{event['worker']} {event['life']}", at)
-        for pid in self.names:
+        # the number of a dead one may be a stranger's by now
+        alive = {self.pipeline.process.pid, *self.pipeline.children()}
+        for pid in alive & self.names.keys():
             with suppress(OSError, ValueError, StopIteration):
                 self.samples[pid].append({"minutes": at, **self._one(Path(f"/proc/{pid}"))})
 
