@@ -213,12 +213,8 @@ def test_without_that_key_nobody_is_a_stage(tmp_path, keys):
         for secret in ((), other, client):
             stack.enter_context(remotes(["memory.s"], port, *secret))
         pipeline = stack.enter_context(serving(config, tmp_path / "run"))
-        pipeline.wait_for(
-            lambda: (
-                {"no CURVE", "wrong server key"}
-                <= set(told_of(pipeline)["refused"].get("remote workers", ()))
-            )
-        )
+        # by which name the first is counted depends on who hangs up first: "no CURVE" or "bad handshake"
+        pipeline.wait_for(lambda: sum(told_of(pipeline)["refused"].get("remote workers", {}).values()) >= 3)
         assert not pipeline.events("joined")
         with remotes(["memory.s"], port, *good):  # whose place is still free
             assert pipeline.wait(60) == 0
