@@ -144,10 +144,13 @@ def small(words: list[str]) -> list[str]:
     return arguments
 
 
-def test_the_command_line_s_examples_run(in_folder, door, capsys):
-    run = [words for words in commands() if words[0] == "streamvos"]
-    assert {words[1] for words in run} >= {"run", "eval", "score", "train", "serve", "watch", "ctl"}
-    for words in [words for words in run if words[1] != "serve"]:
+AROUND_A_PIPELINE = {"serve", "watch", "ctl"}
+
+
+def test_the_command_line_s_examples_run(in_folder, capsys):
+    run = [words for words in commands() if words[0] == "streamvos" and words[1] not in AROUND_A_PIPELINE]
+    assert {words[1] for words in run} >= {"run", "eval", "score", "train"}
+    for words in run:
         assert main(small(words)) == 0, (words, capsys.readouterr().err)
     # and leave what the README says they leave
     for name in ("clip", "camera"):
@@ -156,6 +159,13 @@ def test_the_command_line_s_examples_run(in_folder, door, capsys):
             assert (in_folder / "out" / name / file).is_file()
     for file in ("first_frame.png", "results.json", "runs/mine/tvos.safetensors"):
         assert (in_folder / file).is_file()
+
+
+def test_the_examples_around_a_pipeline_run(in_folder, door, capsys):
+    run = [words for words in commands() if words[1] in AROUND_A_PIPELINE - {"serve"}]
+    assert {words[1] for words in run} == {"watch", "ctl"}
+    for words in run:
+        assert main(small(words)) == 0, (words, capsys.readouterr().err)
 
 
 def test_the_python_examples_run(in_folder, door, capsys):
