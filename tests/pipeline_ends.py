@@ -28,8 +28,8 @@ from streamvos.pipeline.edges import Inbox, Outbox
 from streamvos.pipeline.messages import Message, decode, encode
 from streamvos.pipeline.runtime import Runtime
 from streamvos.pipeline.stage import Stage, StageContext
+from streamvos.pipeline.stage_thread import StageThread
 from streamvos.pipeline.topology import Topology
-from streamvos.pipeline.worker import StageThread
 
 SESSION = b"sessions"
 PATIENCE = 20.0

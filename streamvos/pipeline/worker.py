@@ -13,7 +13,6 @@ import ctypes
 import json
 import math
 import os
-import queue
 import resource
 import secrets
 import signal
@@ -21,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +34,7 @@ from streamvos.pipeline.edges import EdgeSpec
 from streamvos.pipeline.messages import Message, Refused, decode, encode
 from streamvos.pipeline.security import Curve
 from streamvos.pipeline.stage import Stage, StageContext
+from streamvos.pipeline.stage_thread import StageThread, in_turns
 from streamvos.types import InputError, StreamvosError
 
 BEAT_SECONDS = 0.25
@@ -51,81 +51,6 @@ STAGES = {
     "decoder": ("streamvos.pipeline.stages.decoder", "DecoderStage"),
     "sinks": ("streamvos.pipeline.stages.sinks", "SinksStage"),
 }
-
-
-class StageThread(threading.Thread):
-    """Runs stages that work in turns: polls their sockets, and passes on what the supervisor says."""
-
-    def __init__(
-        self, stages: Sequence[Stage], context: StageContext, on_failure: Callable[[Stage, Exception], None]
-    ):
-        super().__init__(name=stages[0].name, daemon=True)
-        self._stages = {stage.name: stage for stage in stages}
-        self._running = stages[0]
-        self._on_failure = on_failure
-        self._orders: queue.SimpleQueue[Message | Mapping[str, str] | None] = queue.SimpleQueue()
-        address = f"inproc://orders/{self.name}"
-        self._bell_in, self._bell_out = context.zmq.socket(zmq.PAIR), context.zmq.socket(zmq.PAIR)
-        self._bell_in.bind(address)
-        self._bell_out.connect(address)
-
-    def order(self, order: Message | Mapping[str, str] | None) -> None:
-        """From the main thread: a control message, endpoints to connect to, or None to end."""
-        self._orders.put(order)
-        with contextlib.suppress(zmq.ZMQError):
-            self._bell_out.send(b"", zmq.NOBLOCK)
-
-    def run(self) -> None:
-        try:
-            self._loop()
-        except Exception as error:  # whatever it is, the supervisor hears of it
-            self._on_failure(self._running, error)
-        finally:
-            for stage in self._stages.values():
-                stage.busy_since = 0  # it ended, and does not hang
-                with contextlib.suppress(Exception):
-                    stage.close()
-            self._bell_in.close(linger=0)
-
-    def _loop(self) -> None:
-        poller = zmq.Poller()
-        stages = list(self._stages.values())
-        for socket in (self._bell_in, *(one for stage in stages for one in stage.sockets())):
-            poller.register(socket, zmq.POLLIN)
-        # what a stage has no use for yet is read all the same, or the poll would not wait
-        boxes = {box.socket: box for stage in stages for box in stage.boxes}
-        for box in boxes.values():
-            box.polled = True
-        wait: float | None = None
-        while True:
-            # ZeroMQ's bell may ring once for several orders; the queue is what counts
-            for socket, _ in poller.poll(None if wait is None else max(0, math.ceil(wait * 1000))):
-                if socket in boxes:
-                    boxes[socket].collect()
-                elif socket is self._bell_in:
-                    while self._bell_in.poll(0):
-                        self._bell_in.recv(zmq.NOBLOCK)
-            while not self._orders.empty():
-                order = self._orders.get()
-                if order is None:
-                    return
-                self._obey(order)
-            wait = None
-            for self._running in stages:
-                again = self._running.step()
-                wait = min((one for one in (wait, again) if one is not None), default=None)
-
-    def _obey(self, order: Message | Mapping[str, str]) -> None:
-        if not isinstance(order, Message):
-            for stage in self._stages.values():
-                stage.connect(order)
-            return
-        stage = self._running = self._stages[order["stage"]]
-        if order.kind == "reset":
-            answer = stage.reset(order)
-            stage.tell("reset_done", order.stream, incarnation=order.incarnation, **answer)
-        else:
-            stage.control(order)
 
 
 class Worker:
@@ -224,7 +149,7 @@ class Worker:
             self._fail(self._stages[-1] if self._stages else None, error)
             self._code = FAILED
             return
-        for stages in _in_turns(self._stages):
+        for stages in in_turns(self._stages):
             thread = StageThread(stages, self._context, self._stage_failed)
             self._threads |= dict.fromkeys((stage.name for stage in stages), thread)
             thread.start()
@@ -375,19 +300,6 @@ def _end_with(parent: int, pipe: int) -> None:
         os._exit(FAILED)
 
     threading.Thread(target=watch, name="supervisor watch", daemon=True).start()
-
-
-def _in_turns(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Which stages share a thread: the decoder and the memory of a stream, who wait for each other anyway.
-
-    The decoder comes first, so that a mask is on its way before the memory learns from it.
-    """
-    groups: dict[str, list[Stage]] = {}
-    for stage in stages:
-        kind = stage.name.partition(".")[0]
-        key = f"target.{stage.stream}" if kind in ("memory", "decoder") else stage.name
-        groups.setdefault(key, []).append(stage)
-    return [sorted(group, key=lambda stage: stage.name) for group in groups.values()]
 
 
 def _with_curve(edge: EdgeSpec, curve: Curve | None) -> EdgeSpec:
