@@ -145,6 +145,16 @@ class Arena:
         Raises:
             Refused: there is no such place, or its slot has been used anew, before or within the block.
         """
+        with self.look(place, nbytes) as writable, writable.toreadonly() as view:
+            yield view
+        self.check(place)
+
+    def look(self, place: Place, nbytes: int) -> memoryview:
+        """What lies there, not copied: nobody may write to it, and it counts if `check` agrees afterwards.
+
+        Raises:
+            Refused: there is no such place, or its slot has been used anew.
+        """
         if self._view[: len(self._head)] != self._head or not self.slots:
             self.attach()
         if place.slot >= self.slots or place.offset + nbytes > self.slot_bytes:
@@ -152,12 +162,19 @@ class Arena:
                 "slot",
                 f"{self.name} has {self.slots} slots of {self.slot_bytes} bytes, got {place} + {nbytes}",
             )
-        start = HEAD + place.slot * self._stride
-        self._check(start, place)
-        first = start + HEAD + place.offset
-        with self._view[first : first + nbytes] as writable, writable.toreadonly() as view:
-            yield view
-        self._check(start, place)
+        self.check(place)
+        first = HEAD + place.slot * self._stride + HEAD + place.offset
+        return self._view[first : first + nbytes]
+
+    def check(self, place: Place) -> None:
+        """Whether a place that was looked at is still what it was.
+
+        Raises:
+            Refused: its slot has been used anew.
+        """
+        same = place.slot < self.slots and self.generation(place.slot) == place.generation
+        if not same or self._view[: len(self._head)] != self._head:
+            raise Refused("stale slot", f"{self.name} {place.slot}")
 
     def generation(self, slot: int) -> int:
         """Of a slot; it only ever rises, and a slot that was never used has one too.
@@ -175,11 +192,6 @@ class Arena:
         if not 0 <= slot < self.slots:
             raise ArenaError(f"{self.name} has {self.slots} slots, got slot {slot}")
         return HEAD + slot * self._stride
-
-    def _check(self, start: int, place: Place) -> None:
-        same = _GENERATION.unpack_from(self._view, start)[0] == place.generation
-        if not same or self._view[: len(self._head)] != self._head:
-            raise Refused("stale slot", f"{self.name} {place.slot}")
 
     def _fill(self, first: int, buffer: Buffer | np.ndarray) -> None:
         if isinstance(buffer, np.ndarray):

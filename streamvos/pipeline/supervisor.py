@@ -43,7 +43,8 @@ TOLD_SECONDS = 0.5
 PING_SECONDS = 1.0
 """How often remote workers hear that the supervisor lives."""
 
-_QUEUE = 10_000  # messages to or from workers; never reached by workers with manners
+_QUEUE = 10_000  # messages to a worker; never reached by workers with manners
+_HELD = 256  # messages of each peer that wait here; those of a worker beyond that wait with the worker
 _BUDGET = 1_000  # messages of one turn, so that the other sockets get theirs
 
 
@@ -144,7 +145,7 @@ class Supervisor:
         router: zmq.Socket[bytes] = self._zmq.socket(zmq.ROUTER)
         router.setsockopt(zmq.LINGER, 200)
         router.setsockopt(zmq.SNDHWM, _QUEUE)
-        router.setsockopt(zmq.RCVHWM, _QUEUE)
+        router.setsockopt(zmq.RCVHWM, _HELD)
         router.setsockopt(zmq.MAXMSGSIZE, ARRAY_BYTES)  # a snapshot, at most
         bind(router, address, curve)
         self._poller.register(router, zmq.POLLIN)

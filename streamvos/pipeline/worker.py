@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import math
 import os
@@ -43,6 +44,9 @@ GONE_SECONDS = 10.0
 
 FAILED = 3
 """Exit code of a worker that could not go on and has said why."""
+
+SWITCH_SECONDS = 0.0005
+"""For so long a thread may keep others of its process from running Python."""
 
 STAGES = {
     "source": ("streamvos.pipeline.stages.source", "SourceStage"),
@@ -179,6 +183,7 @@ class Worker:
             stage: Stage = getattr(import_module(module), kind)(name, self._context)
             self._stages.append(stage)
             self._facts[name] = stage.prepare()
+        _no_collections()
 
     def _tell(self, message: Message) -> None:
         """Send to the supervisor, from any thread."""
@@ -260,6 +265,8 @@ def run_remote(name: str, address: str, secret: str | Path | None = None) -> int
     """
     if name.partition(".")[0] not in STAGES:
         raise InputError(f"there is no stage {name!r}; a stage is one of extractor, source.S, memory.S, ...")
+    _keep_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     _preload((name,))
     return Worker(name, address, None, f"remote {name}#{secrets.token_hex(4)}".encode(), {}, secret).run()
 
@@ -270,6 +277,8 @@ def main() -> int:
     _end_with(told["parent"], told["pipe"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
+    _keep_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     _preload(told["stages"])
     worker = Worker(
         told["name"],
@@ -300,6 +309,20 @@ def _end_with(parent: int, pipe: int) -> None:
         os._exit(FAILED)
 
     threading.Thread(target=watch, name="supervisor watch", daemon=True).start()
+
+
+def _keep_memory() -> None:
+    """Have the C library keep what is freed: new pages for the tensors of every frame have to be zeroed."""
+    with contextlib.suppress(AttributeError):  # glibc has it
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, as large as it may be
+
+
+def _no_collections() -> None:
+    """Let no collection look at all that torch brought, for tens of ms in the middle of a frame."""
+    gc.collect()
+    gc.freeze()
 
 
 def _with_curve(edge: EdgeSpec, curve: Curve | None) -> EdgeSpec:

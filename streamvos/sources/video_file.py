@@ -18,6 +18,7 @@ import av
 import av.error
 import numpy as np
 
+from streamvos.sources.seeking import frames_from
 from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
 from streamvos.types import InputError
 
@@ -75,8 +76,7 @@ class VideoFileSource(Source):
 
     def close(self) -> None:
         if not self._closed:
-            # The decoder's iterator must go before its container.
-            self._frames = iter(())
+            self._frames = iter(())  # the decoder's iterator must go before its container
             self._container.close()
         super().close()
 
@@ -101,11 +101,27 @@ class VideoFileSource(Source):
         return picture or self._decode()
 
     def _skip(self, count: int) -> None:
+        if count >= _WORTH_SEEKING and self._seek(self._read_so_far - (self._pending is not None) + count):
+            return
         for _ in range(count):
             if self._pending is not None:
                 self._pending = None
             elif self._decode(wanted=False) is None:
                 return
+
+    def _seek(self, number: int) -> bool:
+        """Go to a frame without decoding all before it; False, and nothing changed, where that cannot be."""
+        container = self._open()
+        container.streams.video[0].thread_type = "AUTO"
+        frames = frames_from(container, number)
+        if frames is None:
+            container.close()
+            return False
+        self._frames = iter(())  # the decoder's iterator must go before its container
+        self._container.close()
+        self._container, self._frames = container, frames
+        self._pending, self._read_so_far = None, number
+        return True
 
     def _decode(self, wanted: bool = True) -> Picture | None:
         """The next picture; one that is not wanted is decoded, as later ones need it, but not converted."""
@@ -126,6 +142,9 @@ class VideoFileSource(Source):
         self._read_so_far += 1
         return Picture(image, captured_ns, seconds - self._start)
 
+
+_WORTH_SEEKING = 250
+"""Frames from which on seeking is tried: the packets are read twice, and two groups of pictures decoded."""
 
 _NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 

@@ -41,12 +41,11 @@ class _Stream:
     lossless: bool
     period: float = NOMINAL_PERIOD
     size: Size | None = None
-    frame: tuple[Message, torch.Tensor, int] | None = None  # with the time it came
+    frame: tuple[Message, torch.Tensor, int] | None = None  # the picture may lie in the source's arena; when
     owed: list[Message] = field(default_factory=list)  # frames whose credit waits for the memory
     arrived: int = 0  # when its last frame came
     interval: int = 0  # ns between its last two frames; 0 = not known yet
     end: Message | None = None
-    buffer: np.ndarray | None = None  # for the picture of `frame`; nobody has it once its features are there
 
     def note_arrival(self, at: int) -> None:
         """A frame has come."""
@@ -133,22 +132,17 @@ class ExtractorStage(Stage):
             self._take(stream)
             return
         try:
-            image = torch.from_numpy(_writable(self._picture(stream, came)))
+            # the source keeps it until the sinks have its mask, so that it can be looked at where it lies
+            image = torch.from_numpy(_writable(stream.inbox.look(came, "image")))
             stream.frame = (came, check_frame(image, stream.size), now())
             stream.note_arrival(stream.frame[2])
         except Refused as error:
-            stream.inbox.refused[error.cause] += 1
-            self.drops[error.cause] += 1
-            stream.inbox.grant(came)
+            self._refuse(stream, came, error)
 
-    def _picture(self, stream: _Stream, message: Message) -> np.ndarray:
-        """A frame's picture; shared memory is copied into the same array each time, as a new one costs."""
-        if stream.inbox.spec.mode != "shared":
-            return stream.inbox.array(message, "image")
-        shape = message.arrays["image"].shape if "image" in message.arrays else None
-        fits = stream.buffer is not None and stream.buffer.shape == shape
-        stream.buffer = stream.inbox.array(message, "image", stream.buffer if fits else None)
-        return stream.buffer
+    def _refuse(self, stream: _Stream, message: Message, error: Refused) -> None:
+        stream.inbox.refused[error.cause] += 1
+        self.drops[error.cause] += 1
+        stream.inbox.grant(message)
 
     def _next_batch(self) -> tuple[list[_Stream], float | None]:
         """Streams whose frames go now, oldest first; or none, and how long to wait for company."""
@@ -196,9 +190,14 @@ class ExtractorStage(Stage):
         self._batch_ns = done - started
         self.batch_sizes[len(batch)] = self.batch_sizes.get(len(batch), 0) + 1
         for k, (stream, (message, _, received)) in enumerate(zip(batch, frames, strict=True)):
+            stream.frame = None
+            try:
+                stream.inbox.check(message, "image")
+            except Refused as error:  # it was another frame's by then: the stream begins anew
+                self._refuse(stream, message, error)
+                continue
             own = Features({n: value[k : k + 1] for n, value in features.maps.items()}, features.size)
             self._send(stream, message, own, [received, started, done])
-            stream.frame = None
             stream.owed.append(message)
             self.frames += 1
         self.busy_since = 0

@@ -217,10 +217,7 @@ class FrameReader:
             self._source = None
 
     def _read(self, source: Source) -> None:
-        for done in range(0, self._skip, 32):
-            if self._stopped:
-                return
-            source.pass_over(min(32, self._skip - done))
+        source.pass_over(self._skip)  # at once: a file may be able to seek
         seen, start = 0, 0.0
         for frame in source:
             if self._paced:

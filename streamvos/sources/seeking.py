@@ -1,0 +1,87 @@
+"""Goes to a frame of a video file by its number without decoding all before it.
+
+    frames = frames_from(container, 54_000)     # an iterator whose first frame is number 54,000; or None
+
+Containers find times, not numbers. So the packets before the place are read, not decoded, for their times:
+in order of presentation the n-th time is that of frame n, if every packet becomes one frame. Decoding begins
+at the last keyframe but one before the place, because pictures just after a keyframe may lean on what came
+before it (open groups of pictures, intra refresh), and every frame on the way has to have the very time that
+the packets promised. Where one of these things is not true the answer is None, and whoever asks decodes the
+file from its beginning.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator
+
+import av
+import av.error
+
+KEYFRAMES_BEFORE = 2
+"""How many keyframes decoding goes back."""
+
+_LOOK_BEHIND = 64
+"""Packets that are read behind the place: frames are reordered by fewer than that."""
+
+
+def frames_from(container: av.container.InputContainer, number: int) -> Iterator[av.VideoFrame] | None:
+    """Frames of the first video stream from `number` on, the very ones that decoding from the start gives.
+
+    Args:
+        container: freshly opened.
+        number: of a frame, counted from 0 in the order in which decoding gives them.
+
+    Returns:
+        An iterator; None where the file does not allow it, after which the container is of no more use.
+    """
+    stream = container.streams.video[0]
+    try:
+        times = _times(container, number)
+        if times is None:
+            return None
+        shown, keys = times
+        key = bisect.bisect_right(keys, shown[number]) - KEYFRAMES_BEFORE
+        if key < 0:
+            return None  # it is the beginning, or close to it
+        first = bisect.bisect_left(shown, keys[key])
+        container.seek(keys[key], stream=stream, backward=True, any_frame=False)
+        frames = container.decode(stream)
+        for expected in shown[first:number]:
+            frame = next(frames, None)
+            while frame is not None and frame.pts is not None and frame.pts < keys[key]:
+                frame = next(frames, None)  # of the group before, or leaning on it
+            if frame is None or frame.pts != expected or frame.is_corrupt:
+                return None
+        following = next(frames, None)
+        if following is None or following.pts != shown[number]:
+            return None
+    except (av.error.FFmpegError, OSError, ValueError):
+        return None
+    return _chain(following, frames)
+
+
+def _times(container: av.container.InputContainer, number: int) -> tuple[list[int], list[int]] | None:
+    """Times of all frames to `number`, and of keyframes among them, ascending; in the stream's unit."""
+    shown: list[int] = []
+    keys: list[int] = []
+    for packet in container.demux(container.streams.video[0]):
+        if packet.size == 0 or packet.is_discard:
+            continue
+        if packet.pts is None or packet.is_corrupt:
+            return None
+        shown.append(packet.pts)
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+        if len(shown) > number + _LOOK_BEHIND:
+            break
+    shown.sort()
+    keys.sort()
+    same = any(a == b for a, b in itertools.pairwise(shown))
+    return None if same or number >= len(shown) else (shown, keys)
+
+
+def _chain(first: av.VideoFrame, others: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    yield first
+    yield from others
