@@ -81,7 +81,7 @@ class Bench:
             self.config, self.zmq, SESSION, self.arenas, self.topology.edges, self._hear, life,
             {"s": facts or {}}, {"runtime": str(self.folder)},
         )  # fmt: skip
-        return Running(self, kind(name, context), context)
+        return Running(self, kind(name, context))
 
     def _hear(self, message: Message) -> None:
         # through the wire's form, as a supervisor would get it
@@ -103,7 +103,7 @@ class Bench:
 class Running:
     """A stage in the thread that a worker gives it."""
 
-    def __init__(self, bench: Bench, stage: Stage, context: StageContext):
+    def __init__(self, bench: Bench, stage: Stage):
         self.stage, self._bench = stage, bench
         try:
             self.facts = stage.prepare()
@@ -111,7 +111,7 @@ class Running:
         except BaseException:
             stage.close()
             raise
-        self._thread = StageThread([stage], context, lambda _, error: bench.failures.append(error))
+        self._thread = StageThread([stage], lambda _, error: bench.failures.append(error))
         bench._closers.insert(0, self.end)
         self._thread.start()
 
@@ -124,7 +124,6 @@ class Running:
         self._thread.order(None)
         self._thread.join(5)
         assert not self._thread.is_alive()
-        self._thread._bell_out.close(linger=0)
 
 
 class Process:

@@ -135,8 +135,8 @@ class Stage(ABC):
             Seconds after which to call again though nothing has come; None = not before something comes.
         """
 
-    def sockets(self) -> list[zmq.Socket[bytes]]:
-        """What to poll for reading."""
+    def sockets(self) -> list[zmq.Socket[bytes] | int]:
+        """What to poll for reading; a number is a file descriptor."""
         return [box.socket for box in self.boxes]
 
     def beat(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A thread for stages: it polls their sockets, takes the supervisor's orders, and lets them step in turns.
 
 for stages in in_turns(all_stages):
-    StageThread(stages, context, on_failure).start()
+    StageThread(stages, on_failure).start()
 """
 
 from __future__ import annotations
@@ -14,31 +14,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 import zmq
 
+from streamvos.pipeline.bell import Bell
 from streamvos.pipeline.messages import Message
-from streamvos.pipeline.stage import Stage, StageContext
+from streamvos.pipeline.stage import Stage
 
 
 class StageThread(threading.Thread):
     """Runs stages that work in turns: polls their sockets, and passes on what the supervisor says."""
 
-    def __init__(
-        self, stages: Sequence[Stage], context: StageContext, on_failure: Callable[[Stage, Exception], None]
-    ):
+    def __init__(self, stages: Sequence[Stage], on_failure: Callable[[Stage, Exception], None]):
         super().__init__(name=stages[0].name, daemon=True)
         self._stages = {stage.name: stage for stage in stages}
         self._running = stages[0]
         self._on_failure = on_failure
         self._orders: queue.SimpleQueue[Message | Mapping[str, str] | None] = queue.SimpleQueue()
-        address = f"inproc://orders/{self.name}"
-        self._bell_in, self._bell_out = context.zmq.socket(zmq.PAIR), context.zmq.socket(zmq.PAIR)
-        self._bell_in.bind(address)
-        self._bell_out.connect(address)
+        self._bell = Bell()
 
     def order(self, order: Message | Mapping[str, str] | None) -> None:
         """From the main thread: a control message, endpoints to connect to, or None to end."""
         self._orders.put(order)
-        with contextlib.suppress(zmq.ZMQError):
-            self._bell_out.send(b"", zmq.NOBLOCK)
+        self._bell.ring()
 
     def run(self) -> None:
         try:
@@ -50,12 +45,12 @@ class StageThread(threading.Thread):
                 stage.busy_since = 0  # it ended, and does not hang
                 with contextlib.suppress(Exception):
                     stage.close()
-            self._bell_in.close(linger=0)
+            self._bell.close()
 
     def _loop(self) -> None:
         poller = zmq.Poller()
         stages = list(self._stages.values())
-        for socket in (self._bell_in, *(one for stage in stages for one in stage.sockets())):
+        for socket in (self._bell.descriptor, *(one for stage in stages for one in stage.sockets())):
             poller.register(socket, zmq.POLLIN)
         # what a stage has no use for yet is read all the same, or the poll would not wait
         boxes = {box.socket: box for stage in stages for box in stage.boxes}
@@ -63,13 +58,10 @@ class StageThread(threading.Thread):
             box.polled = True
         wait: float | None = None
         while True:
-            # ZeroMQ's bell may ring once for several orders; the queue is what counts
             for socket, _ in poller.poll(None if wait is None else max(0, math.ceil(wait * 1000))):
                 if socket in boxes:
                     boxes[socket].collect()
-                elif socket is self._bell_in:
-                    while self._bell_in.poll(0):
-                        self._bell_in.recv(zmq.NOBLOCK)
+            self._bell.hush()  # before looking, or an order that comes meanwhile would wait
             while not self._orders.empty():
                 order = self._orders.get()
                 if order is None:

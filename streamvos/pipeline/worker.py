@@ -154,7 +154,7 @@ class Worker:
             self._code = FAILED
             return
         for stages in in_turns(self._stages):
-            thread = StageThread(stages, self._context, self._stage_failed)
+            thread = StageThread(stages, self._stage_failed)
             self._threads |= dict.fromkeys((stage.name for stage in stages), thread)
             thread.start()
         self._say(Message("ready", fields={"endpoints": endpoints, "facts": self._facts, "standby": False}))

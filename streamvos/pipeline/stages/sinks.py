@@ -21,12 +21,12 @@ from typing import Any
 
 import zmq
 
+from streamvos.pipeline.bell import Bell
 from streamvos.pipeline.config import SinkConfig
 from streamvos.pipeline.messages import Message, Refused
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.arrived import Arrived, read_result
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
-from streamvos.pipeline.stages.wake import Bell
 from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
 from streamvos.sinks.overlay_parts import part_path, remove_partial_parts, rescue_parts
 from streamvos.types import SinkError, StreamvosError
@@ -49,7 +49,7 @@ class SinksStage(Stage):
         self._config = context.config.stream(self.stream)
         self._lossless = self._config.effective_policy == "lossless"
         self._inbox = self.inboxes[f"{self.stream}/results"]
-        self._bell = Bell(context.zmq)
+        self._bell = Bell()
         self._queues: list[SinkQueue] = []
         self._reported: set[SinkQueue] = set()
         self._arrived: deque[tuple[int, Message]] = deque()  # when, and what has no credit yet
@@ -76,8 +76,8 @@ class SinksStage(Stage):
         begun.mark()
         return {}
 
-    def sockets(self) -> list[zmq.Socket[bytes]]:
-        return [*super().sockets(), self._bell.socket]
+    def sockets(self) -> list[zmq.Socket[bytes] | int]:
+        return [*super().sockets(), self._bell.descriptor]
 
     def reset(self, message: Message) -> dict[str, Any]:
         super().reset(message)

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import zmq
 
+from streamvos.pipeline.bell import Bell
 from streamvos.pipeline.messages import Message, Refused
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.frame_store import FrameStore, Kept
 from streamvos.pipeline.stages.mailbox import FrameReader, Mailbox, check_size
-from streamvos.pipeline.stages.wake import Bell
 from streamvos.sources import Source, open_source, redact
 from streamvos.sources.first_frame import first_label_map, given_label_map, parse_boxes
 from streamvos.types import Frame, InputError
@@ -44,7 +44,7 @@ class SourceStage(Stage):
         self._config = context.config.stream(self.stream)
         self._latest = self._config.effective_policy == "latest"
         self._outbox = self.outboxes[f"{self.stream}/frames"]
-        self._bell = Bell(context.zmq)
+        self._bell = Bell()
         self._mailbox = Mailbox(self._latest, self._bell.ring)
         self._reader: FrameReader | None = None
         self._opened: Source | None = None  # by `prepare`, until the reader takes it
@@ -78,8 +78,8 @@ class SourceStage(Stage):
         # one text: a list in a header has few entries
         return {**facts, "stems": "\0".join(stems)} if stems else facts
 
-    def sockets(self) -> list[zmq.Socket[bytes]]:
-        return [*super().sockets(), self._bell.socket]
+    def sockets(self) -> list[zmq.Socket[bytes] | int]:
+        return [*super().sockets(), self._bell.descriptor]
 
     def control(self, message: Message) -> None:
         if message.kind == "start":
