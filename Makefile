@@ -33,7 +33,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/python tests/lanes.py
 
 bench: install
 	$(BIN)/pytest bench --benchmark-only

@@ -81,7 +81,7 @@ class Client:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a request waits here until somebody is there
         self._socket.setsockopt(zmq.MAXMSGSIZE, HEADER_BYTES)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_FAILURES)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_FAILURES | zmq.EVENT_DISCONNECTED)
         self._masks: list[Subscription] = []
         try:
             if self._curve is not None:
@@ -221,10 +221,12 @@ class Client:
         except Refused as error:
             raise InputError(f"{verb} cannot be sent: {error}") from None
         deadline = time.monotonic() + self._timeout
+        while self._monitor.poll(0):  # of earlier connections
+            self._explain(recv_monitor_message(self._monitor)["event"], asked=False)
         self._wait(zmq.POLLOUT, deadline)
         self._socket.send_multipart([b"", *rest])
         while True:
-            self._wait(zmq.POLLIN, deadline)
+            self._wait(zmq.POLLIN, deadline, asked=True)
             try:
                 reply = decode(self._socket.recv_multipart(), None)
                 if reply.kind != "reply":
@@ -239,7 +241,7 @@ class Client:
                 continue
             raise InputError(str(error_text))
 
-    def _wait(self, event: int, deadline: float) -> None:
+    def _wait(self, event: int, deadline: float, asked: bool = False) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, event)
         poller.register(self._monitor, zmq.POLLIN)
@@ -248,14 +250,18 @@ class Client:
             if self._socket in ready:
                 return
             if self._monitor in ready:
-                self._explain(recv_monitor_message(self._monitor)["event"])
+                self._explain(recv_monitor_message(self._monitor)["event"], asked)
         raise PipelineError(
             f"the pipeline at {self.address} does not answer within {self._timeout:g} s; "
             "`streamvos ctl status --at NAME` and the log of `streamvos serve` show whether it runs"
         )
 
-    def _explain(self, event: int) -> None:
+    def _explain(self, event: int, asked: bool) -> None:
         """Raise, if what the monitor tells means that waiting is in vain."""
+        if event == zmq.EVENT_DISCONNECTED:
+            if asked:  # an answer belongs to the connection that the request came by
+                raise PipelineError(f"the pipeline at {self.address} ended before it answered")
+            return
         self._broken += event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._broken < _PATIENCE:
             return  # hung up in the middle: the pipeline has just died, or it does not like us

@@ -133,6 +133,8 @@ class StreamConfig(_Table):
         boxes: instead of a mask or beside it, "ID:LEFT,TOP,RIGHT,BOTTOM" each.
         policy: None = "latest" for live sources, "lossless" for the others.
         realtime: a source that is not live is paced by its own time stamps.
+        reopen: a live source that ends is opened again. None = network streams are, as a camera that is
+            switched off looks like a stream that ends; not where max_frames says when it is enough.
     """
 
     name: str
@@ -147,6 +149,7 @@ class StreamConfig(_Table):
     fps: float | None = Field(None, gt=0)
     open_timeout: float = Field(10.0, gt=0)
     stall_timeout: float = Field(10.0, gt=0)
+    reopen: bool | None = None
     sinks: tuple[SinkConfig, ...] = Field((), strict=False)
 
     @field_validator("name")
@@ -180,6 +183,12 @@ class StreamConfig(_Table):
     def live(self) -> bool:
         """Whether the source has a clock of its own: a camera or a network stream."""
         return self.source.startswith("camera:") or scheme_of(self.source) in URL_SCHEMES
+
+    @property
+    def reopens(self) -> bool:
+        """Whether it goes on when its source ends."""
+        is_network = self.live and is_url(self.source.removeprefix("camera:"))
+        return self.max_frames is None and (is_network if self.reopen is None else self.reopen)
 
     @property
     def label(self) -> str:

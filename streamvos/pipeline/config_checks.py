@@ -69,6 +69,10 @@ def check_stream(stream: StreamConfig) -> None:
         )
     if stream.fps is not None and stream.live:
         raise ValueError("fps: a live source has its own clock; leave it out")
+    if stream.reopen and (not stream.live or stream.max_frames is not None):
+        raise ValueError(
+            "reopen: it is for cameras and network streams, and without max_frames; a file ends where it ends"
+        )
     nothing = stream.mask is None and not stream.boxes and not is_synthetic(stream.source)
     if nothing and stream.effective_policy == "lossless":
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
+from contextlib import ExitStack
 
 import msgpack
 import numpy as np
@@ -143,6 +144,23 @@ def test_nobody_there_is_told_with_a_hint(runtime, context):
     with Client("door", timeout=0.2) as client, pytest.raises(PipelineError, match="does not answer"):
         client.status()
     silent.close()
+
+
+def test_a_pipeline_that_ends_before_it_answers_is_not_waited_for(runtime, context):
+    with ExitStack() as stack:
+        client = None
+        for _ in range(3):  # and its next life is spoken to as if nothing had been
+            server = context.socket(zmq.ROUTER)
+            server.linger = 0
+            server.bind(runtime.control)
+            client = client or stack.enter_context(Client("door", timeout=60))
+            asked = threading.Thread(target=lambda server=server: (server.recv_multipart(), server.close()))
+            asked.start()
+            with pytest.raises(PipelineError, match="ended before it answered"):
+                client.status()
+            asked.join()
+        with serving(runtime.control, Recorder()):
+            assert client.status()
 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_another(runtime):

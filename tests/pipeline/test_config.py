@@ -148,6 +148,10 @@ def test_weights_may_be_none():
         (pipeline({"height": "480"}), 'height: expected a whole number, got "480"'),
         (pipeline({"height": True}), "height: expected a whole number, got true"),
         (pipeline({"height": 5}), "height: expected at least 16, got 5"),
+        (
+            pipeline({"source": "clip.mp4", "mask": "m.png", "reopen": True}),
+            "reopen: it is for cameras and network streams",
+        ),
         (pipeline({"realtime": "yes"}), 'realtime: expected true or false, got "yes"'),
         (pipeline({"name": 5}), "name: expected a text, got 5"),
         (pipeline({"name": "../x"}), "name: expected 1 to 64 letters"),

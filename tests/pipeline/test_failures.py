@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import resource
@@ -192,6 +193,58 @@ def test_an_unreachable_camera_is_tried_again_and_holds_nobody_up(tmp_path):
     assert "hunter2" not in pipeline.log.read_text()
     assert "hunter2" not in json.dumps(pipeline.summary())
     assert {one["worker"] for one in pipeline.events("died")} == {"source.cam"}
+
+
+@pytest.mark.parametrize("reopen", [None, False])
+def test_a_network_stream_that_ends_is_opened_again(tmp_path, reopen):
+    """A camera that is switched off looks like this: its server closes the connection in order."""
+    make_video(tmp_path / "clip.ts", 40, (48, 64))
+    make_mask(tmp_path / "first.png", (48, 64))
+    data, asked = (tmp_path / "clip.ts").read_bytes(), []
+
+    class Ends(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ends)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    address = f"http://user:hunter2@127.0.0.1:{server.server_port}/live"
+    more = {} if reopen is None else {"reopen": reopen}
+    first = {"policy": "latest", "mask": str(tmp_path / "first.png")}
+    config = configuration(stream(tmp_path, "s", address, **first, **more))
+    try:
+        with serving(config, tmp_path / "run") as pipeline:
+            if reopen is False:
+                assert pipeline.wait(30) == 0
+            else:
+                pipeline.wait_for(
+                    lambda: len(pipeline.events("died")) >= 3 and pipeline.events("incarnation")
+                )
+                pipeline.signal(signal.SIGTERM)
+                assert pipeline.wait(20) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    died = [one["reason"] for one in pipeline.events("died")]
+    assert "hunter2" not in pipeline.log.read_text()
+    lines = written(tmp_path, "s")
+    assert all([one["id"] for one in line["objects"]] == [3, 7] for line in lines)
+    indices = [line["index"] for line in lines]
+    assert indices == sorted(set(indices))
+    if reopen is False:
+        assert not died
+        assert [one["stream"] for one in pipeline.events("over")] == ["s"]
+    else:
+        assert all("ended" in reason for reason in died)
+        assert len(pipeline.events("incarnation")) >= 3
 
 
 def test_a_camera_whose_process_is_killed_is_opened_again(tmp_path):

@@ -114,7 +114,7 @@ def talk(client: Client, wait: Callable[[int], None]) -> dict[int, list[Callable
 
 @pytest.mark.parametrize("method", [DRIFT, TVOS], ids=["drift", "tvos"])
 def test_what_users_say_is_obeyed_at_the_frame_that_the_answer_names(tmp_path, method):
-    length = 120
+    length = 300
     with serving(configuration(tmp_path, method, length), tmp_path / "run") as pipeline:
         with client_of(pipeline) as client:
 

@@ -26,7 +26,7 @@ from streamvos.pipeline.stages.frame_store import FrameStore, Kept
 from streamvos.pipeline.stages.mailbox import FrameReader, Mailbox, check_size
 from streamvos.sources import Source, open_source, redact
 from streamvos.sources.first_frame import first_label_map, given_label_map, parse_boxes
-from streamvos.types import Frame, InputError
+from streamvos.types import Frame, InputError, SourceError
 
 _STEMS_BYTES = 2**18
 """The most that the names of a folder's pictures may take in the facts; longer ones are left out."""
@@ -254,7 +254,7 @@ class SourceStage(Stage):
         Raises:
             StreamvosError: the reader's.
         """
-        error = None if self._stopping else self._mailbox.error
+        error = None if self._stopping else self._mailbox.error or self._too_early()
         if not (self._stopping or self._mailbox.over or (error is not None and self._latest)):
             return
         # A file that is damaged in the middle ends there; a camera that fails is opened again.
@@ -263,6 +263,15 @@ class SourceStage(Stage):
             self._end_sent = True
         if error is not None:
             raise error
+
+    def _too_early(self) -> SourceError | None:
+        """The end of a source that should not have one."""
+        if not (self._config.reopens and self._mailbox.over):
+            return None
+        return SourceError(
+            f"{label_of(self._config.source)} ended; it is opened again, as cameras are (reopen = false: the "
+            "stream ends too)"
+        )
 
     def _count(self, drops: Counter[str]) -> None:
         self._pending.update(drops)
