@@ -146,10 +146,14 @@ class Process:
             "arenas": arenas, "parent": os.getpid(), "pipe": self._pipe[0], "stages": [stage],
         }  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "streamvos.pipeline.worker", json.dumps(told)],
+            [sys.executable, "-m", "streamvos.pipeline.worker"],
+            stdin=subprocess.PIPE,
             pass_fds=[*arenas.values(), self._pipe[0]],
             start_new_session=True,
         )
+        assert self.process.stdin is not None
+        with self.process.stdin as letter:
+            letter.write(json.dumps(told).encode())
         bench._closers.insert(0, self.kill)
         self.wait_for("hello")
         init = {

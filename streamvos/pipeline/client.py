@@ -153,15 +153,17 @@ class Client:
         """
         self._ask("stop", stream)
 
-    def masks(self, stream: str = "", form: Form = "rle") -> Iterator[Mask]:
+    def masks(self, stream: str = "", form: Form = "rle", newest: bool = False) -> Iterator[Mask]:
         """Masks from now on, until the stream ends.
 
-        Subscribed at once, even if the first is taken from the iterator later; when more than a few wait to
-        be taken, new ones are lost. Between two masks the client may be used.
+        Subscribed at once, even if the first is taken from the iterator later; when many wait to be taken,
+        new ones are lost. Between two masks the client may be used.
 
         Args:
             stream: "" for all that the pipeline publishes.
             form: how they travel; see `Subscription`.
+            newest: pass over masks for which newer ones have come already: for who is slower than the stream
+                and wants to know how things are, not how they were. `Mask.seq` shows the gaps.
 
         Raises:
             InputError: no such stream, or it has no `publish` sink.
@@ -170,7 +172,7 @@ class Client:
         addresses = publishers_in(self.status(), stream, self.address)
         subscription = Subscription(self._context, addresses.values(), stream, form, self._curve)
         self._masks.append(subscription)
-        return self._each(subscription, set(addresses))
+        return self._each(subscription, set(addresses), newest)
 
     def close(self) -> None:
         """Let go of everything; iterators of masks end."""
@@ -190,11 +192,11 @@ class Client:
     ) -> None:
         self.close()
 
-    def _each(self, subscription: Subscription, streams: set[str]) -> Iterator[Mask]:
+    def _each(self, subscription: Subscription, streams: set[str], newest: bool) -> Iterator[Mask]:
         try:
             while streams:
                 try:
-                    one = subscription.receive(self._timeout)
+                    one = subscription.receive(self._timeout, newest)
                 except zmq.ZMQError:  # closed with its client
                     return
                 if isinstance(one, Mask):
@@ -253,7 +255,8 @@ class Client:
                 self._explain(recv_monitor_message(self._monitor)["event"], asked)
         raise PipelineError(
             f"the pipeline at {self.address} does not answer within {self._timeout:g} s; "
-            "`streamvos ctl status --at NAME` and the log of `streamvos serve` show whether it runs"
+            "`streamvos ctl status --at NAME` and the log of `streamvos serve` show whether it runs. What "
+            "was asked for may still be done, when a stream that is paused or waits goes on"
         )
 
     def _explain(self, event: int, asked: bool) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from streamvos.pipeline.config import PipelineConfig
 from streamvos.pipeline.crew import Crew, Member
-from streamvos.pipeline.logs import EventLog
+from streamvos.pipeline.logs import EventLog, without_credentials
 from streamvos.pipeline.messages import Array, Message
 from streamvos.pipeline.observation import Observation
 from streamvos.pipeline.processes import Instance
@@ -23,8 +23,11 @@ from streamvos.pipeline.streams import RESET_STAGES, Command, Reply, Restart, Sn
 from streamvos.pipeline.topology import Topology
 from streamvos.types import InputError, StreamvosError
 
-CLOSE_SECONDS = 0.7
+CLOSE_SECONDS = 0.5
 """How long the sinks may take to close their files when the drain has taken too long."""
+
+MOST_COMMANDS = 64
+"""Of one stream, that have not been obeyed yet; each holds its mask."""
 
 
 class Conductor:
@@ -83,7 +86,7 @@ class Conductor:
         for stream in self.of_member(member):
             self._begin_if_possible(stream)
 
-    def on_death(self, member: Member, instance: Instance, reason: str) -> bool:
+    def on_death(self, member: Member, reason: str) -> bool:
         """A worker is gone; whether it shall live again."""
         streams = self.of_member(member)
         self._observation.died(member.name, member.stages, reason, [one.name for one in streams])
@@ -94,6 +97,7 @@ class Conductor:
                 self._over(stream, stream.reason)
             streams.remove(stream)
         for stream in streams:
+            stream.trouble = without_credentials(f"{member.name}: {reason}")
             stream.phase = "recovering" if stream.incarnation else "opening"
             stream.tried = stream.tried or member.is_source
         if not streams or self.closing:
@@ -119,7 +123,10 @@ class Conductor:
             self._observation.frames(stream.name, message.incarnation, message.get("frames", []))
             self._release_slots(stream, stream.acknowledge(message.seq))
             self._release_frames(stream)
+        elif kind == "origin":
+            stream.origin = int(message["origin"])
         elif kind == "skipped":
+            self._observation.skipped(stream.name)
             stream.acknowledge(message.seq)
             self._release_frames(stream)
         elif kind == "snapshot" and message.incarnation == stream.incarnation:
@@ -174,7 +181,6 @@ class Conductor:
         memory = self._instance(stream, "memory")
         assert memory is not None
         keeps = not stream.lossless and stream.memory_identity == memory.identity
-        stream.memory_identity = memory.identity
         snapshot = stream.restart_from(keeps)
         if stream.lossless:
             stream.drop_uncommitted()
@@ -197,6 +203,9 @@ class Conductor:
         assert stream.memory_restart is not None
         keeps, snapshot = stream.memory_restart
         stream.memory_restart = None
+        memory = self._instance(stream, "memory")
+        # now, and not when this incarnation began: until here it has nothing that it could keep
+        stream.memory_identity = None if memory is None else memory.identity
         commands = stream.commands_after(snapshot, keeps)
         fields = {
             "facts": stream.facts,
@@ -227,7 +236,12 @@ class Conductor:
         if stream.reset_done(kind, message.incarnation):
             stream.phase = "running"
             stream.progress_at = time.monotonic()
-            start = {"next": stream.next_seq, "fresh": stream.fresh, "written": stream.sinks_next}
+            start = {
+                "next": stream.next_seq,
+                "fresh": stream.fresh,
+                "written": stream.sinks_next,
+                "origin": stream.origin,
+            }
             self._tell(stream, "source", "start", stream.incarnation, 0, start)
             if stream.paused:
                 self._tell(stream, "source", "pause", stream.incarnation)
@@ -307,7 +321,8 @@ class Conductor:
         """A stream has ended; with a reason, badly."""
         if stream.over:
             return
-        stream.phase, stream.reason = "over", reason
+        stream.phase, stream.reason = "over", without_credentials(reason)
+        self._tell(stream, "memory", "over", stream.incarnation)
         for command in stream.commands.values():
             _answer(command.reply, False, error=f"stream {stream.name} has ended")
         stream.commands.clear()
@@ -319,6 +334,16 @@ class Conductor:
         for name in self._topology.workers_of(stream.name):
             if not self.of_member(self.crew.members[name]):
                 self.crew.retire(name)
+
+    def take_cleared(self) -> list[str]:
+        """Streams that are over and whose own workers are gone; each is told of once."""
+        found = []
+        for stream in self.streams.values():
+            workers = [self.crew.members[name] for name in self._topology.workers_of(stream.name)]
+            if stream.over and not stream.cleared and not any(w.retired and w.instances for w in workers):
+                stream.cleared = True
+                found.append(stream.name)
+        return found
 
     # ---- what users say (control.Commands)
 
@@ -333,10 +358,7 @@ class Conductor:
             InputError: no such stream, or a mask of another size.
         """
         record = self._running(stream)
-        size = None if record.facts is None else tuple(record.facts["size"])
-        if size is not None and mask.shape != size:
-            raise InputError(f"the mask is {mask.shape}, the frames of {stream} are {size} (H, W)")
-        self._take_command(record, "annotate", reply, mask=mask.copy())
+        self._take_command(record, "annotate", reply, mask=_fitted(mask, record))
 
     def forget(self, stream: str, object_id: int, reply: Reply) -> None:
         """Follow an object no longer.
@@ -400,6 +422,12 @@ class Conductor:
         return record
 
     def _take_command(self, stream: StreamRecord, verb: Any, reply: Reply, **more: Any) -> None:
+        waiting = [one for one in stream.commands.values() if one.due is None]
+        if len(waiting) >= MOST_COMMANDS:
+            raise InputError(
+                f"{len(waiting)} commands wait already for the next frame of {stream.name}, which is "
+                f"{'paused' if stream.paused else stream.phase}; resume it, or wait"
+            )
         self._numbers += 1
         command = Command(self._numbers, verb, reply=reply, **more)
         stream.commands[command.number] = command
@@ -441,6 +469,26 @@ class Conductor:
     @staticmethod
     def _stage(stream: StreamRecord, kind: str) -> str:
         return kind if kind == "extractor" else f"{kind}.{stream.name}"
+
+
+def _fitted(mask: np.ndarray, stream: StreamRecord) -> np.ndarray:
+    """A mask of our own, of the frames' size; one of the source's native size is resized as frames are.
+
+    Raises:
+        InputError: it has another size, or an object has no pixel left.
+    """
+    if stream.facts is None or mask.shape == (size := tuple(stream.facts["size"])):
+        return mask.copy()
+    native = tuple(stream.facts.get("native_size", size))
+    if mask.shape != native:
+        before = "" if native == size else f" and {native} before they are resized to the height"
+        raise InputError(f"the mask is {mask.shape}, the frames of {stream.name} are {size}{before} (H, W)")
+    rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, native, strict=True))
+    resized = np.ascontiguousarray(mask[rows][:, columns])
+    lost = sorted({int(one) for one in np.unique(mask)} - {int(one) for one in np.unique(resized)} - {0, 255})
+    if lost:
+        raise InputError(f"object {lost[0]} of the mask has no pixel left at {size} (H, W)")
+    return resized
 
 
 def _answer(reply: Reply | None, ok: bool, **fields: Any) -> None:

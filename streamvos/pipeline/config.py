@@ -89,7 +89,7 @@ class MethodConfig(_Table):
     backend: str = "eager"
     options: dict[str, Any] = Field(default_factory=dict)
     training: Literal["inline", "beside"] = "inline"
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=1024)
 
     @field_validator("weights")
     @classmethod
@@ -144,8 +144,8 @@ class StreamConfig(_Table):
     policy: Policy | None = None
     realtime: bool = False
     height: int | None = Field(None, ge=16, le=8192)
-    stride: int = Field(1, ge=1)
-    max_frames: int | None = Field(None, ge=1)
+    stride: int = Field(1, ge=1, le=2**31)
+    max_frames: int | None = Field(None, ge=1, le=2**53)
     fps: float | None = Field(None, gt=0)
     open_timeout: float = Field(10.0, gt=0)
     stall_timeout: float = Field(10.0, gt=0)

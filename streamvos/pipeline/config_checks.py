@@ -141,6 +141,10 @@ def check_address(address: str) -> None:
         path = address.removeprefix("ipc://")
         if not path or len(os.fsencode(path)) > LONGEST_SOCKET:
             raise ValueError(f'"{address}": the path of a socket has 1 to {LONGEST_SOCKET} bytes')
+        if path.startswith("@"):
+            raise ValueError(
+                f'"{address}" has no place in the file system, so everybody could connect; give a path'
+            )
         return
     check_tcp(address)
 
@@ -184,7 +188,7 @@ def _check_paths_of(stream: StreamConfig) -> None:
         read = {resolved(place), resolved(place.parent)} if sink.kind == "labels" else {resolved(place)}
         if is_path and path in read:
             raise ValueError(f"{told} would replace what is read from {stream.source}; write elsewhere")
-        if mask is not None and path == (mask.parent if sink.kind == "labels" else mask):
+        if mask is not None and path in ({mask, mask.parent} if sink.kind == "labels" else {mask}):
             raise ValueError(f"{told} could replace the mask {stream.mask}; write elsewhere")
 
 

@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
-import msgpack
 import numpy as np
 import zmq
 
-from streamvos.pipeline.messages import HEADER_BYTES, Buffer, Message, Place, Refused, decode, encode
+from streamvos.pipeline.messages import HEADER_BYTES, Buffer, Message, Place, Refused, decode, encode, unpack
 from streamvos.pipeline.refusals import Refusals
 from streamvos.pipeline.security import Curve, bind
 from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
@@ -32,7 +31,9 @@ PENDING = 1024
 REPLY_SECONDS = 60.0
 """After which a request that has not been done is answered with an error; it may be done all the same."""
 
-_BUDGET = 64  # requests per call of `handle`, so that a flood does not keep the caller from its other work
+# per call of `handle`, so that a flood does not keep the caller from its other work
+_BUDGET = 64  # requests of each socket
+_BUDGET_SECONDS = 0.05
 _WAITING = 64  # requests of one client that ZeroMQ holds for us; its next ones wait in the client
 _ID_RANGE = range(-(2**63), 2**64)  # integers that MessagePack can carry
 
@@ -116,9 +117,12 @@ class ControlServer:
         return list(self._sockets)
 
     def handle(self) -> None:
-        """Take what has come, at most 64 messages of each socket; and give up on what has waited too long."""
+        """Take what has come, for a short while; and give up on what has waited too long."""
+        until = time.monotonic() + _BUDGET_SECONDS
         for socket in self._sockets:
             for _ in range(_BUDGET):
+                if time.monotonic() > until:
+                    break
                 try:
                     peer, *parts = socket.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
@@ -239,8 +243,8 @@ def _with_stream(parts: list[bytes]) -> list[bytes]:
     if len(parts) < 2 or parts[0] or len(parts[1]) > HEADER_BYTES:
         return parts
     try:
-        return [msgpack.unpackb(parts[1], max_ext_len=0).get("stream", "").encode(), *parts[1:]]
-    except Exception:  # of many kinds; `decode` will say which rule is broken
+        return [unpack(parts[1]).get("stream", "").encode(), *parts[1:]]
+    except (Refused, AttributeError):  # `decode` will say which rule is broken
         return parts
 
 

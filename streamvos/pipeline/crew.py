@@ -22,7 +22,7 @@ from streamvos.pipeline.processes import Instance
 from streamvos.pipeline.restarts import Restarts
 from streamvos.pipeline.topology import Topology
 
-KILL_AFTER = 0.7
+KILL_AFTER = 0.5
 """Seconds between `exit` and SIGKILL."""
 
 SPARE_DELAY = 1.0
@@ -77,7 +77,7 @@ class Crew:
         start_one: starts a process: (member, spare) -> instance.
         send: sends a control message to an instance.
         initialize: INIT for an instance.
-        on_death: (member, instance, reason) -> whether to start it again.
+        on_death: (member, reason) -> whether to start it again.
         log: where events go.
 
     Attributes:
@@ -92,7 +92,7 @@ class Crew:
         start_one: Callable[[Member, bool], Instance],
         send: Callable[[Instance, Message], None],
         initialize: Callable[[Member, Instance], Message],
-        on_death: Callable[[Member, Instance, str], bool],
+        on_death: Callable[[Member, str], bool],
         log: EventLog,
     ):
         self._limits, self._topology, self._log = config.supervision, topology, log
@@ -179,7 +179,8 @@ class Crew:
             return False
         self._log.event("ready", worker=member.name, life=instance.life)
         if member.name == self._topology.standby and member.spare is None:
-            member.spare_at = time.monotonic() + SPARE_DELAY
+            # the next one waits as long as a worker would that died as often
+            member.spare_at = time.monotonic() + max(SPARE_DELAY, member.restarts.delay)
         return True
 
     def look(self) -> None:
@@ -187,6 +188,13 @@ class Crew:
         for member in self:
             for instance in member.instances:
                 instance.seen_dead = instance.has_ended()
+
+    def excuse(self, seconds: float) -> None:
+        """Nobody could be heard for so long, through no fault of theirs."""
+        for member in self:
+            for instance in member.instances:
+                instance.last_beat += seconds
+                instance.deadline += seconds
 
     def watch(self) -> None:
         """Deaths that were seen, deadlines, and restarts that are due."""
@@ -210,7 +218,10 @@ class Crew:
         member.retired = True
         for instance in member.instances:
             instance.expected = True
-            self._send(instance, Message("exit"))
+            if instance.state == "starting":  # it has not called yet, and would not hear it
+                instance.kill("no stream needs it any more")
+            else:
+                self._send(instance, Message("exit"))
 
     def dismiss(self, forced: bool, meanwhile: Callable[[], None]) -> None:
         """Everybody goes: told, and a moment later killed.
@@ -256,7 +267,11 @@ class Crew:
     # ---- inside
 
     def _start(self, member: Member, spare: bool = False) -> None:
-        instance = self._start_one(member, spare)
+        try:
+            instance = self._start_one(member, spare)
+        except OSError as error:  # no descriptors, no memory: perhaps later
+            self._cannot_start(member, spare, f"cannot be started: {error.strerror or error}")
+            return
         instance.deadline = time.monotonic() + self._limits.start_timeout
         member.lives += 1
         if spare:
@@ -266,6 +281,15 @@ class Crew:
         self._log.event(
             "started", worker=member.name, life=instance.life, pid=instance.pid, spare=instance.spare
         )
+
+    def _cannot_start(self, member: Member, spare: bool, reason: str) -> None:
+        self._log.event("died", "error", worker=member.name, life=member.lives, reason=reason)
+        if spare:
+            member.spare_at = time.monotonic() + 10 * SPARE_DELAY
+            return
+        member.start_at = None
+        if self._on_death(member, reason):
+            member.start_at = time.monotonic() + max(member.restarts.delay, SPARE_DELAY)
 
     def _prepare(self, member: Member, instance: Instance) -> None:
         instance.told = True
@@ -304,14 +328,16 @@ class Crew:
                 member.spare_at = time.monotonic() + 10 * SPARE_DELAY
             return
         member.current = None
-        if instance.expected or self.leaving or member.retired:
+        if instance.expected:
             return
         self._log.event("died", "warning", worker=member.name, life=instance.life, reason=reason)
-        if not self._on_death(member, instance, reason):
+        if self.leaving or member.retired:
+            return
+        if not self._on_death(member, reason):
             return
         delay = member.restarts.delay
         member.start_at = time.monotonic() + delay
-        if not delay:
+        if not delay or (member.spare is not None and member.spare.state == "ready"):
             self._revive(member)
 
     def _watch(self, member: Member, instance: Instance, now: float) -> None:

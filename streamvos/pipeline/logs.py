@@ -14,13 +14,15 @@ stranger can repeat at will (an event with a `cause`) is written once per second
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TextIO, get_args
@@ -44,9 +46,34 @@ _LONGEST = 2000  # characters of one value
 
 # From a scheme to the last "@" before the next address, blanks included (passwords hold anything), and on to
 # the end of the word.
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"  # of bounded length, or a long word would take for ever
 _ADDRESS = re.compile(rf"{_SCHEME}(?:(?:(?!\b{_SCHEME})[^\n])*@)?(?:(?!\b{_SCHEME})[^\s'\"<>])*")
 _SECRET_NAME = re.compile(r"passw|secret|token|credential|authorization", re.IGNORECASE)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, say: Callable[[Level, str], None]):
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say("error" if record.levelno >= logging.ERROR else "warning", record.getMessage()[:_LONGEST])
+
+
+@contextmanager
+def warnings_as_events(say: Callable[[Level, str], None]) -> Iterator[None]:
+    """Within the block, what the rooms warn of by Python's own logging is said here and nowhere else.
+
+    Args:
+        say: takes a level and the text; from any thread.
+    """
+    logger, handler = logging.getLogger("streamvos"), _Handler(say)
+    others, propagate = list(logger.handlers), logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = others, propagate
 
 
 def without_credentials(text: str) -> str:
@@ -55,7 +82,7 @@ def without_credentials(text: str) -> str:
     >>> without_credentials("cannot open rtsp://admin:s@10.0.0.5/live?token=1: refused")
     'cannot open rtsp://***@10.0.0.5/live?*** refused'
     """
-    return _ADDRESS.sub(lambda match: redact(match[0]), text)
+    return _ADDRESS.sub(lambda match: redact(match[0]), text) if "://" in text else text
 
 
 @dataclass

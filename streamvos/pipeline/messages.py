@@ -10,6 +10,7 @@ that can be counted.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 VERSION = 1
 HEADER_BYTES = 2**20
 ARRAY_BYTES = 2**28
+"""That a message may bring."""
+
+PLACE_BYTES = 2**40
+"""That may lie in shared memory, which is there already."""
+
 MAX_ARRAYS = 64
 MAX_DIMENSIONS = 6
 MAX_NESTING = 16  # lists and maps within each other, so that nobody who walks a header recurses far
@@ -66,6 +72,11 @@ class Refused(StreamvosError, ValueError):  # noqa: N818
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(f"{cause}: {detail}" if detail else cause)
         self.cause = cause
+
+
+def told_to_strangers(session: bytes) -> bytes:
+    """What stands for a session in messages to those who are no part of the pipeline; it leads not back."""
+    return hashlib.sha256(b"told to strangers" + session).digest()[:SESSION_BYTES]
 
 
 class Place(NamedTuple):
@@ -211,7 +222,7 @@ def decode(parts: Sequence[Buffer], session: bytes | None) -> Message:
     """
     if not 2 <= len(parts) <= 2 + MAX_ARRAYS:
         raise Refused("parts", f"{len(parts)}")
-    header = _unpack(parts[1])
+    header = unpack(parts[1])
     version = header.pop("v", None)
     if type(version) is not int or version != VERSION:
         raise Refused("version", f"{version if isinstance(version, int) else type(version).__name__}")
@@ -244,9 +255,10 @@ def tensor_over(memory: np.ndarray, dtype: str, shape: tuple[int, ...]) -> torch
 
 def _described(array: Array, buffers: list[Buffer]) -> tuple[str, tuple[int, ...], Any]:
     """What the header says of an array; its bytes, if it brings them, join the buffers."""
-    size = _checked_size(array.dtype, array.shape)
     if isinstance(array.data, Place):
+        _checked_size(array.dtype, array.shape, PLACE_BYTES)
         return array.dtype, array.shape, list(array.data)
+    size = _checked_size(array.dtype, array.shape, ARRAY_BYTES)
     if memoryview(array.data).nbytes != size:
         raise Refused("buffer", f"{array.dtype} {array.shape} needs {size} bytes")
     buffers.append(array.data)
@@ -258,7 +270,7 @@ def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
     if not (isinstance(described, list) and len(described) == 3):
         raise Refused("arrays")
     dtype, shape, where = described
-    size = _checked_size(dtype, shape)
+    size = _checked_size(dtype, shape, ARRAY_BYTES if _is_count(where) else PLACE_BYTES)
     if _is_count(where):
         buffer = unnamed.pop(where, None)
         if buffer is None or len(buffer) != size:
@@ -274,7 +286,12 @@ def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
     raise Refused("where")
 
 
-def _unpack(packed: Buffer) -> dict[str, Any]:
+def unpack(packed: Buffer) -> dict[str, Any]:
+    """A header, whose values are not looked at yet.
+
+    Raises:
+        Refused: it is no map with text keys, or larger than may be.
+    """
     if len(packed) > HEADER_BYTES:
         raise Refused("header too large", f"{len(packed)} bytes")
     try:
@@ -308,13 +325,13 @@ def _check_nesting(values: dict[str, Any]) -> None:
     raise Refused("header", f"lists or maps nest more than {MAX_NESTING} deep")
 
 
-def _checked_size(dtype: Any, shape: Any) -> int:
+def _checked_size(dtype: Any, shape: Any, most: int) -> int:
     """Bytes of an array."""
     _check_dtype(dtype)
     if not isinstance(shape, (list, tuple)) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):
         raise Refused("shape")
     # no number of a shape may be absurd, not even beside a zero: NumPy would choke on it
-    if math.prod(n or 1 for n in shape) * ITEM_SIZES[dtype] > ARRAY_BYTES:
+    if math.prod(n or 1 for n in shape) * ITEM_SIZES[dtype] > most:
         raise Refused("array too large", f"{dtype} {shape}")
     return math.prod(shape) * ITEM_SIZES[dtype]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from streamvos.pipeline.config import PipelineConfig
 from streamvos.pipeline.logs import EventLog
+from streamvos.pipeline.messages import Refused
 from streamvos.pipeline.runtime import Runtime
 from streamvos.pipeline.statistics import StreamStatistics
 from streamvos.pipeline.streams import StreamRecord
@@ -32,6 +33,7 @@ class Observation:
         self._statistics = {one.name: StreamStatistics() for one in config.streams}
         self._restarts: dict[str, Counter[str]] = {}
         self._stream_restarts: Counter[str] = Counter()
+        self._skipped: Counter[str] = Counter()
         self._refused: dict[str, Counter[str]] = {}
         self._counters: dict[str, Mapping[str, int]] = {}
         self._seen: dict[str, dict[str, int]] = {}
@@ -79,6 +81,10 @@ class Observation:
         if self._trace is not None:
             self._trace.frames(stream, incarnation, frames)
 
+    def skipped(self, stream: str) -> None:
+        """A frame went by before anybody had said what to follow."""
+        self._skipped[stream] += 1
+
     def died(self, worker: str, stages: tuple[str, ...], reason: str, streams: Iterable[str]) -> None:
         """A worker is gone."""
         cause = reason.partition(":")[0][:80]
@@ -98,11 +104,11 @@ class Observation:
         if self._trace is not None:
             self._trace.instant(name, None, stream, None, **more)
 
-    def refuse(self, where: str, cause: str) -> None:
+    def refuse(self, where: str, cause: str, detail: str | None = None) -> None:
         """A message broke a rule."""
         counter = self._refused.setdefault(where, Counter())
         counter[cause if cause in counter or len(counter) < 32 else "other"] += 1
-        self._log.event("message_refused", "warning", stage=where, cause=cause)
+        self._log.event("message_refused", "warning", stage=where, cause=cause, detail=detail)
 
     def count_too(self, where: str, refused: Mapping[str, int]) -> None:
         """Tell of what somebody else counts, too."""
@@ -127,13 +133,11 @@ class Observation:
             name = stream.name
             summary = self._statistics[name].summary()
             dropped = Counter(summary["dropped"])
-            for stage in ("extractor", f"memory.{name}"):
-                dropped.update(
-                    {k: v for k, v in stages.get(stage, {}).get("drops", {}).items() if k == "no mask"}
-                )
+            dropped.update({"no mask": count} if (count := self._skipped[name]) else {})
             told[name] = {
                 "state": _state(stream),
                 "reason": stream.reason,
+                "last_failure": stream.trouble,
                 "incarnation": stream.incarnation,
                 "objects": stages.get(f"memory.{name}", {}).get("objects", []),
                 "size": None if stream.facts is None else list(stream.facts["size"]),
@@ -158,6 +162,28 @@ class Observation:
             "restarts": {stage: dict(reasons) for stage, reasons in self._restarts.items()},
             "refused": refused,
         }
+
+
+def checked_beat(fields: Mapping[str, Any], stages: Iterable[str]) -> dict[str, Any]:
+    """What a heartbeat says, without what it says of stages that are not its worker's.
+
+    Raises:
+        Refused: a number, or a table of numbers, is something else.
+    """
+    told = fields.get("stages")
+    if not isinstance(told, dict) or not all(isinstance(one, dict) for one in told.values()):
+        raise Refused("field", "stages of a beat")
+    for name in ("clock", "memory", "cpu", "descriptors"):
+        if not isinstance(fields.get(name, 0), (int, float, type(None))):
+            raise Refused("field", f"{name} of a beat")
+    for one in told.values():
+        if not all(type(one.get(name, 0)) is int for name in ("busy_since", "sent", "frames")):
+            raise Refused("field", "numbers of a stage")
+        for name in ("refused", "drops"):
+            counts = one.get(name, {})
+            if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+                raise Refused("field", f"{name} of a stage")
+    return {**fields, "stages": {name: told[name] for name in stages if name in told}}
 
 
 def _state(stream: StreamRecord) -> str:

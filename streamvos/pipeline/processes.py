@@ -115,6 +115,9 @@ def start_worker(
         arenas: name -> descriptor, which it inherits.
         pipe: reading end of the pipe whose closing tells it that the supervisor is gone.
         spare: it is to be held ready.
+
+    Raises:
+        OSError: the system has nothing left for another process.
     """
     identity = f"{worker}#{life}"
     told = {
@@ -127,11 +130,14 @@ def start_worker(
         "pipe": pipe,
         "parent": os.getpid(),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streamvos.pipeline.worker", json.dumps(told)],
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno(),
-        pass_fds=(pipe, *arenas.values()),
-        start_new_session=True,  # Ctrl-C is the supervisor's business alone
-    )
+    with os.fdopen(os.memfd_create("streamvos letter"), "w+b") as letter:  # a disk may be full
+        letter.write(json.dumps(told).encode())
+        letter.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streamvos.pipeline.worker"],
+            stdin=letter,
+            stdout=sys.stderr.fileno(),
+            pass_fds=(pipe, *arenas.values()),
+            start_new_session=True,  # Ctrl-C is the supervisor's business alone
+        )
     return Instance(worker, tuple(stages), identity.encode(), life, process, spare=spare)

@@ -32,6 +32,7 @@ import contextlib
 import math
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -129,8 +130,12 @@ class Endpoint:
 
     def close(self) -> None:
         """Stop listening. Closing twice does no harm."""
+        ending = threading.Thread(target=self._server.shutdown, daemon=True)
+        ending.start()
+        with contextlib.suppress(OSError):  # it looks up twice a second, or when somebody calls
+            socket.create_connection(self._server.server_address[:2], timeout=0.1).close()
+        ending.join(timeout=5)
         with contextlib.suppress(OSError):
-            self._server.shutdown()
             self._server.server_close()
         self._thread.join(timeout=5)
 

@@ -81,6 +81,9 @@ class StreamRecord:
         progress_at: monotonic seconds of the last sign that frames get through.
         cut_at: monotonic seconds at which the sinks were told to close without waiting longer.
         on_over: who wants to know that it has ended.
+        cleared: its shared memory has been given back.
+        origin: when the time stamps of a live source began, in its host's monotonic ns.
+        trouble: why one of its workers died last.
     """
 
     config: StreamConfig
@@ -106,6 +109,9 @@ class StreamRecord:
     snapshots: list[Snapshot] = field(default_factory=list)
     committed: Snapshot | None = None
     on_over: list[Reply] = field(default_factory=list)
+    cleared: bool = False
+    origin: int | None = None
+    trouble: str = ""
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import zmq
 from PIL import Image
+from zmq.utils.monitor import recv_monitor_message
 
 from streamvos.pipeline.messages import ARRAY_BYTES, HEADER_BYTES, Array, Message, Place, Refused, decode
 from streamvos.pipeline.refusals import Refusals
@@ -29,6 +30,12 @@ Form = Literal["rle", "png", "raw"]
 FORMS: tuple[Form, ...] = ("rle", "png", "raw")
 
 QUEUE = 16
+_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
+_PATIENCE = 3  # handshakes that may break off before we take it personally
 _STATES = ("tracking", "uncertain", "lost")
 
 
@@ -101,6 +108,7 @@ class Subscription:
 
     Attributes:
         refused: cause -> messages that broke a rule.
+        connections: publishers that were there when `receive` last looked.
 
     Raises:
         InputError: an unknown form, or an address that is none.
@@ -124,33 +132,86 @@ class Subscription:
         self._socket.setsockopt(zmq.MAXMSGSIZE, max(ARRAY_BYTES, HEADER_BYTES))
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
+            sum(_FAILURES) | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._waiting: dict[tuple[str, bool], Mask | End] = {}
+        self.connections = self._broken = 0
         try:
             for address in addresses:
                 if curve is not None and address.startswith("tcp://"):
                     curve.connect(self._socket)
                 self._socket.connect(address)
         except zmq.ZMQError as error:
-            self._socket.close()
+            self.close()
             raise InputError(
                 f"{address!r:.200} is no address ({error.strerror}); expected ipc://PATH or tcp://HOST:PORT"
             ) from None
         self._socket.setsockopt_string(zmq.SUBSCRIBE, f"{form}/{stream}/" if stream else f"{form}/")
 
-    def receive(self, timeout: float | None = None) -> Mask | End | None:
-        """The next message that breaks no rule; None if none came within `timeout` seconds."""
+    def receive(self, timeout: float | None = None, newest: bool = False) -> Mask | End | None:
+        """The next message that breaks no rule; None if none came within `timeout` seconds.
+
+        Args:
+            timeout: seconds; None = as long as it takes.
+            newest: pass over masks for which newer ones of their stream have come already.
+
+        Raises:
+            InputError: a publisher does not agree with us on keys, and nothing will come.
+        """
+        if newest:
+            self._take_all()
+        if self._waiting:
+            return self._waiting.pop(next(iter(self._waiting)))
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0, round(1000 * (deadline - time.monotonic())))
-            if not self._socket.poll(left):
+            ready = dict(self._poller.poll(left))
+            if self._monitor in ready:
+                self._listen(recv_monitor_message(self._monitor)["event"])
+            if self._socket in ready:
+                one = self._next()
+                if one is not None:
+                    return one
+            elif not ready or left == 0:
                 return None
-            parts = self._socket.recv_multipart()
-            try:
-                return _read(parts, self.form)
-            except Refused as error:
-                self.refused.count(error.cause, error)
+
+    def _take_all(self) -> None:
+        """What has come until now, of each stream the last mask; an end comes behind it."""
+        while self._socket.poll(0):
+            one = self._next()
+            if one is not None:
+                key = (one.stream, isinstance(one, End))
+                self._waiting.pop(key, None)
+                self._waiting[key] = one
+
+    def _next(self) -> Mask | End | None:
+        parts = self._socket.recv_multipart()
+        try:
+            return _read(parts, self.form)
+        except Refused as error:
+            self.refused.count(error.cause, error)
+            return None
+
+    def _listen(self, event: int) -> None:
+        self.connections += (event == zmq.EVENT_HANDSHAKE_SUCCEEDED) - (event == zmq.EVENT_DISCONNECTED)
+        self.connections = max(0, self.connections)
+        self._broken = 0 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else self._broken
+        self._broken += event in _FAILURES
+        if self._broken >= _PATIENCE or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            raise InputError(
+                "the publisher of the masks does not agree with us on CURVE keys, or does not admit ours; "
+                "give secret and server_key, and put our NAME.key into its folder security.clients"
+            )
 
     def close(self) -> None:
         """Close the socket."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+        self._monitor.close()
         self._socket.close()
 
     def __enter__(self) -> Subscription:

@@ -27,18 +27,22 @@ from streamvos.pipeline.conductor import Conductor
 from streamvos.pipeline.config import PipelineConfig
 from streamvos.pipeline.control import ControlServer
 from streamvos.pipeline.crew import Crew, Member
-from streamvos.pipeline.logs import EventLog
-from streamvos.pipeline.messages import ARRAY_BYTES, Message, Refused, decode, encode
-from streamvos.pipeline.observation import Observation
+from streamvos.pipeline.logs import EventLog, warnings_as_events
+from streamvos.pipeline.messages import ARRAY_BYTES, Message, Refused, decode, encode, told_to_strangers
+from streamvos.pipeline.observation import Observation, checked_beat
 from streamvos.pipeline.processes import Instance, start_worker
 from streamvos.pipeline.runtime import Runtime
 from streamvos.pipeline.security import Curve, bind
 from streamvos.pipeline.topology import Topology
+from streamvos.sources import redact
 
 TICK_SECONDS = 0.05
 
 TOLD_SECONDS = 0.5
 """How old what the metrics' endpoint tells may be."""
+
+HELD_SECONDS = 0.5
+"""A wait for events that took so long was no wait: this process was stopped, or the machine slept."""
 
 PING_SECONDS = 1.0
 """How often remote workers hear that the supervisor lives."""
@@ -65,6 +69,7 @@ class Supervisor:
         self._forced = False
         self._told: dict[str, Any] = {}
         self._told_at = self._pinged_at = 0.0
+        self._turned_at = time.monotonic()
 
     def run(self) -> int:
         """Until every stream is over, or a signal comes.
@@ -79,6 +84,9 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             self._open(stack)
             stack.enter_context(self._signals())
+            stack.enter_context(
+                warnings_as_events(lambda level, text: self._log.event("warned", level, text=text))
+            )
             self._crew.start_all()
             while not (self._forced or self._conductor.all_over):
                 self._turn()
@@ -130,7 +138,12 @@ class Supervisor:
         )
         self._conductor.crew = self._crew
         self._users = ControlServer(
-            self._zmq, runtime.control, self._session, self._conductor, config.control, self._curve
+            self._zmq,
+            runtime.control,
+            told_to_strangers(self._session),
+            self._conductor,
+            config.control,
+            self._curve,
         )
         stack.callback(self._users.close)
         self._observation.count_too("control", self._users.refused)
@@ -185,21 +198,25 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             self._bell.recv(4096)
         now = time.monotonic()
+        if (held := now - self._turned_at) > HELD_SECONDS:
+            self._crew.excuse(held)
         if self._signal is not None and self._drained_by is None:
             self._drain(now)
+        self._users.handle()
         self._crew.look()
         self._read(self._workers)
         if self._remote is not None:
             self._read(self._remote)
             self._ping(now)
-        self._users.handle()
         self._crew.watch()
         self._crew.tell_to_prepare(self._may_prepare)
         self._conductor.watch()
+        self._free_arenas()
         if self._drained_by is not None and now >= self._drained_by:
             self._conductor.cut_short()
         if now >= self._told_at + TOLD_SECONDS:
             self._told, self._told_at = dict(self._conductor.status()), now
+        self._turned_at = time.monotonic()
 
     def _drain(self, now: float) -> None:
         """The first signal."""
@@ -207,6 +224,12 @@ class Supervisor:
         self._log.event("stopping", signal=signal.Signals(self._signal or signal.SIGTERM).name)
         self._crew.leaving = True
         self._conductor.close()
+
+    def _free_arenas(self) -> None:
+        """Give back the shared memory of streams that are over, when their own workers are gone."""
+        for name in self._conductor.take_cleared():
+            for arena in [one for key, one in self._arenas.items() if key.startswith(f"{name}/")]:
+                arena.free()
 
     def _ping(self, now: float) -> None:
         if now < self._pinged_at + PING_SECONDS:
@@ -227,13 +250,24 @@ class Supervisor:
             try:
                 if router is self._remote:
                     self._adopt(identity, parts)
-                found = self._crew.find(identity)
-                if found is None and not self._crew.knew(identity):
-                    raise Refused("peer")
-                if found is not None:
-                    self._handle(*found, decode(parts, self._session if found[1].told else None))
+                self._take(identity, parts, remote=router is self._remote)
             except Refused as error:
                 self._observation.refuse("supervisor", error.cause)
+            except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+                # a worker that says what the protocol does not know ends nobody but perhaps itself
+                self._observation.refuse("supervisor", "field", f"{type(error).__name__}: {error}")
+
+    def _take(self, identity: bytes, parts: list[bytes], remote: bool) -> None:
+        found = self._crew.find(identity)
+        if found is None:
+            if not self._crew.knew(identity):
+                raise Refused("peer")
+            return
+        member, instance = found
+        if remote != (instance.process is None):  # somebody elsewhere with the name of a worker of ours
+            raise Refused("peer")
+        own = None if remote and not instance.told else self._session  # which a remote one learns with INIT
+        self._handle(member, instance, decode(parts, own))
 
     def _handle(self, member: Member, instance: Instance, message: Message) -> None:
         instance.last_beat = time.monotonic()
@@ -246,21 +280,18 @@ class Supervisor:
                 self._connect_all()
                 self._conductor.on_ready(member)
         elif kind == "beat":
-            instance.beat = _in_our_time(message.fields) if instance.process is None else message.fields
-            self._observation.beat(message.get("stages", {}))
+            beat = checked_beat(message.fields, member.stages)
+            instance.beat = _in_our_time(beat) if instance.process is None else beat
+            self._observation.beat(beat["stages"])
         elif kind == "failed":
             self._failed(member, instance, message)
         elif kind == "dying":
             instance.kill(f"failed in {message['stage']}")
         elif kind == "event":
-            more = {key: value for key, value in message.fields.items() if key not in ("event", "level")}
-            self._log.event(
-                message["event"],
-                message.get("level", "info"),
-                stream=message.stream,
-                worker=member.name,
-                **more,
-            )
+            own = {"event", "level", "stream", "worker"}
+            more = {key: value for key, value in message.fields.items() if key not in own}
+            level = message.get("level", "info")
+            self._log.event(str(message["event"]), level, stream=message.stream, worker=member.name, **more)
         elif not instance.spare:
             self._conductor.on_message(message)
 
@@ -338,7 +369,7 @@ class Supervisor:
             "init",
             fields={
                 "pipeline_session": self._session,
-                "config": self.config.model_dump(mode="json"),
+                "config": self._config_for(member),
                 "stages": list(member.stages),
                 "edges": [{**asdict(edge), "curve": None} for edge in self._topology.edges.values()],
                 "facts": {one.name: one.facts for one in streams if one.facts is not None},
@@ -347,6 +378,14 @@ class Supervisor:
                 "standby": instance.spare,
             },
         )
+
+    def _config_for(self, member: Member) -> dict[str, Any]:
+        """The configuration, with the passwords of those cameras alone that this worker reads."""
+        config = self.config.model_dump(mode="json")
+        for stream in config["streams"]:
+            if f"source.{stream['name']}" not in member.stages:
+                stream["source"] = redact(stream["source"])
+        return config
 
 
 def _in_our_time(beat: Mapping[str, Any]) -> dict[str, Any]:

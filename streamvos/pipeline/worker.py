@@ -1,6 +1,6 @@
 """A worker: one process, the thread of each of its stages, and the line to the supervisor.
 
-    python -m streamvos.pipeline.worker '{"name": "compute", "control": "ipc://...", ...}'
+    python -m streamvos.pipeline.worker < told.json     # {"name": "compute", "control": "ipc://...", ...}
 
 The main thread speaks with the supervisor and sends the heartbeat; a stage that hangs does not silence it.
 The process ends when the supervisor says so, or is gone.
@@ -32,6 +32,7 @@ import zmq
 from streamvos.pipeline.arenas import Arena
 from streamvos.pipeline.config import PipelineConfig
 from streamvos.pipeline.edges import EdgeSpec
+from streamvos.pipeline.logs import warnings_as_events
 from streamvos.pipeline.messages import Message, Refused, decode, encode
 from streamvos.pipeline.security import Curve
 from streamvos.pipeline.stage import Stage, StageContext
@@ -100,6 +101,10 @@ class Worker:
 
     def run(self) -> int:
         """Until the supervisor says exit; the exit code."""
+        with warnings_as_events(self._warn):
+            return self._run()
+
+    def _run(self) -> int:
         self._say(Message("hello", fields={"worker": self.name, "pid": os.getpid()}))
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
@@ -194,6 +199,9 @@ class Worker:
             socket.connect("inproc://mail")
         socket.send_multipart(encode(message, self._session or b""))
 
+    def _warn(self, level: str, text: str) -> None:
+        self._tell(Message("event", fields={"event": "warned", "level": level, "text": text}))
+
     def _say(self, message: Message) -> None:
         self._control.send_multipart(encode(message, self._session or b""))
 
@@ -272,8 +280,10 @@ def run_remote(name: str, address: str, secret: str | Path | None = None) -> int
 
 
 def main() -> int:
-    """A worker that a supervisor started; told by its one argument."""
-    told = json.loads(sys.argv[1])
+    """A worker that a supervisor started; told on its standard input, as others can read its arguments."""
+    told = json.loads(sys.stdin.read())
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
     _end_with(told["parent"], told["pipe"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)

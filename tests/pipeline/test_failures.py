@@ -255,12 +255,17 @@ def test_a_camera_whose_process_is_killed_is_opened_again(tmp_path):
         stream(tmp_path, "s", source, policy="latest", mask=str(tmp_path / "first.png"), open_timeout=5.0)
     )
     with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: written(tmp_path, "s"))
+        began = time.monotonic()
         for _ in range(2):
             pipeline.wait_for(lambda: len(written(tmp_path, "s")) > 3)
             last = written(tmp_path, "s")[-1]["index"]
             pipeline.kill_worker("source.s")
             pipeline.wait_for(lambda last=last: written(tmp_path, "s")[-1]["index"] > last + 5)
             assert [one["id"] for one in written(tmp_path, "s")[-1]["objects"]] == [3, 7]
+        times = [line["pts"] for line in written(tmp_path, "s")]
+        assert times == sorted(times)  # they go on where the camera would be by now
+        assert times[-1] > 0.5 * (time.monotonic() - began)
         pipeline.signal(signal.SIGINT)
         assert pipeline.wait(20) == 0
     indices = [line["index"] for line in written(tmp_path, "s")]

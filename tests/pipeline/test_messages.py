@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -45,6 +46,15 @@ def forged(stream: bytes = b"front", buffers: tuple[bytes, ...] = (), **changes:
         "arrays": {},
     }
     return [stream, msgpack.packb(header | changes), *buffers]
+
+
+def test_what_lies_in_shared_memory_may_be_larger_than_what_a_message_brings():
+    size = ARRAY_BYTES + 1
+    large = Message("snapshot", arrays={"snapshot": Array("uint8", (size,), Place("s/snapshots.0", 0, 1, 0))})
+    parts = encode(large, SESSION)
+    assert decode([bytes(one) for one in parts], SESSION).arrays["snapshot"].nbytes == size
+    with pytest.raises(Refused, match="array too large"):
+        encode(replace(large, arrays={"snapshot": Array("uint8", (size,), b"")}), SESSION)
 
 
 def test_a_message_comes_as_it_was_sent():

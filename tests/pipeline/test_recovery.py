@@ -15,6 +15,8 @@ import pytest
 from serving import label_maps, serving
 from small_videos import make_mask, make_video
 
+from streamvos.pipeline.client import Client
+
 
 def configuration(folder: Path, placement: str, policy: str, **stream: Any) -> dict[str, Any]:
     sinks = [
@@ -118,6 +120,39 @@ def test_a_live_stream_comes_back_with_its_objects(tmp_path, placement):
     indices = [line["index"] for line in written(tmp_path)]
     assert indices == sorted(set(indices))
     assert shared_memory_files() == before
+
+
+def test_a_second_death_in_the_middle_of_a_recovery_loses_no_object(tmp_path, monkeypatch):
+    """The sinks stand still when compute dies, then die: its next life has nothing yet that it could keep."""
+    make_video(tmp_path / "clip.mp4", 1500)
+    new = np.zeros_like(make_mask(tmp_path / "first.png"))
+    new[:10, :10] = 42
+    with serving(configuration(tmp_path, "fused", "latest", realtime=True), tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: len(written(tmp_path)) > 20 and pipeline.events("standby_ready"))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", pipeline.runtime)
+        with Client("recovery") as client:
+            seq = client.annotate("cam", new)
+        pipeline.wait_for(lambda: written(tmp_path)[-1]["index"] > seq + 40)  # a snapshot has it by then
+        os.kill(pipeline.pids()["sinks.cam"], signal.SIGSTOP)
+        pipeline.kill_worker("compute")
+        seen = len(pipeline.events("incarnation"))
+        pipeline.wait_for(lambda: len(pipeline.events("incarnation")) > seen + 1)
+        last = written(tmp_path)[-1]["index"]
+        pipeline.wait_for(lambda: written(tmp_path)[-1]["index"] > last + 5)
+        assert [one["id"] for one in written(tmp_path)[-1]["objects"]] == [3, 7, 42]
+
+
+def test_a_supervisor_that_was_stopped_for_a_while_blames_nobody(tmp_path):
+    make_video(tmp_path / "clip.mp4", 1500)
+    make_mask(tmp_path / "first.png")
+    with serving(configuration(tmp_path, "split", "latest", realtime=True), tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: len(written(tmp_path)) > 10)
+        pipeline.signal(signal.SIGSTOP)
+        time.sleep(4.5)  # the heartbeat's timeout is 3 s
+        pipeline.signal(signal.SIGCONT)
+        last = written(tmp_path)[-1]["index"]
+        pipeline.wait_for(lambda: written(tmp_path)[-1]["index"] > last + 20)
+        assert not pipeline.events("died")
 
 
 def test_children_end_with_their_supervisor(tmp_path):

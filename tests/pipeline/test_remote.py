@@ -21,7 +21,7 @@ from serving import TESTS, Serving, label_maps, serving
 from small_methods import SMALL
 
 from streamvos.pipeline.config import MethodConfig
-from streamvos.pipeline.messages import Message, encode
+from streamvos.pipeline.messages import Message, decode, encode
 from streamvos.pipeline.stages.method import make_method
 from streamvos.segmenter import Segmenter
 from streamvos.sources import open_source
@@ -249,6 +249,59 @@ def test_a_user_of_the_pipeline_cannot_pose_as_a_stage(tmp_path, keys):
         finally:
             poser.close()
             context.term()
+
+
+def test_what_a_remote_stage_hears_and_says_harms_nobody(tmp_path):
+    """On the loopback without keys, whoever lives here may be a remote stage; but no more than that."""
+    port = free_port()
+    door = "rtsp://admin:hunter2@127.0.0.1:9/door"
+    config = configuration(tmp_path, ["memory.s"], drift(), port)
+    config["streams"].append({"name": "door", "source": door, "policy": "latest", "sinks": []})
+    context: zmq.Context[Any] = zmq.Context()
+
+    def say(socket: zmq.Socket[bytes], kind: str, session: bytes = b"", **fields: Any) -> None:
+        socket.send_multipart([b"", *encode(Message(kind, fields=fields), session)[1:]])
+
+    def called(name: str) -> zmq.Socket[bytes]:
+        socket = context.socket(zmq.DEALER)
+        socket.linger, socket.routing_id = 0, name.encode()
+        socket.connect(f"tcp://127.0.0.1:{port}")
+        return socket
+
+    try:
+        with serving(config, tmp_path / "run") as pipeline:
+            pipeline.wait_for(lambda: len(pipeline.events("died")) > 1)  # the camera is not there
+            stage = called("remote memory.s#1")
+            say(stage, "hello", worker="memory.s", pid=1)
+            assert stage.poll(20_000)
+            init = decode(stage.recv_multipart(), None)
+            assert "hunter2" not in str(init.fields)
+            assert "127.0.0.1:9/door" in str(init.fields["config"])
+            session = init.fields["pipeline_session"]
+            for kind, fields in (
+                ("beat", {"stages": 5}),
+                ("beat", {"stages": {"memory.s": {"busy_since": "long"}}}),
+                ("beat", {"stages": {"memory.s": {"refused": {"x": "y"}}}, "clock": "late"}),
+                ("event", {"event": "x", "worker": "y", "level": []}),
+                ("ready", {"endpoints": 7, "facts": []}),
+                ("failed", {"stage": 5, "error": None, "fatal": 0}),
+                ("applied", {}),
+            ):
+                say(stage, kind, session, **fields)
+            impostor = called("source.s#0")
+            for kind in ("ended", "failed", "dying"):
+                say(impostor, kind, session, stage="source.s", error="x", fatal=True)
+            pipeline.wait_for(
+                lambda: {one.get("cause") for one in pipeline.events("message_refused")} >= {"field", "peer"}
+            )
+            assert pipeline.process.poll() is None
+            assert not [one for one in pipeline.events("over") if one["stream"] == "s"]
+            assert not [one for one in pipeline.events("died") if one["worker"] == "source.s"]
+            pipeline.signal(signal.SIGTERM)
+            assert pipeline.wait(20) == 0
+    finally:
+        context.destroy(linger=0)
+    assert "hunter2" not in pipeline.log.read_text()
 
 
 def told_of(pipeline: Serving) -> dict[str, Any]:

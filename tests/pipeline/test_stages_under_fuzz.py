@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
@@ -149,8 +150,12 @@ def test_noise_at_every_socket_changes_nothing(tmp_path, placement):
     with serving(configuration(tmp_path, placement), tmp_path / "run") as pipeline:
         folder = Path(pipeline.runtime) / "streamvos" / "fuzz"
         pipeline.wait_for(lambda: len(list((tmp_path / "labels").glob("*.png"))) > 20)
+        session = (pipeline.folder / "summary.json.session").read_bytes()  # somebody has found it out
         with RawSubscriber(f"ipc://{folder / 'masks-s.sock'}", "rle", "s") as masks:
-            session = masks.receive()[0]["session"]  # everybody who may subscribe knows it
+            assert masks.receive()[0]["session"] != session  # not in this way
+        for pid in pipeline.pids().values():
+            for told in ("cmdline", "environ"):
+                assert session.hex().encode() not in Path(f"/proc/{pid}/{told}").read_bytes()
         places = sorted(one for one in folder.iterdir() if one.is_socket())
         assert len(places) == {"fused": 5, "split": 8}[placement]
         before = {pid: resident(pid) for pid in [pipeline.process.pid, *pipeline.pids().values()]}
@@ -166,6 +171,8 @@ def test_noise_at_every_socket_changes_nothing(tmp_path, placement):
         pipeline.signal()
         assert pipeline.wait(20) == 0, pipeline.log.read_text()[-3000:]
     assert not pipeline.events("died")
+    for line in pipeline.log.read_text().splitlines():
+        assert isinstance(json.loads(line), dict), line  # what was asked for: a log of JSON
     assert len(pipeline.events("message_refused")) < 20 * (SECONDS + 10)  # each cause once a second, at most
     with open_source(SOURCE) as source:
         first = source.label_map(0)

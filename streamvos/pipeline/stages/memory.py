@@ -19,7 +19,7 @@ import torch
 
 from streamvos.methods.base import Lesson, Target
 from streamvos.pipeline.arenas import Arena, ArenaError
-from streamvos.pipeline.messages import Array, Message, Place
+from streamvos.pipeline.messages import Array, Message, Place, Refused
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.method import shared_extraction
 from streamvos.pipeline.stages.parcels import (
@@ -41,6 +41,7 @@ MOST_FAILURES = 5
 """Snapshots that may fail one after the other."""
 
 _SPARE = 1.25  # of a snapshot's arena, as states grow
+_SHARE = 0.02  # of its time that a live stream may spend on snapshots of a large state
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class MemoryStage(Stage):
                 self._commands.append(message)
         elif message.kind == "release":
             self._snapshots.release(message["slot"])
+        elif message.kind == "over":
+            self._state.reset()  # what it remembers is of no use to anybody
 
     def step(self) -> float | None:
         while True:
@@ -244,6 +247,7 @@ class _Snapshots:
         self._written_at, self._written_seq = 0, -1
         self._lossless = context.config.stream(stage.stream).effective_policy == "lossless"
         self._failures = 0
+        self._cost = 0  # ns that the last one took
         self.written = 0
 
     def reset(self, message: Message, frame_bytes: int) -> None:
@@ -271,40 +275,51 @@ class _Snapshots:
     def write_if_due(self, state: StreamState, message: Message, annotated: bool) -> None:
         """Save the state after a frame if it is time, or if the user has just said something."""
         frames = message.seq - self._written_seq
-        waited = (now() - self._written_at) * 1e-9
-        if annotated or frames >= self._frames or waited >= self._seconds:
+        waited = now() - self._written_at
+        due = frames >= self._frames or waited >= self._seconds * 1e9
+        if not self._lossless:  # which lets frames go by snapshots
+            due = due and waited >= self._cost / _SHARE
+        if annotated or due:
             self._write(state, message)
 
     def _write(self, state: StreamState, message: Message) -> None:
         if not self._free:
             return  # the sinks have not yet written what the last one covers; at the next frame then
-        blob = state.snapshot()
+        began = now()
         slot = self._free.pop()
-        arena = self._arenas[slot]
-        array = Array("uint8", (len(blob),), blob)
-        if arena is not None:
-            try:
-                if arena.slot_bytes < len(blob):
-                    arena.allocate(1, int(_SPARE * len(blob)))
-                generation, _ = arena.write(0, blob)
-            except ArenaError as error:
-                self._free.append(slot)
-                self._failures += 1
-                self._stage.tell("event", event="snapshot_failed", level="warning", error=str(error))
-                if self._failures >= MOST_FAILURES and self._lossless:
-                    raise  # frames could not be let go any more, and the stream would stand for ever
-                return
-            self._failures = 0
-            array = Array("uint8", (len(blob),), Place(arena.name, 0, generation, 0))
-        self._stage.tell(
-            "snapshot",
-            seq=message.seq,
-            incarnation=message.incarnation,
-            slot=slot,
-            arrays={"snapshot": array},
-        )
+        try:
+            self._stage.tell(
+                "snapshot",
+                seq=message.seq,
+                incarnation=message.incarnation,
+                slot=slot,
+                arrays={"snapshot": self._placed(state.snapshot(), self._arenas[slot])},
+            )
+        except (ArenaError, Refused) as error:
+            self._free.append(slot)
+            self._failures += 1
+            self._stage.tell("event", event="snapshot_failed", level="warning", error=str(error))
+            if self._failures >= MOST_FAILURES and self._lossless:
+                raise  # frames could not be let go any more, and the stream would stand for ever
+            return
+        self._failures = 0
         self._written_at, self._written_seq = now(), message.seq
+        self._cost = self._written_at - began
         self.written += 1
+
+    @staticmethod
+    def _placed(blob: bytes, arena: Arena | None) -> Array:
+        """In shared memory; where there is none, between hosts, in the message.
+
+        Raises:
+            ArenaError: there is not that much memory.
+        """
+        if arena is None:
+            return Array("uint8", (len(blob),), blob)
+        if arena.slot_bytes < len(blob):
+            arena.allocate(1, int(_SPARE * len(blob)))
+        generation, _ = arena.write(0, blob)
+        return Array("uint8", (len(blob),), Place(arena.name, 0, generation, 0))
 
 
 class _Lessons:

@@ -23,7 +23,7 @@ import zmq
 
 from streamvos.pipeline.bell import Bell
 from streamvos.pipeline.config import SinkConfig
-from streamvos.pipeline.messages import Message, Refused
+from streamvos.pipeline.messages import Message, Refused, told_to_strangers
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.arrived import Arrived, read_result
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
@@ -273,7 +273,11 @@ class SinksStage(Stage):
         shared = self.context.shared
         address = sink.address or f"ipc://{shared['runtime']}/masks-{self.stream}.sock"
         publisher = Publisher(
-            self.context.zmq, address, self.stream, self.context.session, curve=shared.get("curve")
+            self.context.zmq,
+            address,
+            self.stream,
+            told_to_strangers(self.context.session),
+            curve=shared.get("curve"),
         )
         return PublishWriter(publisher)
 

@@ -13,6 +13,7 @@ until the supervisor says that nobody can ask for it again (policy "lossless"). 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from streamvos.pipeline.bell import Bell
 from streamvos.pipeline.messages import Message, Refused
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.frame_store import FrameStore, Kept
-from streamvos.pipeline.stages.mailbox import FrameReader, Mailbox, check_size
+from streamvos.pipeline.stages.mailbox import Arrival, FrameReader, Mailbox, check_size
 from streamvos.sources import Source, open_source, redact
 from streamvos.sources.first_frame import first_label_map, given_label_map, parse_boxes
 from streamvos.types import Frame, InputError, SourceError
@@ -54,6 +55,8 @@ class SourceStage(Stage):
         self._store: FrameStore | None = None
         self._next, self._last = 0, -1  # the frame to send, and the highest that was
         self._pending: Counter[str] = Counter()  # drops that no header has told of
+        self._origin: int | None = None  # monotonic ns at which a live stream's time stamps are 0
+        self._pts_base: float | None = None  # s that are added to those of the present reader
         self._written = 0  # frames before this one have reached the sinks
         self._begun = self._fresh = self._paused = self._stopping = self._end_sent = False
 
@@ -69,6 +72,7 @@ class SourceStage(Stage):
         self._store = FrameStore(arena, slots, source.size)
         facts = {
             "size": list(source.size),
+            "native_size": list(source.native_size),
             "fps": source.fps,
             "length": source.length,
             "label": label_of(self._config.source),
@@ -134,6 +138,8 @@ class SourceStage(Stage):
         self._outbox.reset(message.incarnation)
         self._fresh, self._begun, self._end_sent = bool(message.get("fresh")), True, False
         self._written = message.get("written", 0)
+        if self._origin is None:
+            self._origin = message.get("origin")
         assert self._store is not None
         if self._latest:
             self._give_up(number)
@@ -171,7 +177,7 @@ class SourceStage(Stage):
             self._mailbox = Mailbox(self._latest, self._bell.ring)
             if self._paused:
                 self._mailbox.pause()
-        live = self._config.live
+        live, self._pts_base = self._config.live, None
         opened, self._opened = self._opened, None
         self._reader = FrameReader(
             (lambda: opened) if opened is not None else self._reopen,
@@ -215,6 +221,7 @@ class SourceStage(Stage):
         self._count(self._mailbox.take_drops())
         if arrival is None:
             return None
+        arrival = self._timed(arrival)
         if self._store.full:
             self._count(Counter({"no slot": 1}))
             return None
@@ -222,6 +229,18 @@ class SourceStage(Stage):
         kept = self._store.keep(self._next, arrival, dict(self._pending))
         self._pending.clear()
         return kept
+
+    def _timed(self, arrival: Arrival) -> Arrival:
+        """The time stamps of a camera that was opened again go on where they would be by now."""
+        if not self._config.live:
+            return arrival
+        frame = arrival.frame
+        if self._origin is None:
+            self._origin = frame.captured_ns - round(frame.pts * 1e9)
+            self.tell("origin", origin=self._origin)  # for our next life
+        if self._pts_base is None:
+            self._pts_base = (frame.captured_ns - self._origin) * 1e-9 - frame.pts
+        return replace(arrival, frame=replace(frame, pts=frame.pts + self._pts_base))
 
     def _send(self, kept: Kept) -> None:
         assert self._store is not None
