@@ -40,6 +40,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from streamvos.methods.parts import ExtractorPart, Part
 from streamvos.types import Annotation, Evidence, Features
 
 
@@ -284,6 +285,10 @@ class Method(nn.Module, ABC):
     def networks(self) -> nn.Module:
         """The module whose state dict a weight file holds."""
         return self
+
+    def parts(self) -> dict[str, Part]:
+        """Its networks that can be compiled, by name; the extractor, and what else a method names."""
+        return {"extractor": ExtractorPart(self.extractor)}
 
     @abstractmethod
     def target(self) -> Target:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from streamvos.backends import choose_device, compile_module
+from streamvos.backends import check_backend, choose_device, eager_run
 from streamvos.methods import build
 from streamvos.types import InputError
 
@@ -16,7 +16,7 @@ def test_eager_gives_what_the_module_gives():
     frames = torch.rand(2, 3, 40, 56)
     with torch.inference_mode():
         expected = extractor(frames)["embedding"]
-    got = compile_module(extractor, "eager", torch.device("cpu"))(frames)["embedding"]
+    got = eager_run(extractor, torch.device("cpu"))(frames)["embedding"]
     # another memory format, another order of summation
     assert torch.allclose(got, expected, atol=1e-5)
     assert not got.requires_grad
@@ -24,7 +24,7 @@ def test_eager_gives_what_the_module_gives():
 
 def test_a_batch_equals_its_frames_one_by_one():
     network = {"depth": 18, "stages": 2, "planes": (16, 24), "embedding": 16}
-    run = compile_module(build("tvos", {"network": network}).extractor, "eager", torch.device("cpu"))
+    run = eager_run(build("tvos", {"network": network}).extractor, torch.device("cpu"))
     frames = torch.rand(3, 3, 32, 48)
     together = run(frames)["embedding"]
     for k in range(3):
@@ -33,7 +33,7 @@ def test_a_batch_equals_its_frames_one_by_one():
 
 def test_unknown_devices_and_backends_are_refused():
     with pytest.raises(InputError, match="choose one of: eager"):
-        compile_module(torch.nn.Identity(), "warp", torch.device("cpu"))
+        check_backend("warp")
     with pytest.raises(InputError, match="'toaster'"):
         choose_device("toaster")
     assert choose_device("auto").type in ("cpu", "cuda")
