@@ -42,6 +42,7 @@ setup(
             'tomli>=2.0; python_version < "3.11"',
         ],
         "tensorrt": ["torch-tensorrt>=2.13,<2.14"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5"],
         "dev": [
             "matplotlib>=3.9",
             "pytest>=8",

@@ -75,7 +75,7 @@ def request_build(
     Returns:
         What happens now, for people.
     """
-    if os.environ.get(VARIABLE, "1") == "0":
+    if os.environ.get(VARIABLE, "1") == "0" or part.name != "extractor":
         return "build it with `streamvos engines build`"
     if os.environ.get("STREAMVOS_BUILDER"):
         return "this process builds engines itself"

@@ -57,6 +57,8 @@ class Manifest(_Record):
         key: its name.
         plan: digest of its plan.
         about: the plan in full.
+        frames: (H, W) of the clip's frames.
+        objects: that were followed in the clip.
         artefact: file name; None = refused by the parity gate, kept so that nobody builds it again.
         sha256, size: of the file, in bytes.
         parity: see `Parity`.
@@ -71,6 +73,8 @@ class Manifest(_Record):
     key: str
     plan: str
     about: dict[str, Any]
+    frames: tuple[int, int]
+    objects: int
     artefact: str | None
     sha256: str
     size: int
@@ -88,9 +92,11 @@ class Manifest(_Record):
 
     @property
     def title(self) -> str:
-        """For people: method, part, shape of the first input, backend."""
+        """For people: method, part, frames, what it is called with, backend."""
         shape = "x".join(str(side) for side in self.about["inputs"][0]["shape"])
-        return f"{self.about['method']}/{self.about['part']} {shape} {self.backend}"
+        size = "x".join(str(side) for side in self.frames)
+        name = f"{self.about['method']}/{self.about['part']} {shape}"
+        return f"{name} {self.backend}" if shape.endswith(size) else f"{name} of {size} {self.backend}"
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

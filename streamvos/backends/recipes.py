@@ -39,7 +39,7 @@ class Recipe(BaseModel):
         part: of the method.
         sizes: (H, W) of frames, exact: padding would move the border of every convolution, and with it the
             features there, away from eager's.
-        batches: frames at once.
+        batches: frames at once; of a part that works on objects, how many of them are followed.
         precision: "method" computes as the method's own option says; the others are autocast around it.
         aoti, inductor, tensorrt: options of each backend, see its module.
     """

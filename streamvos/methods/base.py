@@ -287,8 +287,12 @@ class Method(nn.Module, ABC):
         return self
 
     def parts(self) -> dict[str, Part]:
-        """Its networks that can be compiled, by name; the extractor, and what else a method names."""
-        return {"extractor": ExtractorPart(self.extractor)}
+        """Its networks that can be compiled, by name; the same objects in every call but the extractor."""
+        return {"extractor": ExtractorPart(self.extractor), **self.inner_parts()}
+
+    def inner_parts(self) -> dict[str, Part]:
+        """Those that the method calls itself, in target or decoder: an engine takes their place there."""
+        return {}
 
     @abstractmethod
     def target(self) -> Target:

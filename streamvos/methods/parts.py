@@ -1,8 +1,8 @@
 """Networks of a method that can be compiled: tensors in, tensors out, and a place for what was compiled.
 
-    part = method.parts()["extractor"]
-    outputs = part.plain(*part.example((480, 854), 1))     # as the method runs it by itself
-    part.replace(engine)                                    # from here on `part(...)` runs the engine
+    part = method.parts()["refiner"]
+    part.replace(engine)            # from here on `part(...)` runs the engine
+    part.replace(None)              # and now `part.plain` again, as the method computes it by itself
 
 A method names its parts and calls its inner ones through `part(...)`; it does not know what runs there.
 Nothing in a part depends on a stream.
@@ -19,6 +19,8 @@ from streamvos.types import Features
 
 Tensors = tuple[torch.Tensor, ...]
 Run = Callable[..., Tensors]
+"""Tensors in, tensors out."""
+
 Size = tuple[int, int]
 Layout = Sequence[tuple[str, bool]]
 """Of features: the name of each map, and whether it is the frames themselves."""
@@ -31,20 +33,13 @@ class Part:
         name: within the method.
         plain: tensors -> tensors, as the method computes it; stateless.
         modules: all that hold weights which `plain` uses.
-        example: (H, W) of the frames and a batch -> inputs of the kind that `plain` gets, on any device.
 
     Attributes:
-        name, plain, modules, example: as given.
+        name, plain, modules: as given.
     """
 
-    def __init__(
-        self,
-        name: str,
-        plain: Run,
-        modules: Sequence[nn.Module],
-        example: Callable[[Size, int], Tensors],
-    ):
-        self.name, self.plain, self.modules, self.example = name, plain, tuple(modules), example
+    def __init__(self, name: str, plain: Run, modules: Sequence[nn.Module]):
+        self.name, self.plain, self.modules = name, plain, tuple(modules)
         self._run = plain
 
     def __call__(self, *tensors: torch.Tensor) -> Tensors:
@@ -78,10 +73,17 @@ class ExtractorPart(Part):
 
     def __init__(self, extractor: nn.Module):
         self._extractor = extractor
-        super().__init__("extractor", self._tensors, (extractor,), example_frames)
+        super().__init__("extractor", self._tensors, (extractor,))
 
     def _tensors(self, frames: torch.Tensor) -> Tensors:
         return tuple(value for value in self._extractor(frames).maps.values() if value is not frames)
+
+    @staticmethod
+    def example(size: Size, batch: int) -> Tensors:
+        """Noise as frames (H, W) come: (B, 3, H, W) float32 in 0..1, channels last in memory."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randint(0, 256, (batch, *size, 3), generator=generator, dtype=torch.uint8)
+        return (noise.permute(0, 3, 1, 2).float().div_(255),)
 
     def layout(self, frames: torch.Tensor) -> Layout:
         """What maps there are for frames like these."""
@@ -96,8 +98,6 @@ def assemble(layout: Layout, frames: torch.Tensor, outputs: Tensors) -> Features
     return Features(maps, (frames.shape[-2], frames.shape[-1]))
 
 
-def example_frames(size: Size, batch: int) -> Tensors:
-    """Noise as frames come: (B, 3, H, W) float32 in 0..1, channels last in memory."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (batch, *size, 3), generator=generator, dtype=torch.uint8)
-    return (noise.permute(0, 3, 1, 2).float().div_(255),)
+def outline(size: Size, like: torch.Tensor) -> torch.Tensor:
+    """A size as a tensor without numbers, (H, W, 0): for parts whose answer has a size that no input has."""
+    return like.new_empty((*size, 0))

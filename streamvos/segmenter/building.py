@@ -125,18 +125,20 @@ class Builder:
                 return found
             return self._build(part, plan, inputs, clip)
 
-    def choose(self, part: Part, inputs: Tensors, clip: Clip) -> Choice:
+    def choose(
+        self, part: Part, inputs: Tensors, clip: Clip, recipe: Recipe | None = None, force: bool = False
+    ) -> Choice:
         """Find out what is fastest here, and remember it for `backend="auto"`.
 
         Args:
-            part, inputs, clip: as for `build`.
+            part, inputs, clip, recipe, force: as for `build`.
         """
         milliseconds: dict[str, float] = {}
         left_out: dict[str, str] = {"inductor": "compiles anew in every process"}
         shares = {"eager": WORTHWHILE}
         for backend in CANDIDATES:
             try:
-                manifest = self.build(part, backend, inputs, clip)
+                manifest = self.build(part, backend, inputs, clip, recipe, force)
             except InputError as error:
                 left_out[backend] = str(error)
                 continue
@@ -157,6 +159,26 @@ class Builder:
         )
         self.cache.decide(choice)
         return choice
+
+    def verify(self, part: Part, manifest: Manifest, clip: Clip) -> Parity:
+        """Compare an engine once more; one that does not pass is refused from here on.
+
+        Args:
+            part: of the method.
+            manifest: of an engine of that part.
+            clip: frames of its size.
+
+        Raises:
+            InputError: its file is damaged, gone, or cannot be loaded.
+        """
+        backend, signature = COMPILED[manifest.backend], Signature.from_json(manifest.about["inputs"])
+        module = PartModule(part, manifest.about["precision"])
+        run = backend.load(self.cache.artefact(manifest), self.device, module)
+        parity = compare(self.method, part, Engine(run, signature, manifest), clip, self.device, self._frames)
+        if not parity.passed:
+            refused = manifest.model_copy(update={"parity": parity, "artefact": None})
+            self.cache.store(refused, None)
+        return parity
 
     def _build(self, part: Part, plan: Plan, inputs: Tensors, clip: Clip) -> Manifest:
         seconds: dict[str, float] = {}
@@ -183,6 +205,8 @@ class Builder:
                 key=engine_key(plan, program),
                 plan=plan.digest,
                 about=asdict(plan),
+                frames=clip.size,
+                objects=clip.objects,
                 artefact=path.name,
                 sha256="",
                 size=0,

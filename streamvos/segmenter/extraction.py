@@ -22,7 +22,8 @@ class Extraction:
     """A method's extractor, ready to run; stateless, shared by streams.
 
     Args:
-        method: it is moved to the device, and not changed otherwise.
+        method: it is moved to the device, and not changed otherwise; but engines of its inner parts become
+            its own, whoever shares it.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         backend: see `streamvos.backends`.
         cache: of engines; None = the default one.
@@ -49,6 +50,8 @@ class Extraction:
         self._run: Extractor = eager_run(method.extractor, self.device)
         if backend != "eager":
             self._run = self._compiled(self._run)
+            for part in self.method.inner_parts().values():
+                part.replace(self.engines.switch(part, part.plain))
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[torch.Tensor]) -> Features:

@@ -23,7 +23,7 @@ from streamvos.methods.parts import Part, Tensors
 from streamvos.nn.precision import resolve_precision
 from streamvos.segmenter.extraction import Extractor, run_extractor
 from streamvos.segmenter.segmenter import Segmenter
-from streamvos.types import Features
+from streamvos.types import VOID, Features
 
 Told = Callable[[int, int], None]
 """Frames done, frames in all."""
@@ -47,6 +47,32 @@ class Clip:
     def size(self) -> tuple[int, int]:
         """(H, W)."""
         return self.mask.shape[0], self.mask.shape[1]
+
+    @property
+    def objects(self) -> int:
+        """That the mask names."""
+        return len(set(np.unique(self.mask).tolist()) - {0, VOID})
+
+
+def inputs_in(method: Method, part: Part, clip: Clip, device: torch.device, frames: int = 3) -> list[Tensors]:
+    """What an inner part is called with while a clip is followed: one example of each signature.
+
+    Args:
+        method: with its weights.
+        part: of it, not the extractor.
+        clip: its mask has as many objects as are wanted.
+        device: where.
+        frames: of the clip that are followed.
+    """
+    found: dict[Signature, Tensors] = {}
+
+    def run(*tensors: torch.Tensor) -> Tensors:
+        copies = tuple(tensor.clone(memory_format=torch.preserve_format) for tensor in tensors)
+        found.setdefault(Signature.of(*tensors), copies)
+        return part.plain(*tensors)
+
+    _masks(method, part, None, run, Clip(clip.name, clip.frames[:frames], clip.mask), device, lambda: None)
+    return [copies for signature, copies in found.items() if Signature.of(*copies) == signature]
 
 
 class _Comparison:
