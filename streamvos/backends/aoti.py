@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamvos.backends.cuda_graphs import graphed_when_called
 from streamvos.backends.exporting import private_folder
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
@@ -88,7 +89,9 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
                 f"{path} is no package of a compiled function (it holds {(strange or names)[:3]})"
             )
         index = -1 if device.index is None else device.index
-        compiled = aoti_load_package(str(path), device_index=index)
+        on_gpu = device.type == "cuda"
+        # its threads would be in the way of a CUDA graph; one stream of calls needs none
+        compiled = aoti_load_package(str(path), run_single_threaded=on_gpu, device_index=index)
     except (RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
 
@@ -96,4 +99,4 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
         outputs = compiled(*tensors)
         return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
-    return run
+    return graphed_when_called(run) if on_gpu else run

@@ -32,7 +32,8 @@ from streamvos.types import InputError
 log = logging.getLogger(__name__)
 
 VARIABLE = "STREAMVOS_BUILD_BESIDE"
-"""Environment variable: 0 = nothing is built beside streams."""
+"""Environment variable: 0 = nothing is built beside streams; ask = requests are left in the cache, and
+`streamvos engines build --requested` builds them when you call it."""
 
 FOLDER = "requests"
 
@@ -75,14 +76,15 @@ def request_build(
     Returns:
         What happens now, for people.
     """
-    if os.environ.get(VARIABLE, "1") == "0" or part.name != "extractor":
+    wish = os.environ.get(VARIABLE, "1")
+    if wish == "0" or part.name != "extractor":
         return "build it with `streamvos engines build`"
-    if os.environ.get("STREAMVOS_BUILDER"):
-        return "this process builds engines itself"
     try:
         folder = cache.subfolder(FOLDER)
         if not (folder / f"{name}.json").exists():
             _write(folder, name, method, part, backend, signature, device)
+        if wish == "ask":
+            return "build it with `streamvos engines build --requested`"
         _start(cache)
     except (OSError, InputError) as error:
         return f"it cannot be built beside: {error}"
@@ -130,7 +132,7 @@ def _start(cache: EngineCache) -> None:
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C of the stream is not for it
-            env={**os.environ, "STREAMVOS_BUILDER": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, VARIABLE: "0", "OMP_NUM_THREADS": "1"},
         )
 
 

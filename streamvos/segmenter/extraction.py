@@ -86,6 +86,7 @@ class Extraction:
 
     def _upload(self, frame: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda" and frame.device.type == "cpu":
+            # torch keeps pinned memory for the next frame, and not before this copy is done
             frame = frame.pin_memory()
         return frame.to(self.device, non_blocking=True)
 
