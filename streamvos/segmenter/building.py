@@ -137,6 +137,10 @@ class Builder:
         left_out: dict[str, str] = {"inductor": "compiles anew in every process"}
         shares = {"eager": WORTHWHILE}
         for backend in CANDIDATES:
+            reason = COMPILED[backend].missing(self.device)
+            if reason is not None:
+                left_out[backend] = reason
+                continue
             try:
                 manifest = self.build(part, backend, inputs, clip, recipe, force)
             except InputError as error:

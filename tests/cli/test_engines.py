@@ -57,6 +57,20 @@ def test_run_takes_the_engine(call, folder, inputs, weights):
     assert line.endswith("(6 calls)")
 
 
+def test_a_lossless_pipeline_gives_the_same_bits_with_an_engine(call, folder, inputs, weights):
+    """The same masks, boxes and scores, which are told to six digits."""
+    given = ["--mask", "first.png", "--weights", str(weights), "--backend", "aoti"]
+    assert call("run", "clip.mp4", *given, "--out", "run").code == 0
+    assert call("serve", "--source", "clip.mp4", *given, "--out", "serve", "--no-publish").code == 0
+    ours, theirs = (objects_in(Path(name) / "results.jsonl") for name in ("run", "serve"))
+    assert len(ours) == 6
+    assert ours == theirs
+
+
+def objects_in(path: Path) -> list[object]:
+    return [json.loads(line)["objects"] for line in path.read_text().splitlines()]
+
+
 def test_engines_are_listed_with_their_numbers(call, folder):
     answer = call("engines", "list", "--json")
     listed = json.loads(answer.out)
