@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from streamvos.backends.cuda_graphs import graphed_when_called
-from streamvos.backends.exporting import private_folder
+from streamvos.backends.exporting import private_folder, quiet
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
 
@@ -63,7 +63,7 @@ def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[s
 
     # Inductor's own cache would be read with Python's serializer
     configs = {**DEFAULTS, **settings, "fx_graph_cache": False, "fx_graph_remote_cache": False}
-    with torch.no_grad(), private_folder(path.parent):
+    with torch.no_grad(), private_folder(path.parent), quiet():
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -30,6 +31,7 @@ from pathlib import Path
 
 import streamvos.backends
 from streamvos.backends import manifest as manifests
+from streamvos.backends.keys import FORMAT
 from streamvos.backends.manifest import Choice, Manifest
 from streamvos.types import InputError
 
@@ -97,7 +99,8 @@ class EngineCache:
                 if manifest.key != folder.name:
                     raise InputError(f"{folder} holds the manifest of {manifest.key}")
             except InputError as error:
-                if folder.is_dir():  # nobody has removed it meanwhile
+                # nobody has removed it meanwhile, and it is not of another version of this package
+                if folder.is_dir() and not _is_of_another_format(folder / manifests.FILE):
                     self.quarantine(folder.name, str(error))
                 continue
             found.append(manifest)
@@ -255,6 +258,14 @@ def digest_of(path: Path) -> str:
         while block := file.read(CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is_of_another_format(path: Path) -> bool:
+    try:
+        written = json.loads(path.read_bytes())["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return isinstance(written, int) and written != FORMAT
 
 
 def _as_of() -> int:

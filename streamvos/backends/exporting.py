@@ -6,6 +6,7 @@ with private_folder(): ...
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,12 +47,21 @@ def export(module: nn.Module, inputs: Tensors) -> torch.export.ExportedProgram:
     """
     # tensors made in inference mode cannot be traced; a clone outside of it can, and keeps its strides
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), quiet():
             plain = tuple(_copied(tensor) for tensor in inputs)
             return torch.export.export(module, plain, strict=False)
     except Exception as error:  # whatever tracing raises: the part is no graph of tensors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the part cannot be exported: {reason}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch's compilers warn of about themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from torch import nn
 
 from streamvos.backends.aoti import cannot_build as cannot_build
 from streamvos.backends.aoti import missing as missing
-from streamvos.backends.exporting import export, private_folder
+from streamvos.backends.exporting import export, private_folder, quiet
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
 
@@ -71,7 +71,7 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
         # exported first: a graph of tensors, in which nothing of Python is left to guard
         plain = export(module, tensors).module()
         compiled = torch.compile(plain, dynamic=False, options=options)
-        with private_folder():
+        with private_folder(), quiet():
             outputs = tuple(compiled(*tensors))
         programs.append(compiled)
         return outputs

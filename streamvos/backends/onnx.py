@@ -6,13 +6,14 @@ names["outputs"]            # ['output_0', ...], in the order of the part's
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from streamvos.backends.exporting import PartModule, export
+from streamvos.backends.exporting import PartModule, export, quiet
 from streamvos.methods.parts import Part, Tensors
 from streamvos.types import InputError, SinkError
 
@@ -45,17 +46,20 @@ def export_onnx(part: Part, inputs: Tensors, path: Path) -> dict[str, list[str]]
         "outputs": [f"output_{k}" for k in range(len(program.graph_signature.user_outputs))],
     }
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # it tells of packages that it does not find, whether they are needed or not
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        torch.onnx.export(
-            program,
-            (),
-            str(temporary),
-            input_names=names["inputs"],
-            output_names=names["outputs"],
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
+        with quiet():
+            torch.onnx.export(
+                program,
+                (),
+                str(temporary),
+                input_names=names["inputs"],
+                output_names=names["outputs"],
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
         os.replace(temporary, path)
     except OSError as error:
         raise SinkError(f"cannot write {path}: {error.strerror}; choose another place") from None

@@ -87,6 +87,13 @@ def test_a_damaged_manifest_is_no_engine(cache, text):
     assert cache.manifests() == []
 
 
+def test_an_engine_of_another_version_is_not_seen_and_left_alone(cache):
+    engine(cache)
+    (cache.folder / KEY / "manifest.json").write_text('{"format": 999}')
+    assert cache.manifests() == []
+    assert (cache.folder / KEY).is_dir()
+
+
 def test_a_manifest_under_another_name_is_not_believed(cache):
     engine(cache)
     os.rename(cache.folder / KEY, cache.folder / ("cd" * 20))
