@@ -13,7 +13,14 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["streamvos", "streamvos.*"]),
-    package_data={"streamvos": ["py.typed", "weights/files/*.safetensors", "weights/files/*.md"]},
+    package_data={
+        "streamvos": [
+            "py.typed",
+            "weights/files/*.safetensors",
+            "weights/files/*.md",
+            "backends/files/*.toml",
+        ]
+    },
     install_requires=[
         "torch>=2.11",
         "numpy>=1.26",
@@ -24,6 +31,7 @@ setup(
         "pydantic>=2.7",
         "typer>=0.15",
         "rich>=13.7",
+        'tomli>=2.0; python_version < "3.11"',  # recipes
     ],
     extras_require={
         "train": ["matplotlib>=3.9"],
@@ -34,6 +42,7 @@ setup(
             'tomli>=2.0; python_version < "3.11"',
         ],
         "tensorrt": ["torch-tensorrt>=2.13,<2.14"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5"],
         "dev": [
             "matplotlib>=3.9",
             "pytest>=8",

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamvos.backends import choose_device, compile_module
+from streamvos.backends import choose_device, eager_run
 from streamvos.methods import METHODS, build
 
 PHASES = ("extract", "read", "decode", "write")
@@ -56,7 +56,7 @@ def one_case(
     torch.manual_seed(0)
     place = choose_device(device)
     network = build(method, options).eval().to(place)
-    extract = compile_module(network.extractor, "eager", place)
+    extract = eager_run(network.extractor, place)
     target = network.target()
     ids = tuple(range(1, objects + 1))
     seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}

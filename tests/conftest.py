@@ -21,6 +21,13 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _engines_apart(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's engines, or builds any in the background."""
+    monkeypatch.setenv("STREAMVOS_ENGINES", str(tmp_path_factory.getbasetemp() / "engines"))
+    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "0")
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(0))

@@ -7,7 +7,8 @@ DAVIS, and published checkpoints (with random weights). Of a console block, ever
 - `make TARGET ...` is not run (it would run these tests again); the target must exist in the Makefile, and
   the variables on the line must be used there.
 - `streamvos ...` is run. A camera or an address is played by a file, `run` ends after three frames,
-  `train` after one small step, and `watch` after three masks. `serve` runs until the end of the module.
+  `train` after one small step, and `watch` after three masks; engines are built for the clip's size.
+  `serve` runs until the end of the module.
 
 Any other command fails the test, since nothing would hold it true. Python blocks are run as they are, one
 after the other, as in one session. Links to files must lead somewhere.
@@ -137,6 +138,9 @@ def small(words: list[str]) -> list[str]:
             arguments[arguments.index("--max-frames") + 1] = "3"
         else:
             arguments += ["--max-frames", "3"]
+    if arguments[:2] == ["engines", "build"]:
+        size = arguments.index("--size") + 1
+        arguments[size:] = ["192x256", *arguments[size + 1 :], "--frames", "2"]
     if arguments[0] == "watch":
         arguments += ["--max", "3"]
     if arguments[0] == "train":

@@ -35,6 +35,7 @@ COMMANDS = {
     "score": "score",
     "train": None,
     "weights": None,
+    "engines": None,
     "keys": None,
     "stage": "stage",
     "doctor": "doctor",

@@ -66,7 +66,12 @@ WeightsName = Annotated[
     ),
 ]
 DeviceName = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
-BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="How the networks run: eager.")]
+BackendName = Annotated[
+    str,
+    typer.Option(
+        "--backend", metavar="NAME", help="How the networks run: eager, inductor, aoti, tensorrt, auto."
+    ),
+]
 MethodSettings = Annotated[
     list[str] | None,
     typer.Option(

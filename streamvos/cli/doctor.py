@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import io
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich.table import Table
@@ -22,8 +22,11 @@ from rich.text import Text
 
 import streamvos
 from streamvos.cli.common import JsonTarget, check_json_target, examples, print_table, write_json
-from streamvos.types import StreamvosError
+from streamvos.types import InputError, StreamvosError
 from streamvos.weights import BUNDLED, bundled_path, read_checkpoint
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLES = examples("streamvos doctor", "streamvos doctor --json report.json")
 
@@ -68,6 +71,8 @@ def examine() -> list[Finding]:
         _torch,
         _cuda,
         _tensorrt,
+        _compiler,
+        _engines,
         _zeromq,
         _opencv,
         _ffmpeg,
@@ -133,14 +138,43 @@ def _tensorrt() -> Finding:
     advice = "pip install 'streamvos[tensorrt]' on a machine with an NVIDIA GPU"
     if importlib.util.find_spec("torch_tensorrt") is None:
         return Finding("TensorRT", "optional", "torch-tensorrt is not installed", advice)
+    from streamvos.backends.tensorrt import torch_tensorrt
+
     try:
-        # without its libraries this prints to the standard output and raises a bare Exception
-        with contextlib.redirect_stdout(io.StringIO()):
-            import torch_tensorrt  # type: ignore[import-not-found]
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return Finding("TensorRT", "optional", reason, advice)
-    return Finding("TensorRT", "ok", f"torch-tensorrt {torch_tensorrt.__version__}")
+        package = torch_tensorrt()
+    except InputError as error:
+        return Finding("TensorRT", "optional", str(error), advice)
+    return Finding("TensorRT", "ok", f"torch-tensorrt {package.__version__}")
+
+
+def _compiler() -> Finding:
+    from streamvos.backends.aoti import cannot_build
+
+    reason = cannot_build(torch_device())
+    if reason is not None:
+        return Finding("engines' compiler", "optional", reason, "apt-get install g++")
+    found = next(name for name in ("g++", "clang++") if shutil.which(name))
+    return Finding("engines' compiler", "ok", f"{found}: `streamvos engines build` can compile networks")
+
+
+def _engines() -> Finding:
+    from streamvos.backends import EngineCache
+
+    cache = EngineCache()
+    problem = cache.problem()
+    if problem is not None:
+        return Finding(
+            "engines", "optional", problem, "make the folder yours alone, or set STREAMVOS_ENGINES"
+        )
+    count = sum(one.artefact is not None for one in cache.manifests())
+    return Finding("engines", "ok", f"{count} compiled networks in {cache.folder}")
+
+
+def torch_device() -> torch.device:
+    """What `--device auto` is here."""
+    from streamvos.backends import choose_device
+
+    return choose_device("auto")
 
 
 def _zeromq() -> Finding:

@@ -65,6 +65,7 @@ class Summary:
         paths: name of each kind of output -> where it is.
         scores: J, F, J&F, ... in percent, where the truth is known.
         gpu_memory_mib: the most that tensors took on a GPU; None on another device.
+        engines: part -> what ran it, why and how often; empty with `eager`.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Summary:
     paths: Mapping[str, Path]
     scores: Mapping[str, float] | None
     gpu_memory_mib: float | None
+    engines: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def fps(self) -> float:
@@ -100,6 +102,7 @@ class Summary:
                 "peak_memory_mib": peak_memory_mib(),
                 "peak_gpu_memory_mib": self.gpu_memory_mib,
                 "scores": self.scores,
+                "engines": self.engines,
                 "paths": {name: str(path) for name, path in self.paths.items()},
             }
         )
@@ -258,6 +261,7 @@ def segment(
         paths=folder.paths,
         scores=scores,
         gpu_memory_mib=peak_gpu_memory_mib(vos.device),
+        engines=vos.extraction.engines.describe(),
     )
     return summary, stopped
 
@@ -311,5 +315,7 @@ def report(summary: Summary, json_target: str | None) -> None:
     table.add_row("peak memory", in_mib(values["peak_memory_mib"]))
     if summary.gpu_memory_mib is not None:
         table.add_row("peak GPU memory", in_mib(summary.gpu_memory_mib))
-    print_table(table, json_target, *(f"{kind:8} {path}" for kind, path in summary.paths.items()))
+    lines = [f"{kind:8} {path}" for kind, path in summary.paths.items()]
+    lines += [f"{part:8} {line}" for part, told in summary.engines.items() for line in told]
+    print_table(table, json_target, *lines)
     write_json(values, json_target)

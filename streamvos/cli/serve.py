@@ -5,6 +5,8 @@ streamvos serve --source camera:0 --mask first.png
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +33,9 @@ EXAMPLES = examples(
     "streamvos serve --source clip.mp4 --mask first.png --out out/ --no-publish --json",
     "streamvos serve pipeline.toml --placement split --trace trace.json --prometheus 9464",
 )
+
+ENGINES_AS_OF = "STREAMVOS_ENGINES_AS_OF"
+"""As in `streamvos.backends.cache`, whose import takes seconds."""
 
 ConfigFile = Annotated[
     Path | None,
@@ -176,10 +181,15 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
         ) from None
     log = EventLog(config.observe.log)
     supervisor = Supervisor(config, log)
+    mine = ENGINES_AS_OF not in os.environ
+    # a worker that is started anew goes on with the engines of the others, not with one built since
+    os.environ.setdefault(ENGINES_AS_OF, str(time.time_ns()))
     try:
         code = supervisor.run()
     finally:
         log.close()
+        if mine:
+            del os.environ[ENGINES_AS_OF]
     write_json(supervisor.summary(), json_target)
     return code
 

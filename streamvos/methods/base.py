@@ -40,6 +40,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from streamvos.methods.parts import ExtractorPart, Part
 from streamvos.types import Annotation, Evidence, Features
 
 
@@ -284,6 +285,14 @@ class Method(nn.Module, ABC):
     def networks(self) -> nn.Module:
         """The module whose state dict a weight file holds."""
         return self
+
+    def parts(self) -> dict[str, Part]:
+        """Its networks that can be compiled, by name; the same objects in every call but the extractor."""
+        return {"extractor": ExtractorPart(self.extractor), **self.inner_parts()}
+
+    def inner_parts(self) -> dict[str, Part]:
+        """Those that the method calls itself, in target or decoder: an engine takes their place there."""
+        return {}
 
     @abstractmethod
     def target(self) -> Target:

@@ -6,35 +6,52 @@ features = extraction([frame])                  # frames (H, W, 3) uint8 of one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from streamvos.backends import choose_device, compile_module
+from streamvos.backends import Engine, EngineCache, Engines, choose_device, eager_run
 from streamvos.methods import Method
+from streamvos.methods.parts import assemble
 from streamvos.types import Features
+
+Extractor = Callable[[torch.Tensor], Features]
 
 
 class Extraction:
     """A method's extractor, ready to run; stateless, shared by streams.
 
     Args:
-        method: it is moved to the device, and not changed otherwise.
+        method: it is moved to the device, and not changed otherwise; but engines of its inner parts become
+            its own, whoever shares it.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         backend: see `streamvos.backends`.
+        cache: of engines; None = the default one.
 
     Attributes:
         method: the method.
         device: the torch device in use.
+        engines: what runs instead of eager; see `streamvos.backends.Engines.describe`.
 
     Raises:
         InputError: no such device or backend.
     """
 
-    def __init__(self, method: Method, device: str | torch.device = "auto", backend: str = "eager"):
+    def __init__(
+        self,
+        method: Method,
+        device: str | torch.device = "auto",
+        backend: str = "eager",
+        cache: EngineCache | None = None,
+    ):
         self.device = choose_device(device)
         self.method = method.eval().to(self.device)
-        self._run = compile_module(method.extractor, backend, self.device)
+        self.engines = Engines(self.method, self.device, backend, cache)
+        self._run: Extractor = eager_run(method.extractor, self.device)
+        if backend != "eager":
+            self._run = self._compiled(self._run)
+            for part in self.method.inner_parts().values():
+                part.replace(self.engines.switch(part, part.plain))
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[torch.Tensor]) -> Features:
@@ -45,10 +62,37 @@ class Extraction:
         """
         images = [self._upload(frame) for frame in frames]
         batch = images[0][None] if len(images) == 1 else torch.stack(images)
-        features: Features = self._run(batch.permute(0, 3, 1, 2).float().div_(255))
-        return features
+        return self._run(batch.permute(0, 3, 1, 2).float().div_(255))
+
+    def use(self, wrap: Callable[[Extractor], Extractor]) -> None:
+        """Run something else in the extractor's place, which may call what ran there.
+
+        Args:
+            wrap: what runs now -> what is to run: frames (B, 3, H, W) float32 in channels_last to features.
+        """
+        self._run = wrap(self._run)
+
+    def _compiled(self, eager: Extractor) -> Extractor:
+        """The extractor's engines, and eager where there is none."""
+        part = self.method.parts()["extractor"]
+        switch = self.engines.switch(part, part.plain)
+
+        def run(frames: torch.Tensor) -> Features:
+            frames = frames.contiguous(memory_format=torch.channels_last)
+            engine = switch.choose(frames)
+            return eager(frames) if engine is None else run_extractor(engine, frames)
+
+        return run
 
     def _upload(self, frame: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda" and frame.device.type == "cpu":
+            # torch keeps pinned memory for the next frame, and not before this copy is done
             frame = frame.pin_memory()
         return frame.to(self.device, non_blocking=True)
+
+
+def run_extractor(engine: Engine, frames: torch.Tensor) -> Features:
+    """Features by an engine of an extractor."""
+    assert engine.manifest is not None
+    assert engine.manifest.layout is not None
+    return assemble(engine.manifest.layout, frames, engine(frames))

@@ -21,16 +21,17 @@ class Segmenter:
         method: with its weights; it is moved to the device and not changed otherwise. Several
             segmenters may share one.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        backend: how the extractor runs, see `streamvos.backends`.
+        backend: how the networks run, see `streamvos.backends`.
 
     Attributes:
         method: the method.
         device: the torch device in use.
+        extraction: of features; `extraction.engines.describe()` says what runs where.
     """
 
     def __init__(self, method: Method, device: str | torch.device = "auto", backend: str = "eager"):
-        self._extract = Extraction(method, device, backend)
-        self.method, self.device = self._extract.method, self._extract.device
+        self.extraction = Extraction(method, device, backend)
+        self.method, self.device = self.extraction.method, self.extraction.device
         self._state = StreamState(method, self.device)
 
     @property
@@ -63,7 +64,7 @@ class Segmenter:
                 "step(frame) came before any mask; begin with step(frame, mask), mask an (H, W) label map"
             )
         annotation = None if given is None else annotation_of(given.to(self.device))
-        features = self._extract([image])
+        features = self.extraction([image])
         question = state.ask(features, annotation)
         decision = decide(self.method, features, question)
         state.learn(features, question, decision)

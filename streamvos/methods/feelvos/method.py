@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -27,6 +28,7 @@ from streamvos.methods.base import Method, Target
 from streamvos.methods.feelvos.dynamic_head import DynamicHead, SharedStem
 from streamvos.methods.feelvos.embedding_layer import EmbeddingLayer
 from streamvos.methods.feelvos.memory import Memory, load_memory, rescue
+from streamvos.methods.parts import Part, Tensors
 from streamvos.nn.aggregation import insert_given
 from streamvos.nn.aligned_corners import grid_size, resize_bilinear, sample_nearest
 from streamvos.nn.deeplab import Decoder as FeatureDecoder
@@ -197,11 +199,29 @@ def decode(features: Features, evidence: Evidence, annotation: Annotation | None
     )
 
 
-class FEELVOSTarget(Target):
-    """References and the previous frame of one stream."""
+def head_part(head: DynamicHead, options: FEELVOSOptions) -> Part:
+    """The head as a part: shared (1, C, h, w) and cues (1 + K, 3, h, w) to logits (1 + K, h, w)."""
 
-    def __init__(self, options: FEELVOSOptions, head: DynamicHead):
+    return Part("head", partial(_segment, head, options), (head,))
+
+
+def _segment(head: DynamicHead, options: FEELVOSOptions, shared: torch.Tensor, cues: torch.Tensor) -> Tensors:
+    with in_precision(options.precision, cues.device):
+        return (head(shared, cues).to(cues.dtype),)
+
+
+class FEELVOSTarget(Target):
+    """References and the previous frame of one stream.
+
+    Args:
+        options: of the method.
+        head: its weights.
+        part: what runs it; None = as it is.
+    """
+
+    def __init__(self, options: FEELVOSOptions, head: DynamicHead, part: Part | None = None):
         self.options, self.head = options, head
+        self._part = part
         self._memory: Memory | None = None
         self._reference: Reference | None = None
         self._ids = torch.zeros(1, dtype=torch.int64)  # channel -> id, and id -> channel, on the device
@@ -280,8 +300,8 @@ class FEELVOSTarget(Target):
             self.options.window,
         )
         cues = torch.stack([global_distances(query, reference), before, near], 1).unflatten(2, memory.grid)
-        with in_precision(self.options.precision, query.device):
-            logits = self.head(features["shared"], cues).to(query.dtype)
+        run = self._part or head_part(self.head, self.options)
+        (logits,) = run(features["shared"], cues)
         self._read = logits.softmax(0).flatten(1) if self.options.previous == "soft" else None
         return Evidence({"logits": logits}, memory.object_ids)
 
@@ -363,6 +383,10 @@ class FEELVOS(Method):
             relu_between=network.head_activation == "authors",
         )
         self.decoder = decode
+        self._part = head_part(self.head, self.options)
+
+    def inner_parts(self) -> dict[str, Part]:
+        return {self._part.name: self._part}
 
     def target(self) -> FEELVOSTarget:
-        return FEELVOSTarget(self.options, self.head)
+        return FEELVOSTarget(self.options, self.head, self._part)

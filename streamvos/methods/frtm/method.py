@@ -25,6 +25,7 @@ from torch import nn
 from streamvos.methods.base import Method
 from streamvos.methods.frtm.augmentation import Fill
 from streamvos.methods.frtm.target import TARGET_LEVEL, FRTMTarget, InitialWeights
+from streamvos.methods.parts import Part, Tensors, outline
 from streamvos.nn.aggregation import insert_given_channels, odds_softmax, shares_of_odds, winners_of_odds
 from streamvos.nn.conjugate_gradient import Beta
 from streamvos.nn.images import ImageNetNormalization
@@ -169,6 +170,7 @@ class FRTMDecoder(nn.Module):
         super().__init__()
         self.options = options
         self.refiner = SegmentationNetwork(channels, head=options.head, widths=(64,) * len(channels))
+        self.part = Part("refiner", self._refine, (self.refiner,))
 
     def forward(
         self, features: Features, evidence: Evidence, annotation: Annotation | None = None
@@ -181,14 +183,19 @@ class FRTMDecoder(nn.Module):
 
     def logits(self, features: Features, evidence: Evidence) -> torch.Tensor:
         """(K, H, W), of each object for itself."""
-        maps = {level: features[level] for level in self.refiner.levels}
+        maps = [features[level] for level in self.refiner.levels]
         scores = evidence["scores"]
+        size = outline(features.size, scores)
+        return torch.cat(
+            [self.part(some, size, *maps)[0] for some in scores.split(self.options.objects_per_batch)]
+        )
+
+    def _refine(self, scores: torch.Tensor, size: torch.Tensor, *maps: torch.Tensor) -> Tensors:
+        """(K, H, W) logits from scores (K, h, w), the size (`outline`) and the maps of the levels."""
+        levels = dict(zip(self.refiner.levels, maps, strict=True))
         with in_precision(self.options.precision, scores.device):
-            parts = [
-                self.refiner(part[:, None], maps, features.size).to(scores.dtype)
-                for part in scores.split(self.options.objects_per_batch)
-            ]
-        return torch.cat(parts)
+            logits = self.refiner(scores[:, None], levels, (size.shape[0], size.shape[1]))
+        return (logits.to(scores.dtype),)
 
     def _compete(self, objects: torch.Tensor) -> torch.Tensor:
         """(K, H, W) independent probabilities to (1 + K, H, W) that sum to one."""
@@ -224,6 +231,9 @@ class FRTM(Method):
         # the layout in which the extractor's maps arrive; float32 decodes in four fifths of the time
         self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.initial_weights = initial_weights or self._draw_weights
+
+    def inner_parts(self) -> dict[str, Part]:
+        return {self.decoder.part.name: self.decoder.part}
 
     def target(self) -> FRTMTarget:
         return FRTMTarget(self.options, self.extractor, self.initial_weights)

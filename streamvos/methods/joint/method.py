@@ -16,6 +16,7 @@ differs there is an option (docs/methods.md, JOINT).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,6 +28,7 @@ from streamvos.methods.base import Method
 from streamvos.methods.joint.crops import OUTSIDE, STRIDE, paste, spread
 from streamvos.methods.joint.network import LEVELS, JOINTNetwork
 from streamvos.methods.joint.target import BRANCHES, JOINTTarget
+from streamvos.methods.parts import Part, Tensors
 from streamvos.nn.aggregation import insert_given_channels, merge_logits
 from streamvos.nn.precision import PrecisionChoice, in_precision
 from streamvos.types import Annotation, Evidence, Features
@@ -149,6 +151,7 @@ class JOINTDecoder:
 
     def __init__(self, network: JOINTNetwork, options: JOINTOptions):
         self.network, self.options = network, options
+        self.part = Part("decoder", self._scores, (network.decoder,))
 
     def __call__(
         self, features: Features, evidence: Evidence, annotation: Annotation | None = None
@@ -172,15 +175,33 @@ class JOINTDecoder:
         parts = []
         for start in range(0, len(encoding), at_once):
             chosen = slice(start, start + at_once)
-            layers = {name: maps[name] if shared else maps[name][chosen] for name in LEVELS}
-            with in_precision(self.options.precision, encoding.device):
-                scores = self.network.decoder(encoding[chosen], layers, self.options.crop_size).float()
+            layers = [maps[name] if shared else maps[name][chosen] for name in LEVELS]
+            (scores,) = self.part(encoding[chosen], *layers)
             parts.append(
                 spread(scores, features.size)
                 if shared
                 else paste(scores, evidence["boxes"][chosen], features.size)
             )
         return torch.cat(parts)
+
+    def _scores(self, encoding: torch.Tensor, *layers: torch.Tensor) -> Tensors:
+        """(K, h, w) float32 logits of windows, from encodings (K, D, ...) and the maps of `LEVELS`."""
+        named = dict(zip(LEVELS, layers, strict=True))
+        with in_precision(self.options.precision, encoding.device):
+            return (self.network.decoder(encoding, named, self.options.crop_size).float(),)
+
+
+def backbone_part(network: JOINTNetwork, options: JOINTOptions) -> Part:
+    """What looks at windows: pictures (B, 3, h, w) to layer1 ... layer4 and the branches' features."""
+
+    modules = (network.backbone, network.learner, network.transformer)
+    return Part("backbone", partial(_see, network, options), modules)
+
+
+def _see(network: JOINTNetwork, options: JOINTOptions, crops: torch.Tensor) -> Tensors:
+    with in_precision(options.precision, crops.device):
+        view = network.see(crops.contiguous(memory_format=torch.channels_last))
+    return (*view.layers.values(), view.induction, view.transduction)
 
 
 class JOINT(Method):
@@ -196,11 +217,15 @@ class JOINT(Method):
         # what CPUs and tensor cores like; the values stay
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.extractor = JOINTExtractor(self.network, self.options)
-        self.decoder = JOINTDecoder(self.network, self.options)
+        self.decoder: JOINTDecoder = JOINTDecoder(self.network, self.options)
+        self._backbone = backbone_part(self.network, self.options)
 
     @property
     def networks(self) -> nn.Module:
         return self.network
 
+    def inner_parts(self) -> dict[str, Part]:
+        return {part.name: part for part in (self._backbone, self.decoder.part)}
+
     def target(self) -> JOINTTarget:
-        return JOINTTarget(self.network, self.options)
+        return JOINTTarget(self.network, self.options, self._backbone)

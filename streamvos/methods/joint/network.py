@@ -106,6 +106,11 @@ class JOINTNetwork(nn.Module):
         features = layers[BRANCHES_SEE]
         return View(layers, self.learner.tokens(features), self.transformer.tokens(features))
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers of a `View`, in their order."""
+        return tuple(self.backbone.names)
+
     def no_filters(self, sequences: int, objects: int, like: torch.Tensor) -> torch.Tensor:
         """(S, K, D, C, 3, 3) zeros: what the learner begins with."""
         return like.new_zeros(sequences, objects, self.labels, like.shape[-1], 3, 3)

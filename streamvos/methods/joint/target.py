@@ -32,8 +32,9 @@ from streamvos.methods.joint.crops import (
 from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.memory import JOINTMemory
 from streamvos.methods.joint.network import JOINTNetwork, View
+from streamvos.methods.parts import Part
 from streamvos.nn.few_shot import FewShotProblem, steepest_descent
-from streamvos.nn.precision import in_precision, resolve_precision
+from streamvos.nn.precision import resolve_precision
 from streamvos.types import Evidence, Features, InputError
 
 if TYPE_CHECKING:
@@ -62,10 +63,15 @@ class Seen(NamedTuple):
 
 
 class JOINTTarget(Target):
-    """Windows and memories of the objects of one stream."""
+    """Windows and memories of the objects of one stream.
 
-    def __init__(self, network: JOINTNetwork, options: JOINTOptions):
-        self.network, self.options = network, options
+    Args:
+        network, options: of the method.
+        backbone: what looks at windows, see `streamvos.methods.joint.method.backbone_part`.
+    """
+
+    def __init__(self, network: JOINTNetwork, options: JOINTOptions, backbone: Part):
+        self.network, self.options, self._backbone = network, options, backbone
         self.memories: list[JOINTMemory] = []
         self.state: TargetState | None = None  # rows in the order of the ids
         self._object_ids: tuple[int, ...] = ()
@@ -305,9 +311,9 @@ class JOINTTarget(Target):
         frame, parts = features["frame"], []
         for start in range(0, len(windows.corner), self.options.objects_at_once):
             crops = cut_image(frame, windows.pick(slice(start, start + self.options.objects_at_once)))
-            with in_precision(self.options.precision, frame.device):
-                view = self.network.see(crops.contiguous(memory_format=torch.channels_last))
-            parts.append(view if with_layers else view._replace(layers={}))
+            *layers, induction, transduction = self._backbone(crops)
+            named = dict(zip(self.network.layers, layers, strict=True)) if with_layers else {}
+            parts.append(View(named, induction, transduction))
         if len(parts) == 1:
             return parts[0]
         return View(

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from streamvos.methods.base import Method, Target
+from streamvos.methods.parts import Part
 from streamvos.methods.rgmp.canvas import Canvas
 from streamvos.methods.rgmp.network import MaskGuidedEncoder, RefinementDecoder
 from streamvos.methods.rgmp.runs import (
@@ -301,6 +302,9 @@ class RGMP(Method):
     @property
     def networks(self) -> nn.Module:
         return self.runs
+
+    def inner_parts(self) -> dict[str, Part]:
+        return {self.runs.part.name: self.runs.part}
 
     def target(self) -> RGMPTarget:
         return RGMPTarget(self.runs, self.extractor, self.options)

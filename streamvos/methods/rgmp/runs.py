@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from streamvos.methods.parts import Part, Tensors
 from streamvos.methods.rgmp.canvas import Canvas, Growth, resize
 from streamvos.methods.rgmp.network import MaskGuidedEncoder, RefinementDecoder
 from streamvos.nn.images import ImageNetNormalization
@@ -126,6 +127,7 @@ class GuidedRuns(nn.Module):
     def __init__(self, encoder: MaskGuidedEncoder, decoder: RefinementDecoder, options: RGMPOptions):
         super().__init__()
         self.encoder, self.decoder, self.options = encoder, decoder, options
+        self.part = Part("run", self._run, (encoder, decoder))
 
     def refer(
         self, maps: Mapping[str, torch.Tensor], canvas: Canvas, masks: torch.Tensor
@@ -174,7 +176,8 @@ class GuidedRuns(nn.Module):
                 at_once = self._at_once(scaled)
                 pairs = zip(scaled.split(at_once), references[k].split(at_once), strict=True)
                 chunks = [
-                    resize(self._run(maps[f"conv1_{k}"], *pair)[:, None], canvas.size)[:, 0] for pair in pairs
+                    resize(self.part(maps[f"conv1_{k}"], *pair)[0][:, None], canvas.size)[:, 0]
+                    for pair in pairs
                 ]
                 total += torch.cat(chunks)
         return total / len(self.options.scales)
@@ -192,7 +195,8 @@ class GuidedRuns(nn.Module):
         """In one memory format, the faster one, whichever the features came in: rounding depends on it."""
         return self.encoder(image.contiguous(memory_format=torch.channels_last), masks)
 
-    def _run(self, image: torch.Tensor, masks: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    def _run(self, image: torch.Tensor, masks: torch.Tensor, reference: torch.Tensor) -> Tensors:
         """(R, h, w) probabilities at one scale."""
-        logits = self.decoder(self._encode(image, masks), reference)
-        return self.decoder.probabilities(logits.to(masks.dtype))
+        with in_precision(self.options.precision, masks.device):
+            logits = self.decoder(self._encode(image, masks), reference)
+            return (self.decoder.probabilities(logits.to(masks.dtype)),)

@@ -1,0 +1,102 @@
+"""The aoti backend: AOTInductor packages, compiled once, loaded in any process in some milliseconds.
+
+    build(program, Path("engine.pt2"), {})
+    run = load(Path("engine.pt2"), torch.device("cpu"), module)
+
+A package is a zip archive with a shared library in it: loading one runs its code. So it comes out of a cache
+that nobody else can write to, and only if its digest is the one of the manifest (`streamvos.backends.cache`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamvos.backends.cuda_graphs import graphed_when_called
+from streamvos.backends.exporting import private_folder, quiet
+from streamvos.methods.parts import Run
+from streamvos.types import InputError
+
+FILE = "engine.pt2"
+
+DEFAULTS: dict[str, Any] = {
+    # weights become constants: batch norms fold into convolutions, bfloat16 weights are converted once
+    "freezing": True,
+    # else the number of threads at the build is compiled in
+    "cpp.dynamic_threads": True,
+}
+"""Options of Inductor that differ from its own; a recipe may set others."""
+
+FOREIGN = ("/data/weights/", "/data/constants/", "/data/sample_inputs/", "/models/")
+"""Parts of an archive that torch would read with Python's serializer; packages of ours do not have them."""
+
+
+def missing(device: torch.device) -> str | None:
+    """Why it cannot be used on this device; None if it can."""
+    if device.type not in ("cpu", "cuda"):
+        return f"AOTInductor is not tried on {device.type!r}"
+    return None
+
+
+def cannot_build(device: torch.device) -> str | None:
+    """Why it cannot build here, though it may load; None if it can."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        return "it needs a C++ compiler to build: install g++"
+    return missing(device)
+
+
+def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[str, Any]) -> None:
+    """Compile and write a package.
+
+    Args:
+        program: of the part.
+        path: of the package, ending in .pt2.
+        settings: options of Inductor that differ from `DEFAULTS`.
+    """
+    from torch._inductor import aoti_compile_and_package
+
+    # Inductor's own cache would be read with Python's serializer
+    configs = {**DEFAULTS, **settings, "fx_graph_cache": False, "fx_graph_remote_cache": False}
+    with torch.no_grad(), private_folder(path.parent), quiet():
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
+
+
+def load(path: Path, device: torch.device, module: nn.Module) -> Run:
+    """The compiled function, without any check of what it is given.
+
+    Args:
+        path: of a package that is known to be ours.
+        device: where it runs.
+        module: of which it was made; not needed.
+
+    Raises:
+        InputError: it holds more than a compiled function, or torch cannot load it.
+    """
+    from torch._inductor import aoti_load_package
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        strange = [name for name in names if any(part in f"/{name}" for part in FOREIGN)]
+        if strange or not any(name.endswith(".so") for name in names):
+            raise InputError(
+                f"{path} is no package of a compiled function (it holds {(strange or names)[:3]})"
+            )
+        index = -1 if device.index is None else device.index
+        on_gpu = device.type == "cuda"
+        # its threads would be in the way of a CUDA graph; one stream of calls needs none
+        compiled = aoti_load_package(str(path), run_single_threaded=on_gpu, device_index=index)
+    except (RuntimeError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+    def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = compiled(*tensors)
+        return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+    return graphed_when_called(run) if on_gpu else run

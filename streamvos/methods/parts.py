@@ -1,0 +1,103 @@
+"""Networks of a method that can be compiled: tensors in, tensors out, and a place for what was compiled.
+
+    part = method.parts()["refiner"]
+    part.replace(engine)            # from here on `part(...)` runs the engine
+    part.replace(None)              # and now `part.plain` again, as the method computes it by itself
+
+A method names its parts and calls its inner ones through `part(...)`; it does not know what runs there.
+Nothing in a part depends on a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from streamvos.types import Features
+
+Tensors = tuple[torch.Tensor, ...]
+Run = Callable[..., Tensors]
+"""Tensors in, tensors out."""
+
+Size = tuple[int, int]
+Layout = Sequence[tuple[str, bool]]
+"""Of features: the name of each map, and whether it is the frames themselves."""
+
+
+class Part:
+    """One network of a method.
+
+    Args:
+        name: within the method.
+        plain: tensors -> tensors, as the method computes it; stateless.
+        modules: all that hold weights which `plain` uses.
+
+    Attributes:
+        name, plain, modules: as given.
+    """
+
+    def __init__(self, name: str, plain: Run, modules: Sequence[nn.Module]):
+        self.name, self.plain, self.modules = name, plain, tuple(modules)
+        self._run = plain
+
+    def __call__(self, *tensors: torch.Tensor) -> Tensors:
+        return self._run(*tensors)
+
+    def replace(self, run: Run | None) -> None:
+        """Run this instead; None = `plain` again. Whoever shares the method shares this."""
+        self._run = self.plain if run is None else run
+
+
+class PlainPart(nn.Module):
+    """A part as a module, which is what exporters want; its weights are the method's own, not copies."""
+
+    def __init__(self, part: Part):
+        super().__init__()
+        self.modules_of_part = nn.ModuleList(part.modules)
+        self._plain = part.plain
+
+    def forward(self, *tensors: torch.Tensor) -> Tensors:
+        return self._plain(*tensors)
+
+
+class ExtractorPart(Part):
+    """A method's extractor, whose `Features` become a tuple of tensors and back.
+
+    A map that is the frames themselves is no output; it goes past the engine.
+
+    Args:
+        extractor: of the method.
+    """
+
+    def __init__(self, extractor: nn.Module):
+        self._extractor = extractor
+        super().__init__("extractor", self._tensors, (extractor,))
+
+    def _tensors(self, frames: torch.Tensor) -> Tensors:
+        return tuple(value for value in self._extractor(frames).maps.values() if value is not frames)
+
+    @staticmethod
+    def example(size: Size, batch: int) -> Tensors:
+        """Noise as frames (H, W) come: (B, 3, H, W) float32 in 0..1, channels last in memory."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randint(0, 256, (batch, *size, 3), generator=generator, dtype=torch.uint8)
+        return (noise.permute(0, 3, 1, 2).float().div_(255),)
+
+    def layout(self, frames: torch.Tensor) -> Layout:
+        """What maps there are for frames like these."""
+        features: Features = self._extractor(frames)
+        return [(name, value is frames) for name, value in features.maps.items()]
+
+
+def assemble(layout: Layout, frames: torch.Tensor, outputs: Tensors) -> Features:
+    """Features from what an `ExtractorPart`, or its engine, gave for these frames."""
+    rest = iter(outputs)
+    maps = {name: frames if are_frames else next(rest) for name, are_frames in layout}
+    return Features(maps, (frames.shape[-2], frames.shape[-1]))
+
+
+def outline(size: Size, like: torch.Tensor) -> torch.Tensor:
+    """A size as a tensor without numbers, (H, W, 0): for parts whose answer has a size that no input has."""
+    return like.new_empty((*size, 0))

@@ -1,0 +1,39 @@
+"""CUDA graphs: the same numbers as without, and outputs that the next call leaves alone. Needs a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from streamvos.backends.cuda_graphs import graphed, graphed_when_called
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: CUDA graphs cannot be recorded"),
+]
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU()).cuda().eval()
+
+
+@torch.inference_mode()
+def test_a_replay_gives_the_network_s_numbers_and_keeps_earlier_outputs(network):
+    first, second = (torch.randn(1, 3, 16, 24, device="cuda") for _ in range(2))
+    run = graphed(lambda x: (network(x),), (first,))
+    (ours,) = run(first)
+    kept = ours.clone()
+    (other,) = run(second)
+    assert torch.equal(ours, kept)
+    # the same kernels; a library may choose another algorithm while it is recorded
+    torch.testing.assert_close(ours, network(first), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(other, network(second), atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_what_cannot_be_recorded_runs_as_it_is(caplog):
+    run = graphed_when_called(lambda x: (x * float(x.sum()),))
+    x = torch.ones(3, device="cuda")
+    assert run(x)[0].tolist() == [3.0, 3.0, 3.0]
+    assert "no CUDA graph" in caplog.text
