@@ -13,11 +13,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from streamvos.nn.kernels.choice import Kernel
 from streamvos.types import InputError
 
 SpatialPrior = Literal["authors", "paper", "none"]
 Precision = Literal["float32", "bfloat16"]
-Kernel = Literal["auto", "tiles", "triton"]
 
 COMPUTE: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Precision -> the dtype in which products are formed."""

@@ -12,11 +12,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from streamvos.nn.kernels.choice import attempt, wants_kernels
 from streamvos.nn.propagation.options import COMPUTE, PropagationOptions, check
 from streamvos.nn.propagation.scene import Scene, norms_of
 from streamvos.nn.propagation.selection_tiles import selection_tiles, selection_work
 from streamvos.nn.propagation.softmax_tiles import softmax_tiles, softmax_work
 from streamvos.nn.workers import run_tiles, run_whole
+
+_MOST = 64  # candidates of a target that its registers hold
+_HOTTEST = 1e4  # temperature up to which the similarities of features that occur are finite in float32
 
 
 def propagate(
@@ -56,6 +60,42 @@ def propagate(
         InputError: shapes, counts or values that do not fit together.
     """
     check(query, keys, labels, sigmas, grid, options, radii)
+    possible = _within_kernels(query, len(keys), options)
+    with torch.no_grad(), _without_autocast(query.device.type):
+        if wants_kernels(options.kernel, query, possible):
+
+            def run() -> Tensor:
+                from streamvos.nn.kernels.propagation import (
+                    propagate_in_kernels,
+                )  # only where there is Triton
+
+                return propagate_in_kernels(query, keys, labels, sigmas, grid, options, radii)
+
+            answer = attempt("propagation", options.kernel, run)
+            if answer is not None:
+                return answer
+        return _propagate_in_tiles(query, keys, labels, sigmas, grid, options, radii)
+
+
+def _within_kernels(query: Tensor, references: int, options: PropagationOptions) -> bool:
+    """Whether the kernels can do this: what they hold has to fit, and similarities be finite in float32."""
+    top_k = options.top_k or 0
+    return (
+        (top_k <= _MOST or top_k >= references * len(query))
+        and options.temperature <= _HOTTEST
+        and references * len(query) < 2**31
+    )
+
+
+def _propagate_in_tiles(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    sigmas: Sequence[float],
+    grid: tuple[int, int],
+    options: PropagationOptions,
+    radii: Sequence[int | None] | None,
+) -> Tensor:
     parallel = query.device.type == "cpu"
     dtype = COMPUTE[options.precision]
 
@@ -63,19 +103,17 @@ def propagate(
         key = reference[0].to(dtype)
         return key, norms_of(key).amax(), reference[1].float()
 
-    with torch.no_grad(), _without_autocast(query.device.type):
-        references = run_tiles(list(zip(keys, labels, strict=True)), lambda: prepare, parallel)
-        scene = run_whole(lambda: Scene(query, references, sigmas, grid, options, radii), parallel)
-        if scene.shared_labels is None:
-            tiles, make_work = softmax_tiles(scene), partial(softmax_work, scene)
-        else:
-            tiles, make_work = selection_tiles(scene), partial(selection_work, scene, scene.shared_labels)
-        answers = run_tiles(tiles, make_work, parallel)
-        out = query.new_empty(labels[0].shape[1], *grid, dtype=torch.float32)
-        for tile, answer in zip(tiles, answers, strict=True):
-            out[:, tile.top : tile.bottom, tile.left : tile.right] = answer.unflatten(
-                1, (tile.rows, tile.columns)
-            )
+    references = run_tiles(list(zip(keys, labels, strict=True)), lambda: prepare, parallel)
+    scene = run_whole(lambda: Scene(query, references, sigmas, grid, options, radii), parallel)
+    if scene.shared_labels is None:
+        tiles, make_work = softmax_tiles(scene), partial(softmax_work, scene)
+    else:
+        tiles, make_work = selection_tiles(scene), partial(selection_work, scene, scene.shared_labels)
+    answers = run_tiles(tiles, make_work, parallel)
+    out = query.new_empty(labels[0].shape[1], *grid, dtype=torch.float32)
+    for tile, answer in zip(tiles, answers, strict=True):
+        place = out[:, tile.top : tile.bottom, tile.left : tile.right]
+        place.copy_(answer.unflatten(1, (tile.rows, tile.columns)))
     return out
 
 
