@@ -310,7 +310,7 @@ class JOINTMemory:
             self._stored["memory_keys"][slot] = self.network.transformer.memory_keys(encoded)
 
     def _learn(self) -> None:
-        gamma = self.weights.values[: self.pictures].to(self.filters)
+        gamma = self.weights.values[: self.pictures].to(self.filters, non_blocking=True)
         problem = FewShotProblem(
             self._used("induction").flatten(0, 1)[None],
             self._used("labels").transpose(0, 1)[None],

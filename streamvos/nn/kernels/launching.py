@@ -5,7 +5,6 @@ Shape(side=8, block=64, channels=128)       # tiles of 8 x 8 targets meet 64 can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,14 +63,6 @@ def shares_for(programs: int, shape: Shape, device: torch.device) -> int:
         return shape.shares
     wanted = _PER_PROCESSOR * _processors(device.type, device.index)
     return min(max(round(wanted / programs), 1), _MOST_SHARES)
-
-
-def upload(rows: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A small table on the device, without waiting for it.
-
-    The driver takes a few kilobytes along with the command; there is nothing to pin.
-    """
-    return torch.tensor(rows, dtype=dtype).to(device, non_blocking=True)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:

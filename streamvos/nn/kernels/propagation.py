@@ -15,7 +15,8 @@ import torch
 import triton
 from torch import Tensor
 
-from streamvos.nn.kernels.launching import Shape, interpreted, on_device_of, shape_for, shares_for, upload
+from streamvos.nn.crossing import send
+from streamvos.nn.kernels.launching import Shape, interpreted, on_device_of, shape_for, shares_for
 from streamvos.nn.kernels.selection import best_parts, join_best
 from streamvos.nn.kernels.softmax import join_parts, softmax_parts
 from streamvos.nn.propagation.options import COMPUTE, PropagationOptions
@@ -126,8 +127,8 @@ def _prepare(
         query.to(dtype).contiguous(),
         ready,
         soft,
-        upload(rows, torch.int64, query.device),
-        upload(settings, torch.float32, query.device),
+        send(rows, torch.int64, query.device),
+        send(settings, torch.float32, query.device),
         grid,
         options,
         shape,

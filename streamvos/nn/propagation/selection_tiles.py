@@ -13,6 +13,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from streamvos.nn.crossing import send
 from streamvos.nn.propagation.scene import Scene
 from streamvos.nn.selection import group_size, largest
 from streamvos.nn.tiling import LOG2_E, Box, cover
@@ -42,7 +43,7 @@ def selection_work(scene: Scene, shared_labels: Tensor) -> Callable[[Box], Tenso
     width = scene.grid[1]
     cells = torch.arange(count, device=scene.device)
     inverse_squares = [0.0 if sigma is None else LOG2_E / sigma**2 for sigma in scene.sigmas]
-    inverse = torch.tensor(inverse_squares, dtype=torch.float32).to(scene.device, non_blocking=True)
+    inverse = send(inverse_squares, torch.float32, scene.device)
     at_once = max(1, _SELECT[scene.kind] // (top_k * shared_labels.shape[1]))
     scratch = torch.empty(0, dtype=torch.float32, device=scene.device)
 
