@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_kernels import kernel_rows, sweep_rows
+from gpu_kernels import kernel_rows, matching_rows, sweep_rows
 from methods import peak_mib, scene
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -224,7 +224,7 @@ def main() -> None:
             answer["rows"].append(row)
             print_row(row)
     if given.only != "methods":
-        answer["kernels"] = kernel_rows(device, given.quick)
+        answer["kernels"] = kernel_rows(device, given.quick) + matching_rows(device, given.quick)
         if given.sweep:
             answer["sweep"] = sweep_rows(device, given.quick)
     answer["goals"] = goals(answer["rows"])

@@ -15,7 +15,8 @@ import torch
 from test_propagation import GRID, SIGMAS, dense_rows
 from test_propagation import scene as propagation_scene
 
-from streamvos.nn.kernels.choice import why_not
+from streamvos.nn.kernels.choice import Kernel, why_not
+from streamvos.nn.matching import global_distances, local_distances, sort_reference
 from streamvos.nn.propagation import PropagationOptions, propagate
 from streamvos.nn.propagation.options import COMPUTE
 
@@ -104,6 +105,31 @@ def kernel_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
             rows.append(
                 row_of({"what": name, "how": "dense"}, lambda run=run: measured(run, device, rounds), truth)
             )
+    return rows
+
+
+@torch.inference_mode()
+def matching_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
+    """FEELVOS's matching at stride 4 of 480 x 854: 100 channels, a window of 31 x 31, three objects."""
+    grid = QUICK_GRID if quick else (120, 214)
+    generator = torch.Generator().manual_seed(0)
+    cells = grid[0] * grid[1]
+    query, previous = (0.4 * torch.randn(cells, 100, generator=generator).to(device) for _ in range(2))
+    channels = torch.randint(4, (cells,), generator=generator).to(device)
+    reference = sort_reference(previous, channels, (0, 1, 2, 3))
+    works: dict[str, Callable[[Kernel], torch.Tensor]] = {
+        "global matching": lambda kernel: global_distances(query, reference, kernel),
+        "local matching": lambda kernel: local_distances(
+            query, previous, channels, 4, grid, 15, None, kernel
+        ),
+    }
+    rows = []
+    for name, work in works.items():
+        truth = work("tiles")
+        for kernel in ("triton", "tiles"):
+            run = lambda work=work, kernel=kernel: work(kernel)  # noqa: E731
+            about = {"what": name, "how": kernel}
+            rows.append(row_of(about, lambda run=run: measured(run, device, 1 if quick else ROUNDS), truth))
     return rows
 
 

@@ -18,12 +18,14 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from streamvos.nn.kernels.launching import shape_for  # noqa: E402
+from streamvos.nn.kernels.nearest import nearest_around, nearest_everywhere  # noqa: E402
 from streamvos.nn.kernels.selection import best_parts, join_best  # noqa: E402
 from streamvos.nn.kernels.softmax import join_parts, softmax_parts  # noqa: E402
 
 POINTERS = {
     **dict.fromkeys(("labels", "settings", "largest", "total", "carried", "values", "out"), "*fp32"),
-    "offsets": "*i64",
+    **dict.fromkeys(("candidates", "smallest"), "*fp32"),
+    **dict.fromkeys(("offsets", "bounds", "whose"), "*i64"),
     "places": "*i32",
 }
 SHARED = 227 * 1024  # bytes that a program on compute capability 9.0 may take
@@ -87,3 +89,24 @@ def test_kernels_that_join_fit_the_processor(tmp_path, monkeypatch):
     shared, spilled = compiled(join_best, "", tmp_path, monkeypatch, **best, BLOCK=16, BLOCK_LABELS=64)
     assert shared <= SHARED
     assert spilled == 0
+
+
+def test_kernels_of_matching_fit_the_processor(tmp_path, monkeypatch):
+    channels = 112  # the authors' embedding and the norms, and what aligns their rows
+    shape = shape_for(channels, torch.float32)
+    constants = {
+        "BLOCK": shape.block,
+        "CHANNEL_BLOCKS": -(-channels // shape.channels),
+        "BLOCK_CHANNELS": shape.channels,
+        "PRODUCT": "tf32x3",
+        "num_warps": shape.warps,
+        "num_stages": shape.stages,
+    }
+    tile = {"TILE_ROWS": shape.side, "TILE_COLUMNS": shape.side, "BLOCK_OBJECTS": 16}
+    for kernel, own in (
+        (nearest_everywhere, {"SHARES": 2, "BLOCK_QUERIES": shape.side**2}),
+        (nearest_around, tile),
+    ):
+        shared, spilled = compiled(kernel, "*fp32", tmp_path, monkeypatch, **constants, **own)
+        assert shared <= SHARED // 2
+        assert spilled == 0

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matching_scenes import scene as embeddings
 from propagation_scenes import scene
 
+from streamvos.nn.matching import global_distances, local_distances, sort_reference
 from streamvos.nn.propagation import PropagationOptions, propagate
 
 pytestmark = [
@@ -71,3 +73,27 @@ def test_nothing_waits_for_the_host(name):
         propagate(there[0][0], there[1], there[2], sigmas, grid, options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("objects", [1, 4, 40])
+def test_matching_in_kernels_equals_tiles_and_waits_for_nothing(objects):
+    grid = (60, 107)
+    query, previous = (embeddings(6420, 100, seed, torch.float32).cuda() for seed in (0, 1))
+    generator = torch.Generator().manual_seed(0)
+    channels = torch.randint(1 + objects, (6420,), generator=generator).cuda()
+    reference = sort_reference(previous, channels, tuple(range(objects)))
+
+    def both(kernel):
+        near = local_distances(query, previous, channels, objects, grid, 15, False, kernel)
+        return near, global_distances(query, reference, kernel)
+
+    expected = both("tiles")
+    both("triton")  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = both("triton")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for ours, theirs in zip(got, expected, strict=True):
+        # squared distances of some tens, whose float32 is 4e-6, at a slope of at most one half
+        assert (ours - theirs).abs().max() < 1e-5
