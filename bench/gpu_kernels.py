@@ -25,6 +25,7 @@ ROUNDS, QUICK_GRID = 20, (6, 10)
 PROPAGATION = {
     "authors float32": (256, 9, PropagationOptions()),
     "authors bfloat16": (256, 9, PropagationOptions(precision="bfloat16")),
+    "no prior bfloat16": (256, 9, PropagationOptions(spatial_prior="none", precision="bfloat16")),
     "bundled bfloat16": (
         128,
         10,
@@ -87,7 +88,7 @@ def inputs(
 
 @torch.inference_mode()
 def kernel_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """Every setting with kernels, in tiles and, where that has a dense form, densely."""
+    """Every setting with kernels, in tiles, and where they can say it densely and in torch's attention."""
     rows, rounds = [], 1 if quick else ROUNDS
     print("propagation: setting, how, ms, MiB, largest distance from the tiles in float32")
     for name, (channels, references, options) in PROPAGATION.items():
@@ -100,6 +101,11 @@ def kernel_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
             run = lambda given=given, chosen=chosen: propagate(*given, chosen)  # noqa: E731
             about = {"what": name, "how": kernel}
             rows.append(row_of(about, lambda run=run: measured(run, device, rounds), truth))
+        if options.spatial_prior == "none" and options.top_k is None:
+            run = lambda given=given: in_torchs_attention(*given)  # noqa: E731
+            rows.append(
+                row_of({"what": name, "how": "sdpa"}, lambda run=run: measured(run, device, rounds), truth)
+            )
         if options == PropagationOptions():
             run = lambda given=given: dense_on(device, *given)  # noqa: E731
             rows.append(
@@ -133,6 +139,16 @@ def matching_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def in_torchs_attention(query, keys, labels, sigmas, grid) -> torch.Tensor:
+    """All keys without a prior, which is what torch's fused attention can do; values as wide as keys."""
+    values = torch.cat(labels)
+    wide = torch.nn.functional.pad(values, (0, query.shape[1] - values.shape[1])).to(query.dtype)
+    soft = torch.nn.functional.scaled_dot_product_attention(
+        query[None, None], torch.cat(keys)[None, None], wide[None, None], scale=1.0
+    )[0, 0]
+    return soft[:, : values.shape[1]].float().t().reshape(-1, *grid)
+
+
 def dense_on(device: torch.device, *given: Any) -> torch.Tensor:
     """`dense_rows` makes its priors on the CPU, once; that they are there is part of its memory."""
     with device:
@@ -152,7 +168,7 @@ def sweep_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     print("shapes: setting, shape, ms")
     for name, (channels, references, options) in PROPAGATION.items():
         given = inputs(channels, references, options, device, quick)
-        usual = shape_for(channels, COMPUTE[options.precision])
+        usual = shape_for(channels, COMPUTE[options.precision], device)
         shapes = [
             replace(usual, side=side, block=block, warps=warps)
             for side, block, warps in product((8, 16), (32, 64, 128), (4, 8))
