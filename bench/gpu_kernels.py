@@ -168,7 +168,7 @@ def sweep_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     print("shapes: setting, shape, ms")
     for name, (channels, references, options) in PROPAGATION.items():
         given = inputs(channels, references, options, device, quick)
-        usual = shape_for(channels, COMPUTE[options.precision], device)
+        usual = shape_for(channels, COMPUTE[options.precision])
         shapes = [
             replace(usual, side=side, block=block, warps=warps)
             for side, block, warps in product((8, 16), (32, 64, 128), (4, 8))

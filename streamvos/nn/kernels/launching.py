@@ -14,7 +14,6 @@ import triton
 from torch import Tensor
 
 _PER_PROCESSOR = 4  # programs that a multiprocessor runs at a time, so that one computes while others wait
-_LARGE = 128 * 1024  # bytes of shared memory; processors made for graphics have 99 KiB
 _MOST_SHARES = 8  # each costs memory and another row for the program that joins them
 
 
@@ -39,20 +38,16 @@ class Shape:
     shares: int | None = None
 
 
-def shape_for(channels: int, dtype: torch.dtype, device: torch.device) -> Shape:
+def shape_for(channels: int, dtype: torch.dtype) -> Shape:
     """What compiles for these features without moving registers to memory, and leaves room for neighbors.
 
-    Found by compiling for compute capability 9.0 and reading what the assembler reports; which of the shapes
-    that fit is the fastest has to be measured.
+    Found by compiling for compute capabilities 8.0 to 10.0 and reading what the assembler reports; which of
+    the shapes that fit is the fastest has to be measured.
     """
-    return _shape(channels, dtype, _shared_memory(device.type, device.index))
-
-
-def _shape(channels: int, dtype: torch.dtype, shared_memory: int) -> Shape:
     block = max(triton.next_power_of_2(channels), 16)
     if dtype != torch.bfloat16:  # three products of TensorFloat-32 need several copies of their factors
         return Shape(channels=min(block, 32), stages=3)
-    if block <= 128 or (block == 256 and shared_memory >= _LARGE):
+    if block <= 256:
         return Shape(channels=block, stages=3 if block <= 128 else 2)
     return Shape(channels=128, stages=2)
 
@@ -73,14 +68,6 @@ def shares_for(programs: int, shape: Shape, device: torch.device) -> int:
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
-
-
-@lru_cache
-def _shared_memory(device_type: str, index: int | None) -> int:
-    if device_type != "cuda":
-        return _LARGE
-    # torch's stubs do not know it
-    return int(getattr(torch.cuda.get_device_properties(index or 0), "shared_memory_per_block_optin", 0))
 
 
 @lru_cache

@@ -36,7 +36,7 @@ def smallest_everywhere(
     Returns:
         (objects, M) float32, infinity for an object without candidates.
     """
-    shape = shape or shape_for(query.shape[1], torch.float32, query.device)
+    shape = shape or shape_for(query.shape[1], torch.float32)
     query, candidates = _aligned(query), _aligned(candidates)
     objects, queries = len(bounds) - 1, shape.side**2
     blocks = triton.cdiv(len(query), queries)
@@ -82,7 +82,7 @@ def smallest_around(
     Returns:
         (objects, h*w) float32, infinity for an object without a candidate there.
     """
-    shape = shape or shape_for(query.shape[1], torch.float32, query.device)
+    shape = shape or shape_for(query.shape[1], torch.float32)
     query, candidates = _aligned(query), _aligned(candidates)
     height, width = grid
     across = triton.cdiv(width, shape.side)

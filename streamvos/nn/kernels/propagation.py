@@ -44,7 +44,7 @@ def propagate_in_kernels(
     Raises:
         Whatever Triton raises where it cannot compile or launch.
     """
-    shape = shape or shape_for(query.shape[1], COMPUTE[options.precision], query.device)
+    shape = shape or shape_for(query.shape[1], COMPUTE[options.precision])
     with on_device_of(query):
         task = _prepare(query, keys, labels, sigmas, grid, options, radii, shape)
         everything = options.top_k is None or options.top_k >= len(keys) * len(query)

@@ -28,7 +28,6 @@ POINTERS = {
     **dict.fromkeys(("offsets", "bounds", "whose"), "*i64"),
     "places": "*i32",
 }
-CPU = torch.device("cpu")
 SHARED = 227 * 1024  # bytes that a program on compute capability 9.0 may take
 
 
@@ -59,7 +58,7 @@ def compiled(kernel, features: str, tmp_path: Path, monkeypatch, **constants):
 
 @pytest.mark.parametrize(("features", "channels"), [("*bf16", 128), ("*bf16", 256), ("*fp32", 256)], ids=str)
 def test_kernels_of_propagation_fit_the_processor(features, channels, tmp_path, monkeypatch):
-    shape = shape_for(channels, torch.bfloat16 if features == "*bf16" else torch.float32, CPU)
+    shape = shape_for(channels, torch.bfloat16 if features == "*bf16" else torch.float32)
     constants = {
         "SHARES": 4,
         "TILE_ROWS": shape.side,
@@ -94,7 +93,7 @@ def test_kernels_that_join_fit_the_processor(tmp_path, monkeypatch):
 
 def test_kernels_of_matching_fit_the_processor(tmp_path, monkeypatch):
     channels = 112  # the authors' embedding and the norms, and what aligns their rows
-    shape = shape_for(channels, torch.float32, CPU)
+    shape = shape_for(channels, torch.float32)
     constants = {
         "BLOCK": shape.block,
         "CHANNEL_BLOCKS": -(-channels // shape.channels),
