@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "feelvos, soft": ("feelvos", {"previous": "soft"}),
 }
 
-LEARN = ["frtm", "joint", "joint, one window"]
+LEARN = ["frtm", "joint, one window"]
 """Those that may learn beside the stream."""
 
 
