@@ -50,6 +50,7 @@ setup(
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",
             "scipy>=1.13",
+            'triton>=3.6; platform_system == "Linux" and platform_machine == "x86_64"',
             "ruff>=0.9",
             "mypy>=1.15",
         ],

@@ -64,6 +64,23 @@ class Decoder(Protocol):
         """
 
 
+class Modes:
+    """PyTorch's modes at this object's birth; they are a thread's own.
+
+    Tensors that were made in inference mode cannot be changed in place outside of it.
+    """
+
+    def __init__(self) -> None:
+        self._modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """A region in which they are as they were."""
+        inference, gradient = self._modes
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
+            yield
+
+
 class Lesson:
     """Learning that a target has put off; made by the target, learned by whoever has the time.
 
@@ -80,13 +97,14 @@ class Lesson:
     Attributes:
         object_ids: as given.
         learned: whether there is something to take over.
+        mode: see `Modes`.
     """
 
     def __init__(self, object_ids: tuple[int, ...], work: Callable[[], Any], device: torch.device):
         self.object_ids, self.learned = object_ids, False
         self._work: Callable[[], Any] | None = work
         self._outcome: Any = None
-        self._modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        self.mode = Modes()
         self._device, self._made = device, None
         if device.type == "cuda":
             self._made = torch.cuda.current_stream(device).record_event()
@@ -107,16 +125,6 @@ class Lesson:
             if self._made is not None:
                 torch.cuda.current_stream(self._device).synchronize()
         self.learned = True
-
-    @contextmanager
-    def mode(self) -> Iterator[None]:
-        """PyTorch's modes at the lesson's birth; they are a thread's own.
-
-        Tensors that were made in inference mode cannot be changed in place outside of it.
-        """
-        inference, gradient = self._modes
-        with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
-            yield
 
     def collect(self) -> Any:
         """What was learned; for the target. The lesson holds nothing afterwards."""

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from streamvos.nn.crossing import send
+
 
 def one_hot_labels(
     label_map: torch.Tensor, object_ids: tuple[int, ...], size: tuple[int, int]
@@ -73,7 +75,7 @@ def winners(channels: torch.Tensor, labels: Sequence[int] | None = None) -> torc
     found = count - ((channels == largest) * rank).amax(0).clamp_min(1)
     if labels is None:
         return found
-    return torch.tensor(labels, dtype=torch.uint8, device=channels.device)[found.int()]
+    return send(labels, torch.uint8, channels.device)[found.int()]
 
 
 def _winners_one_by_one(channels: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:

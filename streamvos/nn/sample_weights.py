@@ -59,6 +59,9 @@ class SampleWeights:
         other._newest = self._newest
         return other
 
+    def __deepcopy__(self, memo: object) -> SampleWeights:
+        return self.copy()
+
     def insert(self) -> int:
         """Make room for a sample.
 

@@ -236,12 +236,16 @@ def learn_both(
     return _as_weights(projection, taps)
 
 
-def normal_equations(projected: torch.Tensor, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+def normal_equations(
+    projected: torch.Tensor, samples: Samples, blocks: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The error of each sample as a quadratic form of the filter: f' matrix f - 2 f' right + constant.
 
     Args:
         projected: (N, c, h, w).
         samples: of N samples.
+        blocks: columns are computed in so many; None = `COLUMN_BLOCKS`, or one on a GPU, which has no need of
+            a cache and pays for every launch.
 
     Returns:
         (N, 9c, 9c) symmetric and (N, 9c), for filters (1, c, 3, 3) flattened.
@@ -249,7 +253,9 @@ def normal_equations(projected: torch.Tensor, samples: Samples) -> tuple[torch.T
     patches = F.unfold(projected, 3, padding=1)  # (N, 9c, h*w)
     grid, size = projected.shape[-2:], patches.shape[1]
     matrix = patches.new_empty(len(patches), size, size)
-    block = -(-size // COLUMN_BLOCKS)
+    if blocks is None:
+        blocks = COLUMN_BLOCKS if projected.device.type == "cpu" else 1
+    block = -(-size // blocks)
     for start in range(0, size, block):
         stop = min(start + block, size)
         coupled = apply_stencil(samples.stencil, patches[:, start:stop].unflatten(2, grid)).flatten(2)
@@ -284,8 +290,12 @@ def learn_filters(
     """
     penalty, preconditioner = rule.penalties[1], rule.regularization[1]
 
+    together = None if right.device.type == "cpu" else torch.stack(list(matrices))
+
     def multiply(direction: torch.Tensor) -> torch.Tensor:
-        return _products(matrices, direction) + penalty * direction
+        if together is None:
+            return _products(matrices, direction) + penalty * direction
+        return torch.bmm(together, direction[..., None])[..., 0] + penalty * direction
 
     flat = filters.flatten(1).to(right.dtype)
     step, directions = conjugate_gradient(
@@ -304,6 +314,7 @@ def _products(matrices: Iterable[torch.Tensor], vectors: torch.Tensor) -> torch.
     """(B, m): the product of each matrix (m, n) with its vector, of (B, n).
 
     One by one: a product of all at once rounds otherwise than one for itself, and learning enlarges that.
+    On a GPU, where learning is bound by its launches, `learn_filters` takes them all at once.
     """
     return torch.stack([torch.mv(matrix, vector) for matrix, vector in zip(matrices, vectors, strict=True)])
 

@@ -137,7 +137,7 @@ def attention_sums(
         (M, D) and (M, 1).
     """
     on_cpu = queries.device.type == "cpu"
-    rows, columns = (TILE, 8 * TILE) if on_cpu else (len(queries), 1 << 14)
+    rows, columns = (TILE, 8 * TILE) if on_cpu else (1 << 13, 1 << 14)
     transposed = keys.t()
     half = precision == "bfloat16" and values.dtype == torch.float32
     rounded = values.bfloat16() if half else values

@@ -420,3 +420,19 @@ def test_masks_beside_are_as_good_as_inline(worker, capsys):
     # measured 0.844 both; the models see other samples at other times
     assert np.mean(scores[True]) > np.mean(scores[False]) - 0.05
     assert min(scores[True]) > min(scores[False]) - 0.1
+
+
+@pytest.mark.parametrize("defer", [False, True], ids=["at once", "beside"])
+def test_frtm_learning_at_the_next_call_as_on_a_gpu_changes_nothing(clip, defer):
+    soon, late = (make("frtm", clip, defer, update_interval=2) for _ in range(2))
+    late.target.late = True
+    for t in range(10):
+        given = {0: (1, 2), 5: (3,)}.get(t, ())
+        assert same(late.step(t, *given), soon.step(t, *given))
+        if t == 7:
+            for stream in (soon, late):
+                stream.target.forget(2)
+        if t == 8:
+            assert same(state_of(late), state_of(soon))
+        assert late.learn_at_once() == soon.learn_at_once()
+    assert same(state_of(late), state_of(soon))

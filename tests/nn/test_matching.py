@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matching_scenes import near, plain, scene
 
 from streamvos.nn.matching import channel_table, global_distances, local_distances, sort_reference, squash
 from streamvos.types import InputError
@@ -97,25 +98,6 @@ def test_equation_1_is_the_authors(golden):
     # float64 on both sides; the two forms of the equation round differently
     assert np.abs(ours.numpy() - golden["distance/d"]).max() < 1e-15
     assert squash(torch.tensor([0.0, -1e-3, float("inf")])).tolist() == [0, 0, 1]
-
-
-def scene(cells: int, channels: int, seed: int = 0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return 0.4 * torch.randn(cells, channels, generator=generator, dtype=dtype)
-
-
-def plain(query, reference, labels, ids, near=None) -> torch.Tensor:
-    """The definition: all differences, in float64."""
-    squared = (query.double()[:, None] - reference.double()).square().sum(-1)
-    if near is not None:
-        squared = squared.masked_fill(~near, float("inf"))
-    rows = [squared.masked_fill(labels != i, float("inf")).amin(1) for i in ids]
-    return (1 - 2 / (1 + torch.stack(rows).exp())).float()
-
-
-def near(grid: tuple[int, int], window: int) -> torch.Tensor:
-    row, column = torch.arange(grid[0] * grid[1]) // grid[1], torch.arange(grid[0] * grid[1]) % grid[1]
-    return ((row[:, None] - row).abs() <= window) & ((column[:, None] - column).abs() <= window)
 
 
 def test_many_cells_and_ids_in_any_order_match_as_defined(rng):

@@ -383,11 +383,12 @@ def test_normal_equations_are_the_loss_in_the_filter():
         )
 
 
+@pytest.mark.parametrize("blocks", [None, 1])  # one, as on a GPU
 @pytest.mark.parametrize("channels", [1, 2, 5, 96])
-def test_normal_equations_have_any_size(channels):
+def test_normal_equations_have_any_size(channels, blocks):
     projected = torch.randn(2, channels, 4, 5, dtype=torch.float64)
     samples = make_samples(torch.rand(2, 64, 80, dtype=torch.float64), (4, 5))
-    matrices, rights = normal_equations(projected, samples)
+    matrices, rights = normal_equations(projected, samples, blocks)
     filters = torch.randn(9 * channels, dtype=torch.float64)
     scores = score(projected, filters.view(1, channels, 3, 3).expand(2, -1, -1, -1))
     from streamvos.nn.stencil import apply_stencil

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from streamvos.methods.base import Lesson, Lessons, Target, use_on_current_stream
+from streamvos.methods.base import Lesson, Lessons, Modes, Target, use_on_current_stream
 from streamvos.methods.frtm.augmentation import augment
 from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
+from streamvos.nn.crossing import Arrival, take
 from streamvos.nn.target_model import Samples, TargetWeights, learn_both, make_samples, project, score
 from streamvos.types import MAX_OBJECT_ID, Evidence, Features, InputError
 
@@ -42,10 +43,34 @@ def soft_labels(probabilities: torch.Tensor, options: FRTMOptions) -> torch.Tens
     return torch.where(winner == channels, objects, 0)
 
 
+class _Pending(NamedTuple):
+    """A frame to learn from once the host knows which objects were visible in it.
+
+    Attributes:
+        object_ids: K.
+        projected: (K, c, h, w).
+        soft: (K, H, W).
+        seen: (K,) bool, on its way.
+        mode: in which it was tracked.
+    """
+
+    object_ids: tuple[int, ...]
+    projected: torch.Tensor
+    soft: torch.Tensor
+    seen: Arrival
+    mode: Modes
+
+
 class FRTMTarget(Target):
     """The target models of one stream's objects.
 
     An annotated object is learned anew from that frame; the others go on as if it were predicted.
+
+    Which objects a frame showed decides what is learned from it, on the host. On a GPU that is not waited
+    for: the frame is learned from at the next call, before anything else, when the answer has long arrived.
+
+    Attributes:
+        late: whether learning waits for the next call; None = on a GPU.
     """
 
     def __init__(self, options: FRTMOptions, extractor: FRTMExtractor, initial_weights: InitialWeights):
@@ -56,6 +81,8 @@ class FRTMTarget(Target):
         self._projections: torch.Tensor | None = None  # (K, c, C, 1, 1), of all objects
         self._read: tuple[Features, torch.Tensor] | None = None  # the frame between read and write, projected
         self._lessons = Lessons()
+        self._pending: _Pending | None = None
+        self.late: bool | None = None
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -69,6 +96,7 @@ class FRTMTarget(Target):
         named: tuple[int, ...] | None = None,
         probabilities: torch.Tensor | None = None,
     ) -> None:
+        self._settle()
         new = object_ids if named is None else tuple(i for i in object_ids if i in named)
         old = tuple(i for i in object_ids if i not in new)
         if not set(old) <= self._models.keys():
@@ -91,6 +119,7 @@ class FRTMTarget(Target):
             else:
                 soft = soft_labels(probabilities, self.options)[[object_ids.index(i) for i in old]]
             self._remember(features, old, soft)
+            self._settle()
         self._lessons.cancel(set(self._models) - set(old))
         self._models = {i: started[i] if i in started else self._models[i] for i in object_ids}
         self._size, self._projections, self._read = features.size, None, None
@@ -100,6 +129,7 @@ class FRTMTarget(Target):
                 self._put_off(i, partial(self._start, own, label_map == i, i))
 
     def read(self, features: Features) -> Evidence:
+        self._settle()
         if not self._models:
             raise InputError("nothing to look for yet; annotate a frame first")
         self._check(features)
@@ -109,6 +139,7 @@ class FRTMTarget(Target):
         return Evidence({"scores": score(projected, filters)}, self.object_ids)
 
     def write(self, features: Features, probabilities: torch.Tensor) -> None:
+        self._settle()
         self._check(features)
         if probabilities.shape != (1 + len(self._models), *features.size):
             raise InputError(
@@ -119,6 +150,7 @@ class FRTMTarget(Target):
         self._read = None
 
     def forget(self, object_id: int) -> None:
+        self._settle()
         if object_id not in self._models:
             raise InputError(f"object {object_id} is not followed; known objects: {list(self._models)}")
         self._models = {i: model for i, model in self._models.items() if i != object_id}
@@ -126,6 +158,7 @@ class FRTMTarget(Target):
         self._lessons.cancel((object_id,))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
+        self._settle()
         state = {"object_ids": torch.tensor(self.object_ids, dtype=torch.int64)}
         if self._size is not None:
             state["size"] = torch.tensor(self._size, dtype=torch.int64)
@@ -150,13 +183,17 @@ class FRTMTarget(Target):
             raise InputError(f"the state's objects have features of different sizes: {sorted(grids)}")
         size = [int(side) for side in state["size"]] if "size" in state else None
         self._lessons.cancel(self._models)
+        self._pending = None
         self._models, self._size = models, None if size is None else (size[0], size[1])
         self._projections, self._read = None, None
 
     def take_lessons(self) -> list[Lesson]:
+        if self._pending is not None and self._pending.seen.ready():  # else they come with the next frame's
+            self._settle()
         return self._lessons.hand_out()
 
     def take_over(self, lesson: Lesson) -> bool:
+        self._settle()
         for i in self._lessons.settle(lesson):  # there is one, or none
             model, learned = self._models[i], lesson.collect()
             use_on_current_stream(learned.tensors())
@@ -215,14 +252,35 @@ class FRTMTarget(Target):
         """
         every = self._project(features)
         rows = [self.object_ids.index(i) for i in object_ids]
-        projected = every if len(rows) == len(every) else every[rows]
+        projected = every if len(rows) == len(every) else take(every, rows)
+        seen = Arrival((soft > 0.5).sum((1, 2)) >= self.options.min_pixels)
+        self._pending = _Pending(object_ids, projected, soft, seen, Modes())
+        late = soft.device.type != "cpu" if self.late is None else self.late
+        if not late:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Do what was put off until the host knows which objects were visible."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            visible = pending.seen.values().tolist()
+            with pending.mode():
+                self._learn_from(pending.object_ids, pending.projected, pending.soft, visible)
+
+    def _learn_from(
+        self,
+        object_ids: tuple[int, ...],
+        projected: torch.Tensor,
+        soft: torch.Tensor,
+        visible: list[bool],
+    ) -> None:
+        """What `_remember` is for; (K, c, h, w) features, (K, H, W) labels."""
         models = [self._models[i] for i in object_ids]
-        visible = ((soft > 0.5).sum((1, 2)) >= self.options.min_pixels).tolist()
         for part in self._batches([k for k, seen in enumerate(visible) if seen]):
             grid = (projected.shape[-2], projected.shape[-1])
-            samples = self._samples(soft[part].to(projected.dtype), grid)
+            samples = self._samples(take(soft, part).to(projected.dtype), grid)
             if not self.defer:
-                remember([models[k] for k in part], projected[part], samples)
+                remember([models[k] for k in part], take(projected, part), samples)
                 continue
             for row, k in enumerate(part):
                 one = Samples(*(value[row : row + 1].clone() for value in samples))

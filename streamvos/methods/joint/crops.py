@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from streamvos.nn.crossing import send, take
 from streamvos.types import InputError
 
 OUTSIDE = -100.0
@@ -53,7 +54,7 @@ class TargetState:
 
     def pick(self, rows: list[int]) -> TargetState:
         """The state of some objects, in the order given."""
-        return TargetState(self.center[rows], self.scale[rows], self.base[rows])
+        return TargetState(*(take(values, rows) for values in (self.center, self.scale, self.base)))
 
     @staticmethod
     def join(states: list[TargetState]) -> TargetState:
@@ -94,12 +95,16 @@ class Windows:
 
     def pick(self, rows: slice | list[int]) -> Windows:
         """Some of the windows."""
+
+        def pick(values: torch.Tensor) -> torch.Tensor:
+            return values[rows] if isinstance(rows, slice) else take(values, rows)
+
         return Windows(
-            self.corner[rows],
-            self.extent[rows],
-            self.step[rows],
-            self.offset[rows],
-            self.start[rows],
+            pick(self.corner),
+            pick(self.extent),
+            pick(self.step),
+            pick(self.offset),
+            pick(self.start),
             self.full,
             self.output,
         )
@@ -172,7 +177,7 @@ def search_centers(state: TargetState, output: tuple[int, int], kernel: int = 3)
     further to the bottom right.
     """
     shift = [((side // STRIDE + kernel) % 2) * STRIDE / 2 for side in output]
-    return state.center + state.center.new_tensor(shift) * state.scale[:, None]
+    return state.center + send(shift, torch.float32, state.center.device) * state.scale[:, None]
 
 
 def search_windows(state: TargetState, image: tuple[int, int], output: tuple[int, int]) -> Windows:
@@ -212,7 +217,7 @@ def first_windows(state: TargetState, image: tuple[int, int], output: tuple[int,
     moved = ((behind - before) / scale).trunc().long()
     double = (2 * output[0], 2 * output[1])
     windows = _windows(state.center.round(), scale * _pair(double, scale), double)
-    margin = torch.tensor([output[0] // 2, output[1] // 2], device=moved.device)
+    margin = send((output[0] // 2, output[1] // 2), torch.int64, moved.device)
     start = margin - moved
     return Windows(windows.corner, windows.extent, windows.step, windows.offset, start, double, output)
 
@@ -220,7 +225,7 @@ def first_windows(state: TargetState, image: tuple[int, int], output: tuple[int,
 def whole_window(count: int, image: tuple[int, int], output: tuple[int, int], like: torch.Tensor) -> Windows:
     """`count` windows, each of which is the whole frame; its aspect is not kept."""
     zeros = torch.zeros((count, 2), dtype=torch.int64, device=like.device)
-    extent = torch.tensor(image, device=like.device).expand(count, 2)
+    extent = send(image, torch.int64, like.device).expand(count, 2)
     return Windows(zeros, extent, zeros[:, :1] + 1, zeros, zeros, output, output)
 
 
@@ -290,11 +295,12 @@ def paste(scores: torch.Tensor, boxes: torch.Tensor, image: tuple[int, int]) -> 
     output = (scores.shape[1], scores.shape[2])
     sides = (boxes[:, 2:] - boxes[:, :2]).float()
     factor = (sides / _pair(output, sides)).prod(1, keepdim=True).sqrt().double()
-    sizes = (factor * torch.tensor(output, device=boxes.device)).floor()
+    wanted = send(output, torch.int64, boxes.device)
+    sizes = (factor * wanted).floor()
     middle = 0.5 * (boxes[:, :2] + boxes[:, 2:] - 1).double()
     corner = (middle - 0.5 * sizes).trunc().long()
     # PyTorch copies what keeps its size, whatever the factor
-    kept = (sizes == torch.tensor(output, device=boxes.device)).all(1, keepdim=True)
+    kept = (sizes == wanted).all(1, keepdim=True)
     ratio = torch.where(kept, 1, 1 / factor).to(scores.dtype)
     return _lay(scores, corner, sizes.long(), ratio.expand(-1, 2), image)
 
@@ -343,7 +349,7 @@ def _windows(center: torch.Tensor, size: torch.Tensor, output: tuple[int, int]) 
 
 def _thinned(image: tuple[int, int], windows: Windows) -> torch.Tensor:
     """(K, 2) int64: how many rows and columns of the frame remain."""
-    frame = torch.tensor(image, device=windows.corner.device)
+    frame = send(image, torch.int64, windows.corner.device)
     return (frame - windows.offset + windows.step - 1) // windows.step
 
 
@@ -368,4 +374,4 @@ def _neighbors(
 
 def _pair(values: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
     """(2,) float32."""
-    return torch.tensor(values, device=like.device, dtype=torch.float32)
+    return send(values, torch.float32, like.device)

@@ -45,6 +45,8 @@ class JOINTMemory:
 
     Attributes:
         frames: how many frames the objects have been followed, the first included.
+        together: whether pictures attend to each other in one operation rather than one by one; None = on a
+            GPU, which a launch costs more than the memory that it takes.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class JOINTMemory:
     ):
         self.network, self.options, self.object_ids, self.grid = network, options, object_ids, grid
         self.frames = 1
+        self.together: bool | None = None
         self.weights = SampleWeights(
             options.memory_size,
             options.learning_rate,
@@ -162,7 +165,7 @@ class JOINTMemory:
         That may happen in another thread: this one may be read and lose objects meanwhile, but not remember.
         """
         other = JOINTMemory(self.network, self.options, self.object_ids, self.grid)
-        other.frames, other.weights = self.frames, self.weights
+        other.frames, other.weights, other.together = self.frames, self.weights, self.together
         other.pictures, other.filters = self.pictures, self.filters
         other._stored, other._borrowed = dict(self._stored), True
         return other
@@ -267,16 +270,18 @@ class JOINTMemory:
             slot: of the new picture.
             gone: keys and values of the one that was there before.
         """
-        for other in range(self.pictures):
-            if other == slot:
+        for pictures in self._portions():
+            queries = self._stored["self_keys"][pictures].flatten(0, 1)
+            new = self._stored["self_keys"][slot], self._stored["transduction"][slot]
+            if pictures == slice(slot, slot + 1):
                 continue
-            sums = self._sums(other, slice(None), slot)
+            sums = attention_sums(queries, *new, self._precision)
             if gone is not None:
-                queries = self._stored["self_keys"][other]
                 sums = _minus(sums, attention_sums(queries, *gone, self._precision))
             for name, change in zip(SUMS, sums, strict=True):
-                self._stored[name][other] += change
-        self._encode(slot, slice(None))
+                place = self._stored[name][pictures]
+                place += change.view_as(place)
+        self._encode(slot, slice(None))  # and what was added to itself is gone
         if gone is not None:
             # slots are given up in turn: after a round of them all cells of the first picture are exact again
             cells, rounds = self.grid[0] * self.grid[1], self.options.memory_size - 1
@@ -294,23 +299,26 @@ class JOINTMemory:
         """Sums over all pictures for some cells of one."""
         for name in SUMS:
             self._stored[name][slot, cells] = 0
-        for other in range(self.pictures):
-            for name, share in zip(SUMS, self._sums(slot, cells, other), strict=True):
+        keys, values = self._stored["self_keys"], self._stored["transduction"]
+        for others in self._portions():
+            seen = keys[others].flatten(0, 1), values[others].flatten(0, 1)
+            sums = attention_sums(keys[slot, cells], *seen, self._precision)
+            for name, share in zip(SUMS, sums, strict=True):
                 self._stored[name][slot, cells] += share
 
-    def _sums(self, slot: int, cells: slice, other: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What some cells of one picture see in another (or in their own)."""
-        keys, values = self._stored["self_keys"], self._stored["transduction"]
-        return attention_sums(keys[slot, cells], keys[other], values[other], self._precision)
-
     def _make_memory_keys(self) -> None:
-        for slot in range(self.pictures):  # one at a time, so that little else is in memory
-            attended = self._stored["numerator"][slot] / self._stored["denominator"][slot]
-            encoded = residual_norm(self._stored["transduction"][slot], attended)
-            self._stored["memory_keys"][slot] = self.network.transformer.memory_keys(encoded)
+        for pictures in self._portions():
+            attended = self._stored["numerator"][pictures] / self._stored["denominator"][pictures]
+            encoded = residual_norm(self._stored["transduction"][pictures], attended)
+            self._stored["memory_keys"][pictures] = self.network.transformer.memory_keys(encoded)
+
+    def _portions(self) -> list[slice]:
+        """The pictures one at a time, so that little else is in memory, or all at once."""
+        together = self.filters.device.type != "cpu" if self.together is None else self.together
+        return [slice(0, self.pictures)] if together else [slice(k, k + 1) for k in range(self.pictures)]
 
     def _learn(self) -> None:
-        gamma = self.weights.values[: self.pictures].to(self.filters)
+        gamma = self.weights.values[: self.pictures].to(self.filters, non_blocking=True)
         problem = FewShotProblem(
             self._used("induction").flatten(0, 1)[None],
             self._used("labels").transpose(0, 1)[None],

@@ -33,6 +33,7 @@ from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.memory import JOINTMemory
 from streamvos.methods.joint.network import JOINTNetwork, View
 from streamvos.methods.parts import Part
+from streamvos.nn.crossing import take
 from streamvos.nn.few_shot import FewShotProblem, steepest_descent
 from streamvos.nn.precision import resolve_precision
 from streamvos.types import Evidence, Features, InputError
@@ -252,7 +253,7 @@ class JOINTTarget(Target):
             self._put_remembering_off(seen, due, probabilities)
         elif due:
             ids = [i for memory in due for i in memory.object_ids]
-            masks = probabilities[[self._object_ids.index(i) for i in ids]]
+            masks = take(probabilities, [self._object_ids.index(i) for i in ids])
             windows = seen.windows.pick([seen.object_ids.index(i) for i in ids])
             labels = self._encode(masks, windows, (-1,))
             counts = [len(memory.object_ids) for memory in due]
@@ -268,7 +269,7 @@ class JOINTTarget(Target):
                 continue
             row, ids = self._row(seen, memory), memory.object_ids
             picture = seen.view.induction[row].clone(), seen.view.transduction[row].clone()
-            masks = probabilities[[self._object_ids.index(i) for i in ids]]
+            masks = take(probabilities, [self._object_ids.index(i) for i in ids])
             windows = seen.windows.pick([seen.object_ids.index(i) for i in ids])
             self._put_off(memory, partial(self._remember, memory.draft(), *picture, masks, windows))
 

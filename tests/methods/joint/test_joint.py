@@ -173,6 +173,18 @@ def test_refreshing_by_exchange_is_encoding_anew(window):
 
 
 @WINDOWS
+@pytest.mark.parametrize("refresh", ["incremental", "whole"])
+def test_pictures_all_at_once_as_on_a_gpu_are_pictures_one_by_one(window, refresh):
+    method, frames = small(window=window, refresh=refresh), clip(14)
+    targets = [start(method, frames, a_mask(), (1, 2)) for _ in range(2)]
+    for memory in targets[0].memories:
+        memory.together = True
+    answers = [advance(method, target, frames[1:]) for target in targets]
+    for a, b in zip(*answers, strict=True):
+        assert (a - b).abs().max() < 1e-9  # the sums have another order, in float64
+
+
+@WINDOWS
 def test_probabilities_sum_to_one_and_have_the_size_of_the_frame(window):
     method, frames = small(torch.float32, window=window), clip(4, dtype=torch.float32)
     for answer in advance(method, start(method, frames, a_mask(), (1, 2)), frames[1:]):

@@ -1,0 +1,77 @@
+"""How work is cut into programs, and what a launch needs beside the kernel.
+
+Shape(side=8, block=64, channels=128)       # tiles of 8 x 8 targets meet 64 candidates at a time
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+from torch import Tensor
+
+_PER_PROCESSOR = 4  # programs that a multiprocessor runs at a time, so that one computes while others wait
+_MOST_SHARES = 8  # each costs memory and another row for the program that joins them
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the work is cut.
+
+    Attributes:
+        side: of a tile of targets, in cells, a power of two; its square is at least 16.
+        block: candidates that meet it at a time, a power of two, at least 16.
+        channels: of which products are formed at a time, a power of two, at least 16.
+        warps: of a program.
+        stages: blocks of candidates that are on their way at a time.
+        shares: into how many the candidates are split; None = as many as keep the device busy.
+    """
+
+    side: int = 8
+    block: int = 64
+    channels: int = 256
+    warps: int = 4
+    stages: int = 2
+    shares: int | None = None
+
+
+def shape_for(channels: int, dtype: torch.dtype) -> Shape:
+    """What compiles for these features without moving registers to memory, and leaves room for neighbors.
+
+    Found by compiling for compute capabilities 8.0 to 10.0 and reading what the assembler reports; which of
+    the shapes that fit is the fastest has to be measured.
+    """
+    block = max(triton.next_power_of_2(channels), 16)
+    if dtype != torch.bfloat16:  # three products of TensorFloat-32 need several copies of their factors
+        return Shape(channels=min(block, 32), stages=3)
+    if block <= 256:
+        return Shape(channels=block, stages=3 if block <= 128 else 2)
+    return Shape(channels=128, stages=2)
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def shares_for(programs: int, shape: Shape, device: torch.device) -> int:
+    """Into how many shares the candidates are split, where there are `programs` without."""
+    if shape.shares is not None:
+        return shape.shares
+    wanted = _PER_PROCESSOR * _processors(device.type, device.index)
+    return min(max(round(wanted / programs), 1), _MOST_SHARES)
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
+
+
+@lru_cache
+def _processors(device_type: str, index: int | None) -> int:
+    if device_type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(index or 0).multi_processor_count)

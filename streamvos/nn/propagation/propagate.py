@@ -1,0 +1,124 @@
+"""Propagation of one frame: checked, prepared, and handed to the tiles.
+
+soft = propagate(query, keys, labels, sigmas=(), grid=(60, 107), options=options)  # (L, 60, 107)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from streamvos.nn.kernels.choice import attempt, wants_kernels
+from streamvos.nn.propagation.options import COMPUTE, PropagationOptions, check
+from streamvos.nn.propagation.scene import Scene, norms_of
+from streamvos.nn.propagation.selection_tiles import selection_tiles, selection_work
+from streamvos.nn.propagation.softmax_tiles import softmax_tiles, softmax_work
+from streamvos.nn.workers import run_tiles, run_whole
+
+_MOST = 64  # candidates of a target that its registers hold
+_HOTTEST = 1e4  # temperature up to which the similarities of features that occur are finite in float32
+
+
+def propagate(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    sigmas: Sequence[float],
+    grid: tuple[int, int],
+    options: PropagationOptions,
+    radii: Sequence[int | None] | None = None,
+) -> Tensor:
+    """Labels of the target frame, as its references have them.
+
+    Cells are counted row by row: cell i lies at row i // w, column i % w. All tensors live on one device. No
+    gradient is recorded. On a GPU nothing waits for the host.
+
+    With `spatial_prior="paper"` on the CPU, reference cells so far away that together they provably hold less
+    than `NEGLIGIBLE` of a target's weight are not looked at: the result is off by at most that share of the
+    largest label. With "authors" nothing may be left out, since the denominator knows no distance and labels
+    as small as 1e-12 still decide which is the largest.
+
+    Args:
+        query: (h*w, C) features of the target, floating point.
+        keys: per reference (h*w, C); the last one is taken to be the most recent (only speed depends on it).
+            Nothing is copied where their dtype is `options.precision` and they are looked at in full rows;
+            otherwise each is cast once per call, so a history does well to store them in that dtype.
+        labels: per reference (h*w, L), soft or one-hot, floating point; L counts the background.
+        sigmas: per reference the reach of the prior in cells; not read with `spatial_prior="none"`.
+        grid: (h, w).
+        options: see there.
+        radii: per reference a radius in place of `options.radius`, for example None for the first frame only.
+
+    Returns:
+        (L, h, w) float32. Weights sum to 1 per cell, except with "authors".
+
+    Raises:
+        InputError: shapes, counts or values that do not fit together.
+    """
+    check(query, keys, labels, sigmas, grid, options, radii)
+    possible = _within_kernels(query, len(keys), options)
+    with torch.no_grad(), _without_autocast(query.device.type):
+        if wants_kernels(options.kernel, query, possible):
+
+            def run() -> Tensor:
+                from streamvos.nn.kernels.propagation import (
+                    propagate_in_kernels,
+                )  # only where there is Triton
+
+                return propagate_in_kernels(query, keys, labels, sigmas, grid, options, radii)
+
+            answer = attempt("propagation", options.kernel, run)
+            if answer is not None:
+                return answer
+        return _propagate_in_tiles(query, keys, labels, sigmas, grid, options, radii)
+
+
+def _within_kernels(query: Tensor, references: int, options: PropagationOptions) -> bool:
+    """Whether the kernels can do this: what they hold has to fit, and similarities be finite in float32."""
+    top_k = options.top_k or 0
+    return (
+        (top_k <= _MOST or top_k >= references * len(query))
+        and options.temperature <= _HOTTEST
+        and references * len(query) < 2**31
+    )
+
+
+def _propagate_in_tiles(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    sigmas: Sequence[float],
+    grid: tuple[int, int],
+    options: PropagationOptions,
+    radii: Sequence[int | None] | None,
+) -> Tensor:
+    parallel = query.device.type == "cpu"
+    dtype = COMPUTE[options.precision]
+
+    def prepare(reference: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        key = reference[0].to(dtype)
+        return key, norms_of(key).amax(), reference[1].float()
+
+    references = run_tiles(list(zip(keys, labels, strict=True)), lambda: prepare, parallel)
+    scene = run_whole(lambda: Scene(query, references, sigmas, grid, options, radii), parallel)
+    if scene.shared_labels is None:
+        tiles, make_work = softmax_tiles(scene), partial(softmax_work, scene)
+    else:
+        tiles, make_work = selection_tiles(scene), partial(selection_work, scene, scene.shared_labels)
+    answers = run_tiles(tiles, make_work, parallel)
+    out = query.new_empty(labels[0].shape[1], *grid, dtype=torch.float32)
+    for tile, answer in zip(tiles, answers, strict=True):
+        place = out[:, tile.top : tile.bottom, tile.left : tile.right]
+        place.copy_(answer.unflatten(1, (tile.rows, tile.columns)))
+    return out
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """The dtypes here are chosen; a caller's autocast would change them."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
