@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from streamvos.pipeline.arenas import ArenaError
 from streamvos.pipeline.edges import Inbox, Outbox
 from streamvos.pipeline.messages import Array, Message, Refused
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.method import shared_extraction
 from streamvos.pipeline.stages.parcels import array_sizes, pack_features
 from streamvos.segmenter import check_frame
-from streamvos.types import Features
+from streamvos.types import Features, InputError
 
 WORTHWHILE = 0.95
 """A batch has to take less than this share of the time that its frames take one by one."""
@@ -94,7 +95,10 @@ class ExtractorStage(Stage):
         stream.period = 1 / facts["fps"] if facts.get("fps") else NOMINAL_PERIOD
         stream.size = (int(facts["size"][0]), int(facts["size"][1]))
         self._warm_up(stream.size)
-        stream.outbox.allocate(self._room[stream.size])
+        try:
+            stream.outbox.allocate(self._room[stream.size])
+        except ArenaError as error:  # features travel in the messages then; the other streams have theirs
+            self.tell("event", stream.name, event="no_shared_memory", level="warning", error=str(error))
         return answer
 
     def step(self) -> float | None:
@@ -138,6 +142,8 @@ class ExtractorStage(Stage):
             stream.note_arrival(stream.frame[2])
         except Refused as error:
             self._refuse(stream, came, error)
+        except InputError as error:  # of one stream, and no reason to end the others
+            self._refuse(stream, came, Refused("frame", str(error)))
 
     def _refuse(self, stream: _Stream, message: Message, error: Refused) -> None:
         stream.inbox.refused[error.cause] += 1
