@@ -161,7 +161,10 @@ class Subscription:
 
         Raises:
             InputError: a publisher does not agree with us on keys, and nothing will come.
+            zmq.ZMQError: it is closed.
         """
+        if self._socket.closed:  # a poll would take it for one on which nothing comes
+            raise zmq.ZMQError(zmq.ENOTSOCK)
         if newest:
             self._take_all()
         if self._waiting:
