@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from streamvos.pipeline.config import PipelineConfig
 from streamvos.pipeline.crew import Crew, Member
 from streamvos.pipeline.logs import EventLog, without_credentials
@@ -21,13 +19,10 @@ from streamvos.pipeline.observation import Observation
 from streamvos.pipeline.processes import Instance
 from streamvos.pipeline.streams import RESET_STAGES, Command, Reply, Restart, Snapshot, StreamRecord
 from streamvos.pipeline.topology import Topology
-from streamvos.types import InputError, StreamvosError
+from streamvos.types import StreamvosError
 
 CLOSE_SECONDS = 0.5
 """How long the sinks may take to close their files when the drain has taken too long."""
-
-MOST_COMMANDS = 64
-"""Of one stream, that have not been obeyed yet; each holds its mask."""
 
 
 class Conductor:
@@ -60,7 +55,6 @@ class Conductor:
         self.streams = {one.name: StreamRecord(one) for one in config.streams}
         self.closing = False
         self.code = 0
-        self._numbers = 0
 
     @property
     def all_over(self) -> bool:
@@ -134,11 +128,11 @@ class Conductor:
             self._release_slots(stream, stream.add_snapshot(snapshot))
             self._release_frames(stream)
         elif kind == "applied" and (not stream.lossless or message.incarnation == stream.incarnation):
-            _answer(stream.applied(message["number"], message.seq), True, seq=message.seq)
+            answer(stream.applied(message["number"], message.seq), True, seq=message.seq)
             self._observation.mark("command applied", stream.name, seq=message.seq)
             self._log.event("applied", stream=stream.name, seq=message.seq, number=message["number"])
         elif kind == "refused":
-            _answer(stream.refused(message["number"]), False, error=message["error"])
+            answer(stream.refused(message["number"]), False, error=message["error"])
             self._log.event("refused", "warning", stream=stream.name, error=message["error"])
         elif kind == "sink_failed":
             self._log.event(
@@ -189,7 +183,7 @@ class Conductor:
         stream.memory_restart = Restart(keeps, snapshot)
         for kind in RESET_STAGES:
             if kind != "memory":  # which has to know what the sinks have written
-                self._tell(stream, kind, "reset", number, stream.next_seq, {"facts": stream.facts})
+                self.tell(stream, kind, "reset", number, stream.next_seq, {"facts": stream.facts})
         self._log.event("incarnation", stream=stream.name, incarnation=number)
         self._observation.mark("incarnation", stream.name, incarnation=number)
 
@@ -216,15 +210,15 @@ class Conductor:
         }
         arrays = {} if snapshot is None else {"snapshot": snapshot.array}
         seq = stream.next_seq if snapshot is None else snapshot.seq
-        self._tell(stream, "memory", "reset", stream.incarnation, seq, fields, arrays)
+        self.tell(stream, "memory", "reset", stream.incarnation, seq, fields, arrays)
         for command in commands:
-            self._send_command(stream, command)
+            self.send_command(stream, command)
 
     def _reset_done(self, stream: StreamRecord, message: Message) -> None:
         kind = message["stage"].partition(".")[0]
         if message.incarnation == stream.incarnation and kind == "sinks" and stream.memory_restart:
             for number, seq in message.get("obeyed", []):  # the memory died before it could say so
-                _answer(stream.applied(number, seq), True, seq=seq)
+                answer(stream.applied(number, seq), True, seq=seq)
             self._reset_memory(stream, max(message["next"], stream.acked + 1))
         if message.incarnation == stream.incarnation and kind == "sinks":
             stream.sinks_next = message["next"]
@@ -242,21 +236,21 @@ class Conductor:
                 "written": stream.sinks_next,
                 "origin": stream.origin,
             }
-            self._tell(stream, "source", "start", stream.incarnation, 0, start)
+            self.tell(stream, "source", "start", stream.incarnation, 0, start)
             if stream.paused:
-                self._tell(stream, "source", "pause", stream.incarnation)
+                self.tell(stream, "source", "pause", stream.incarnation)
             if stream.stopping:
-                self._ask_to_end(stream)
+                self.ask_to_end(stream)
 
     def _release_slots(self, stream: StreamRecord, slots: Iterable[int]) -> None:
         for slot in slots:
-            self._tell(stream, "memory", "release", stream.incarnation, 0, {"slot": slot})
+            self.tell(stream, "memory", "release", stream.incarnation, 0, {"slot": slot})
 
     def _release_frames(self, stream: StreamRecord) -> None:
         stream.progress_at = time.monotonic()
         if stream.releasable > stream.released:
             stream.released = stream.releasable
-            self._tell(stream, "source", "release", stream.incarnation, stream.released)
+            self.tell(stream, "source", "release", stream.incarnation, stream.released)
 
     def _waits_for_nobody(self, stream: StreamRecord) -> bool:
         """Whether frames are out, and nobody says to work on one."""
@@ -274,7 +268,7 @@ class Conductor:
         """Every source ends its stream, and nothing begins any more."""
         self.closing = True
         for stream in self.streams.values():
-            self._ask_to_end(stream)
+            self.ask_to_end(stream)
 
     def cut_short(self) -> None:
         """The drain takes too long: the sinks close with what they have, and if they do not, so be it."""
@@ -300,11 +294,12 @@ class Conductor:
         stream.cut_at = time.monotonic()
         self._close_sinks(stream)
 
-    def _ask_to_end(self, stream: StreamRecord) -> None:
+    def ask_to_end(self, stream: StreamRecord) -> None:
+        """Let a stream end in order, as soon as that can be."""
         stream.stopping = True
         if stream.phase == "running":
             stream.phase = "ending"
-            self._tell(stream, "source", "stop", stream.incarnation)
+            self.tell(stream, "source", "stop", stream.incarnation)
         elif not stream.over and stream.phase != "ending":
             self._close_sinks(stream)
 
@@ -315,19 +310,19 @@ class Conductor:
         if sinks is None or sinks.state != "ready":
             self._over(stream, stream.reason)
         else:
-            self._tell(stream, "sinks", "stop", stream.incarnation, 0, {"drain": False})
+            self.tell(stream, "sinks", "stop", stream.incarnation, 0, {"drain": False})
 
     def _over(self, stream: StreamRecord, reason: str) -> None:
         """A stream has ended; with a reason, badly."""
         if stream.over:
             return
         stream.phase, stream.reason = "over", without_credentials(reason)
-        self._tell(stream, "memory", "over", stream.incarnation)
+        self.tell(stream, "memory", "over", stream.incarnation)
         for command in stream.commands.values():
-            _answer(command.reply, False, error=f"stream {stream.name} has ended")
+            answer(command.reply, False, error=f"stream {stream.name} has ended")
         stream.commands.clear()
         for reply in stream.on_over:
-            _answer(reply, True)
+            answer(reply, True)
         if reason:
             self.code = max(self.code, 2 if stream.input_fault else 1)
         self._log.event("over", "error" if reason else "info", stream=stream.name, reason=reason)
@@ -345,97 +340,14 @@ class Conductor:
                 found.append(stream.name)
         return found
 
-    # ---- what users say (control.Commands)
-
     def status(self) -> Mapping[str, Any]:
         """Everything that is known of streams and workers."""
         return self._observation.status(self.streams.values(), self.crew.status())
 
-    def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
-        """A mask for the next frame.
+    # ---- what is sent
 
-        Raises:
-            InputError: no such stream, or a mask of another size.
-        """
-        record = self._running(stream)
-        self._take_command(record, "annotate", reply, mask=_fitted(mask, record))
-
-    def forget(self, stream: str, object_id: int, reply: Reply) -> None:
-        """Follow an object no longer.
-
-        Raises:
-            InputError: no such stream.
-        """
-        self._take_command(self._running(stream), "forget", reply, object_id=object_id)
-
-    def pause(self, stream: str) -> None:
-        """No more frames for now.
-
-        Raises:
-            InputError: no such stream.
-        """
-        record = self._running(stream)
-        record.paused = True
-        self._tell(record, "source", "pause", record.incarnation)
-
-    def resume(self, stream: str) -> None:
-        """Frames again.
-
-        Raises:
-            InputError: no such stream.
-        """
-        record = self._running(stream)
-        record.paused = False
-        self._tell(record, "source", "resume", record.incarnation)
-
-    def stop(self, stream: str, reply: Reply) -> None:
-        """End a stream, or with "" all of them; the reply comes when it has ended.
-
-        Raises:
-            InputError: no such stream.
-        """
-        records = (
-            [self._running(stream)] if stream else [one for one in self.streams.values() if not one.over]
-        )
-        for record in records:
-            self._ask_to_end(record)
-        waiting = [record for record in records if not record.over]
-        left = len(waiting)
-
-        def one_is_over(ok: bool) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                _answer(reply, ok)
-
-        for record in waiting:
-            record.on_over.append(one_is_over)
-        if not waiting:
-            _answer(reply, True)
-
-    def _running(self, name: str) -> StreamRecord:
-        record = self.streams.get(name)
-        if record is None:
-            raise InputError(f"there is no stream {name!r}; there are: {', '.join(self.streams)}")
-        if record.over:
-            raise InputError(f"stream {name} has ended{': ' + record.reason if record.reason else ''}")
-        return record
-
-    def _take_command(self, stream: StreamRecord, verb: Any, reply: Reply, **more: Any) -> None:
-        waiting = [one for one in stream.commands.values() if one.due is None]
-        if len(waiting) >= MOST_COMMANDS:
-            raise InputError(
-                f"{len(waiting)} commands wait already for the next frame of {stream.name}, which is "
-                f"{'paused' if stream.paused else stream.phase}; resume it, or wait"
-            )
-        self._numbers += 1
-        command = Command(self._numbers, verb, reply=reply, **more)
-        stream.commands[command.number] = command
-        if stream.phase not in ("opening", "recovering") and stream.memory_restart is None:
-            # else it goes with the next incarnation
-            self._send_command(stream, command)
-
-    def _send_command(self, stream: StreamRecord, command: Command) -> None:
+    def send_command(self, stream: StreamRecord, command: Command) -> None:
+        """Tell the memory what a user said."""
         arrays = {} if command.mask is None else {"mask": Array.of(command.mask)}
         fields = {
             "number": command.number,
@@ -443,11 +355,9 @@ class Conductor:
             "object": command.object_id,
             "due": command.due,
         }
-        self._tell(stream, "memory", "command", stream.incarnation, 0, fields, arrays)
+        self.tell(stream, "memory", "command", stream.incarnation, 0, fields, arrays)
 
-    # ---- small things
-
-    def _tell(
+    def tell(
         self,
         stream: StreamRecord,
         kind: str,
@@ -471,27 +381,8 @@ class Conductor:
         return kind if kind == "extractor" else f"{kind}.{stream.name}"
 
 
-def _fitted(mask: np.ndarray, stream: StreamRecord) -> np.ndarray:
-    """A mask of our own, of the frames' size; one of the source's native size is resized as frames are.
-
-    Raises:
-        InputError: it has another size, or an object has no pixel left.
-    """
-    if stream.facts is None or mask.shape == (size := tuple(stream.facts["size"])):
-        return mask.copy()
-    native = tuple(stream.facts.get("native_size", size))
-    if mask.shape != native:
-        before = "" if native == size else f" and {native} before they are resized to the height"
-        raise InputError(f"the mask is {mask.shape}, the frames of {stream.name} are {size}{before} (H, W)")
-    rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, native, strict=True))
-    resized = np.ascontiguousarray(mask[rows][:, columns])
-    lost = sorted({int(one) for one in np.unique(mask)} - {int(one) for one in np.unique(resized)} - {0, 255})
-    if lost:
-        raise InputError(f"object {lost[0]} of the mask has no pixel left at {size} (H, W)")
-    return resized
-
-
-def _answer(reply: Reply | None, ok: bool, **fields: Any) -> None:
+def answer(reply: Reply | None, ok: bool, **fields: Any) -> None:
+    """Tell a user, if one waits."""
     if reply is not None:
         with contextlib.suppress(StreamvosError):
             reply(ok, **fields)

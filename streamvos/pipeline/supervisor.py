@@ -30,6 +30,7 @@ from streamvos.pipeline.crew import Crew, Member
 from streamvos.pipeline.logs import EventLog, warnings_as_events
 from streamvos.pipeline.messages import ARRAY_BYTES, Message, Refused, decode, encode, told_to_strangers
 from streamvos.pipeline.observation import Observation, checked_beat
+from streamvos.pipeline.orders import Orders
 from streamvos.pipeline.processes import Instance, start_worker
 from streamvos.pipeline.runtime import Runtime
 from streamvos.pipeline.security import Curve, bind
@@ -141,7 +142,7 @@ class Supervisor:
             self._zmq,
             runtime.control,
             told_to_strangers(self._session),
-            self._conductor,
+            Orders(self._conductor),
             config.control,
             self._curve,
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -251,6 +252,44 @@ def test_a_stream_without_a_mask_waits_for_one(tmp_path):
             client.stop()
         assert pipeline.wait(20) == 0
     assert label_maps_of(tmp_path)[0].stem == f"{seq:05d}"
+
+
+def test_a_mask_of_the_camera_s_own_size_fits_frames_that_are_resized(tmp_path):
+    config = configuration(tmp_path, DRIFT, 400, height=SIZE[0] // 2)
+    large = square(9, 4, 6, 20)
+    with serving(config, tmp_path / "run") as pipeline:
+        with client_of(pipeline) as client:
+            seq = client.annotate("s", large)
+            pipeline.wait_for(lambda: len(label_maps_of(tmp_path)) > seq + 1)
+            with pytest.raises(InputError, match="object 8 of the mask has no pixel left"):
+                client.annotate("s", square(8, 0, 0, 1))  # between the pixels that are kept
+            with pytest.raises(InputError, match="before they are resized"):
+                client.annotate("s", np.ones((5, 5), np.uint8))
+            client.stop()
+        assert pipeline.wait(20) == 0
+    found = label_maps(tmp_path / "labels")[f"{seq:05d}.png"]
+    expected = cv2.resize(large, (SIZE[1] // 2, SIZE[0] // 2), interpolation=cv2.INTER_NEAREST_EXACT)
+    assert np.array_equal(found == 9, expected == 9)
+
+
+def test_commands_do_not_pile_up_before_a_stream_that_is_paused(tmp_path):
+    with serving(configuration(tmp_path, DRIFT, 5000), tmp_path / "run") as pipeline:
+        with client_of(pipeline) as client:
+            pipeline.wait_for(lambda: len(label_maps_of(tmp_path)) > 5)
+            client.pause("s")
+            time.sleep(0.7)  # what is in flight gets through
+        told = []
+        for _ in range(6):  # of each client, 16 may wait for their answers
+            with RawClient(address(pipeline)) as one:
+                for _ in range(15):
+                    one.send("forget", "s", object=100)
+                while one.socket.poll(500):
+                    told.append(one.receive()["error"])
+        assert len(told) == 6 * 15 - 64
+        assert all("64 commands wait already" in error and "paused" in error for error in told)
+        with client_of(pipeline) as client:
+            client.stop()
+        assert pipeline.wait(20) == 0
 
 
 def test_a_client_that_knows_only_the_protocol(tmp_path):
