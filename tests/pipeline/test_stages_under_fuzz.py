@@ -37,7 +37,8 @@ def configuration(folder: Path, placement: str) -> dict[str, Any]:
         "placement": placement,
         "method": {"name": "stub_methods:drift", "device": "cpu", "threads": 1, "options": {"read_ms": 8.0}},
         "streams": [{"name": "s", "source": SOURCE, "policy": "lossless", "sinks": sinks}],
-        "supervision": {"standby": False},
+        # a machine that is busy besides may keep a worker waiting for longer than the usual 3 s
+        "supervision": {"standby": False, "heartbeat_timeout": 10.0},
     }
 
 
@@ -204,6 +205,7 @@ def refused_by_all(pipeline: Serving, folder: Path, placement: str) -> dict[str,
     with RawClient(f"ipc://{folder / 'control.sock'}") as client:
 
         def told() -> dict[str, Any] | None:
+            assert not pipeline.events("died"), pipeline.events("died")
             status = client.request("status")
             return status if wanted <= set(status["refused"]) else None
 
