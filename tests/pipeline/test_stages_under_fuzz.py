@@ -37,8 +37,7 @@ def configuration(folder: Path, placement: str) -> dict[str, Any]:
         "placement": placement,
         "method": {"name": "stub_methods:drift", "device": "cpu", "threads": 1, "options": {"read_ms": 8.0}},
         "streams": [{"name": "s", "source": SOURCE, "policy": "lossless", "sinks": sinks}],
-        # a machine that is busy besides may keep a worker waiting for longer than the usual 3 s
-        "supervision": {"standby": False, "heartbeat_timeout": 10.0},
+        "supervision": {"standby": False},
     }
 
 
