@@ -1,7 +1,8 @@
 """Builds beside a stream: asked for by the stream, done by a process of its own that yields to everything.
 
-    request_build(cache, name, method, part, "aoti", signature, device)     # in the stream: a file, a process
-    for request in requests(cache): ...                                     # in that process, one by one
+    request_build(cache, Request(name, method, part, "aoti", signature, device, sizes))     # in the stream
+    for request in requests(cache): ...         # in a process of its own, one by one
+    give_up(cache, name, "why")                 # what cannot be built is not asked for again
 
 A request is a file with the method's options, and one with its weights, in the cache. There is one builder at
 a time for a cache; it works until no request is left. It goes on when the stream ends, for the next one.
@@ -14,6 +15,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from streamvos.backends.cache import EngineCache
 from streamvos.backends.signature import Signature
 from streamvos.methods import METHODS, Method, build
-from streamvos.methods.parts import Part
+from streamvos.methods.parts import Part, Size
 from streamvos.types import InputError
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,12 @@ VARIABLE = "STREAMVOS_BUILD_BESIDE"
 
 FOLDER = "requests"
 
+FAILED = ".failed"
+"""Ending of the files that say what could not be built, and why."""
+
+TRY_AGAIN_S = 86400
+"""Seconds until it is asked for again: a full disk, say, may be no reason any more."""
+
 _builders: dict[Path, subprocess.Popen[bytes]] = {}
 
 
@@ -45,8 +53,10 @@ class Request:
     """What a stream wants.
 
     Attributes:
-        name: of the plan or question.
+        name: digest of the plan, or of the question where `backend` is "auto".
         method, part, backend, signature, device: what is to be built.
+        sizes: (H, W) of the frames that the stream has seen: what an inner part is called with follows
+            from a clip of such a size.
     """
 
     name: str
@@ -55,34 +65,30 @@ class Request:
     backend: str
     signature: Signature
     device: torch.device
+    sizes: tuple[Size, ...]
 
 
-def request_build(
-    cache: EngineCache,
-    name: str,
-    method: Method,
-    part: Part,
-    backend: str,
-    signature: Signature,
-    device: torch.device,
-) -> str:
+def request_build(cache: EngineCache, request: Request) -> str:
     """Ask for an engine; returns at once.
 
     Args:
         cache: where it shall be.
-        name: digest of the plan, or of the question where `backend` is "auto".
-        method, part, backend, signature, device: what is wanted.
+        request: what is wanted.
 
     Returns:
         What happens now, for people.
     """
     wish = os.environ.get(VARIABLE, "1")
-    if wish == "0" or part.name != "extractor":
+    if wish == "0" or not request.sizes:
         return "build it with `streamvos engines build`"
     try:
         folder = cache.subfolder(FOLDER)
-        if not (folder / f"{name}.json").exists():
-            _write(folder, name, method, part, backend, signature, device)
+        failure = _failure(folder / f"{request.name}{FAILED}")
+        if failure is not None:
+            again = "it is tried again in a day, or after `streamvos engines prune`"
+            return f"it could not be built ({failure}); {again}"
+        if not (folder / f"{request.name}.json").exists():
+            _write(folder, request)
         if wish == "ask":
             return "build it with `streamvos engines build --requested`"
         _start(cache)
@@ -92,16 +98,38 @@ def request_build(
     return f"it is being built beside ({log_file}) and will be used from the next start on"
 
 
-def _write(
-    folder: Path,
-    name: str,
-    method: Method,
-    part: Part,
-    backend: str,
-    signature: Signature,
-    device: torch.device,
-) -> None:
-    weights, description = folder / f"{name}.safetensors", folder / f"{name}.json"
+def give_up(cache: EngineCache, name: str, reason: str) -> None:
+    """Remember that something could not be built, so that not every stream asks for it again.
+
+    Args:
+        cache: of the request.
+        name: of the request.
+        reason: for people.
+    """
+    path = cache.subfolder(FOLDER) / f"{name}{FAILED}"
+    path.write_text(reason)
+
+
+def _failure(path: Path) -> str | None:
+    """Why something could not be built lately."""
+    try:
+        recent = time.time() - path.stat().st_mtime < TRY_AGAIN_S
+        return path.read_text() if recent else None
+    except FileNotFoundError:
+        return None
+
+
+def forget_failures(cache: EngineCache) -> int:
+    """Let streams ask again for what could not be built; how many there were."""
+    failed = list((cache.folder / FOLDER).glob(f"*{FAILED}"))
+    for path in failed:
+        path.unlink(missing_ok=True)
+    return len(failed)
+
+
+def _write(folder: Path, request: Request) -> None:
+    method = request.method
+    weights, description = folder / f"{request.name}.safetensors", folder / f"{request.name}.json"
     tensors = {n: value.detach().cpu().contiguous() for n, value in method.networks.state_dict().items()}
     mine = f".{os.getpid()}"
     save_file(tensors, f"{weights}{mine}")
@@ -109,10 +137,11 @@ def _write(
     content = {
         "method": next(key for key, entry in METHODS.items() if type(method) is entry.method),
         "options": method.options.model_dump(mode="json"),
-        "part": part.name,
-        "backend": backend,
-        "inputs": signature.as_json(),
-        "device": str(device),
+        "part": request.part.name,
+        "backend": request.backend,
+        "inputs": request.signature.as_json(),
+        "device": str(request.device),
+        "sizes": request.sizes,
     }
     Path(f"{description}{mine}").write_text(json.dumps(content))
     os.replace(f"{description}{mine}", description)  # last: who sees it finds the weights
@@ -162,8 +191,8 @@ def _read(path: Path) -> Request:
         method.networks.load_state_dict(load_file(path.with_suffix(".safetensors")))
         part = method.parts()[content["part"]]
         signature = Signature.from_json(content["inputs"])
-        return Request(
-            path.stem, method, part, content["backend"], signature, torch.device(content["device"])
-        )
+        sizes = tuple((int(height), int(width)) for height, width in content["sizes"])
+        device = torch.device(content["device"])
+        return Request(path.stem, method, part, content["backend"], signature, device, sizes)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"the request {path.name} cannot be read: {error}") from None

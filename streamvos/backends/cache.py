@@ -112,9 +112,13 @@ class EngineCache:
         Args:
             plan: digest, see `streamvos.backends.keys`.
         """
+        return self.by_plan().get(plan)
+
+    def by_plan(self) -> dict[str, Manifest]:
+        """Plan -> its newest engine, refused ones too."""
         limit = _as_of()
-        same = [one for one in self.manifests() if one.plan == plan and one.built_at <= limit]
-        return max(same, key=lambda one: one.built_at, default=None)
+        known = sorted(self.manifests(), key=lambda one: one.built_at)
+        return {one.plan: one for one in known if one.built_at <= limit}
 
     def artefact(self, manifest: Manifest) -> Path:
         """The file of an engine, after it has been compared with its manifest.

@@ -3,6 +3,10 @@
     run = graphed_when_called(compiled)         # on a GPU, for tensors of one signature
     outputs = run(*tensors)                     # copies in, replays, copies out
 
+Engines of `aoti` and `tensorrt` are replayed so. And it is a backend by itself, `cuda-graph`: the plain
+network, recorded. There is nothing to compile and nothing to keep; the file of such an engine says only that
+it was compared and measured.
+
 Small frames leave a GPU waiting for the processor to launch kernels; a graph takes that away. Outputs are
 copied out of the graph's own memory, since the next replay writes there again. Recording is
 thread-local, so that other threads may use the GPU meanwhile; it is done once, at the first call, which is
@@ -11,16 +15,59 @@ before the parity gate looks at an engine. Never run yet: no GPU was at hand.
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from streamvos.methods.parts import Run, Tensors
+from streamvos.types import InputError
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 3
 """Calls before recording, in which libraries choose their kernels and allocate."""
+
+FILE = "engine.json"
+
+
+def missing(device: torch.device) -> str | None:
+    """Why the backend cannot be used on this device; None if it can."""
+    return None if device.type == "cuda" else f"CUDA graphs are for NVIDIA GPUs, not for {device.type!r}"
+
+
+cannot_build = missing
+
+
+def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[str, Any]) -> None:
+    """Write that it was built.
+
+    Args:
+        program: of the part.
+        path: of the file.
+        settings: none.
+
+    Raises:
+        InputError: there are settings.
+    """
+    if settings:
+        raise InputError(f"the backend 'cuda-graph' has no options, got {sorted(settings)}")
+    path.write_text(json.dumps({"recorded": "eager"}))
+
+
+def load(path: Path, device: torch.device, module: nn.Module) -> Run:
+    """The network as it is, recorded when it is first called, without any check of what it is given.
+
+    Args:
+        path: as `build` wrote it; not needed.
+        device: where it runs.
+        module: tensors -> tuple of tensors.
+    """
+    return graphed_when_called(module)
 
 
 def graphed_when_called(run: Run) -> Run:

@@ -1,9 +1,9 @@
 """The eager backend: the plain module in channels_last; the reference that every engine is compared with.
 
-run = plain_run(part, torch.device("cpu"))
-outputs = run(frames)
+run = eager_run(method.extractor, torch.device("cpu"))
+features = run(frames)
 
-It needs nothing and builds nothing. On a GPU a part may be recorded as a CUDA graph
+It needs nothing and builds nothing. Recorded as a CUDA graph it is a backend of its own
 (`streamvos.backends.cuda_graphs`).
 """
 

@@ -4,27 +4,32 @@
     run = engines.switch(part, eager)
 
 Loading happens when tensors of a signature first come, which takes some milliseconds; building never
-happens here.
+happens here. Where there is no engine for a batch, those of other batches are put together
+(`streamvos.backends.batches`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from streamvos.backends import aoti, inductor, tensorrt
-from streamvos.backends.beside import request_build
+from streamvos.backends import aoti, cuda_graphs, inductor, tensorrt
+from streamvos.backends.batches import MOST, batch_of, cover, of_batch, together
+from streamvos.backends.beside import Request, request_build
 from streamvos.backends.cache import EngineCache
 from streamvos.backends.exporting import PartModule
 from streamvos.backends.keys import Plan, is_ours, plan_of, weight_digest
+from streamvos.backends.manifest import Manifest
 from streamvos.backends.recipes import recipe_for
 from streamvos.backends.signature import Signature
 from streamvos.backends.switch import Engine, Found, Switch
 from streamvos.methods import Method
-from streamvos.methods.parts import Part, Run
+from streamvos.methods.parts import ExtractorPart, Part, Run
 from streamvos.types import InputError
 
 log = logging.getLogger(__name__)
@@ -44,13 +49,22 @@ class Compiled(Protocol):
     def load(self, path: Any, device: torch.device, module: nn.Module) -> Run: ...
 
 
-COMPILED: dict[str, Compiled] = {"inductor": inductor, "aoti": aoti, "tensorrt": tensorrt}
+COMPILED: dict[str, Compiled] = {
+    "inductor": inductor,
+    "aoti": aoti,
+    "tensorrt": tensorrt,
+    "cuda-graph": cuda_graphs,
+}
 """Backend -> its module."""
 
-CANDIDATES = ("tensorrt", "aoti")
+CANDIDATES = ("tensorrt", "aoti", "cuda-graph")
 """Of which `auto` takes the fastest; inductor compiles anew in every process and is left out."""
 
 BACKENDS = ("eager", *COMPILED, "auto")
+
+
+EACH = {"cpu": 20.0, "cuda": 0.1}
+"""What a frame more costs, in calls, before anything was measured: a GPU has room for some at once."""
 
 
 def check_backend(backend: str) -> None:
@@ -78,6 +92,25 @@ def plan_for(
     return plan_of(method, part, backend, settings, precision, signature, device, weights)
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """What is known about one signature.
+
+    Attributes:
+        why: for people.
+        manifest: of a good engine.
+        precision: of its plan.
+        engine: loaded.
+        missing: under which name it is to be asked for; None where there is nothing to be asked for.
+    """
+
+    why: str
+    manifest: Manifest | None = None
+    precision: str = "method"
+    engine: Engine | None = None
+    missing: str | None = None
+
+
 class Engines:
     """See the head of this file.
 
@@ -100,6 +133,8 @@ class Engines:
         self._cache = cache or EngineCache()
         self._switches: dict[str, Switch] = {}
         self._weights: dict[str, str] = {}
+        self._loaded: dict[str, Engine] = {}
+        self._sizes: dict[tuple[int, int], None] = {}  # of frames that came, in their order
 
     def switch(self, part: Part, eager: Run) -> Switch:
         """What runs a part from here on.
@@ -116,49 +151,122 @@ class Engines:
         return {name: switch.describe() for name, switch in self._switches.items()}
 
     def _find(self, part: Part, signature: Signature) -> Found:
-        problem = self._cache.problem()
         if self.backend == "eager":
             return Found(None, "eager")
         if not is_ours(self._method):
             return Found(None, "eager, engines are for the methods of this package")
+        problem = self._cache.problem()
         if problem is not None:
             log.warning("engines are not used: %s", problem)
             return Found(None, f"eager, {problem}")
-        if part.name not in self._weights:
-            self._weights[part.name] = weight_digest(part)
-        backend, because = self.backend, ""
-        plan = plan_for(self._method, part, backend, signature, self._device, self._weights[part.name])
-        if backend == "auto":
+        if isinstance(part, ExtractorPart):
+            height, width = signature.tensors[0].shape[-2:]
+            self._sizes[height, width] = None
+        known = self._cache.by_plan()
+        looked = self._look(part, signature, known)
+        if looked.manifest is not None:
+            looked = self._load(part, signature, looked)
+        if looked.missing is None:
+            return Found(looked.engine, looked.why)
+        return self._put_together(part, signature, known) or self._later(part, signature, looked)
+
+    def _look(self, part: Part, signature: Signature, known: Mapping[str, Manifest]) -> _Looked:
+        """What the cache says of exactly these inputs."""
+        plan, because = self._plan(part, self.backend, signature), ""
+        if self.backend == "auto":
             choice = self._cache.choice(plan.question)
             if choice is None:
-                return self._later(
-                    part, signature, plan.question, "which backend is fastest is not known yet"
-                )
+                return _Looked("which backend is fastest is not known yet", missing=plan.question)
             if choice.backend == "eager":
-                return Found(None, str(choice))
-            backend, because = choice.backend, f", {choice}"
-            plan = plan_for(self._method, part, backend, signature, self._device, self._weights[part.name])
-        return self._load(part, signature, plan, because)
-
-    def _load(self, part: Part, signature: Signature, plan: Plan, because: str) -> Found:
-        manifest = self._cache.find(plan.digest)
+                return _Looked(str(choice))
+            plan, because = self._plan(part, choice.backend, signature), f", {choice}"
+        manifest = known.get(plan.digest)
         if manifest is None:
-            return self._later(part, signature, plan.digest, f"there is no {plan.backend} engine for it yet")
+            return _Looked(f"there is no {plan.backend} engine for it yet", missing=plan.digest)
         if not manifest.parity.passed:
-            return Found(None, f"eager, the {plan.backend} engine was {manifest.parity}")
-        try:
-            path = self._cache.artefact(manifest)
-            module = PartModule(part, plan.precision)
-            run = COMPILED[plan.backend].load(path, self._device, module)
-        except InputError as error:
-            log.warning("%s; eager runs instead", error)
-            return self._later(part, signature, plan.digest, str(error))
-        return Found(Engine(run, signature, manifest), f"{plan.backend} ({manifest.parity}){because}")
+            return _Looked(f"eager, the {plan.backend} engine was {manifest.parity}")
+        return _Looked(f"{plan.backend} ({manifest.parity}){because}", manifest, plan.precision)
 
-    def _later(self, part: Part, signature: Signature, name: str, why: str) -> Found:
+    def _load(self, part: Part, signature: Signature, looked: _Looked) -> _Looked:
+        """The engine of a manifest; each is loaded once."""
+        manifest = looked.manifest
+        assert manifest is not None
+        if manifest.key not in self._loaded:
+            try:
+                path = self._cache.artefact(manifest)
+                module = PartModule(part, looked.precision)
+                run = COMPILED[manifest.backend].load(path, self._device, module)
+            except InputError as error:
+                log.warning("%s; eager runs instead", error)
+                return _Looked(str(error), missing=manifest.plan)
+            self._loaded[manifest.key] = Engine(run, signature, manifest)
+        return replace(looked, engine=self._loaded[manifest.key])
+
+    def _put_together(self, part: Part, signature: Signature, known: Mapping[str, Manifest]) -> Found | None:
+        """Engines of other batches that together do; None where there are none."""
+        count = batch_of(part, signature)
+        if count < 2:
+            return None
+        looks = {
+            batch: self._look(part, of_batch(part, signature, batch), known)
+            for batch in range(1, min(2 * count, MOST + 1))
+        }
+        costs = {
+            batch: looked.manifest.milliseconds["engine"]
+            for batch, looked in looks.items()
+            if looked.manifest is not None
+        }
+        batches = cover(count, costs)
+        engines = []
+        for batch in batches:
+            looked = self._load(part, of_batch(part, signature, batch), looks[batch])
+            if looked.engine is None:
+                return None
+            engines.append(looked.engine)
+        if not engines:
+            return None
+        run, why = together(part, count, engines), looks[batches[-1]].why
+        batched = " + ".join(str(batch) for batch in batches)
+        return Found(Engine(run, signature, engines[0].manifest), f"engines of {batched}: {why}")
+
+    def _later(self, part: Part, signature: Signature, looked: _Looked) -> Found:
         """Eager for now."""
-        asked = request_build(self._cache, name, self._method, part, self.backend, signature, self._device)
+        assert looked.missing is not None
+        wishes = {looked.missing: signature}
+        if isinstance(part, ExtractorPart):
+            wishes = self._batches_of_recipe(part, signature) or wishes
+        asked = self._cannot_build()
+        for name, wish in {} if asked else wishes.items():
+            request = Request(name, self._method, part, self.backend, wish, self._device, tuple(self._sizes))
+            asked = request_build(self._cache, request)
         log.warning(
-            "%s: %s/%s runs eager for now, %s; %s", signature, self._method.name, part.name, why, asked
+            "%s: %s/%s runs eager for now, %s; %s", signature, self._method.name, part.name, looked.why, asked
         )
-        return Found(None, f"eager, {why}; {asked}")
+        return Found(None, f"eager, {looked.why}; {asked}")
+
+    def _cannot_build(self) -> str:
+        """Why nothing of this backend can be built here; empty where something can."""
+        backends = CANDIDATES if self.backend == "auto" else (self.backend,)
+        reasons = [COMPILED[backend].cannot_build(self._device) for backend in backends]
+        return "" if None in reasons else "; ".join(str(reason) for reason in reasons)
+
+    def _batches_of_recipe(self, part: Part, signature: Signature) -> dict[str, Signature]:
+        """What to build for a batch that is none of the recipe's: those of them that cover it."""
+        recipe, count = recipe_for(self._method.name, part.name), batch_of(part, signature)
+        if recipe is None or count in recipe.batches:
+            return {}
+        each = EACH.get(self._device.type, EACH["cpu"])
+        batches = cover(count, {batch: 1 + each * batch for batch in recipe.batches})
+        wanted = [of_batch(part, signature, batch) for batch in set(batches)]
+        known = self._cache.by_plan()
+        return {
+            looked.missing: one
+            for one in wanted
+            if (looked := self._look(part, one, known)).missing is not None
+        }
+
+    def _plan(self, part: Part, backend: str, signature: Signature) -> Plan:
+        if part.name not in self._weights:
+            self._weights[part.name] = weight_digest(part)
+        weights = self._weights[part.name]
+        return plan_for(self._method, part, backend, signature, self._device, weights)

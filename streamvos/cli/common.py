@@ -69,7 +69,9 @@ DeviceName = Annotated[str, typer.Option("--device", metavar="NAME", help="auto,
 BackendName = Annotated[
     str,
     typer.Option(
-        "--backend", metavar="NAME", help="How the networks run: eager, inductor, aoti, tensorrt, auto."
+        "--backend",
+        metavar="NAME",
+        help="How the networks run: eager, inductor, aoti, tensorrt, cuda-graph, auto.",
     ),
 ]
 MethodSettings = Annotated[

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ import torch
 from rich.progress import Progress, TaskID
 
 from streamvos.backends import EngineCache
-from streamvos.backends.beside import Request, requests
+from streamvos.backends.batches import batch_of
+from streamvos.backends.beside import Request, give_up, requests
 from streamvos.backends.environment import facts, source_digest
 from streamvos.backends.keys import FORMAT, weight_digest
 from streamvos.backends.manifest import Choice, Manifest
 from streamvos.backends.parity import CLIP_FRAMES
 from streamvos.backends.recipes import Recipe, recipe_named, recipes
+from streamvos.backends.signature import Signature
 from streamvos.cli.common import console, make_progress
 from streamvos.data.labelmap import read_label_map
 from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
@@ -278,18 +281,39 @@ def serve_requests(cache: EngineCache, frames: int = CLIP_FRAMES) -> int:
 
 
 def _answer(cache: EngineCache, request: Request, frames: int) -> str:
-    """Build it, and say what came of it; an error concerns this request only."""
-    shape = request.signature.tensors[0].shape
+    """Build it, and say what came of it; an error concerns this request only, and is remembered."""
     title = f"{request.method.name}/{request.part.name} {request.signature} for {request.backend}"
     try:
         builder = Builder(request.method, request.device, cache)
-        example = ExtractorPart.example((shape[2], shape[3]), shape[0])
-        inputs = tuple(tensor.to(request.device) for tensor in example)
-        clip = synthetic_clip((shape[2], shape[3]), frames)
+        inputs, clip = _called_so(request, frames)
         outcome = build_one(builder, request.part, request.backend, inputs, clip)
     except InputError as error:
+        give_up(cache, request.name, str(error))
         return f"{title}: {error}"
     return f"{title}: {outcome if isinstance(outcome, Choice) else outcome.parity}"
+
+
+def _called_so(request: Request, frames: int) -> tuple[Tensors, Clip]:
+    """Example inputs of the request's signature, and a clip in which the part is called with such.
+
+    Raises:
+        InputError: no clip of ours calls an inner part so.
+    """
+    method, part, device = request.method, request.part, request.device
+    shape = request.signature.tensors[0].shape
+    if isinstance(part, ExtractorPart):
+        size = (shape[2], shape[3])
+        inputs = tuple(tensor.to(device) for tensor in part.example(size, shape[0]))
+        return inputs, synthetic_clip(size, frames)
+    count = batch_of(part, request.signature)
+    # the background may be one more, or a run of all objects together
+    for size, objects in product(request.sizes, (count, count - 1)):
+        if objects > 0:
+            clip = synthetic_clip(size, frames, objects)
+            for inputs in inputs_in(method, part, clip, device):
+                if Signature.of(*inputs) == request.signature:
+                    return inputs, clip
+    raise InputError(f"no clip of {count} objects calls {part.name!r} so")
 
 
 def build_one(

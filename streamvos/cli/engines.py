@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from streamvos.backends import BACKENDS, EngineCache, choose_device
+from streamvos.backends.beside import forget_failures
 from streamvos.backends.manifest import Choice, Manifest
 from streamvos.backends.onnx import export_onnx
 from streamvos.backends.parity import CLIP_FRAMES
@@ -103,7 +104,9 @@ def build(
     names: RecipeNames = None,
     backend: Annotated[
         str,
-        typer.Option("--backend", metavar="NAME", help="inductor, aoti, tensorrt; auto: the fastest."),
+        typer.Option(
+            "--backend", metavar="NAME", help="inductor, aoti, tensorrt, cuda-graph; auto: the fastest."
+        ),
     ] = "auto",
     sizes: Sizes = None,
     batches: Batches = None,
@@ -262,7 +265,7 @@ def prune(
 ) -> None:
     """Delete engines that cannot be used here any more: of other versions, machines or networks.
 
-    And what is in quarantine, and what interrupted builds left.
+    And what is in quarantine, what interrupted builds left, and the notes of builds that failed.
     """
     check_json_target(json_target)
     store, place = EngineCache(cache), choose_device(device)
@@ -275,6 +278,7 @@ def prune(
     ]
     for manifest in removed:
         store.remove(manifest.key)
+    forget_failures(store)
     freed = store.clean() + sum(manifest.size for manifest in removed)
     if json_target != STANDARD_OUTPUT:
         write_output(f"{len(removed)} engines deleted, {freed / 2**20:.1f} MiB freed in {store.folder}\n")

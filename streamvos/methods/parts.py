@@ -33,14 +33,24 @@ class Part:
         name: within the method.
         plain: tensors -> tensors, as the method computes it; stateless.
         modules: all that hold weights which `plain` uses.
+        batched: numbers of the inputs whose first dimension counts frames or objects, each of which is
+            computed for itself; the others are shared by all of them. None = all inputs. The first
+            dimension of every output counts the same.
 
     Attributes:
-        name, plain, modules: as given.
+        name, plain, modules, batched: as given.
     """
 
-    def __init__(self, name: str, plain: Run, modules: Sequence[nn.Module]):
+    def __init__(
+        self, name: str, plain: Run, modules: Sequence[nn.Module], batched: Sequence[int] | None = None
+    ):
         self.name, self.plain, self.modules = name, plain, tuple(modules)
+        self.batched = None if batched is None else frozenset(batched)
         self._run = plain
+
+    def is_batched(self, number: int) -> bool:
+        """Whether the first dimension of an input counts frames or objects."""
+        return self.batched is None or number in self.batched
 
     def __call__(self, *tensors: torch.Tensor) -> Tensors:
         return self._run(*tensors)

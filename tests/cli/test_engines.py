@@ -12,11 +12,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from small_methods import SMALL
 
 import streamvos
+from streamvos import Segmenter
+from streamvos.backends import EngineCache
+from streamvos.backends.beside import Request, request_build
 from streamvos.backends.cache import FOLDER_VARIABLE
 from streamvos.backends.recipes import recipes
+from streamvos.backends.signature import Signature
 from streamvos.cli import main
+from streamvos.methods import build
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +56,39 @@ def test_what_a_stream_asked_for_runs_from_the_next_start_on(folder, weights, vi
     vos = streamvos.load("tvos", weights, "cpu", "aoti")
     vos.step(video[0].image, video[0].label_map)
     assert vos.extraction.engines.describe()["extractor"][0].startswith("1x3x48x64: aoti (feature error")
+
+
+def test_a_head_is_built_beside_too(tmp_path, monkeypatch, video):
+    """The networks between extractor and mask are called with what no size tells; a clip is followed."""
+    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "engines"))
+
+    def told() -> dict[str, list[str]]:
+        torch.manual_seed(0)
+        vos = Segmenter(build("feelvos", SMALL["feelvos"]), "cpu", "aoti")
+        vos.step(video[0].image, video[0].label_map)
+        vos.step(video[1].image)
+        return vos.extraction.engines.describe()
+
+    assert all("eager" in line for lines in told().values() for line in lines)
+    assert main(["engines", "build", "--requested", "--frames", "3"]) == 0
+    after = told()
+    assert set(after) == {"extractor", "head"}
+    assert all("aoti (feature error" in line for lines in after.values() for line in lines)
+
+
+def test_what_cannot_be_built_is_not_asked_for_again(tmp_path, capsys):
+    cache, method = EngineCache(tmp_path / "engines"), build("frtm-fast", SMALL["frtm-fast"])
+    part, nobody = method.parts()["refiner"], Signature.of(torch.zeros(3, 5, 7))
+    wish = Request("0" * 64, method, part, "aoti", nobody, torch.device("cpu"), ((48, 64),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
+        assert "--requested" in request_build(cache, wish)
+        command = ["engines", "build", "--requested", "--cache", str(cache.folder), "--frames", "3"]
+        assert main(command) == 0
+        assert "no clip of 3 objects calls 'refiner' so" in request_build(cache, wish)
+        assert main(["engines", "prune", "--cache", str(cache.folder)]) == 0
+        assert "--requested" in request_build(cache, wish)
 
 
 def test_run_takes_the_engine(call, folder, inputs, weights):

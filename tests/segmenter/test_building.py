@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from streamvos.backends import Engine, EngineCache, aoti
+from streamvos.backends.beside import requests
 from streamvos.backends.signature import Signature
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter import Extraction, Segmenter
@@ -82,11 +83,36 @@ def test_two_streams_with_one_cache_get_the_same_bits(built, monkeypatch):
 
 
 def test_what_no_engine_fits_runs_eager_visibly(built):
+    frames = [frame[:, :56].contiguous() for frame in frames_of(built, 2)]
     extraction = Extraction(built.make(), "cpu", "aoti", built.cache)
-    features = extraction(frames_of(built, 2))
-    expected = Extraction(built.make(), "cpu", "eager")(frames_of(built, 2))
+    features = extraction(frames)
+    expected = Extraction(built.make(), "cpu", "eager")(frames)
     assert all(torch.equal(features[name], value) for name, value in expected.maps.items())
-    assert "2x3x48x64: eager, there is no aoti engine for it yet" in told(extraction)
+    assert "2x3x48x56: eager, there is no aoti engine for it yet" in told(extraction)
+
+
+def test_an_engine_of_one_frame_serves_several_bit_for_bit(built):
+    extraction = Extraction(built.make(), "cpu", "aoti", built.cache)
+    frames = frames_of(built, 3)
+    features = extraction(frames)
+    assert "3x3x48x64: engines of 1 + 1 + 1: aoti (feature error" in told(extraction)
+    eager = Extraction(built.make(), "cpu", "eager")(frames)
+    for k, frame in enumerate(frames):
+        alone = extraction([frame])
+        for name, value in alone.maps.items():
+            assert torch.equal(features[name][k : k + 1], value)
+            assert features[name].stride() == eager[name].stride()
+
+
+def test_a_stream_asks_for_the_batches_of_the_recipe(tmp_path, built, monkeypatch):
+    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
+    cache = EngineCache(tmp_path / "engines")
+    extraction = Extraction(built.make(), "cpu", "aoti", cache)
+    extraction(frames_of(built, 3))
+    asked = sorted(
+        request.signature.tensors[0].shape for request in requests(cache)
+    )  # a processor gains nothing by an empty place
+    assert asked == [(1, 3, *built.clip.size), (2, 3, *built.clip.size)]
 
 
 def test_other_weights_have_no_engine(built):

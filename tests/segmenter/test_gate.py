@@ -7,6 +7,7 @@ import torch
 from small_methods import SMALL
 
 from streamvos.backends import Engine
+from streamvos.backends.batches import batch_of
 from streamvos.backends.exporting import PartModule, export
 from streamvos.backends.parity import feature_error
 from streamvos.backends.signature import Signature
@@ -93,3 +94,28 @@ def test_every_part_exports_to_the_same_numbers(short, name):
             with torch.no_grad():
                 # the same operations, but for what the tracing decomposed
                 assert feature_error(part.plain(*inputs), tuple(program(*inputs))) < 1e-5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_part_makes_of_a_frame_or_an_object_depends_on_no_other(short, name):
+    torch.manual_seed(0)
+    method = build(name, SMALL[name]).eval()
+    seen = set()
+    for part in method.parts().values():
+        extractor = isinstance(part, ExtractorPart)
+        every = [part.example(short.size, 3)] if extractor else inputs_in(method, part, short, CPU)
+        for inputs in every:
+            count = batch_of(part, Signature.of(*inputs))
+            if count == 1:
+                continue
+            seen.add(part.name)
+            with torch.no_grad():
+                whole = part.plain(*inputs)
+                for k in range(count):
+                    alone = part.plain(
+                        *(value[k : k + 1] if part.is_batched(j) else value for j, value in enumerate(inputs))
+                    )
+                    rows = tuple(value[k : k + 1] for value in whole)
+                    # of another batch the sums may be in another order
+                    assert feature_error(rows, alone) < 1e-5
+    assert seen == set(method.parts())

@@ -202,7 +202,7 @@ def decode(features: Features, evidence: Evidence, annotation: Annotation | None
 def head_part(head: DynamicHead, options: FEELVOSOptions) -> Part:
     """The head as a part: shared (1, C, h, w) and cues (1 + K, 3, h, w) to logits (1 + K, h, w)."""
 
-    return Part("head", partial(_segment, head, options), (head,))
+    return Part("head", partial(_segment, head, options), (head,), batched=(1,))
 
 
 def _segment(head: DynamicHead, options: FEELVOSOptions, shared: torch.Tensor, cues: torch.Tensor) -> Tensors:

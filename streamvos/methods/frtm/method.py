@@ -170,7 +170,7 @@ class FRTMDecoder(nn.Module):
         super().__init__()
         self.options = options
         self.refiner = SegmentationNetwork(channels, head=options.head, widths=(64,) * len(channels))
-        self.part = Part("refiner", self._refine, (self.refiner,))
+        self.part = Part("refiner", self._refine, (self.refiner,), batched=(0,))
 
     def forward(
         self, features: Features, evidence: Evidence, annotation: Annotation | None = None

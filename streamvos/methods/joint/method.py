@@ -151,7 +151,8 @@ class JOINTDecoder:
 
     def __init__(self, network: JOINTNetwork, options: JOINTOptions):
         self.network, self.options = network, options
-        self.part = Part("decoder", self._scores, (network.decoder,))
+        shared = options.window == "frame"  # the maps of one window serve all objects
+        self.part = Part("decoder", self._scores, (network.decoder,), (0,) if shared else None)
 
     def __call__(
         self, features: Features, evidence: Evidence, annotation: Annotation | None = None

@@ -127,7 +127,7 @@ class GuidedRuns(nn.Module):
     def __init__(self, encoder: MaskGuidedEncoder, decoder: RefinementDecoder, options: RGMPOptions):
         super().__init__()
         self.encoder, self.decoder, self.options = encoder, decoder, options
-        self.part = Part("run", self._run, (encoder, decoder))
+        self.part = Part("run", self._run, (encoder, decoder), batched=(1, 2))
 
     def refer(
         self, maps: Mapping[str, torch.Tensor], canvas: Canvas, masks: torch.Tensor
