@@ -267,8 +267,7 @@ def serve_requests(cache: EngineCache, frames: int = CLIP_FRAMES) -> int:
     Returns:
         How many requests there were.
     """
-    with suppress(OSError):
-        os.nice(19)
+    _yield_to_everything()
     done = 0
     while True:
         with cache.building("builder") as free:
@@ -278,6 +277,20 @@ def serve_requests(cache: EngineCache, frames: int = CLIP_FRAMES) -> int:
                     done += 1
                 return done
         time.sleep(1)  # another builder is at work; what it leaves is ours
+
+
+def _yield_to_everything() -> None:
+    """This process, and the compilers that it starts, run when nothing else wants to.
+
+    The kernel may share processors out to sessions first (autogroups) and to the processes of one only then:
+    the group has a niceness of its own.
+    """
+    with suppress(OSError, AttributeError):  # other systems have no such class
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OSError):
+        os.nice(19)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
 
 
 def _answer(cache: EngineCache, request: Request, frames: int) -> str:

@@ -91,6 +91,22 @@ def test_what_cannot_be_built_is_not_asked_for_again(tmp_path, capsys):
         assert "--requested" in request_build(cache, wish)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="NO LINUX: nothing is known of its scheduler")
+def test_a_builder_yields_to_the_stream_beside_it(tmp_path):
+    """In a session of its own, as streams start it: there niceness alone counts within the session only."""
+    code = (
+        "import os, sys, pathlib; from streamvos.cli import main;"
+        "main(['engines', 'build', '--requested', '--cache', sys.argv[1]]);"
+        "group = pathlib.Path('/proc/self/autogroup');"
+        "print(os.sched_getscheduler(0), os.nice(0), group.read_text() if group.exists() else 'nice 19')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "engines")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=True).stdout
+    scheduler, niceness, group = said.split(maxsplit=2)
+    assert (int(scheduler), int(niceness)) == (os.SCHED_IDLE, 19)
+    assert group.strip().endswith("nice 19")
+
+
 def test_run_takes_the_engine(call, folder, inputs, weights):
     answer = call(
         "run", "clip.mp4", "--mask", "first.png", "--weights", weights, "--backend", "aoti", "--json"
