@@ -1,8 +1,9 @@
-"""What compiling an extractor is worth: eager, inductor and aoti in turns, in the same process.
+"""What compiling a network is worth: eager, inductor and aoti in turns, in the same process.
 
     python bench/engines.py                                  # every case, 480x854, one frame
     python bench/engines.py --cases tvos frtm-fast --batch 4
-    python bench/engines.py --device cuda
+    python bench/engines.py --cases "joint/decoder" --batch 3        # three objects
+    python bench/engines.py --device cuda --backends inductor aoti cuda-graph tensorrt
 
 Calls take turns (eager, inductor, aoti, eager, ...), so that whatever else the machine does meets them alike;
 medians and the least are told. "error" is the relative difference to eager's features. Weights are the
@@ -31,7 +32,9 @@ from streamvos.backends import COMPILED, choose_device, why_missing
 from streamvos.backends.eager import prepare
 from streamvos.backends.exporting import PartModule, export
 from streamvos.backends.parity import feature_error
+from streamvos.cli.engine_work import synthetic_clip
 from streamvos.methods.parts import ExtractorPart
+from streamvos.segmenter.gate import inputs_in
 from streamvos.weights import BUNDLED, load_method
 
 SIZE, ROUNDS = (480, 854), 15
@@ -46,8 +49,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "joint, one window": ("joint", {"window": "frame"}),
     "feelvos, stride 16": ("feelvos", {"output_stride": 16}),
     "rgmp": ("rgmp", {}),
+    "frtm-fast/refiner": ("frtm-fast", {}),
+    "frtm/refiner": ("frtm", {}),
+    "rgmp/run": ("rgmp", {"scales": (1.0,)}),
+    "joint/backbone": ("joint", {}),
+    "joint/decoder": ("joint", {}),
+    "feelvos/head": ("feelvos", {"output_stride": 16}),
 }
-"""Name -> method and options; "weights" None = random where there are bundled ones."""
+"""Name -> method and options; "weights" None = random where there are bundled ones.
+
+What follows a slash is the part, else it is the extractor; the batch of an inner part is the objects followed.
+"""
 
 
 def one_case(
@@ -61,8 +73,11 @@ def one_case(
     place = choose_device(device)
     method = load_method(method_name, weights, options).eval().to(place)
     prepare(method.extractor, place)
-    part = method.parts()["extractor"]
-    inputs = tuple(tensor.to(place) for tensor in ExtractorPart.example(size, batch))
+    part = method.parts()[name.partition("/")[2] or "extractor"]
+    if isinstance(part, ExtractorPart):
+        inputs = tuple(tensor.to(place) for tensor in part.example(size, batch))
+    else:
+        inputs = inputs_in(method, part, synthetic_clip(size, 2, batch), place)[-1]
     runs: dict[str, Callable[..., Any]] = {"eager": part.plain}
     seconds, errors, loading = {}, {}, {}
     with torch.inference_mode():
