@@ -13,6 +13,7 @@ hand.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import torch
 
@@ -64,10 +65,16 @@ def graphed(run: Run, inputs: Tensors) -> Run:
             for _ in range(WARM_UP):
                 run(*given)
         torch.cuda.current_stream(device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # on a stream of this device: the one that torch would take is of the device that recorded first
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            kept = run(*given)
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        try:
+            # on a stream of this device: the one that torch would take is of the device that recorded first
+            with torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
+                kept = run(*given)
+        except Exception:
+            # torch 2.11 does not do this, and its allocator would never free anything again
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+            raise
 
     def replay(*tensors: torch.Tensor) -> Tensors:
         # they were made in whichever mode the first call came in, and may be written to in this one only
