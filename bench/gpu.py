@@ -237,7 +237,7 @@ def about(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "benchmark": "gpu",
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": _said_by("git", "rev-parse", "HEAD"),
+        "commit": given.commit or _said_by("git", "rev-parse", "HEAD"),
         "source": source_digest()[:12],
         "device": machine(device),
         "driver": _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
@@ -297,6 +297,7 @@ def arguments() -> argparse.Namespace:
     add("--build-seconds", type=float, help="for building; what is left then is not built")
     add("--jobs", type=int, default=min(max(_cores() // 2, 1), 6), help="processes that build")
     add("--gate-frames", type=int, default=10, help="of the clip on which engines are compared with eager")
+    add("--commit", help="of the source, where git cannot say")
     add("--cache", help="folder of engines; else the usual one")
     add("--out", type=Path, help="a file for the JSON, written after every row")
     given = parser.parse_args()

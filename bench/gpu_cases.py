@@ -66,6 +66,10 @@ def method_of(case: str) -> Method:
     return method
 
 
+scene_of = lru_cache(maxsize=2 * 64)(scene)
+"""Pictures are the same in every case, and take longer to make than many a network to run."""
+
+
 def run_job(job: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
     """The rows of a job; "kind" says which function of this room does it, the rest is for that."""
     given = {name: value for name, value in job.items() if name != "kind"}
@@ -95,7 +99,7 @@ def follow(
     ids = tuple(range(1, objects + 1))
     seconds = []
     for t in range(1 + warm + frames):
-        image, labels = scene(size, objects, t)
+        image, labels = scene_of(size, objects, t)
         frame, truth = torch.from_numpy(image), torch.from_numpy(labels).to(device)
         certain = torch.nn.functional.one_hot(truth, 1 + objects).movedim(-1, 0).float()
         wait(device)
@@ -119,7 +123,7 @@ def follow(
         "engines": extract.engines.describe(),
         "state_mib": held / 2**20,
     }
-    return [row | extractor_speed(extract, torch.from_numpy(scene(size, 1, 0)[0]), device, frames)]
+    return [row | extractor_speed(extract, torch.from_numpy(scene_of(size, 1, 0)[0]), device, frames)]
 
 
 def extractor_speed(
