@@ -112,7 +112,9 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
         raise InputError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs = compiled(*tensors)
+        # it works on the current stream of the current device, which need not be the tensors'
+        with torch.cuda.device(device) if on_gpu else nullcontext():
+            outputs = compiled(*tensors)
         return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
     return graphed_when_called(run) if on_gpu else run
