@@ -51,7 +51,7 @@ SOON = ("eager", "cuda-graph", "aoti")
 CASE_SECONDS = 120.0
 """A case that takes longer on a GPU hangs."""
 
-PACKAGES = ("torch", "triton", "torch-tensorrt", "numpy")
+PACKAGES = ("triton", "torch-tensorrt", "numpy")
 
 
 class Record:
@@ -240,6 +240,7 @@ def about(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "commit": given.commit or _said_by("git", "rev-parse", "HEAD"),
         "source": source_digest()[:12],
         "device": machine(device),
+        "torch": torch.__version__,
         "driver": _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
