@@ -5,6 +5,7 @@ rows = run_job({"kind": "follow", "case": "tvos bundled", "backend": "eager", "o
 
 from __future__ import annotations
 
+import gc
 import math
 import platform
 import statistics
@@ -88,12 +89,13 @@ def follow(
 ) -> list[dict[str, Any]]:
     """One row: a stream of `warm` + `frames` frames, of which the latter count."""
     size = (size[0], size[1])
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     method = method_of(case)
     for part in method.inner_parts().values():
-        part.replace(None)
+        part.replace(None)  # what ran in the case before
+    if device.type == "cuda":
+        gc.collect()  # networks and their parts refer to each other
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     extract = Extraction(method, device, backend, _cache(cache))
     state = StreamState(method, device)
     ids = tuple(range(1, objects + 1))
