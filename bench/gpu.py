@@ -102,12 +102,11 @@ def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def asked(worker: Worker, about: dict[str, Any], job: dict[str, Any], clock: Clock) -> list[dict[str, Any]]:
     """The rows of a job, or one that says why there are none."""
-    left = clock.left()
+    left, most = clock.left(), job.pop("most", None)
     if left == 0:
         return [{**about, "failed": OUT_OF_TIME}]
-    most = job.pop("most", None)
     answer = worker.ask(job, clock.left(most))
-    if answer.get("failed") == OUT_OF_TIME and clock.left() != 0:
+    if answer.get("failed") == OUT_OF_TIME and most is not None and (left is None or most < left):
         answer["failed"] = f"it took more than {most:.0f} seconds"
     return [{**about, **row} for row in answer.get("rows", [answer])]
 
