@@ -58,7 +58,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> method and options; "weights" None = random where there are bundled ones.
 
-What follows a slash is the part, else it is the extractor; the batch of an inner part is the objects followed.
+What follows a slash is the part, else it is the extractor; of an inner part the batch is the objects.
 """
 
 

@@ -1,167 +1,91 @@
-"""How fast every method is on a GPU, end to end, and what the kernels are worth; one command, a few minutes.
+"""How fast every method is on a GPU, end to end, and what the kernels are worth; one command, some minutes.
 
-    python bench/gpu.py --out docs/results/gpu.json          # every method, 480x854, 1, 3 and 10 objects
-    python bench/gpu.py --only kernels --sweep               # which shape of the kernels is fastest here
     python bench/gpu.py --device cpu --quick                 # that all of it runs, in seconds; no figures
+    python bench/gpu.py --build --build-seconds 300 --seconds 500 --out docs/results/gpu.json
+    python bench/gpu.py --only kernels --sweep               # which shape of the kernels is fastest here
 
 A frame's latency is from the picture on the host to its mask on the host. Moving ellipses, whose true masks
 are written back as predictions, so that memories fill and target models learn as on a real stream (random
-weights follow nothing); their time does not depend on the weights. Build engines beforehand: a missing one
-may be built beside, which takes time from what is measured. After the table come the goals, reached or not,
-and one line of JSON. What cannot run here is a row that says why.
+weights follow nothing); their time does not depend on the weights. `--build` first builds the engines that
+will be measured, in several processes; where one is missing eager runs, and the row says so. The most telling
+comes first: three objects, eager and the backends that promise most, the methods with the highest goals. What
+has no time left, or fails, is a row that says why. `--out` is written after every row. After the table come
+the goals, reached or not, and one line of JSON. docs/gpu.md has the whole course.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
 import platform
 import shlex
-import statistics
+import shutil
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from datetime import date
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_kernels import kernel_rows, matching_rows, sweep_rows
-from methods import peak_mib, scene
-from torch.utils.flop_counter import FlopCounterMode
+from gpu_cases import CASES, machine, parts_of
+from gpu_kernels import MATCHING, PROPAGATION
+from gpu_worker import OUT_OF_TIME, Worker
 
-from streamvos.backends import BACKENDS, choose_device
-from streamvos.segmenter import Extraction, StreamState, annotation_of, decide, make_result
-from streamvos.types import InputError
-from streamvos.weights import load_method
+from streamvos.backends import BACKENDS, COMPILED, choose_device, why_missing
+from streamvos.backends.environment import source_digest
 
-SIZE, OBJECTS, FRAMES, WARM_UP = (480, 854), (1, 3, 10), 40, 8
+SIZE, OBJECTS, FRAMES, WARM_UP = (480, 854), (3, 1, 10), 40, 8
 QUICK_SIZE, QUICK_FRAMES, QUICK_WARM_UP = (48, 80), 2, 1
-
-CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "tvos": ("tvos", None, {"precision": "auto"}),  # the authors' ResNet-50 and 9 references
-    "tvos float32": ("tvos", None, {}),
-    "tvos bundled": ("tvos", "default", {}),
-    "frtm": ("frtm", None, {"precision": "auto"}),
-    "frtm-fast": ("frtm-fast", "default", {}),
-    "rgmp": ("rgmp", None, {"precision": "auto"}),
-    "joint": ("joint", None, {"precision": "auto"}),
-    "feelvos": ("feelvos", None, {"precision": "auto"}),
-}
-"""Name -> method, weights, options."""
 
 GOALS = dict.fromkeys(CASES, 30.0) | {"tvos bundled": 300.0, "frtm-fast": 250.0, "joint": 60.0}
 """Frames a second at 480 x 854 with three objects."""
 
-PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L4": 121.0, "4090": 165.0}
-"""Dense bfloat16 products of the tensor cores by data sheet, in 10^12 operations a second."""
+SOON = ("eager", "cuda-graph", "aoti")
+"""Backends that come before the others."""
+
+CASE_SECONDS = 120.0
+"""A case that takes longer on a GPU hangs."""
+
+PACKAGES = ("triton", "torch-tensorrt", "numpy")
 
 
-def follow(
-    name: str, objects: int, backend: str, device: torch.device, size: tuple[int, int], frames: int, warm: int
-) -> dict[str, Any]:
-    """One row: a stream of `warm` + `frames` frames, of which the latter count."""
-    torch.manual_seed(0)
-    method_name, weights, options = CASES[name]
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    extract = Extraction(load_method(method_name, weights, options), device, backend)
-    state = StreamState(extract.method, device)
-    ids = tuple(range(1, objects + 1))
-    seconds = []
-    for t in range(1 + warm + frames):
-        image, labels = scene(size, objects, t)
-        frame, truth = torch.from_numpy(image), torch.from_numpy(labels).to(device)
-        certain = torch.nn.functional.one_hot(truth, 1 + objects).movedim(-1, 0).float()
-        wait(device)
-        started = time.perf_counter()
-        features = extract([frame])
-        question = state.ask(features, annotation_of(truth) if t == 0 else None)
-        decision = decide(extract.method, features, question)
-        shown = decision.shown()
-        state.learn(features, question, decision if t == 0 else replace(decision, predicted=certain))
-        mask = make_result(shown, ids, t).mask
-        seconds.append(time.perf_counter() - started)
-        assert mask.shape == size
-    counted = seconds[1 + warm :]
-    held = sum(value.nbytes for value in state.target.state_dict().values())
-    return {
-        "fps": len(counted) / sum(counted),
-        "p50_ms": 1e3 * statistics.median(counted),
-        "p99_ms": 1e3 * sorted(counted)[math.ceil(0.99 * len(counted)) - 1],
-        "first_ms": 1e3 * seconds[0],
-        "peak_mib": peak_mib(device),
-        "engines": described(extract),
-        "state_mib": held / 2**20,
-        **extractor_speed(extract, torch.from_numpy(scene(size, 1, 0)[0]), device, frames),
-    }
+class Record:
+    """What is known so far, and its file, which is whole at any time."""
+
+    def __init__(self, about: dict[str, Any], path: Path | None):
+        self.answer, self._path, self._lock = about, path, threading.Lock()
+        self._write()
+
+    def add(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Rows to a table; from any thread."""
+        with self._lock:
+            self.answer[table] += rows
+            self.answer["goals"] = goals(self.answer["rows"])
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        beside.write_text(json.dumps(self.answer, indent=1) + "\n")
+        os.replace(beside, self._path)
 
 
-def described(extract: Extraction) -> str:
-    """What really ran: where an engine is missing, eager takes its place."""
-    engines = getattr(extract, "engines", None)
-    return "" if engines is None else str(engines.describe())
+class Clock:
+    """A budget of seconds from now on; None = no end."""
 
+    def __init__(self, seconds: float | None):
+        self._end = None if seconds is None else time.monotonic() + seconds
 
-def extractor_speed(
-    extract: Extraction, frame: torch.Tensor, device: torch.device, rounds: int
-) -> dict[str, Any]:
-    """Milliseconds of the extractor alone, and its share of what the device's tensor cores could do."""
-    frame = frame.to(device)
-    with FlopCounterMode(display=False) as counter:
-        extract.method.extractor(frame.permute(2, 0, 1)[None].float() / 255)
-    for _ in range(2):
-        extract([frame])
-    wait(device)
-    started = time.perf_counter()
-    for _ in range(rounds):
-        extract([frame])
-    wait(device)
-    took = (time.perf_counter() - started) / rounds
-    flops = counter.get_total_flops()
-    peak = next((value for key, value in PEAKS.items() if key in machine(device)), None)
-    share = None if peak is None else flops / took / (peak * 1e12)
-    return {"extractor_ms": 1e3 * took, "extractor_gflop": flops / 1e9, "share_of_peak": share}
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
-
-
-def attempted(about: dict[str, Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The row, or why there is none: one case that fails does not cost the others."""
-    try:
-        return {**about, **run()}
-    except (InputError, RuntimeError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        return {**about, "failed": f"{type(error).__name__}: {first}"[:300]}
-
-
-def method_rows(given: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
-    size = QUICK_SIZE if given.quick else tuple(given.size)
-    frames, warm = (QUICK_FRAMES, QUICK_WARM_UP) if given.quick else (given.frames, WARM_UP)
-    for name in given.methods.split(","):
-        for backend in given.backends.split(","):
-            if backend not in BACKENDS:
-                continue
-            for objects in given.objects:
-                about = {"case": name, "backend": backend, "objects": objects, "size": list(size)}
-                yield attempted(
-                    about,
-                    lambda name=name, objects=objects, backend=backend: follow(
-                        name, objects, backend, device, size, frames, warm
-                    ),
-                )
+    def left(self, most: float | None = None) -> float | None:
+        """Seconds until the end, or `most`."""
+        left = None if self._end is None else max(self._end - time.monotonic(), 0.0)
+        return min((value for value in (left, most) if value is not None), default=None)
 
 
 def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -174,6 +98,123 @@ def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"case": name, "goal_fps": GOALS[name], "fps": fps, "reached": fps >= GOALS[name]}
         for name, fps in reached.items()
     ]
+
+
+def asked(worker: Worker, about: dict[str, Any], job: dict[str, Any], clock: Clock) -> list[dict[str, Any]]:
+    """The rows of a job, or one that says why there are none."""
+    left, most = clock.left(), job.pop("most", None)
+    if left == 0:
+        return [{**about, "failed": OUT_OF_TIME}]
+    answer = worker.ask(job, clock.left(most))
+    if answer.get("failed") == OUT_OF_TIME and most is not None and (left is None or most < left):
+        answer["failed"] = f"it took more than {most:.0f} seconds"
+    return [{**about, **row} for row in answer.get("rows", [answer])]
+
+
+def chosen_cases(given: argparse.Namespace) -> list[tuple[int, str, str]]:
+    """Objects, method, backend, the most telling first."""
+    names = [name for name in CASES if name in given.methods.split(",")]
+    backends = [backend for backend in given.backends.split(",") if backend in BACKENDS]
+    cases = [(n, name, backend) for n in given.objects for name in names for backend in backends]
+    return sorted(cases, key=lambda case: (case[0] != 3, case[2] not in SOON))
+
+
+def follow_job(
+    given: argparse.Namespace, case: tuple[int, str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a row says of a case, and the job of a worker."""
+    objects, name, backend = case
+    about = {"case": name, "backend": backend, "objects": objects, "size": list(given.size)}
+    job = {"kind": "follow", **about, "frames": given.frames, "warm": given.warm, "cache": given.cache}
+    return about, job | {"most": given.most}
+
+
+def measure(given: argparse.Namespace, device: torch.device, record: Record) -> None:
+    """All tables but that of the builds."""
+    clock, worker, cases = Clock(given.seconds), Worker(given.device), chosen_cases(given)
+    telling = [case for case in cases if case[0] == 3 and case[2] in SOON]
+
+    def streams(some: list[tuple[int, str, str]]) -> None:
+        for case in some if given.only != "kernels" else []:
+            about, job = follow_job(given, case)
+            reason = why_missing(case[2], device)
+            rows = asked(worker, about, job, clock) if reason is None else [{**about, "failed": reason[:300]}]
+            record.add("rows", rows)
+            print_row(rows[0])
+
+    def kernels(kind: str, names: tuple[str, ...], table: str) -> None:
+        for name in names:
+            job = {"kind": kind, "name": name, "quick": given.quick, "most": given.most}
+            rows = asked(worker, {"what": name}, job, clock)
+            record.add(table, rows)
+            for row in rows:
+                shown = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
+                print("  ".join(shown), flush=True)
+
+    try:
+        print(
+            f"{'':29}{'fps':>8}{'p50 ms':>9}{'p99 ms':>9}{'first ms':>10}{'extract ms':>11}{'peak':>7}"
+            f"{'MiB':>9}{'state':>8}"
+        )
+        streams(telling)
+        if given.only != "methods":
+            print("kernels: setting, how, ms, (MiB,) largest distance from the tiles in float32")
+            kernels("propagation", tuple(PROPAGATION), "kernels")
+            kernels("matching", MATCHING, "kernels")
+        streams([case for case in cases if case not in telling])
+        if given.only != "methods" and given.sweep:
+            print("shapes: setting, shape, ms")
+            kernels("sweep", tuple(PROPAGATION), "sweep")
+    finally:
+        worker.close()
+
+
+def wanted_engines(given: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Jobs that build what will be measured, in that order.
+
+    An extractor's engine serves any number of objects.
+    """
+    parts = {name: parts_of(name) for name in CASES if name in given.methods.split(",")}
+    seen = set()
+    for objects, name, backend in chosen_cases(given):
+        if backend not in COMPILED or why_missing(backend, device) is not None:
+            continue
+        for part in parts[name]:
+            job = {"case": name, "part": part, "backend": backend}
+            job["objects"] = None if part == "extractor" else objects
+            if (key := tuple(job.values())) not in seen:
+                seen.add(key)
+                yield job
+
+
+def build(given: argparse.Namespace, device: torch.device, record: Record) -> None:
+    """The engines, several at a time."""
+    clock, jobs, lock = Clock(given.build_seconds), wanted_engines(given, device), threading.Lock()
+    threads = str(max(_cores() // given.jobs, 1))
+    environment = {"OMP_NUM_THREADS": threads, "TORCHINDUCTOR_COMPILE_THREADS": threads}
+    common = {"kind": "build", "size": list(given.size), "gate_frames": given.gate_frames}
+
+    def work() -> None:
+        worker = Worker(given.device, environment)
+        while True:
+            with lock:
+                job = next(jobs, None)
+            if job is None:
+                break
+            started = time.monotonic()
+            rows = asked(worker, job, {**common, **job, "cache": given.cache}, clock)
+            record.add("builds", rows)
+            for row in rows:
+                title = f"{row['case']}/{row['part']} x{row['objects'] or 1} {row.get('inputs', '')}"
+                took = f"{time.monotonic() - started:.0f} s"
+                print(f"{title} {row['backend']} {took}: {row.get('failed') or row['parity']}", flush=True)
+        worker.close()
+
+    crew = [threading.Thread(target=work, daemon=True) for _ in range(given.jobs)]
+    for one in crew:
+        one.start()
+    for one in crew:
+        one.join()
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -189,61 +230,98 @@ def print_row(row: dict[str, Any]) -> None:
     )
 
 
+def about(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """What figures mean nothing without."""
+    return {
+        "benchmark": "gpu",
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": given.commit or _said_by("git", "rev-parse", "HEAD"),
+        "source": source_digest()[:12],
+        "device": machine(device),
+        "torch": torch.__version__,
+        "driver": _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        "cores": _cores(),
+        **{package.replace("-", "_"): _version(package) for package in PACKAGES},
+        "quick": given.quick,
+        "builds": [],
+        "rows": [],
+        "kernels": [],
+        "sweep": [],
+        "goals": [],
+    }
+
+
+def _said_by(*command: str) -> str | None:
+    """The first line of what a program says; None where there is no such program, or it fails."""
+    if shutil.which(command[0]) is None:
+        return None
+    ran = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return (ran.stdout.strip().splitlines() or [None])[0] if ran.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--methods", default=",".join(CASES), help="comma-separated")
-    parser.add_argument(
+    add: Callable[..., Any] = parser.add_argument
+    add("--device", default="cuda")
+    add("--methods", default=",".join(CASES), help="comma-separated")
+    add(
         "--backends",
         default="eager,cuda-graph,aoti,tensorrt",
         help="comma-separated; unknown ones are left out",
     )
-    parser.add_argument("--objects", nargs="+", type=int, default=list(OBJECTS))
-    parser.add_argument("--size", nargs=2, type=int, default=list(SIZE), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--frames", type=int, default=FRAMES)
-    parser.add_argument("--only", choices=("methods", "kernels"), help="one half of it")
-    parser.add_argument("--sweep", action="store_true", help="shapes of the kernels too")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: that it runs, no figures")
-    parser.add_argument("--out", type=Path, help="a file for the JSON")
-    return parser.parse_args()
+    add("--objects", nargs="+", type=int, default=list(OBJECTS))
+    add("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="default: 480 854")
+    add("--frames", type=int, help=f"that count; default: {FRAMES}")
+    add("--only", choices=("methods", "kernels"), help="one half of it")
+    add("--sweep", action="store_true", help="shapes of the kernels too")
+    add("--quick", action="store_true", help="tiny sizes: that it runs, no figures")
+    add("--seconds", type=float, help="for measuring; what is left then is not run")
+    add("--build", action="store_true", help="build the engines first")
+    add("--build-seconds", type=float, help="for building; what is left then is not built")
+    add("--jobs", type=int, default=min(max(_cores() // 2, 1), 6), help="processes that build")
+    add("--gate-frames", type=int, default=10, help="of the clip on which engines are compared with eager")
+    add("--commit", help="of the source, where git cannot say")
+    add("--cache", help="folder of engines; else the usual one")
+    add("--out", type=Path, help="a file for the JSON, written after every row")
+    given = parser.parse_args()
+    unknown = sorted(set(given.methods.split(",")) - set(CASES))
+    if unknown:
+        parser.error(f"unknown methods {unknown}; choose of: {', '.join(CASES)}")
+    given.size = tuple(given.size or (QUICK_SIZE if given.quick else SIZE))
+    given.frames = given.frames or (QUICK_FRAMES if given.quick else FRAMES)
+    given.warm = QUICK_WARM_UP if given.quick else WARM_UP
+    return given
 
 
 def main() -> None:
     given = arguments()
     device = choose_device(given.device)
-    answer: dict[str, Any] = {
-        "benchmark": "gpu",
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "device": machine(device),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "quick": given.quick,
-        "rows": [],
-        "kernels": [],
-        "sweep": [],
-    }
-    if given.only != "kernels":
-        print(
-            f"{'':29}{'fps':>8}{'p50 ms':>9}{'p99 ms':>9}{'first ms':>10}{'extract ms':>11}{'peak':>7}"
-            f"{'MiB':>9}{'state':>8}"
-        )
-        for row in method_rows(given, device):
-            answer["rows"].append(row)
-            print_row(row)
-    if given.only != "methods":
-        answer["kernels"] = kernel_rows(device, given.quick) + matching_rows(device, given.quick)
-        if given.sweep:
-            answer["sweep"] = sweep_rows(device, given.quick)
-    answer["goals"] = goals(answer["rows"])
-    for goal in answer["goals"]:
+    given.most = CASE_SECONDS if device.type == "cuda" else None
+    record = Record(about(given, device), given.out)
+    if given.build and given.only != "kernels":
+        build(given, device, record)
+    measure(given, device, record)
+    for goal in record.answer["goals"]:
         verdict = "yes" if goal["reached"] else "NO"
         print(f"{goal['case']:14} {goal['fps']:8.1f} of {goal['goal_fps']:.0f} {verdict}")
-    if given.out:
-        given.out.write_text(json.dumps(answer, indent=1) + "\n")
-    print(json.dumps(answer))
+    print(json.dumps(record.answer))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Kernels against tiles against the dense formulation; the second half of bench/gpu.py.
 
-rows = kernel_rows(torch.device("cuda"), quick=False)       # prints a table
+rows = kernel_rows("bundled bfloat16", quick=False, device=torch.device("cuda"))
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from streamvos.nn.propagation import PropagationOptions, propagate
 from streamvos.nn.propagation.options import COMPUTE
 
 ROUNDS, QUICK_GRID = 20, (6, 10)
+
+MATCHING = ("global matching", "local matching")
 
 PROPAGATION = {
     "authors float32": (256, 9, PropagationOptions()),
@@ -60,11 +62,11 @@ def row_of(
     try:
         row = about | run()
     except Exception as error:  # Triton's errors have no root of their own
-        row = about | {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"[:200]}
+        first = (str(error).strip().splitlines() or [""])[0]
+        row = about | {"failed": f"{type(error).__name__}: {first}"[:200]}
     answer = row.pop("answer", None)
     if answer is not None and truth is not None:
         row["off"] = float((answer - truth).abs().max())
-    print("  ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
     return row
 
 
@@ -87,35 +89,29 @@ def inputs(
 
 
 @torch.inference_mode()
-def kernel_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """Every setting with kernels, in tiles, and where they can say it densely and in torch's attention."""
-    rows, rounds = [], 1 if quick else ROUNDS
-    print("propagation: setting, how, ms, MiB, largest distance from the tiles in float32")
-    for name, (channels, references, options) in PROPAGATION.items():
-        given = inputs(channels, references, options, device, quick)
-        exact = replace(options, precision="float32", kernel="tiles")
-        wide = given[0].float(), [key.float() for key in given[1]], *given[2:]
-        truth = propagate(*wide, exact)
-        for kernel in ("triton", "tiles"):
-            chosen = replace(options, kernel=kernel)
-            run = lambda given=given, chosen=chosen: propagate(*given, chosen)  # noqa: E731
-            about = {"what": name, "how": kernel}
-            rows.append(row_of(about, lambda run=run: measured(run, device, rounds), truth))
-        if options.spatial_prior == "none" and options.top_k is None:
-            run = lambda given=given: in_torchs_attention(*given)  # noqa: E731
-            rows.append(
-                row_of({"what": name, "how": "sdpa"}, lambda run=run: measured(run, device, rounds), truth)
-            )
-        if options == PropagationOptions():
-            run = lambda given=given: dense_on(device, *given)  # noqa: E731
-            rows.append(
-                row_of({"what": name, "how": "dense"}, lambda run=run: measured(run, device, rounds), truth)
-            )
-    return rows
+def kernel_rows(name: str, quick: bool, device: torch.device) -> list[dict[str, Any]]:
+    """A setting with kernels, in tiles, and where they can say it densely and in torch's attention."""
+    rounds = 1 if quick else ROUNDS
+    channels, references, options = PROPAGATION[name]
+    given = inputs(channels, references, options, device, quick)
+    wide = given[0].float(), [key.float() for key in given[1]], *given[2:]
+    truth = propagate(*wide, replace(options, precision="float32", kernel="tiles"))
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        kernel: lambda kernel=kernel: propagate(*given, replace(options, kernel=kernel))
+        for kernel in ("triton", "tiles")
+    }
+    if options.spatial_prior == "none" and options.top_k is None:
+        ways["sdpa"] = lambda: in_torchs_attention(*given)
+    if options == PropagationOptions():
+        ways["dense"] = lambda: dense_on(device, *given)
+    return [
+        row_of({"what": name, "how": how}, lambda run=run: measured(run, device, rounds), truth)
+        for how, run in ways.items()
+    ]
 
 
 @torch.inference_mode()
-def matching_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
+def matching_rows(name: str, quick: bool, device: torch.device) -> list[dict[str, Any]]:
     """FEELVOS's matching at stride 4 of 480 x 854: 100 channels, a window of 31 x 31, three objects."""
     grid = QUICK_GRID if quick else (120, 214)
     generator = torch.Generator().manual_seed(0)
@@ -123,20 +119,22 @@ def matching_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     query, previous = (0.4 * torch.randn(cells, 100, generator=generator).to(device) for _ in range(2))
     channels = torch.randint(4, (cells,), generator=generator).to(device)
     reference = sort_reference(previous, channels, (0, 1, 2, 3))
-    works: dict[str, Callable[[Kernel], torch.Tensor]] = {
-        "global matching": lambda kernel: global_distances(query, reference, kernel),
-        "local matching": lambda kernel: local_distances(
-            query, previous, channels, 4, grid, 15, None, kernel
-        ),
-    }
-    rows = []
-    for name, work in works.items():
-        truth = work("tiles")
-        for kernel in ("triton", "tiles"):
-            run = lambda work=work, kernel=kernel: work(kernel)  # noqa: E731
-            about = {"what": name, "how": kernel}
-            rows.append(row_of(about, lambda run=run: measured(run, device, 1 if quick else ROUNDS), truth))
-    return rows
+
+    def work(kernel: Kernel) -> torch.Tensor:
+        if name == "global matching":
+            return global_distances(query, reference, kernel)
+        return local_distances(query, previous, channels, 4, grid, 15, None, kernel)
+
+    truth, rounds = work("tiles"), 1 if quick else ROUNDS
+    kernels: tuple[Kernel, ...] = ("triton", "tiles")
+    return [
+        row_of(
+            {"what": name, "how": kernel},
+            lambda kernel=kernel: measured(lambda: work(kernel), device, rounds),
+            truth,
+        )
+        for kernel in kernels
+    ]
 
 
 def in_torchs_attention(query, keys, labels, sigmas, grid) -> torch.Tensor:
@@ -156,27 +154,27 @@ def dense_on(device: torch.device, *given: Any) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def sweep_rows(device: torch.device, quick: bool) -> list[dict[str, Any]]:
+def sweep_rows(name: str, quick: bool, device: torch.device) -> list[dict[str, Any]]:
     """The kernels of propagation in other shapes than the one that is chosen."""
-    if (reason := why_not(device.type)) is not None:
-        print(f"no shapes to compare: {reason}")
+    if why_not(device.type) is not None:
         return []
     from streamvos.nn.kernels.launching import shape_for
     from streamvos.nn.kernels.propagation import propagate_in_kernels
 
-    rows = []
-    print("shapes: setting, shape, ms")
-    for name, (channels, references, options) in PROPAGATION.items():
-        given = inputs(channels, references, options, device, quick)
-        usual = shape_for(channels, COMPUTE[options.precision])
-        shapes = [
-            replace(usual, side=side, block=block, warps=warps)
-            for side, block, warps in product((8, 16), (32, 64, 128), (4, 8))
-        ] + [replace(usual, shares=shares) for shares in (1, 2, 4, 8)]
-        for shape in shapes[:1] if quick else shapes:
-            run = lambda given=given, shape=shape, options=options: propagate_in_kernels(  # noqa: E731
-                *given, options, None, shape
-            )
-            about = {"what": name, "shape": str(shape)}
-            rows.append(row_of(about, lambda run=run: measured(run, device, 1 if quick else 10), None))
-    return rows
+    channels, references, options = PROPAGATION[name]
+    given = inputs(channels, references, options, device, quick)
+    usual = shape_for(channels, COMPUTE[options.precision])
+    shapes = [
+        replace(usual, side=side, block=block, warps=warps)
+        for side, block, warps in product((8, 16), (32, 64, 128), (4, 8))
+    ] + [replace(usual, shares=shares) for shares in (1, 2, 4, 8)]
+    return [
+        row_of(
+            {"what": name, "shape": str(shape)},
+            lambda shape=shape: measured(
+                lambda: propagate_in_kernels(*given, options, None, shape), device, 1 if quick else 10
+            ),
+            None,
+        )
+        for shape in (shapes[:1] if quick else shapes)
+    ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from streamvos.backends.cuda_graphs import graphed_when_called
+from streamvos.backends.cuda_toolkit import cuda_toolkit, missing_headers
 from streamvos.backends.exporting import private_folder, quiet
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
@@ -44,11 +46,22 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
-def cannot_build(device: torch.device) -> str | None:
-    """Why it cannot build here, though it may load; None if it can."""
+def no_compiler() -> str | None:
+    """Why C++ cannot be compiled here; None if it can."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         return "it needs a C++ compiler to build: install g++"
-    return missing(device)
+    return None
+
+
+def cannot_build(device: torch.device) -> str | None:
+    """Why it cannot build here, though it may load; None if it can."""
+    reason = no_compiler() or missing(device)
+    if reason is None and device.type == "cuda" and (headers := missing_headers()):
+        return (
+            f"it needs headers of CUDA that are not here ({', '.join(headers)}): install a CUDA toolkit, or "
+            "pip install nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt, of torch's version of CUDA"
+        )
+    return reason
 
 
 def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[str, Any]) -> None:
@@ -63,7 +76,10 @@ def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[s
 
     # Inductor's own cache would be read with Python's serializer
     configs = {**DEFAULTS, **settings, "fx_graph_cache": False, "fx_graph_remote_cache": False}
-    with torch.no_grad(), private_folder(path.parent), quiet():
+    arguments = program.example_inputs[0] if program.example_inputs else ()
+    on_gpu = any(isinstance(one, torch.Tensor) and one.is_cuda for one in arguments)
+    toolkit = cuda_toolkit() if on_gpu else nullcontext()
+    with torch.no_grad(), private_folder(path.parent), quiet(), toolkit:
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
 
 
@@ -96,7 +112,9 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
         raise InputError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs = compiled(*tensors)
+        # it works on the current stream of the current device, which need not be the tensors'
+        with torch.cuda.device(device) if on_gpu else nullcontext():
+            outputs = compiled(*tensors)
         return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
     return graphed_when_called(run) if on_gpu else run

@@ -8,9 +8,10 @@ network, recorded. There is nothing to compile and nothing to keep; the file of 
 it was compared and measured.
 
 Small frames leave a GPU waiting for the processor to launch kernels; a graph takes that away. Outputs are
-copied out of the graph's own memory, since the next replay writes there again. Recording is
-thread-local, so that other threads may use the GPU meanwhile; it is done once, at the first call, which is
-before the parity gate looks at an engine. Never run yet: no GPU was at hand.
+copied out of the graph's own memory, since the next replay writes there again; a copy has the strides of what
+it was copied from. Recording is thread-local, so that other threads may use the GPU meanwhile; it is done
+once, at the first call, which is before the parity gate looks at an engine. Never run yet: no GPU was at
+hand.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,22 +102,40 @@ def graphed(run: Run, inputs: Tensors) -> Run:
     Raises:
         RuntimeError: something in it cannot be recorded.
     """
-    given = tuple(tensor.clone(memory_format=torch.preserve_format) for tensor in inputs)
-    device = given[0].device
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            run(*given)
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        kept = run(*given)
+    device = inputs[0].device
+    # a recording that fails leaves torch's current stream as it was while recording (torch 2.11 to 2.13)
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        given = tuple(_copied(tensor) for tensor in inputs)
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                run(*given)
+        torch.cuda.current_stream(device).wait_stream(side)
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        try:
+            # on a stream of this device: the one that torch would take is of the device that recorded first
+            with torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
+                kept = run(*given)
+        except Exception:
+            # torch 2.11 does not do this, and its allocator would never free anything again
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+            raise
 
     def replay(*tensors: torch.Tensor) -> Tensors:
-        for own, tensor in zip(given, tensors, strict=True):
-            own.copy_(tensor, non_blocking=True)
-        graph.replay()
-        return tuple(value.clone(memory_format=torch.preserve_format) for value in kept)
+        # they were made in whichever mode the first call came in, and may be written to in this one only
+        with torch.inference_mode():
+            for own, tensor in zip(given, tensors, strict=True):
+                own.copy_(tensor, non_blocking=True)
+            graph.replay()
+        return tuple(_copied(value) for value in kept)
 
+    replay(*inputs)  # raises now, if outputs overlap themselves and cannot be copied as they are
     return replay
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with the same strides, also where they leave gaps, which `clone` closes."""
+    same = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return same.copy_(tensor)

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamvos.backends.aoti import cannot_build as cannot_build
 from streamvos.backends.aoti import missing as missing
+from streamvos.backends.aoti import no_compiler
 from streamvos.backends.exporting import export, private_folder, quiet
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
@@ -32,6 +32,11 @@ DEFAULTS: dict[str, Any] = {"freezing": True, "cpp.dynamic_threads": True}
 """As for `streamvos.backends.aoti`."""
 
 Plain = bool | int | float | str
+
+
+def cannot_build(device: torch.device) -> str | None:
+    """Why it cannot build here; None if it can."""
+    return no_compiler() or missing(device)
 
 
 def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def examine() -> list[Finding]:
         _processor,
         _torch,
         _cuda,
+        _kernels,
         _tensorrt,
         _compiler,
         _engines,
@@ -132,6 +134,22 @@ def _cuda() -> Finding:
         return Finding("CUDA", "optional", why, advice)
     names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     return Finding("CUDA", "ok", f"{torch.version.cuda}: {', '.join(names)}")
+
+
+def _kernels() -> Finding:
+    """Triton compiles a small library for Python before the first kernel runs."""
+    from streamvos.nn.kernels.choice import why_not
+
+    name, slower = "GPU kernels", "without them torch's own operations do the work, more slowly"
+    reason = why_not("cuda")
+    if reason is not None:
+        return Finding(name, "optional", reason, f"pip install triton; {slower}")
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return Finding(name, "optional", "triton has no C compiler", f"apt-get install gcc; {slower}")
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    if not header.is_file():
+        return Finding(name, "optional", f"{header} is missing", f"apt-get install python3-dev; {slower}")
+    return Finding(name, "ok", f"triton {importlib.metadata.version('triton')}, C compiler and Python.h")
 
 
 def _tensorrt() -> Finding:

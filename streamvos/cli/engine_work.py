@@ -38,7 +38,6 @@ from streamvos.methods import Method
 from streamvos.methods.parts import ExtractorPart, Part, Size, Tensors
 from streamvos.segmenter.building import Builder
 from streamvos.segmenter.gate import Clip, inputs_in
-from streamvos.sources import open_source
 from streamvos.types import InputError
 from streamvos.weights import BUNDLED, load_method
 
@@ -197,6 +196,9 @@ def own_clip(source: Path, mask: Path | None, frames: int) -> Clip:
     Raises:
         InputError: it cannot be read, there is no mask, or the mask is of another size.
     """
+    # reads videos: engines can be built where nothing that does so is installed
+    from streamvos.sources import open_source
+
     if mask is None:
         raise InputError("--clip needs --mask: the label map of its first frame")
     label_map = read_label_map(mask)

@@ -35,5 +35,22 @@ def test_a_replay_gives_the_network_s_numbers_and_keeps_earlier_outputs(network)
 def test_what_cannot_be_recorded_runs_as_it_is(caplog):
     run = graphed_when_called(lambda x: (x * float(x.sum()),))
     x = torch.ones(3, device="cuda")
+    stream = torch.cuda.current_stream()
     assert run(x)[0].tolist() == [3.0, 3.0, 3.0]
     assert "no CUDA graph" in caplog.text
+    # nothing of it is left behind: the next recording goes well
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()
+    run = graphed(lambda x: (x + 1,), (x,))
+    assert run(x)[0].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_strides_stay_and_calls_may_come_in_any_mode():
+    x = torch.randn(2, 8, 6, device="cuda")[:, ::2]
+    with torch.inference_mode():
+        run = graphed(lambda x: (x.transpose(1, 2)[..., :3],), (x,))
+    (y,) = run(x)
+    assert y.stride() == torch.empty_strided(x.shape, x.stride()).transpose(1, 2)[..., :3].stride()
+    assert torch.equal(y, x.transpose(1, 2)[..., :3])
+    with torch.inference_mode():
+        assert torch.equal(run(2 * x.clone())[0], 2 * y)

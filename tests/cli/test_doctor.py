@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 
@@ -11,7 +12,7 @@ def test_everything_that_matters_is_looked_at(call):
     answer = call("doctor", "--json")
     report = json.loads(answer.out)
     found = {one["name"]: one for one in report["findings"]}
-    expected = {"Python", "torch", "CUDA", "TensorRT", "ZeroMQ", "OpenCV", "FFmpeg", "cameras"}
+    expected = {"Python", "torch", "CUDA", "GPU kernels", "TensorRT", "ZeroMQ", "OpenCV", "FFmpeg", "cameras"}
     assert expected <= found.keys()
     assert found["torch"]["verdict"] == "ok"
     assert torch.__version__ in found["torch"]["found"]
@@ -35,3 +36,14 @@ def test_people_get_a_table(call, tmp_path):
     assert "how to get it" in answer.out
     for one in json.loads((tmp_path / "report.json").read_text())["findings"]:
         assert one["name"] in answer.out
+
+
+def test_what_triton_lacks_is_told(call, tmp_path, monkeypatch):
+    pytest.importorskip("triton", reason="NO TRITON: nothing else to be missed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    (found,) = [
+        one for one in json.loads(call("doctor", "--json").out)["findings"] if one["name"] == "GPU kernels"
+    ]
+    assert (found["verdict"], found["found"]) == ("optional", "triton has no C compiler")
+    assert "gcc" in found["advice"]

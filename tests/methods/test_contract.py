@@ -59,10 +59,13 @@ def test_ids_are_names_only(method, clip):
     renamed = follow(small(method), clip, range(6), ids[clip[0].label_map])
     for a, b in zip(plain, renamed, strict=True):
         # Sums over objects run in another order, worth some units in the last place. With random weights
-        # many pixels are all but ties, and there the winner takes it (and in FRTM takes all).
+        # many pixels are all but ties (in FEELVOS all of them), where a unit decides who wins; in FRTM the
+        # winner takes all.
         order = [0, *(1 + sorted(ids[1:]).index(i) for i in ids[1:])]
         assert (np.abs(a.probabilities - b.probabilities[order]).max(0) > 2e-3).mean() < 0.02
-        assert (ids[a.mask] != b.mask).mean() < 0.02
+        ranked = np.sort(a.probabilities, axis=0)
+        clear = ranked[-1] - ranked[-2] > 2e-3
+        assert (ids[a.mask] != b.mask)[clear].sum() < 0.02 * clear.size
 
 
 @METHOD

@@ -430,8 +430,9 @@ def test_permuting_object_ids_permutes_the_output(rng, options):
     renamed = np.array([0, 9, 4], np.uint8)
     method = FEELVOS(FEELVOSOptions(network=SMALL, **options))
     one, other = Segmenter(method, "cpu"), Segmenter(method, "cpu")
-    # bfloat16 keeps 8 bits, so a sum in another order may end one step away; logits are of order 0.01
-    tolerance = 1e-3 if "precision" in options else 1e-5
+    # bfloat16 keeps 8 bits, so a sum in another order may end one step away; logits are of order 0.01, and
+    # what float32 rounds feeds back through the frames
+    tolerance = 1e-3 if "precision" in options else 5e-5
     for t, image in enumerate(clip):
         a = one.step(image, mask if t == 0 else None)
         b = other.step(image, renamed[mask] if t == 0 else None)

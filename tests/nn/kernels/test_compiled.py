@@ -110,3 +110,32 @@ def test_kernels_of_matching_fit_the_processor(tmp_path, monkeypatch):
         shared, spilled = compiled(kernel, "*fp32", tmp_path, monkeypatch, **constants, **own)
         assert shared <= SHARED // 2
         assert spilled == 0
+
+
+NUMBERS = ("height", "width", "across", "label_count", "object_count", "query_count", "cell_count", "radius")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "constants"),
+    [
+        (softmax_parts, {"BLOCK_LABELS": 16, "OUTSIDE": True, "SUM": "tf32x3"}),
+        (best_parts, {"BEST": 10, "BLOCK_BEST": 16}),
+        (join_parts, {"SHARES": 8, "BLOCK_LABELS": 16, "BLOCK": 32}),
+        (
+            join_best,
+            {"CANDIDATES": 80, "BEST": 10, "BLOCK_CANDIDATES": 128, "OUTSIDE": True, "BLOCK": 16}
+            | {"BLOCK_LABELS": 16},
+        ),
+        (nearest_everywhere, {"SHARES": 2, "BLOCK_QUERIES": 64}),
+        (nearest_around, {"BLOCK_OBJECTS": 16}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_numbers_that_are_one_compile_too(kernel, constants, tmp_path, monkeypatch):
+    """A launch makes constants of them: one object, a grid of one row or of one tile."""
+    shared = {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "BLOCK_KEYS": 64, "BLOCK": 64, "CHANNEL_BLOCKS": 1}
+    shared |= {"BLOCK_CHANNELS": 16, "ALIGNED": False, "INSIDE": True, "PRODUCT": "tf32x3", "WIDEN": False}
+    shared |= {"SHARES": 1} | dict.fromkeys(NUMBERS, 1) | constants
+    fixed = {name: value for name, value in shared.items() if name in kernel.arg_names}
+    _, spilled = compiled(kernel, "*fp32", tmp_path, monkeypatch, **fixed)
+    assert spilled == 0

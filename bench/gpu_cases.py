@@ -1,0 +1,213 @@
+"""What a worker of bench/gpu.py does: follow a stream, build engines, compare kernels. One job, some rows.
+
+rows = run_job({"kind": "follow", "case": "tvos bundled", "backend": "eager", "objects": 3, ...}, device)
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_kernels import kernel_rows, matching_rows, sweep_rows
+from methods import peak_mib, scene
+from torch.utils.flop_counter import FlopCounterMode
+
+from streamvos.backends import EngineCache, parity
+from streamvos.backends.recipes import recipe_for, recipes
+from streamvos.backends.signature import Signature
+from streamvos.cli.engine_work import Wanted, build_one, clip_for, inputs_of, part_of
+from streamvos.methods import METHODS, Method
+from streamvos.nn.resnet import BasicBlock, Bottleneck
+from streamvos.segmenter import Extraction, StreamState, annotation_of, decide, make_result
+from streamvos.segmenter.building import Builder
+from streamvos.weights import load_method
+
+CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "tvos bundled": ("tvos", "default", {}),
+    "frtm-fast": ("frtm-fast", "default", {}),
+    "joint": ("joint", None, {"precision": "auto"}),
+    "tvos": ("tvos", None, {"precision": "auto"}),  # the authors' ResNet-50 and 9 references
+    "rgmp": ("rgmp", None, {"precision": "auto"}),
+    "frtm": ("frtm", None, {"precision": "auto"}),
+    "feelvos": ("feelvos", None, {"precision": "auto"}),
+    "tvos float32": ("tvos", None, {}),
+}
+"""Name -> method, weights, options; the most telling first."""
+
+PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L4": 121.0, "4090": 165.0}
+"""Dense bfloat16 products of the tensor cores by data sheet, in 10^12 operations a second."""
+
+LEAST_OVERLAP = parity.LEAST_OVERLAP
+"""Of masks, where weights are no noise."""
+
+RESIDUAL = 0.2
+"""By how much random residual branches are scaled; else their sum grows beyond all bounds with the depth."""
+
+
+@lru_cache(maxsize=1)
+def method_of(case: str) -> Method:
+    """The method of a case, the same in every process, so that engines of random weights are found again."""
+    torch.manual_seed(0)
+    name, weights, options = CASES[case]
+    method = load_method(name, weights, options)
+    if weights is None:
+        for block in method.networks.modules():
+            if isinstance(block, (BasicBlock, Bottleneck)):
+                last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+                last.weight.data.mul_(RESIDUAL)
+    return method
+
+
+scene_of = lru_cache(maxsize=2 * 64)(scene)
+"""Pictures are the same in every case, and take longer to make than many a network to run."""
+
+
+def run_job(job: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
+    """The rows of a job; "kind" says which function of this room does it, the rest is for that."""
+    given = {name: value for name, value in job.items() if name != "kind"}
+    return KINDS[job["kind"]](device=device, **given)
+
+
+def follow(
+    case: str,
+    backend: str,
+    objects: int,
+    size: Sequence[int],
+    frames: int,
+    warm: int,
+    cache: str | None,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """One row: a stream of `warm` + `frames` frames, of which the latter count."""
+    size = (size[0], size[1])
+    method = method_of(case)
+    for part in method.inner_parts().values():
+        part.replace(None)  # what ran in the case before
+    if device.type == "cuda":
+        gc.collect()  # networks and their parts refer to each other
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    extract = Extraction(method, device, backend, _cache(cache))
+    state = StreamState(method, device)
+    ids = tuple(range(1, objects + 1))
+    seconds = []
+    for t in range(1 + warm + frames):
+        image, labels = scene_of(size, objects, t)
+        frame, truth = torch.from_numpy(image), torch.from_numpy(labels).to(device)
+        certain = torch.nn.functional.one_hot(truth, 1 + objects).movedim(-1, 0).float()
+        wait(device)
+        started = time.perf_counter()
+        features = extract([frame])
+        question = state.ask(features, annotation_of(truth) if t == 0 else None)
+        decision = decide(method, features, question)
+        shown = decision.shown()
+        state.learn(features, question, decision if t == 0 else replace(decision, predicted=certain))
+        mask = make_result(shown, ids, t).mask
+        seconds.append(time.perf_counter() - started)
+        assert mask.shape == size
+    counted = seconds[1 + warm :]
+    held = sum(value.nbytes for value in state.target.state_dict().values())
+    row = {
+        "fps": len(counted) / sum(counted),
+        "p50_ms": 1e3 * statistics.median(counted),
+        "p99_ms": 1e3 * sorted(counted)[math.ceil(0.99 * len(counted)) - 1],
+        "first_ms": 1e3 * seconds[0],
+        "peak_mib": peak_mib(device),
+        "engines": extract.engines.describe(),
+        "state_mib": held / 2**20,
+    }
+    return [row | extractor_speed(extract, torch.from_numpy(scene_of(size, 1, 0)[0]), device, frames)]
+
+
+def extractor_speed(
+    extract: Extraction, frame: torch.Tensor, device: torch.device, rounds: int
+) -> dict[str, Any]:
+    """Milliseconds of the extractor alone, and its share of what the device's tensor cores could do."""
+    frame = frame.to(device)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        extract.method.extractor(frame.permute(2, 0, 1)[None].float() / 255)
+    for _ in range(2):
+        extract([frame])
+    wait(device)
+    started = time.perf_counter()
+    for _ in range(rounds):
+        extract([frame])
+    wait(device)
+    took = (time.perf_counter() - started) / rounds
+    flops = counter.get_total_flops()
+    peak = next((value for key, value in PEAKS.items() if key in machine(device)), None)
+    share = None if peak is None else flops / took / (peak * 1e12)
+    return {"extractor_ms": 1e3 * took, "extractor_gflop": flops / 1e9, "share_of_peak": share}
+
+
+def build_engines(
+    case: str,
+    part: str,
+    backend: str,
+    objects: int,
+    size: Sequence[int],
+    gate_frames: int,
+    cache: str | None,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """A row for each engine that a part needs with so many objects."""
+    method = method_of(case)
+    # masks of random weights are noise that feeds back, and agree with nothing; features are compared
+    parity.LEAST_OVERLAP = 0.0 if CASES[case][1] is None else LEAST_OVERLAP
+    recipe = recipe_for(method.name, part)
+    assert recipe is not None
+    wanted = Wanted(recipe, 1 if part == "extractor" else objects, (size[0], size[1]))
+    clip, network = clip_for(wanted, None, None, gate_frames), part_of(method, part)
+    builder, rows = Builder(method, device, _cache(cache)), []
+    for inputs in inputs_of(method, network, wanted, clip, device):
+        built = build_one(builder, network, backend, inputs, clip, recipe)
+        rows.append(
+            {
+                "inputs": str(Signature.of(*inputs)),
+                "passed": built.parity.passed,
+                "parity": str(built.parity),
+                "seconds": built.seconds,
+                "milliseconds": built.milliseconds,
+            }
+        )
+    return rows
+
+
+def parts_of(case: str) -> list[str]:
+    """The names of a case's parts, the extractor first; without making its networks."""
+    method = METHODS[CASES[case][0]].method
+    parts = {one.part for one in recipes().values() if METHODS[one.method].method is method}
+    return sorted(parts, key=lambda part: (part != "extractor", part))
+
+
+def _cache(folder: str | None) -> EngineCache:
+    return EngineCache(None if folder is None else Path(folder))
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+KINDS: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "follow": follow,
+    "build": build_engines,
+    "propagation": kernel_rows,
+    "matching": matching_rows,
+    "sweep": sweep_rows,
+}
