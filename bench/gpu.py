@@ -318,7 +318,7 @@ def main() -> None:
     if given.build and given.only != "kernels":
         build(given, device, record)
     measure(given, device, record)
-    for goal in record.answer["goals"]:
+    for goal in [] if given.quick else record.answer["goals"]:  # they are for the usual size
         verdict = "yes" if goal["reached"] else "NO"
         print(f"{goal['case']:14} {goal['fps']:8.1f} of {goal['goal_fps']:.0f} {verdict}")
     print(json.dumps(record.answer))
