@@ -22,7 +22,8 @@ from streamvos.cli.common import (
     write_json,
 )
 from streamvos.cli.run import Boxes, MaskPath
-from streamvos.pipeline.config import PipelineConfig, config_from_options, read_config
+from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.config.reading import config_from_options, read_config
 from streamvos.pipeline.logs import EventLog
 from streamvos.types import InputError
 

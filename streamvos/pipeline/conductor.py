@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.crew import Crew, Member
 from streamvos.pipeline.logs import EventLog, without_credentials
 from streamvos.pipeline.messages import Array, Message

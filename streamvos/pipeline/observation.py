@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.logs import EventLog
 from streamvos.pipeline.messages import Refused
 from streamvos.pipeline.runtime import Runtime

@@ -22,7 +22,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.arenas import Arena
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.edges import EdgeSpec, Inbox, Outbox
 from streamvos.pipeline.messages import Message
 

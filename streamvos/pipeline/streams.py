@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from streamvos.pipeline.config import StreamConfig
+from streamvos.pipeline.config.streams import StreamConfig
 from streamvos.pipeline.messages import Array
 
 StreamPhase = Literal["opening", "resetting", "running", "recovering", "ending", "over"]

@@ -24,7 +24,7 @@ import zmq
 
 from streamvos.pipeline.arenas import Arena
 from streamvos.pipeline.conductor import Conductor
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.control import ControlServer
 from streamvos.pipeline.crew import Crew, Member
 from streamvos.pipeline.logs import EventLog, warnings_as_events

@@ -20,7 +20,7 @@ import zmq
 from serving import TESTS, Serving, label_maps, serving
 from small_methods import SMALL
 
-from streamvos.pipeline.config import MethodConfig
+from streamvos.pipeline.config.method import MethodConfig
 from streamvos.pipeline.messages import Message, decode, encode
 from streamvos.pipeline.stages.method import make_method
 from streamvos.segmenter import Segmenter

@@ -22,7 +22,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.bell import Bell
-from streamvos.pipeline.config import SinkConfig
+from streamvos.pipeline.config.streams import SinkConfig
 from streamvos.pipeline.messages import Message, Refused, told_to_strangers
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.arrived import Arrived, read_result
