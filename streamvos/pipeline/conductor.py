@@ -73,7 +73,9 @@ class Conductor:
         for stage, told in facts.items():
             kind, _, name = stage.partition(".")
             if kind == "source":
-                self.streams[name].facts, self.streams[name].tried = told, True
+                stream = self.streams[name]
+                stream.facts, stream.tried = told, True
+                stream.opened_at = stream.opened_at or time.monotonic()
 
     def on_ready(self, member: Member) -> None:
         """A worker can be told to begin."""

@@ -48,6 +48,9 @@ HELD_SECONDS = 0.5
 PING_SECONDS = 1.0
 """How often remote workers hear that the supervisor lives."""
 
+LATE_SECONDS = 5.0
+"""When one source is open, the networks wait so long for the others; who comes later begins beside them."""
+
 _QUEUE = 10_000  # messages to a worker; never reached by workers with manners
 _HELD = 256  # messages of each peer that wait here; those of a worker beyond that wait with the worker
 _BUDGET = 1_000  # messages of one turn, so that the other sockets get theirs
@@ -357,11 +360,13 @@ class Supervisor:
     def _may_prepare(self, member: Member) -> bool:
         """Sources at once; others when it is known what the frames are like.
 
-        Where there is an extractor, one stream that cannot be opened does not hold up the others.
+        Where there is an extractor, a stream that cannot be opened, or not soon, does not hold up the others.
         """
         streams = self._conductor.of_member(member)
         if "extractor" in member.stages:
-            return all(stream.tried for stream in streams)
+            opened = [stream.opened_at for stream in streams if stream.opened_at is not None]
+            late = bool(opened) and time.monotonic() > min(opened) + LATE_SECONDS
+            return late or all(stream.tried for stream in streams)
         return member.is_source or all(stream.facts is not None for stream in streams)
 
     def _init(self, member: Member, instance: Instance) -> Message:
