@@ -286,7 +286,7 @@ class Supervisor:
         elif kind == "beat":
             beat = checked_beat(message.fields, member.stages)
             instance.beat = _in_our_time(beat) if instance.process is None else beat
-            self._observation.beat(beat["stages"])
+            self._observation.beat(instance.beat["stages"])
         elif kind == "failed":
             self._failed(member, instance, message)
         elif kind == "dying":
@@ -397,8 +397,9 @@ class Supervisor:
 def _in_our_time(beat: Mapping[str, Any]) -> dict[str, Any]:
     """The beat of a worker on another host, whose monotonic clock began at another moment."""
     ahead = beat.get("clock", 0) - time.monotonic_ns()
+    times = ("busy_since", "waiting_since")
     stages = {
-        name: {**one, "busy_since": one["busy_since"] - ahead if one.get("busy_since") else 0}
+        name: {**one, **{key: one[key] - ahead if one.get(key) else 0 for key in times}}
         for name, one in beat.get("stages", {}).items()
     }
     return {**beat, "stages": stages}

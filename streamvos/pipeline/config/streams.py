@@ -18,6 +18,11 @@ from streamvos.types import InputError
 
 Policy = Literal["latest", "lossless"]
 
+LIVE_STALL_TIMEOUT = 10.0
+
+FILE_STALL_TIMEOUT = 30.0
+"""Seconds; longer than a disk takes to spin up, or a file server to be moved."""
+
 
 class SinkConfig(Table):
     """One sink of a stream.
@@ -52,6 +57,8 @@ class StreamConfig(Table):
         boxes: instead of a mask or beside it, "ID:LEFT,TOP,RIGHT,BOTTOM" each.
         policy: None = "latest" for live sources, "lossless" for the others.
         realtime: a source that is not live is paced by its own time stamps.
+        stall_timeout: seconds within which each next frame must come. None = 10 for live sources, 30 for
+            the others.
         reopen: a live source that ends is opened again. None = network streams are, as a camera that is
             switched off looks like a stream that ends; not where max_frames says when it is enough.
     """
@@ -67,7 +74,7 @@ class StreamConfig(Table):
     max_frames: int | None = Field(None, ge=1, le=2**53)
     fps: float | None = Field(None, gt=0)
     open_timeout: float = Field(10.0, gt=0)
-    stall_timeout: float = Field(10.0, gt=0)
+    stall_timeout: float | None = Field(None, gt=0)
     reopen: bool | None = None
     sinks: tuple[SinkConfig, ...] = Field((), strict=False)
 
@@ -118,6 +125,11 @@ class StreamConfig(Table):
     def effective_policy(self) -> Policy:
         """The policy, decided."""
         return self.policy or ("latest" if self.live or self.realtime else "lossless")
+
+    @property
+    def effective_stall_timeout(self) -> float:
+        """Seconds within which each next frame must come, decided."""
+        return self.stall_timeout or (LIVE_STALL_TIMEOUT if self.live else FILE_STALL_TIMEOUT)
 
     @property
     def shows_pictures(self) -> bool:
