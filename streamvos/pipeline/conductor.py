@@ -163,6 +163,8 @@ class Conductor:
         if stream.cut_at is not None:
             if now - stream.cut_at > CLOSE_SECONDS:
                 self._over(stream, stream.reason)
+        elif self._observation.waiting(stream.name) is not None:  # for room on a disk, and it may have it
+            stream.progress_at = now
         elif now - stream.progress_at > self._config.supervision.hang_timeout:
             self.end_badly(stream, stream.reason or "it did not end when it was told to", stream.input_fault)
 
