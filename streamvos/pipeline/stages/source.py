@@ -36,6 +36,9 @@ _LONG = 0.5  # of the time after which a read is given up; from then on it is to
 
 _LOOK_SECONDS = 1.0
 
+_HELD_NS = 5_000_000_000
+"""Between two looks; a process that was stopped for so long has no right to speak of others."""
+
 
 class SourceStage(Stage):
     """Reads frames, numbers them, and sends them when there is credit.
@@ -63,7 +66,8 @@ class SourceStage(Stage):
         self._pts_base: float | None = None  # s that are added to those of the present reader
         self._written = 0  # frames before this one have reached the sinks
         self._stall_ns = round(self._config.effective_stall_timeout * 1e9)
-        self._resumed_at = 0  # monotonic ns
+        self._waited_from = 0  # a read before this moment (monotonic ns) is not held against the source
+        self._looked_at = 0
         self._begun = self._fresh = self._paused = self._stopping = self._end_sent = False
 
     # ---- the worker's calls
@@ -100,7 +104,7 @@ class SourceStage(Stage):
             self._paused = True
             self._mailbox.pause()
         elif message.kind == "resume":
-            self._paused, self._resumed_at = False, now()
+            self._paused, self._waited_from = False, now()
             self._mailbox.resume()
         elif message.kind == "stop":
             self._stopping = True
@@ -226,12 +230,16 @@ class SourceStage(Stage):
             SourceError: a read takes so long that it is given up, which only the end of this process can do.
                 Live sources look after themselves.
         """
-        reader, since = self._reader, 0
+        reader, since, at = self._reader, 0, now()
+        if at - self._looked_at > _HELD_NS:
+            self._waited_from = at
+        self._looked_at = at
         if reader is None or self._stopping:
+            self.waiting_for, self.waiting_since = "", 0
             return None
         if not self._paused and self._mailbox.empty:
             since = reader.reading_since
-        waited = now() - max(since, self._resumed_at) if since else 0
+        waited = at - max(since, self._waited_from) if since else 0
         limit = self._stall_ns
         if reader.opening:
             limit = max(limit, round(self.context.config.supervision.start_timeout * 1e9))
@@ -242,7 +250,7 @@ class SourceStage(Stage):
             )
         is_long = waited > limit * _LONG
         self.waiting_for = "the source gives no frame" if is_long else ""
-        self.waiting_since = now() - waited if is_long else 0
+        self.waiting_since = at - waited if is_long else 0
         return min(limit * 1e-9 * _LONG / 2, _LOOK_SECONDS)
 
     # ---- frames
