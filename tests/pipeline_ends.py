@@ -23,7 +23,8 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.arenas import Arena
-from streamvos.pipeline.config import PipelineConfig, make_config
+from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.config.reading import make_config
 from streamvos.pipeline.edges import Inbox, Outbox
 from streamvos.pipeline.messages import Message, decode, encode
 from streamvos.pipeline.runtime import Runtime

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 
 SERVE = """
 import json, signal, sys
-from streamvos.pipeline.config import make_config
+from streamvos.pipeline.config.reading import make_config
 from streamvos.pipeline.logs import EventLog
 from streamvos.pipeline.supervisor import Supervisor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored

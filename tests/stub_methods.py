@@ -28,6 +28,7 @@ class DriftOptions(BaseModel):
     """Milliseconds that each part sleeps; and whether the read fails, hangs or kills at some count.
 
     `pixels` is how far the objects drift with every frame; with 0 they stand, and reading costs nothing.
+    `calls` is a file that gets a line for each call of the extractor: frames, height, width, 1 for noise.
     """
 
     pixels: int = 1
@@ -36,14 +37,20 @@ class DriftOptions(BaseModel):
     decode_ms: float = 0.0
     fail_at: int | None = None
     hang_at: int | None = None
+    calls: str | None = None
 
 
 class _Extractor(nn.Module):
-    def __init__(self, milliseconds: float):
+    def __init__(self, milliseconds: float, calls: str | None):
         super().__init__()
-        self.milliseconds = milliseconds
+        self.milliseconds, self.calls = milliseconds, calls
 
     def forward(self, frames: torch.Tensor) -> Features:
+        if self.calls is not None:
+            # neighbors in noise differ by a third of the whole range, those in a picture hardly
+            is_noise = bool((frames[:, :, :, 1:] - frames[:, :, :, :-1]).abs().mean() > 0.3)
+            with open(self.calls, "a") as file:
+                file.write(f"{len(frames)} {frames.shape[2]} {frames.shape[3]} {int(is_noise)}\n")
         _sleep(self.milliseconds)
         return Features({"corner": frames[:, :, :2, :2].contiguous()}, (frames.shape[2], frames.shape[3]))
 
@@ -118,7 +125,7 @@ class Drift(Method):
     def __init__(self, options: DriftOptions):
         super().__init__()
         self.options = options
-        self.extractor = _Extractor(options.extract_ms)
+        self.extractor = _Extractor(options.extract_ms, options.calls)
         self.decoder = _Decoder(options.decode_ms)
 
     def target(self) -> _Target:

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 METHOD_NAMES = ("tvos", "frtm-fast", "frtm", "rgmp", "joint", "feelvos")
 """As in `streamvos.methods`, whose import takes seconds."""
 
+BUNDLED_NAMES = ("tvos", "frtm-fast")
+"""Those with bundled weights, as in `streamvos.weights`."""
+
 STANDARD_OUTPUT = "-"
 
 WIDE = 200

@@ -88,6 +88,11 @@ def status(
         _worker_line(name, _mapping(one)) for name, one in sorted(_mapping(found.get("workers")).items())
     ]
     lines += [
+        f"{name}: waiting for {_number(one.get('waiting_seconds'))} s: {one['waiting_for']}"
+        for name, one in sorted(_mapping(found.get("streams")).items())
+        if _mapping(one).get("waiting_for")
+    ]
+    lines += [
         f"{name}: last failure: {one['last_failure']}"
         for name, one in sorted(_mapping(found.get("streams")).items())
         if _mapping(one).get("last_failure")

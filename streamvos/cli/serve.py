@@ -5,15 +5,19 @@ streamvos serve --source camera:0 --mask first.png
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from streamvos.cli.common import (
+    BUNDLED_NAMES,
+    METHOD_NAMES,
     JsonTarget,
     MethodSettings,
     check_json_target,
@@ -22,7 +26,8 @@ from streamvos.cli.common import (
     write_json,
 )
 from streamvos.cli.run import Boxes, MaskPath
-from streamvos.pipeline.config import PipelineConfig, config_from_options, read_config
+from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.config.reading import config_from_options, read_config
 from streamvos.pipeline.logs import EventLog
 from streamvos.types import InputError
 
@@ -170,6 +175,9 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
 
     Returns:
         The exit code.
+
+    Raises:
+        InputError: it cannot be run; nothing has been started.
     """
     try:
         from streamvos.pipeline.supervisor import Supervisor
@@ -179,6 +187,7 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
         raise InputError(
             f"serving needs {error.name}, which is not installed; pip install 'streamvos[pipeline]' brings it"
         ) from None
+    _check_method(config)
     log = EventLog(config.observe.log)
     supervisor = Supervisor(config, log)
     mine = ENGINES_AS_OF not in os.environ
@@ -209,6 +218,37 @@ def _check_files(config: PipelineConfig) -> None:
     for path in (config.security.secret, config.security.clients):
         if path is not None and not path.exists():
             raise InputError(f"there is no {path}; `streamvos keys new` makes keys (docs/pipeline.md)")
+
+
+def _check_method(config: PipelineConfig) -> None:
+    """Find out before anything starts that the method cannot be had.
+
+    Raises:
+        InputError: there is no such method or option, or its weights are not there or not its own.
+    """
+    method = config.method
+    if ":" in method.name:  # of somebody's own, whose code runs in the workers alone
+        module = method.name.partition(":")[0].partition(".")[0]
+        # workers look into the current folder, too
+        places = (importlib.util.find_spec, lambda name: PathFinder.find_spec(name, [os.getcwd()]))
+        if not module or not any(find(module) for find in places):
+            raise InputError(f"cannot load the method {method.name!r}: No module named {module!r}")
+        return
+    weights = method.weights
+    if weights not in (None, "default") and _is_all_remote(config):
+        weights = None  # the file lies where the networks run
+    names = METHOD_NAMES if weights is None else BUNDLED_NAMES if weights == "default" else ()
+    if method.name in names and not method.options:
+        return  # nothing can be wrong, and torch, which takes a second to import, does not stay here
+    from streamvos.weights import check_method
+
+    check_method(method.name, weights, method.options)
+
+
+def _is_all_remote(config: PipelineConfig) -> bool:
+    """Whether every stage that needs the method's weights is started elsewhere."""
+    outside = ("source.", "sinks.")
+    return all(stage in config.remote for stage in config.stage_names if not stage.startswith(outside))
 
 
 def _refuse_beside_a_file(source: str | None, options: Mapping[str, Any]) -> None:

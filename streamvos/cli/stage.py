@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from streamvos.cli.common import examples
-from streamvos.pipeline.config_checks import check_tcp, is_open
+from streamvos.pipeline.config.security import check_tcp, is_open
 from streamvos.types import InputError
 
 EXAMPLES = examples(

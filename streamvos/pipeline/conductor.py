@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.crew import Crew, Member
 from streamvos.pipeline.logs import EventLog, without_credentials
 from streamvos.pipeline.messages import Array, Message
@@ -73,7 +73,9 @@ class Conductor:
         for stage, told in facts.items():
             kind, _, name = stage.partition(".")
             if kind == "source":
-                self.streams[name].facts, self.streams[name].tried = told, True
+                stream = self.streams[name]
+                stream.facts, stream.tried = told, True
+                stream.opened_at = stream.opened_at or time.monotonic()
 
     def on_ready(self, member: Member) -> None:
         """A worker can be told to begin."""
@@ -161,6 +163,8 @@ class Conductor:
         if stream.cut_at is not None:
             if now - stream.cut_at > CLOSE_SECONDS:
                 self._over(stream, stream.reason)
+        elif self._observation.waiting(stream.name) is not None:  # for room on a disk, and it may have it
+            stream.progress_at = now
         elif now - stream.progress_at > self._config.supervision.hang_timeout:
             self.end_badly(stream, stream.reason or "it did not end when it was told to", stream.input_fault)
 

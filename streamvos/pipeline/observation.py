@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.logs import EventLog
 from streamvos.pipeline.messages import Refused
 from streamvos.pipeline.runtime import Runtime
@@ -18,6 +19,8 @@ from streamvos.pipeline.topology import Topology
 from streamvos.pipeline.trace import TraceWriter
 
 Workers = Mapping[str, Mapping[str, Any]]
+
+_LONGEST_REASON = 300  # characters
 
 
 class Observation:
@@ -37,6 +40,7 @@ class Observation:
         self._refused: dict[str, Counter[str]] = {}
         self._counters: dict[str, Mapping[str, int]] = {}
         self._seen: dict[str, dict[str, int]] = {}
+        self._waiting: dict[str, tuple[str, int]] = {}  # stage -> for what, since when in monotonic ns
         self._publishers: dict[str, str] = {}
         self._trace: TraceWriter | None = None
         self._latest: dict[str, Any] = {}  # made in the supervisor's thread, read in that of the endpoint
@@ -90,6 +94,7 @@ class Observation:
         cause = reason.partition(":")[0][:80]
         for stage in stages:
             self._restarts.setdefault(stage, Counter())[cause] += 1
+            self._waiting.pop(stage, None)
         for stream in streams:
             self._stream_restarts[stream] += 1
             self._statistics[stream].interrupted()
@@ -115,13 +120,43 @@ class Observation:
         self._counters[where] = refused
 
     def beat(self, stages: Mapping[str, Mapping[str, Any]]) -> None:
-        """What a heartbeat says of the stages of a worker: messages that were refused are logged."""
+        """What a heartbeat says of the stages of a worker: what they wait for or refused is logged."""
         for stage, told in stages.items():
+            self._note_waiting(
+                stage, told.get("waiting_for", "")[:_LONGEST_REASON], told.get("waiting_since", 0)
+            )
             seen = self._seen.setdefault(stage, {})
             for cause, count in told.get("refused", {}).items():
                 if count > seen.get(cause, 0):
                     self._log.event("message_refused", "warning", stage=stage, cause=cause, count=count)
                 seen[cause] = count
+
+    def waiting(self, stream: str) -> tuple[str, float] | None:
+        """What a stream waits for outside the pipeline, and for how many seconds; None = nothing."""
+        own = [
+            self._waiting[stage]
+            for stage in (f"source.{stream}", f"sinks.{stream}")
+            if stage in self._waiting
+        ]
+        if not own:
+            return None
+        reason, since = min(own, key=lambda one: one[1])
+        return reason, _seconds_since(since)
+
+    def _note_waiting(self, stage: str, reason: str, since: int) -> None:
+        """What a stage waits for; a change is logged once."""
+        before = self._waiting.get(stage)
+        if (before[0] if before else "") == reason:
+            return
+        stream = stage.partition(".")[2] or None
+        if reason:
+            self._waiting[stage] = (reason, since)
+            seconds = round(_seconds_since(since), 1)
+            self._log.event("waiting", "warning", stream=stream, stage=stage, reason=reason, seconds=seconds)
+        else:
+            _, began = self._waiting.pop(stage)
+            self._log.event("goes_on", stream=stream, stage=stage, seconds=round(_seconds_since(began), 1))
+        self.mark("waiting" if reason else "goes on", stream, stage=stage)
 
     def status(self, streams: Iterable[StreamRecord], workers: Workers) -> dict[str, Any]:
         """For `status`, the summary at the end, and the metrics."""
@@ -134,9 +169,12 @@ class Observation:
             summary = self._statistics[name].summary()
             dropped = Counter(summary["dropped"])
             dropped.update({"no mask": count} if (count := self._skipped[name]) else {})
+            waiting = None if stream.over else self.waiting(name)
             told[name] = {
-                "state": _state(stream),
+                "state": _state(stream, waiting is not None),
                 "reason": stream.reason,
+                "waiting_for": waiting[0] if waiting else "",
+                "waiting_seconds": waiting[1] if waiting else 0.0,
                 "last_failure": stream.trouble,
                 "incarnation": stream.incarnation,
                 "objects": stages.get(f"memory.{name}", {}).get("objects", []),
@@ -177,7 +215,10 @@ def checked_beat(fields: Mapping[str, Any], stages: Iterable[str]) -> dict[str, 
         if not isinstance(fields.get(name, 0), (int, float, type(None))):
             raise Refused("field", f"{name} of a beat")
     for one in told.values():
-        if not all(type(one.get(name, 0)) is int for name in ("busy_since", "sent", "frames")):
+        if not isinstance(one.get("waiting_for", ""), str):
+            raise Refused("field", "what a stage waits for")
+        numbers = ("busy_since", "waiting_since", "sent", "frames")
+        if not all(type(one.get(name, 0)) is int for name in numbers):
             raise Refused("field", "numbers of a stage")
         for name in ("refused", "drops"):
             counts = one.get(name, {})
@@ -186,12 +227,19 @@ def checked_beat(fields: Mapping[str, Any], stages: Iterable[str]) -> dict[str, 
     return {**fields, "stages": {name: told[name] for name in stages if name in told}}
 
 
-def _state(stream: StreamRecord) -> str:
+def _state(stream: StreamRecord, waits: bool) -> str:
     if stream.over:
         return "failed" if stream.reason else "ended"
     if stream.phase == "running" and stream.paused:
         return "paused"
+    if stream.phase in ("running", "ending") and waits:
+        return "waiting"
     names = {"opening": "starting", "resetting": "starting", "ending": "running"}
     if stream.phase == "resetting" and stream.incarnation > 1:
         return "recovering"
     return names.get(stream.phase, stream.phase)
+
+
+def _seconds_since(since: int) -> float:
+    """From a moment in monotonic ns until now."""
+    return max(0.0, (time.monotonic_ns() - since) * 1e-9)

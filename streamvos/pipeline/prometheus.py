@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 
-STATES = ("starting", "running", "paused", "recovering", "ended", "failed")
+STATES = ("starting", "running", "waiting", "paused", "recovering", "ended", "failed")
 """States of a stream that are told as 0 even if none is in them, so that an alert can count on them."""
 
 _QUANTILES = (("p50", "0.5"), ("p95", "0.95"), ("p99", "0.99"))
@@ -191,6 +191,12 @@ def _of_streams(streams: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
     yield _gauge("streamvos_objects", "Objects that are followed.", label, objects)
     yield _gauge("streamvos_sequence", "Number of the newest frame that was written.", label, each("seq"))
     yield _gauge("streamvos_frames_per_second", "Rate over the last seconds.", label, each("fps"))
+    yield _gauge(
+        "streamvos_stream_waiting_seconds",
+        "For how long the stream has waited for its source or a disk; 0 if it does not.",
+        label,
+        each("waiting_seconds"),
+    )
     yield _counter("streamvos_frames", "Frames that were written.", label, each("frames"))
     yield _counter("streamvos_recoveries", "Times that the stream came back.", label, each("recoveries"))
     yield _counter(

@@ -22,7 +22,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.arenas import Arena
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.edges import EdgeSpec, Inbox, Outbox
 from streamvos.pipeline.messages import Message
 
@@ -67,6 +67,9 @@ class Stage(ABC):
         frames: how many it has finished.
         busy_since: monotonic ns since when it works on one frame; 0 = it waits.
         drops: frames dropped here, by cause.
+        waiting_for: what it waits for that lies outside the pipeline and should not take so long, such as
+            room on a disk; "" = nothing.
+        waiting_since: monotonic ns; 0 = it does not.
     """
 
     def __init__(self, name: str, context: StageContext):
@@ -74,6 +77,7 @@ class Stage(ABC):
         self.stream = name.partition(".")[2]
         self.frames = 0
         self.busy_since = 0
+        self.waiting_for, self.waiting_since = "", 0
         self.drops: Counter[str] = Counter()
         self.inboxes: dict[str, Inbox] = {}
         self.outboxes: dict[str, Outbox] = {}
@@ -145,6 +149,8 @@ class Stage(ABC):
         return {
             "frames": self.frames,
             "busy_since": self.busy_since,
+            "waiting_for": self.waiting_for,
+            "waiting_since": self.waiting_since,
             "drops": dict(self.drops),
             "refused": dict(refused),
         }

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from streamvos.pipeline.config import StreamConfig
+from streamvos.pipeline.config.streams import StreamConfig
 from streamvos.pipeline.messages import Array
 
 StreamPhase = Literal["opening", "resetting", "running", "recovering", "ending", "over"]
@@ -65,6 +65,7 @@ class StreamRecord:
         phase: where it is in its life.
         facts: what its source says of itself; None before it was opened.
         tried: its source has been opened, or could not be.
+        opened_at: monotonic seconds at which its source was open for the first time.
         incarnation: 0 before the first.
         awaiting: kinds of stages that have not answered the reset.
         next_seq: where the source begins in this incarnation.
@@ -90,6 +91,7 @@ class StreamRecord:
     phase: StreamPhase = "opening"
     facts: Mapping[str, Any] | None = None
     tried: bool = False
+    opened_at: float | None = None
     incarnation: int = 0
     awaiting: set[str] = field(default_factory=set)
     next_seq: int = 0

@@ -24,7 +24,7 @@ import zmq
 
 from streamvos.pipeline.arenas import Arena
 from streamvos.pipeline.conductor import Conductor
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.control import ControlServer
 from streamvos.pipeline.crew import Crew, Member
 from streamvos.pipeline.logs import EventLog, warnings_as_events
@@ -47,6 +47,9 @@ HELD_SECONDS = 0.5
 
 PING_SECONDS = 1.0
 """How often remote workers hear that the supervisor lives."""
+
+LATE_SECONDS = 5.0
+"""When one source is open, the networks wait so long for the others; who comes later begins beside them."""
 
 _QUEUE = 10_000  # messages to a worker; never reached by workers with manners
 _HELD = 256  # messages of each peer that wait here; those of a worker beyond that wait with the worker
@@ -283,7 +286,7 @@ class Supervisor:
         elif kind == "beat":
             beat = checked_beat(message.fields, member.stages)
             instance.beat = _in_our_time(beat) if instance.process is None else beat
-            self._observation.beat(beat["stages"])
+            self._observation.beat(instance.beat["stages"])
         elif kind == "failed":
             self._failed(member, instance, message)
         elif kind == "dying":
@@ -357,11 +360,13 @@ class Supervisor:
     def _may_prepare(self, member: Member) -> bool:
         """Sources at once; others when it is known what the frames are like.
 
-        Where there is an extractor, one stream that cannot be opened does not hold up the others.
+        Where there is an extractor, a stream that cannot be opened, or not soon, does not hold up the others.
         """
         streams = self._conductor.of_member(member)
         if "extractor" in member.stages:
-            return all(stream.tried for stream in streams)
+            opened = [stream.opened_at for stream in streams if stream.opened_at is not None]
+            late = bool(opened) and time.monotonic() > min(opened) + LATE_SECONDS
+            return late or all(stream.tried for stream in streams)
         return member.is_source or all(stream.facts is not None for stream in streams)
 
     def _init(self, member: Member, instance: Instance) -> Message:
@@ -392,8 +397,9 @@ class Supervisor:
 def _in_our_time(beat: Mapping[str, Any]) -> dict[str, Any]:
     """The beat of a worker on another host, whose monotonic clock began at another moment."""
     ahead = beat.get("clock", 0) - time.monotonic_ns()
+    times = ("busy_since", "waiting_since")
     stages = {
-        name: {**one, "busy_since": one["busy_since"] - ahead if one.get("busy_since") else 0}
+        name: {**one, **{key: one[key] - ahead if one.get(key) else 0 for key in times}}
         for name, one in beat.get("stages", {}).items()
     }
     return {**beat, "stages": stages}

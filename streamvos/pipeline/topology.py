@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.edges import EdgeSpec, Mode
 from streamvos.pipeline.runtime import Runtime
 

@@ -30,7 +30,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.arenas import Arena
-from streamvos.pipeline.config import PipelineConfig
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.edges import EdgeSpec
 from streamvos.pipeline.logs import warnings_as_events
 from streamvos.pipeline.messages import Message, Refused, decode, encode

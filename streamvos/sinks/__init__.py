@@ -11,7 +11,7 @@ from streamvos.sinks.multi import MultiSink, open_sinks
 from streamvos.sinks.overlay import Overlay
 from streamvos.sinks.overlay_video import OverlayVideoSink
 from streamvos.sinks.rle import decode_rle, encode_rle, encode_rles
-from streamvos.sinks.sink import Sink
+from streamvos.sinks.sink import Sink, full_reason
 
 __all__ = [
     "JsonLinesSink",
@@ -23,5 +23,6 @@ __all__ = [
     "decode_rle",
     "encode_rle",
     "encode_rles",
+    "full_reason",
     "open_sinks",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from streamvos.sinks.json_lines import JsonLinesSink
 from streamvos.sinks.label_maps import LabelMapSink
@@ -28,6 +29,8 @@ class MultiSink(Sink):
         path: the folder that they share, or whatever names the whole.
         sinks: name -> sink. They belong to this one from now on.
     """
+
+    _repeatable: ClassVar[bool] = False  # some of the sinks have the frame already
 
     def __init__(self, path: str | Path, sinks: Mapping[str, Sink]) -> None:
         super().__init__(path)

@@ -13,6 +13,7 @@ import contextlib
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import av.error
@@ -20,7 +21,9 @@ import av.video.stream
 import cv2
 import numpy as np
 
+from streamvos.sinks.fragments import FIRST_FRAME, rescue
 from streamvos.sinks.overlay import Overlay
+from streamvos.sinks.patient_file import PatientFile
 from streamvos.sinks.sink import Sink, cannot_write, make_folder, partial_path
 from streamvos.types import Frame, InputError, Result, SinkError
 
@@ -42,9 +45,6 @@ _INDEX_FIRST = {"movflags": "+faststart"}  # by a second pass over the file, whe
 _RECOVERABLE = {"movflags": "+hybrid_fragmented", "frag_duration": "500000", "flush_packets": "1"}
 
 _ERRORS = (OSError, av.error.FFmpegError)
-FIRST_FRAME = "first frame "
-"""With this and its index a recoverable video's comment says which frame is its first."""
-
 _TICKS = 90_000
 _BT709 = 1  # the number of BT.709 in H.264's tables of primaries, transfer and matrix
 _LIMITED_RANGE = 1
@@ -63,13 +63,16 @@ class OverlayVideoSink(Sink):
         fps: constant frame rate; None: the frames' own time stamps.
         overlay: how objects are drawn.
         recoverable: the partial file plays at any moment, also when the process is killed, up to half a
-            second before; `overlay_parts` finishes it. The index then comes last, so that closing is cheap.
+            second before; `overlay_parts` finishes it. The index then comes last, so that closing is cheap; a
+            file that cannot be completed is kept. `on_full` is asked of such a video alone.
 
     Raises:
         InputError: the name does not end in .mp4, or `fps` is not > 0. Later: a frame has another size
             than the first.
         SinkError: the file cannot be made, or PyAV has no H.264 encoder.
     """
+
+    _repeatable: ClassVar[bool] = False  # the encoder has the frame already
 
     def __init__(
         self,
@@ -93,18 +96,25 @@ class OverlayVideoSink(Sink):
         self._written = 0
         self._first_pts = 0.0
         self._last_tick = -1
+        self._failure: Exception | None = None
+        self._is_begun = False  # its head is written; without one, FFmpeg crashes over a second packet
         self._duration = round(_TICKS / (fps or NOMINAL_FPS))
+        self._file: PatientFile | None = None
         make_folder(self.path.parent)
         try:
             # PyAV opens the file with the first frame; what is amiss with it shall show now.
             self._partial.write_bytes(b"")
+            if recoverable:
+                self._file = PatientFile(self._partial, self._may_try_again)
             self._container = av.open(
-                f"file:{self._partial.absolute()}",
+                self._file or f"file:{self._partial.absolute()}",  # the index in front needs the file's name
                 mode="w",
                 format="mp4",
                 options=dict(_RECOVERABLE if recoverable else _INDEX_FIRST),
             )
         except _ERRORS as error:
+            if self._file is not None:
+                self._file.close()
             raise cannot_write(self._partial, error) from error
         self._stream: av.video.stream.VideoStream | None = None
 
@@ -132,6 +142,7 @@ class OverlayVideoSink(Sink):
             coded.time_base = Fraction(1, _TICKS)
             self._mux(coded)
         except _ERRORS as error:
+            self._failure = error
             raise cannot_write(self._partial, error) from error
         self._written += 1
 
@@ -164,12 +175,17 @@ class OverlayVideoSink(Sink):
             # The last frame is taken to last as long as the one before; the others last until the next.
             packet.duration = self._duration
             self._container.mux(packet)
+            self._is_begun = True
 
     def _complete(self) -> None:
         """Write what the encoder still holds, and the index."""
+        if self._failure is not None and (self._recoverable or not self._is_begun):
+            raise self._failure
         if self._stream is not None:
             self._mux(None)
         self._container.close()
+        if self._file is not None:
+            self._file.close()
 
     def _finish(self) -> None:
         if not self._written:
@@ -180,10 +196,10 @@ class OverlayVideoSink(Sink):
             _check(self._partial, self._written)
             os.replace(self._partial, self.path)
         except SinkError:
-            self._remove()
+            self._give_up()
             raise
         except _ERRORS as error:
-            self._remove()
+            self._give_up()
             raise cannot_write(self.path, error) from error
 
     def _abandon(self) -> None:
@@ -193,13 +209,29 @@ class OverlayVideoSink(Sink):
             self._complete()
             _check(self._partial, self._written)
         except Exception:  # we are here because of another error, which is the one to be told
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """It cannot be completed: what is whole all the same keeps its partial name, the rest is removed."""
+        self._let_go()
+        found = None
+        if self._recoverable:
+            with contextlib.suppress(OSError):
+                found = rescue(self._partial)
+        if found is None:
             self._remove()
 
     def _remove(self) -> None:
-        with contextlib.suppress(Exception):
-            self._container.close()
+        self._let_go()
         with contextlib.suppress(OSError):
             self._partial.unlink()
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(Exception):
+            self._container.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
 def _find_encoder() -> tuple[str, dict[str, str]]:

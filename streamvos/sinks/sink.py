@@ -5,16 +5,21 @@ order. Sinks that write one file write it as NAME.partial.SUFFIX beside the fina
 closed; if the block ends with an exception, the partial file is finished as far as can be (a video plays,
 lines are whole) and keeps its partial name, so that nothing half-written ever bears the final one.
 
+A full disk is an error like any other, unless somebody is there to wait for room (`Sink.on_full`). Then
+nothing is lost: what of a frame came onto the disk is taken back, or completed, before the next.
+
     >>> with JsonLinesSink("out/results.jsonl") as sink:
     ...     sink.write(frame, result)
 """
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -22,13 +27,23 @@ from streamvos.types import Frame, InputError, Result, SinkError
 
 SinkType = TypeVar("SinkType", bound="Sink")
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class Sink(ABC):
     """Takes frames with their results, one after the other.
 
     Attributes:
         path: the file or folder where the whole will be once the sink is closed.
+        on_full: called with the error, by the thread that writes, when the disk is full or a quota used up.
+            It may wait; True means that the same is tried again, False that the error is raised. None: raised
+            at once. A label map, lines of JSON and a recoverable video can be tried again.
     """
+
+    on_full: Callable[[Exception], bool] | None = None
+
+    _repeatable: ClassVar[bool] = True
+    """Whether a `_write` that failed has left nothing behind, and can be called again."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -50,7 +65,16 @@ class Sink(ABC):
                 f"the mask of frame {frame.index} has the shape {result.mask.shape}, but its picture is "
                 f"{frame.size}; a result must have its frame's own size"
             )
-        self._write(frame, result)
+        while True:
+            try:
+                return self._write(frame, result)
+            except SinkError as error:
+                if not (self._repeatable and self._may_try_again(error)):
+                    raise
+
+    def _may_try_again(self, error: Exception) -> bool:
+        """Whether there is room on the disk now, as far as can be known."""
+        return is_full(error) and self.on_full is not None and self.on_full(error)
 
     def close(self) -> None:
         """Finish what was written and give it its final name. Closing twice does no harm.
@@ -110,3 +134,18 @@ def cannot_write(path: Path, error: Exception) -> SinkError:
     """The error that says that `path` cannot be written, and why."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return SinkError(f"cannot write {path}: {reason}; free some space or choose another place")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is that the disk is full or a quota used up."""
+    return full_reason(error) != ""
+
+
+def full_reason(error: BaseException) -> str:
+    """How the system calls a full disk or quota: "no space left on device", ...; "" for any other error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return (cause.strerror or "no space left on device").lower()
+        cause = cause.__cause__
+    return ""

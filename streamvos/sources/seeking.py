@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 import av.error
@@ -26,19 +26,22 @@ _LOOK_BEHIND = 64
 """Packets that are read behind the place: frames are reordered by fewer than that."""
 
 
-def frames_from(container: av.container.InputContainer, number: int) -> Iterator[av.VideoFrame] | None:
+def frames_from(
+    container: av.container.InputContainer, number: int, get_on: Callable[[], None] = lambda: None
+) -> Iterator[av.VideoFrame] | None:
     """Frames of the first video stream from `number` on, the very ones that decoding from the start gives.
 
     Args:
         container: freshly opened.
         number: of a frame, counted from 0 in the order in which decoding gives them.
+        get_on: called for every packet and frame on the way.
 
     Returns:
         An iterator; None where the file does not allow it, after which the container is of no more use.
     """
     stream = container.streams.video[0]
     try:
-        times = _times(container, number)
+        times = _times(container, number, get_on)
         if times is None:
             return None
         shown, keys = times
@@ -49,6 +52,7 @@ def frames_from(container: av.container.InputContainer, number: int) -> Iterator
         container.seek(keys[key], stream=stream, backward=True, any_frame=False)
         frames = container.decode(stream)
         for expected in shown[first:number]:
+            get_on()
             frame = next(frames, None)
             while frame is not None and frame.pts is not None and frame.pts < keys[key]:
                 frame = next(frames, None)  # of the group before, or leaning on it
@@ -62,11 +66,14 @@ def frames_from(container: av.container.InputContainer, number: int) -> Iterator
     return _chain(following, frames)
 
 
-def _times(container: av.container.InputContainer, number: int) -> tuple[list[int], list[int]] | None:
+def _times(
+    container: av.container.InputContainer, number: int, get_on: Callable[[], None]
+) -> tuple[list[int], list[int]] | None:
     """Times of all frames to `number`, and of keyframes among them, ascending; in the stream's unit."""
     shown: list[int] = []
     keys: list[int] = []
     for packet in container.demux(container.streams.video[0]):
+        get_on()
         if packet.size == 0 or packet.is_discard:
             continue
         if packet.pts is None or packet.is_corrupt:

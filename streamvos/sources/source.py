@@ -12,6 +12,7 @@ is the same for all (numbering, resizing, skipping, the check that the size stay
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
@@ -96,6 +97,8 @@ class Source(ABC):
         fps: frames per second, after `stride`; None where it is not known.
         length: number of frames that will be given; None where it is not known beforehand. For a video
             file it is what the container claims.
+        alive_ns: `time.monotonic_ns()` of the last picture that was passed over, 0 before: whoever waits for
+            a frame in another thread can tell a long way to it from a read that does not come back.
 
     Raises (while iterating):
         InputError: a file of the source is damaged or has another size than the first.
@@ -124,6 +127,8 @@ class Source(ABC):
         self._ended = False
         self._closed = False
 
+    alive_ns = 0
+
     @abstractmethod
     def _read(self) -> Picture | None:
         """The next picture at native size, or None at the end of the stream."""
@@ -133,6 +138,11 @@ class Source(ABC):
         for _ in range(count):
             if self._read() is None:
                 return
+            self._get_on()
+
+    def _get_on(self) -> None:
+        """Say that something was read."""
+        self.alive_ns = time.monotonic_ns()
 
     def pass_over(self, count: int) -> None:
         """Go on behind the next `count` frames, which are not made; their numbers are.

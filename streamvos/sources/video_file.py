@@ -108,12 +108,13 @@ class VideoFileSource(Source):
                 self._pending = None
             elif self._decode(wanted=False) is None:
                 return
+            self._get_on()
 
     def _seek(self, number: int) -> bool:
         """Go to a frame without decoding all before it; False, and nothing changed, where that cannot be."""
         container = self._open()
         container.streams.video[0].thread_type = "AUTO"
-        frames = frames_from(container, number)
+        frames = frames_from(container, number, self._get_on)
         if frames is None:
             container.close()
             return False

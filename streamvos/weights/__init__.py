@@ -11,6 +11,7 @@ from streamvos.weights.registry import (
     as_ours,
     build_with,
     bundled_path,
+    check_method,
     load_method,
     recognize,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "as_ours",
     "build_with",
     "bundled_path",
+    "check_method",
     "load_method",
     "read_checkpoint",
     "recognize",

@@ -61,10 +61,40 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
     Raises:
         InputError: see `build`, `read_checkpoint`; or weights that belong to another method or network.
     """
+    given = _weights_for(name, weights, options)
+    return build(name, options) if given is None else build_with(name, *given)
+
+
+def check_method(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> None:
+    """Find out whether `load_method` would refuse; no network of the method's size is made.
+
+    Args:
+        name, weights, options: as `load_method` takes them.
+
+    Raises:
+        InputError: it would; the very same.
+    """
+    given = _weights_for(name, weights, options)
+    with torch.device("meta"):
+        if given is None:
+            build(name, options)
+        else:
+            known, tensors, path = given
+            check_fits(build(name, known), tensors, path)
+
+
+def _weights_for(
+    name: str, weights: str | Path | None, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], Path] | None:
+    """Options, tensors and their file for `build_with`; None for random weights.
+
+    Raises:
+        InputError: there is no such method, or its weights cannot be had.
+    """
     if name not in METHODS:
-        return build(name)  # refuses it, naming the known ones
+        build(name)  # refuses it, naming the known ones
     if weights is None:
-        return build(name, options)
+        return None
     path = bundled_path(name) if weights == "default" else Path(weights)
     checkpoint = read_checkpoint(path)
     family = METHODS[name].method.name
@@ -77,7 +107,7 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
     if found != family:
         raise InputError(f"{path} holds weights of {found!r}, not of {name!r}")
     tensors, stored = as_ours(checkpoint)
-    return build_with(name, {**stored, **options}, tensors, path)
+    return {**stored, **options}, tensors, path
 
 
 def build_with(

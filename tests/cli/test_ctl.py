@@ -36,6 +36,15 @@ def test_status_as_a_table_and_as_json(call, door):
     assert report["streams"]["front"]["dropped"] == {"newer frame": 3}
 
 
+def test_status_says_what_a_stream_waits_for(call, door):
+    assert "waiting" not in call("ctl", "status").out
+    reason = "no space left on device (json sink: out/front.jsonl)"
+    door.state, door.waiting = "waiting", {"waiting_for": reason, "waiting_seconds": 12.3}
+    answer = call("ctl", "status")
+    assert f"front: waiting for 12 s: {reason}" in answer.out
+    assert json.loads(call("ctl", "status", "--json").out)["streams"]["front"]["waiting_seconds"] == 12.3
+
+
 def test_orders_arrive(call, door, tmp_path):
     mask = np.zeros(SIZE, np.uint8)
     mask[2:5, 3:9] = 4

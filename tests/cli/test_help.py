@@ -66,10 +66,12 @@ def test_the_version_is_the_package_s(call):
 
 
 def test_the_help_names_the_methods_that_there_are():
-    from streamvos.cli.common import METHOD_NAMES
+    from streamvos.cli.common import BUNDLED_NAMES, METHOD_NAMES
     from streamvos.methods import METHODS
+    from streamvos.weights import BUNDLED
 
     assert set(METHOD_NAMES) == set(METHODS)
+    assert set(BUNDLED_NAMES) == set(BUNDLED)
 
 
 @pytest.mark.parametrize("command", ["ctl", "watch", "keys", "serve", "stage"])

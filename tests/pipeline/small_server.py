@@ -33,6 +33,7 @@ class Recorder:
         self.publish = publish or {}
         self.streams = ["front", *sorted(set(self.publish) - {"front"})]
         self.state = "running"
+        self.waiting: dict[str, Any] = {}
 
     def status(self) -> dict[str, Any]:
         self.calls.append(("status",))
@@ -47,6 +48,7 @@ class Recorder:
             "size": list(SIZE),
             "latencies": {"memory": latency, "glass to mask": latency},
             "restarts": 2,
+            **self.waiting,
         }
         workers = {"compute": {"state": "ready", "pid": 1, "restarts": 2}}
         return {"streams": dict.fromkeys(self.streams, stream), "workers": workers, "publish": self.publish}

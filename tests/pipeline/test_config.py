@@ -9,22 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from streamvos.pipeline.config import (
-    LIVE_SLOTS,
-    ExtractorConfig,
-    MethodConfig,
-    ObserveConfig,
-    PipelineConfig,
-    RemoteConfig,
-    SecurityConfig,
-    SinkConfig,
-    StreamConfig,
-    SupervisionConfig,
-    config_from_options,
-    make_config,
-    read_config,
-    tomllib,
-)
+from streamvos.pipeline.config.method import ExtractorConfig, MethodConfig
+from streamvos.pipeline.config.pipeline import LIVE_SLOTS, PipelineConfig
+from streamvos.pipeline.config.reading import config_from_options, make_config, read_config, tomllib
+from streamvos.pipeline.config.security import RemoteConfig, SecurityConfig
+from streamvos.pipeline.config.streams import SinkConfig, StreamConfig
+from streamvos.pipeline.config.supervision import ObserveConfig, SupervisionConfig
 from streamvos.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -414,5 +404,5 @@ def test_the_guide_has_every_key_with_its_default(heading):
 
 
 def test_importing_it_does_not_import_torch():
-    code = "import sys, streamvos.pipeline.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, streamvos.pipeline.config.reading; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

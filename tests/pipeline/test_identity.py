@@ -13,7 +13,7 @@ from serving import label_maps, serving
 from small_methods import SMALL
 
 import streamvos
-from streamvos.pipeline.config import MethodConfig
+from streamvos.pipeline.config.method import MethodConfig
 from streamvos.pipeline.stages.method import make_method
 from streamvos.segmenter import Segmenter
 from streamvos.sources import open_source

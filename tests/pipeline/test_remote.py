@@ -20,7 +20,7 @@ import zmq
 from serving import TESTS, Serving, label_maps, serving
 from small_methods import SMALL
 
-from streamvos.pipeline.config import MethodConfig
+from streamvos.pipeline.config.method import MethodConfig
 from streamvos.pipeline.messages import Message, decode, encode
 from streamvos.pipeline.stages.method import make_method
 from streamvos.segmenter import Segmenter
@@ -281,6 +281,8 @@ def test_what_a_remote_stage_hears_and_says_harms_nobody(tmp_path):
             for kind, fields in (
                 ("beat", {"stages": 5}),
                 ("beat", {"stages": {"memory.s": {"busy_since": "long"}}}),
+                ("beat", {"stages": {"memory.s": {"waiting_for": 5}}}),
+                ("beat", {"stages": {"memory.s": {"waiting_for": "x", "waiting_since": 1.5}}}),
                 ("beat", {"stages": {"memory.s": {"refused": {"x": "y"}}}, "clock": "late"}),
                 ("event", {"event": "x", "worker": "y", "level": []}),
                 ("ready", {"endpoints": 7, "facts": []}),

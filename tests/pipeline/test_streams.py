@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from streamvos.pipeline.config import StreamConfig
+from streamvos.pipeline.config.streams import StreamConfig
 from streamvos.pipeline.messages import Array, Place
 from streamvos.pipeline.streams import RESET_STAGES, Command, Snapshot, StreamRecord
 

@@ -2,12 +2,12 @@
 
 It takes a frame of a stream only when there is room for its features, so that no frame grows old here.
 Frames of one size go together; a frame waits for company only where a batch is faster than its frames one by
-one, and only for streams that have lately kept their time (docs/protocol.md, 4).
+one, and only for streams that have lately kept their time (docs/protocol.md, 4). What has to be found out
+about a new size of frames is found out between the frames of the streams that run (`warm_up`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,16 +20,15 @@ from streamvos.pipeline.edges import Inbox, Outbox
 from streamvos.pipeline.messages import Array, Message, Refused
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.method import shared_extraction
-from streamvos.pipeline.stages.parcels import array_sizes, pack_features
+from streamvos.pipeline.stages.parcels import pack_features
+from streamvos.pipeline.stages.warm_up import Size, WarmUp
 from streamvos.segmenter import check_frame
 from streamvos.types import Features, InputError
 
-WORTHWHILE = 0.95
-"""A batch has to take less than this share of the time that its frames take one by one."""
-
 NOMINAL_PERIOD = 0.04
 
-Size = tuple[int, int]
+MOMENT_NS = 10_000_000
+"""Longer than it takes from a credit to the frame that it allows."""
 
 
 @dataclass
@@ -74,16 +73,15 @@ class ExtractorStage(Stage):
             )
             for one in config.streams
         }
-        self._batches: dict[tuple[Size, bool], tuple[int, ...]] = {}
-        self._samples: dict[Size, Features] = {}  # of noise, by which arenas are sized
-        self._room: dict[Size, list[int]] = {}  # bytes of the arrays that a frame of this size becomes
+        self._warm_ups: dict[Size, WarmUp] = {}
+        self._call_after = 0  # when a warm-up goes on though no frame has come
         self._batch_ns = 0  # that the last batch took
         self.batch_sizes: dict[int, int] = {}
 
     def prepare(self) -> dict[str, Any]:
         self._extract = shared_extraction(self.context)
         for facts in self.context.facts.values():
-            self._warm_up((int(facts["size"][0]), int(facts["size"][1])))
+            self._warm_up((int(facts["size"][0]), int(facts["size"][1]))).finish()
         return {}
 
     def reset(self, message: Message) -> dict[str, Any]:
@@ -94,9 +92,8 @@ class ExtractorStage(Stage):
         stream.arrived = stream.interval = 0
         stream.period = 1 / facts["fps"] if facts.get("fps") else NOMINAL_PERIOD
         stream.size = (int(facts["size"][0]), int(facts["size"][1]))
-        self._warm_up(stream.size)
         try:
-            stream.outbox.allocate(self._room[stream.size])
+            stream.outbox.allocate(self._warm_up(stream.size).room)
         except ArenaError as error:  # features travel in the messages then; the other streams have theirs
             self.tell("event", stream.name, event="no_shared_memory", level="warning", error=str(error))
         return answer
@@ -106,9 +103,17 @@ class ExtractorStage(Stage):
             for stream in self._streams.values():
                 self._take(stream)
             batch, wait = self._next_batch()
+            if batch:
+                self._extract_batch(batch)
+            unfinished = next((one for one in self._warm_ups.values() if not one.done), None)
+            if unfinished is not None:
+                left = 0.0 if batch else (self._call_after - now()) * 1e-9
+                if left > 0:
+                    return left if wait is None else min(left, wait)
+                self._call(unfinished)
+                return 0.0  # what has come meanwhile goes first
             if not batch:
                 return wait
-            self._extract_batch(batch)
 
     def beat(self) -> dict[str, Any]:
         return {
@@ -186,7 +191,7 @@ class ExtractorStage(Stage):
 
     def _sizes(self, stream: _Stream) -> tuple[int, ...]:
         assert stream.size is not None
-        return self._batches.get((stream.size, stream.lossless), (1,))
+        return self._warm_ups[stream.size].batches(stream.lossless)
 
     def _extract_batch(self, batch: Sequence[_Stream]) -> None:
         started = self.busy_since = now()
@@ -219,44 +224,19 @@ class ExtractorStage(Stage):
             arrays["image"] = _own(stream, message, "image") if remote else message.arrays["image"]
         stream.outbox.send("features", message.seq, {**fields, **more}, arrays)
 
-    @torch.inference_mode()
-    def _warm_up(self, size: Size) -> None:
-        """Run at a size for the first time: what it needs, which batches are faster, which round alike."""
-        if size in self._room:
-            return
-        config, noise = self.context.config, torch.Generator().manual_seed(0)
-        sizes = [count for count in config.extractor.batches if count <= len(config.streams)]
-        frames = [
-            torch.randint(0, 256, (*size, 3), generator=noise, dtype=torch.uint8) for _ in range(max(sizes))
-        ]
-        single = [self._extract([frame]) for frame in frames]
-        seconds = min(self._seconds(frames[:1]) for _ in range(2))
-        worthwhile, alike = [1], [1]
-        for count in sizes[1:]:
-            together = self._extract(frames[:count])
-            taken = min(self._seconds(frames[:count]) for _ in range(2)) if config.extractor.measured else 0.0
-            if taken < WORTHWHILE * count * seconds:
-                worthwhile.append(count)
-                if _alike(together, single[:count]):
-                    alike.append(count)
-        self._batches[size, False], self._batches[size, True] = tuple(worthwhile), tuple(alike)
-        arrays, _ = pack_features(single[0], by_reference=False)
-        self._room[size] = array_sizes(arrays)
+    def _warm_up(self, size: Size) -> WarmUp:
+        """What is known of a size; of a new one, by one call, as much as a stream needs to begin."""
+        if size not in self._warm_ups:
+            config = self.context.config
+            counts = [count for count in config.extractor.batches if count <= len(config.streams)]
+            self._warm_ups[size] = WarmUp(self._extract, size, counts, config.extractor.measured)
+            self._call(self._warm_ups[size])
+        return self._warm_ups[size]
 
-    def _seconds(self, frames: Sequence[torch.Tensor]) -> float:
-        started = time.perf_counter()
-        self._extract(frames)
-        if self._extract.device.type == "cuda":
-            torch.cuda.synchronize(self._extract.device)
-        return time.perf_counter() - started
-
-
-def _alike(together: Features, single: Sequence[Features]) -> bool:
-    return all(
-        torch.equal(value[k : k + 1], one.maps[name])
-        for name, value in together.maps.items()
-        for k, one in enumerate(single)
-    )
+    def _call(self, warm_up: WarmUp) -> None:
+        """One call; a frame that could not be sent meanwhile has a moment to come before the next."""
+        warm_up.step()
+        self._call_after = now() + MOMENT_NS
 
 
 def _arrival(stream: _Stream) -> int:

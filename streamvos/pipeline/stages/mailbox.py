@@ -121,6 +121,11 @@ class Mailbox:
             return drops
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing is there now."""
+        return not self._frames
+
+    @property
     def over(self) -> bool:
         """Whether nothing is there and nothing more will come."""
         with self._changed:
@@ -169,6 +174,9 @@ class FrameReader:
         skip: frames to pass over at first, since they have been sent by an earlier life.
         paced: give each frame when its time stamp says, counted from the first.
         hide: makes an unforeseen error's text fit to be shown.
+
+    Attributes:
+        opening: it has not got its source yet.
     """
 
     def __init__(
@@ -184,12 +192,20 @@ class FrameReader:
         self._skip, self._paced, self._hide = skip, paced, hide
         self._stopped = False
         self._source: Source | None = None
+        self._since = 0  # when the present read began
+        self.opening = True
         # a daemon: a thread that hangs in a driver must not keep the process
         self._thread = threading.Thread(target=self._run, name="frame reader", daemon=True)
 
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()
+
+    @property
+    def reading_since(self) -> int:
+        """Since when it waits for its source without a sign of life, in monotonic ns; 0 = it does not."""
+        since, source = self._since, self._source
+        return max(since, source.alive_ns) if since and source is not None else since
 
     def stop(self, wait: bool = True) -> None:
         """End; a thread that hangs in a driver is left behind."""
@@ -202,7 +218,9 @@ class FrameReader:
 
     def _run(self) -> None:
         try:
+            self._since = time.monotonic_ns()
             self._source = self._make_source()
+            self.opening = False
             with self._source as source:
                 self._read(source)
         except StreamvosError as error:
@@ -214,12 +232,19 @@ class FrameReader:
         else:
             self._mailbox.finish(None)
         finally:
+            self._since = 0
             self._source = None
 
     def _read(self, source: Source) -> None:
+        self._since = time.monotonic_ns()
         source.pass_over(self._skip)  # at once: a file may be able to seek
         seen, start = 0, 0.0
-        for frame in source:
+        while True:
+            self._since = time.monotonic_ns()
+            frame = next(source, None)
+            self._since = 0
+            if frame is None:
+                return
             if self._paced:
                 start = start or time.monotonic_ns() - frame.pts * 1e9
                 if not self._mailbox.wait_until(start + frame.pts * 1e9):

@@ -4,6 +4,9 @@ queue = SinkQueue("json", FileWriter(JsonLinesSink("out.jsonl")), capacity=32, w
 if queue.has_room: queue.put(entry)
 queue.end()                         # behind what is queued: close the sink
 queue.written, queue.over, queue.error
+
+Where a disk is full, the thread waits for room and tries the same entry again; what comes meanwhile is queued
+behind it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from streamvos.sinks import Sink
+from streamvos.sinks import Sink, full_reason
 from streamvos.types import Frame, Result, SinkError, StreamvosError
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 CUT_SECONDS = 0.3
 """How long a sink that is told to close at once may still write what is queued."""
+
+FIRST_RETRY, LONGEST_RETRY = 0.25, 5.0
+"""Seconds after which a full disk is tried again: at first, and at most; twice as long every time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +54,14 @@ class Writer(ABC):
 
     Attributes:
         refused: cause -> messages of others that broke a rule.
+        place: where it writes, for people.
     """
 
     refused: Mapping[str, int] = MappingProxyType({})
+    place = ""
+
+    def wait_with(self, on_full: Callable[[Exception], bool]) -> None:  # noqa: B027
+        """What to ask when the disk is full: it waits, and says whether to try again."""
 
     @abstractmethod
     def write(self, entry: Entry) -> None:
@@ -74,8 +85,11 @@ class FileWriter(Writer):
     """
 
     def __init__(self, sink: Sink, after: int | None = None):
-        self._sink = sink
+        self._sink, self.place = sink, str(sink.path)
         self._after = -1 if after is None else after
+
+    def wait_with(self, on_full: Callable[[Exception], bool]) -> None:
+        self._sink.on_full = on_full
 
     def write(self, entry: Entry) -> None:
         if entry.frame.index > self._after:
@@ -128,6 +142,8 @@ class SinkQueue:
         error: why the sink has ended, if not in order.
         over: whether the thread has let go of the sink.
         writing: an entry is being written.
+        waiting_for: "no space left on device" and where; "" = it does not wait for room.
+        waiting_since: monotonic ns; 0 = it does not.
     """
 
     def __init__(self, kind: str, writer: Writer, capacity: int, waits: bool, ring: Callable[[], None]):
@@ -141,6 +157,10 @@ class SinkQueue:
         self._changed = threading.Condition()
         self._ending = self._aborting = False
         self._cut_at: float | None = None
+        self._retry = FIRST_RETRY
+        self._left_out = False  # there was no room until the end
+        self.waiting_for, self.waiting_since = "", 0
+        writer.wait_with(self._wait_for_room)
         self._thread = threading.Thread(target=self._run, name=f"sink {kind}", daemon=True)
         self._thread.start()
 
@@ -193,8 +213,14 @@ class SinkQueue:
         try:
             while (entry := self._next()) is not None:
                 self.writing = True
-                self._writer.write(entry)
+                try:
+                    self._writer.write(entry)
+                except StreamvosError:
+                    if not self._left_out:
+                        raise
+                    break
                 self.writing = False
+                self._has_got_room()
                 self.written = int(entry.header["seq"])
                 self._ring()
             if not self._aborting:
@@ -208,7 +234,29 @@ class SinkQueue:
             with self._changed:
                 self._entries.clear()
                 self.over, self.writing = True, False
+            self._has_got_room()
             self._ring()
+
+    def _wait_for_room(self, error: Exception) -> bool:
+        """The disk is full: wait, longer every time; False if the sink has to end without room."""
+        with self._changed:
+            if not self.waiting_since:
+                self.waiting_for = f"{full_reason(error)} ({self.kind} sink: {self._writer.place})"
+                self.waiting_since = time.monotonic_ns()
+            again = time.monotonic() + self._retry
+            self._retry = min(2 * self._retry, LONGEST_RETRY)
+            while not self._aborting:
+                limit = again if self._cut_at is None else min(again, self._cut_at)
+                left = limit - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            is_cut = self._cut_at is not None and time.monotonic() >= self._cut_at
+            self._left_out = self._aborting or is_cut
+            return not self._left_out
+
+    def _has_got_room(self) -> None:
+        self.waiting_for, self.waiting_since, self._retry = "", 0, FIRST_RETRY
 
     def _next(self) -> Entry | None:
         with self._changed:

@@ -22,7 +22,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.bell import Bell
-from streamvos.pipeline.config import SinkConfig
+from streamvos.pipeline.config.streams import SinkConfig
 from streamvos.pipeline.messages import Message, Refused, told_to_strangers
 from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.arrived import Arrived, read_result
@@ -61,7 +61,7 @@ class SinksStage(Stage):
         self._unwritten: deque[list[Any]] = deque()  # what `ack` will tell, by seq
         self._written: list[list[Any]] = []
         self._acked = -1
-        self._ack_due = self._ending = self._ended = False
+        self._ack_due = self._ending = self._ended = self._cut = False
         self._ack_after = 0.0
         self._failure: StreamvosError | None = None
 
@@ -116,7 +116,16 @@ class SinksStage(Stage):
         for queue in self._queues:
             told["refused"] = Counter(told["refused"]) + Counter(queue.refused)
         writing = any(queue.writing for queue in self._queues)
-        return {**told, "refused": dict(told["refused"]), "queues": queues, "writing": writing}
+        waiting = [(one.waiting_since, one.waiting_for) for one in self._queues if one.waiting_since]
+        since, reason = min(waiting, default=(0, ""))
+        return {
+            **told,
+            "refused": dict(told["refused"]),
+            "queues": queues,
+            "writing": writing,
+            "waiting_for": reason,
+            "waiting_since": since,
+        }
 
     def close(self) -> None:
         for queue in self._queues:
@@ -210,14 +219,13 @@ class SinksStage(Stage):
         """Tell of sinks that have failed.
 
         Raises:
-            StreamvosError: one that the stream has to wait for; it may be tried again, when there is room on
-                the disk, and ends the stream otherwise.
+            StreamvosError: one that the stream has to wait for, unless it was told to close with what it has.
         """
         for queue in self._queues:
             if queue.error is None or not queue.over or queue in self._reported:
                 continue
             self._reported.add(queue)
-            if self._lossless and queue.waits:
+            if self._lossless and queue.waits and not self._cut:
                 self._failure = self._failure or queue.error
             else:
                 self.tell(
@@ -229,6 +237,7 @@ class SinksStage(Stage):
 
     def _end(self, at_once: bool = False) -> None:
         self._ending, self._ended = True, False
+        self._cut = self._cut or at_once
         for queue in self._queues:
             queue.end(at_once)
 

@@ -32,6 +32,13 @@ from streamvos.types import Frame, InputError, SourceError
 _STEMS_BYTES = 2**18
 """The most that the names of a folder's pictures may take in the facts; longer ones are left out."""
 
+_LONG = 0.5  # of the time after which a read is given up; from then on it is told of
+
+_LOOK_SECONDS = 1.0
+
+_HELD_NS = 5_000_000_000
+"""Between two looks; a process that was stopped for so long has no right to speak of others."""
+
 
 class SourceStage(Stage):
     """Reads frames, numbers them, and sends them when there is credit.
@@ -58,6 +65,9 @@ class SourceStage(Stage):
         self._origin: int | None = None  # monotonic ns at which a live stream's time stamps are 0
         self._pts_base: float | None = None  # s that are added to those of the present reader
         self._written = 0  # frames before this one have reached the sinks
+        self._stall_ns = round(self._config.effective_stall_timeout * 1e9)
+        self._waited_from = 0  # a read before this moment (monotonic ns) is not held against the source
+        self._looked_at = 0
         self._begun = self._fresh = self._paused = self._stopping = self._end_sent = False
 
     # ---- the worker's calls
@@ -94,7 +104,7 @@ class SourceStage(Stage):
             self._paused = True
             self._mailbox.pause()
         elif message.kind == "resume":
-            self._paused = False
+            self._paused, self._waited_from = False, now()
             self._mailbox.resume()
         elif message.kind == "stop":
             self._stopping = True
@@ -110,7 +120,7 @@ class SourceStage(Stage):
             self.busy_since = 0
         if self._begun and self._next > self._last:
             self._conclude()
-        return None
+        return self._look_at_reader()
 
     def beat(self) -> dict[str, Any]:
         kept = len(self._store.numbers) if self._store is not None else 0
@@ -201,11 +211,47 @@ class SourceStage(Stage):
             fps=config.fps,
             policy=config.effective_policy if config.live else None,
             open_timeout=config.open_timeout,
-            stall_timeout=config.stall_timeout,
+            stall_timeout=config.effective_stall_timeout,
         )
 
     def _reopen(self) -> Source:
         return check_size(self._open(), self._size)
+
+    def _look_at_reader(self) -> float | None:
+        """See whether a read comes back.
+
+        It counts only where a frame is waited for: not in a pause, while earlier ones wait for credit, or
+        before the time that its stamp says.
+
+        Returns:
+            Seconds after which to look again.
+
+        Raises:
+            SourceError: a read takes so long that it is given up, which only the end of this process can do.
+                Live sources look after themselves.
+        """
+        reader, since, at = self._reader, 0, now()
+        if at - self._looked_at > _HELD_NS:
+            self._waited_from = at
+        self._looked_at = at
+        if reader is None or self._stopping:
+            self.waiting_for, self.waiting_since = "", 0
+            return None
+        if not self._paused and self._mailbox.empty:
+            since = reader.reading_since
+        waited = at - max(since, self._waited_from) if since else 0
+        limit = self._stall_ns
+        if reader.opening:
+            limit = max(limit, round(self.context.config.supervision.start_timeout * 1e9))
+        if waited > limit and not self._config.live:
+            raise SourceError(
+                f"{label_of(self._config.source)} gave no frame within {limit * 1e-9:g} s (stall_timeout): a "
+                "read does not come back; see whether the disk or network that it lies on is there"
+            )
+        is_long = waited > limit * _LONG
+        self.waiting_for = "the source gives no frame" if is_long else ""
+        self.waiting_since = at - waited if is_long else 0
+        return min(limit * 1e-9 * _LONG / 2, _LOOK_SECONDS)
 
     # ---- frames
 

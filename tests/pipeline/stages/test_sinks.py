@@ -258,29 +258,62 @@ def test_under_latest_a_slow_sink_loses_its_oldest_and_holds_nobody(tmp_path, sl
         assert len(list((tmp_path / "labels").glob("*.png"))) == 120
 
 
+FULL = "no space left on device (json sink: "
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_ends_one_sink_of_a_live_stream_and_a_lossless_stream(tmp_path):
+def test_a_full_disk_makes_a_sink_wait_and_loses_it_no_frame_under_lossless(tmp_path):
     for policy in ("latest", "lossless"):
         folder = tmp_path / policy
         folder.mkdir()
         (folder / "results.partial.jsonl").symlink_to("/dev/full")
+        with bench(stream(folder, "json", "labels", policy=policy, queue=8)) as made:
+            stage, decoder = begun(made)
+            sent = 0
+            while sent < 40 and (policy == "latest" or decoder.outbox.credit):
+                decoder.send(sent)
+                sent += 1
+                if policy == "lossless":  # the credit for it, if it is given
+                    decoder.outbox.socket.poll(300)
+            beat = until(lambda stage=stage: (told := stage.stage.beat())["waiting_for"] and told, "the wait")
+            assert beat["waiting_for"].startswith(FULL)
+            assert 0 < beat["waiting_since"] <= time.monotonic_ns()
+            labels = folder / "labels"
+            if policy == "lossless":
+                assert sent < 40  # it holds the stream
+                assert not acknowledged(made.heard("ack"))
+            else:  # it loses its oldest, but for the one in its hand, and holds nobody
+                until(lambda labels=labels: len(list(labels.glob("*.png"))) == 40, "the other sink")
+                assert stage.stage.drops["json queue full"] == 40 - 8 - 1
+            assert not made.failures
+            assert not made.heard("sink_failed")
+            stage.order(Message("stop", "s", 1, 0, {"drain": False}))  # which it does not wait beyond
+            ended(made)
+            assert not made.failures
+            assert stage.stage.beat()["waiting_for"] == ""
+
+
+def test_another_error_ends_one_sink_of_a_live_stream_and_a_lossless_stream(tmp_path):
+    for policy in ("latest", "lossless"):
+        folder = tmp_path / policy
         with bench(stream(folder, "json", "labels", policy=policy)) as made:
             _, decoder = begun(made)
+            (folder / "labels").rmdir()
             decoder.send(0)
             if policy == "lossless":
-                (error,) = until(lambda: made.failures, "the failure")
+                (error,) = until(lambda made=made: made.failures, "the failure")
                 assert isinstance(error, SinkError)
-                assert "No space left" in str(error)
+                assert "No such file" in str(error)
                 assert not acknowledged(made.heard("ack"))
                 continue
-            (told,) = until(lambda: made.heard("sink_failed"), "sink_failed")
-            assert told["sink"] == "json"
-            assert "No space left" in told["error"]
+            (told,) = until(lambda made=made: made.heard("sink_failed"), "sink_failed")
+            assert told["sink"] == "labels"
+            assert "No such file" in told["error"]
             for seq in range(1, 10):
                 decoder.send(seq)
             decoder.end(10)
             ended(made)
-            assert len(list((folder / "labels").glob("*.png"))) == 10
+            assert indices(folder / "results.jsonl") == list(range(10))
             assert not made.failures
 
 

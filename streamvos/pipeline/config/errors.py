@@ -2,7 +2,7 @@
 
     pipeline.toml: [[streams]] "front": unknown key "sorce"; did you mean "source"? (docs/pipeline.md)
 
-Apart from `config`, since it is only words.
+Apart from `reading`, since it is only words.
 """
 
 from __future__ import annotations

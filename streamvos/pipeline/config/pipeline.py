@@ -1,0 +1,166 @@
+"""The whole of a pipeline: its name, its placement, its tables, and which of them do not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from streamvos.pipeline.config.method import ExtractorConfig, MethodConfig
+from streamvos.pipeline.config.security import RemoteConfig, SecurityConfig, check_tcp, is_open
+from streamvos.pipeline.config.streams import StreamConfig, resolved
+from streamvos.pipeline.config.supervision import ObserveConfig, SupervisionConfig
+from streamvos.pipeline.config.tables import Table, checked_name
+
+Placement = Literal["fused", "split"]
+
+LIVE_SLOTS = 16
+"""Frames under way from the source to the sinks, at most, with room for the way back of their release."""
+
+RETAINED_BYTES = 2**29
+"""The most that a lossless stream keeps of its frames."""
+
+
+class PipelineConfig(Table):
+    """The whole of it."""
+
+    name: str = "default"
+    placement: Placement = "fused"
+    method: MethodConfig = Field(default_factory=MethodConfig)
+    streams: tuple[StreamConfig, ...] = Field(strict=False)
+    supervision: SupervisionConfig = Field(default_factory=SupervisionConfig)
+    extractor: ExtractorConfig = Field(default_factory=ExtractorConfig)
+    observe: ObserveConfig = Field(default_factory=ObserveConfig)
+    security: SecurityConfig = Field(default_factory=SecurityConfig)
+    control: str | None = None
+    """tcp:// address of a second socket for users, beside the one in the pipeline's folder."""
+    host: str | None = None
+    """Address under which remote stages reach this host; needed if there are any."""
+    port: int = Field(5600, ge=1, le=65535)
+    """Of the socket that remote stages connect to."""
+    remote: dict[str, RemoteConfig] = Field(default_factory=dict)
+    """Stage -> where it runs: "extractor", "memory.STREAM", ..."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return checked_name(name)
+
+    @field_validator("control")
+    @classmethod
+    def _check_control(cls, address: str | None) -> str | None:
+        if address is not None:
+            check_tcp(address)
+        return address
+
+    @model_validator(mode="after")
+    def _check(self) -> PipelineConfig:
+        if not self.streams:
+            raise ValueError("there is no stream; add a [[streams]] table with a name and a source")
+        names = [stream.name for stream in self.streams]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"every stream has a name of its own; twice: {', '.join(twice)}")
+        unknown = sorted(set(self.remote) - set(self.stage_names))
+        if unknown:
+            raise ValueError(
+                f"remote: no stage {', '.join(unknown)}; there are {', '.join(self.stage_names)}"
+            )
+        if self.remote and (self.host is None or self.placement != "split"):
+            raise ValueError('remote stages need placement = "split", and host = the address of this machine')
+        _check_places(self)
+        _check_safety(self)
+        return self
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """All stages, the extractor first."""
+        per_stream = ("source", "memory", "decoder", "sinks")
+        return ("extractor", *(f"{kind}.{one.name}" for one in self.streams for kind in per_stream))
+
+    @property
+    def standby(self) -> bool:
+        """Whether a second compute worker is held ready."""
+        wanted = self.supervision.standby
+        return self.placement == "fused" if wanted is None else wanted and self.placement == "fused"
+
+    def stream(self, name: str) -> StreamConfig:
+        """The stream of that name."""
+        return next(one for one in self.streams if one.name == name)
+
+    def frame_slots(self, stream: str, frame_bytes: int) -> int:
+        """How many frames the source of a stream holds in shared memory.
+
+        Under "lossless" everything since the committed snapshot, twice over, so that the stream need not wait
+        for one; less where frames are large.
+        """
+        if self.stream(stream).effective_policy == "latest":
+            return LIVE_SLOTS
+        wanted = 2 * self.supervision.snapshot_frames + LIVE_SLOTS
+        return max(LIVE_SLOTS, min(wanted, RETAINED_BYTES // max(frame_bytes, 1)))
+
+    def snapshot_frames(self, stream: str, frame_bytes: int) -> int:
+        """After how many frames the state of a stream is saved, at the latest."""
+        if self.stream(stream).effective_policy == "latest":
+            return self.supervision.snapshot_frames
+        return max(1, (self.frame_slots(stream, frame_bytes) - LIVE_SLOTS // 2) // 2)
+
+
+def _check_places(config: PipelineConfig) -> None:
+    """Nothing is written, bound or published twice in the same place."""
+    taken: dict[Path, str] = {}
+    addresses: dict[str, str] = {}
+    for stream in config.streams:
+        for sink in stream.sinks:
+            owner = f'the {sink.kind} sink of "{stream.name}"'
+            if sink.path is not None:
+                _take(taken, resolved(sink.path), str(sink.path), owner)
+            elif sink.kind == "publish":
+                address = sink.address or f"the socket of {stream.name}"
+                if address in addresses:
+                    raise ValueError(
+                        f'{owner} and {addresses[address]} publish at the same address, "{address}"; '
+                        "give each stream its own"
+                    )
+                if not address.endswith(":*"):
+                    addresses[address] = owner
+    if config.observe.trace is not None:
+        _take(taken, resolved(config.observe.trace), str(config.observe.trace), "the trace")
+    if config.control is not None and config.control in addresses:
+        raise ValueError(f'control and {addresses[config.control]} have the same address, "{config.control}"')
+
+
+def _check_safety(config: PipelineConfig) -> None:
+    """Nobody can connect from another host without a key."""
+    security = config.security
+    if (security.secret is None) != (security.clients is None):
+        lacking = "clients" if security.clients is None else "secret"
+        raise ValueError(
+            f"[security] lacks {lacking}: secret is the file with our key, clients the folder with the "
+            "public keys of those who may connect; CURVE alone admits everybody who knows our public key"
+        )
+    if security.secret is not None:
+        return
+    published = [
+        (f'the publish sink of "{stream.name}"', sink.address)
+        for stream in config.streams
+        for sink in stream.sinks
+        if sink.address is not None
+    ]
+    hosts = [(f"remote.{name}.host", f"tcp://{one.host}:1") for name, one in config.remote.items()]
+    if config.remote and config.host is not None:
+        hosts.append(("host", f"tcp://{config.host}:1"))
+    for owner, address in [*published, ("control", config.control), *hosts]:
+        if address is not None and is_open(address):
+            told = address.removeprefix("tcp://").removesuffix(":1") if owner.endswith("host") else address
+            raise ValueError(
+                f'{owner}: "{told}" can be reached from other hosts; that needs keys: make them with '
+                "`streamvos keys new` and name them in [security]"
+            )
+
+
+def _take(taken: dict[Path, str], path: Path, told: str, owner: str) -> None:
+    if path in taken:
+        raise ValueError(f'{owner} and {taken[path]} write to the same place, "{told}"; give each its own')
+    taken[path] = owner

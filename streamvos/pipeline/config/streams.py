@@ -1,0 +1,243 @@
+"""The streams: where frames come from, what is followed, where results go. [[streams]] and their sinks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from streamvos.data.boxes import parse_box
+from streamvos.pipeline.config.security import check_address
+from streamvos.pipeline.config.tables import ConfigPath, Table, checked_name, from_base
+from streamvos.sources.addresses import is_url, redact, scheme_of
+from streamvos.sources.generated import parse_parameters
+from streamvos.sources.live_address import URL_SCHEMES
+from streamvos.types import InputError
+
+Policy = Literal["latest", "lossless"]
+
+LIVE_STALL_TIMEOUT = 10.0
+
+FILE_STALL_TIMEOUT = 30.0
+"""Seconds; longer than a disk takes to spin up, or a file server to be moved."""
+
+
+class SinkConfig(Table):
+    """One sink of a stream.
+
+    Attributes:
+        kind: "labels" (a folder of PNGs), "overlay" (a video), "json" (lines), "publish" (ZeroMQ).
+        path: file or folder; `publish` has none.
+        address: of `publish`; None = the stream's own socket in the pipeline's folder.
+        queue: frames that may wait for this sink.
+        overflow: what happens when they are more: "wait" holds the stream, "drop" drops the oldest and counts
+            it. None = "wait" for files of a lossless stream, "drop" for everything else.
+    """
+
+    kind: Literal["labels", "overlay", "json", "publish"]
+    path: ConfigPath | None = None
+    address: str | None = None
+    queue: int = Field(32, ge=1, le=1024)
+    overflow: Literal["wait", "drop"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SinkConfig:
+        _check_sink(self)
+        return self
+
+
+class StreamConfig(Table):
+    """One stream: where its frames come from, what is followed, where results go.
+
+    Attributes:
+        source: as `open_source` takes it.
+        mask: label map of the first frame; None = wait for a mask from a client.
+        boxes: instead of a mask or beside it, "ID:LEFT,TOP,RIGHT,BOTTOM" each.
+        policy: None = "latest" for live sources, "lossless" for the others.
+        realtime: a source that is not live is paced by its own time stamps.
+        stall_timeout: seconds within which each next frame must come. None = 10 for live sources, 30 for
+            the others.
+        reopen: a live source that ends is opened again. None = network streams are, as a camera that is
+            switched off looks like a stream that ends; not where max_frames says when it is enough.
+    """
+
+    name: str
+    source: str = Field(repr=False)
+    mask: ConfigPath | None = None
+    boxes: tuple[str, ...] = Field((), strict=False)
+    policy: Policy | None = None
+    realtime: bool = False
+    height: int | None = Field(None, ge=16, le=8192)
+    stride: int = Field(1, ge=1, le=2**31)
+    max_frames: int | None = Field(None, ge=1, le=2**53)
+    fps: float | None = Field(None, gt=0)
+    open_timeout: float = Field(10.0, gt=0)
+    stall_timeout: float | None = Field(None, gt=0)
+    reopen: bool | None = None
+    sinks: tuple[SinkConfig, ...] = Field((), strict=False)
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return checked_name(name)
+
+    @field_validator("source")
+    @classmethod
+    def _placed_source(cls, source: str, info: ValidationInfo) -> str:
+        _check_source(source)
+        if info.context is None or is_url(source) or _is_synthetic(source):
+            return source
+        if source.startswith("camera:"):
+            place = source.removeprefix("camera:")
+            return source if place.isdecimal() else f"camera:{from_base(Path(place), info)}"
+        return str(from_base(Path(source), info))
+
+    @field_validator("boxes")
+    @classmethod
+    def _readable_boxes(cls, boxes: tuple[str, ...]) -> tuple[str, ...]:
+        _check_boxes(boxes)
+        return boxes
+
+    @model_validator(mode="after")
+    def _check(self) -> StreamConfig:
+        _check_stream(self)
+        return self
+
+    @property
+    def live(self) -> bool:
+        """Whether the source has a clock of its own: a camera or a network stream."""
+        return self.source.startswith("camera:") or scheme_of(self.source) in URL_SCHEMES
+
+    @property
+    def reopens(self) -> bool:
+        """Whether it goes on when its source ends."""
+        is_network = self.live and is_url(self.source.removeprefix("camera:"))
+        return self.max_frames is None and (is_network if self.reopen is None else self.reopen)
+
+    @property
+    def label(self) -> str:
+        """The source without credentials, for people."""
+        return redact(self.source)
+
+    @property
+    def effective_policy(self) -> Policy:
+        """The policy, decided."""
+        return self.policy or ("latest" if self.live or self.realtime else "lossless")
+
+    @property
+    def effective_stall_timeout(self) -> float:
+        """Seconds within which each next frame must come, decided."""
+        return self.stall_timeout or (LIVE_STALL_TIMEOUT if self.live else FILE_STALL_TIMEOUT)
+
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether a sink needs the frames themselves."""
+        return any(sink.kind == "overlay" for sink in self.sinks)
+
+    @property
+    def shows_objects(self) -> bool:
+        """Whether a sink needs scores and boxes."""
+        return any(sink.kind in ("json", "publish", "overlay") for sink in self.sinks)
+
+    def overflow_of(self, sink: SinkConfig) -> Literal["wait", "drop"]:
+        """What happens when a sink's queue is full."""
+        if sink.overflow is not None:
+            return sink.overflow
+        return "wait" if self.effective_policy == "lossless" and sink.kind != "publish" else "drop"
+
+
+def _check_source(source: str) -> None:
+    """It is named in a way that a source can be; whether it is there is found out when it is opened."""
+    if not source.strip():
+        raise ValueError("it is an empty text; expected a path, a glob, camera:N, a URL or synthetic:")
+    if is_url(source):
+        if scheme_of(source) not in URL_SCHEMES:
+            raise ValueError(f"cannot read {redact(source)}; expected one of {', '.join(URL_SCHEMES)}")
+    elif source == "camera:":
+        raise ValueError('"camera:" lacks its number or path; expected such as "camera:0"')
+    elif _is_synthetic(source):
+        try:
+            parse_parameters(source.partition(":")[2])
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+
+def _is_synthetic(source: str) -> bool:
+    """Whether a source is made on the spot, and its truth known."""
+    return source == "synthetic" or source.startswith("synthetic:")
+
+
+def _check_boxes(boxes: tuple[str, ...]) -> None:
+    """They can be read, and each object has one."""
+    seen: set[int] = set()
+    for text in boxes:
+        try:
+            object_id, _ = parse_box(text)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        if object_id in seen:
+            raise ValueError(f'"{text}": object {object_id} has a box already; give each id once')
+        seen.add(object_id)
+
+
+def _check_stream(stream: StreamConfig) -> None:
+    """Policy, source and first mask of a stream go together."""
+    if stream.policy == "latest" and not stream.live and not stream.realtime:
+        raise ValueError(
+            f'policy: "latest" drops frames of a live source, and {redact(stream.source)} is none; '
+            'use "lossless", or add realtime = true to play it at its own speed'
+        )
+    if stream.fps is not None and stream.live:
+        raise ValueError("fps: a live source has its own clock; leave it out")
+    if stream.reopen and (not stream.live or stream.max_frames is not None):
+        raise ValueError(
+            "reopen: it is for cameras and network streams, and without max_frames; a file ends where it ends"
+        )
+    nothing = stream.mask is None and not stream.boxes and not _is_synthetic(stream.source)
+    if nothing and stream.effective_policy == "lossless":
+        raise ValueError(
+            'policy "lossless" may drop no frame, and without mask or boxes nobody knows what to follow in '
+            'the first; add mask = "first.png" or boxes = ["ID:LEFT,TOP,RIGHT,BOTTOM"]'
+        )
+    _check_paths_of(stream)
+
+
+def resolved(path: Path) -> Path:
+    """Where a path leads, whether or not something is there."""
+    return Path(os.path.realpath(path))
+
+
+def _check_paths_of(stream: StreamConfig) -> None:
+    """No sink writes over what the stream is read from."""
+    place = Path(stream.source.removeprefix("camera:"))
+    is_path = not is_url(stream.source) and not _is_synthetic(stream.source)
+    mask = None if stream.mask is None else resolved(stream.mask)
+    for number, sink in enumerate(stream.sinks, start=1):
+        if sink.path is None:
+            continue
+        path, told = resolved(sink.path), f'sink {number} ("{sink.kind}"): {sink.path}'
+        # a folder of label maps may get a file of any picture's name
+        read = {resolved(place), resolved(place.parent)} if sink.kind == "labels" else {resolved(place)}
+        if is_path and path in read:
+            raise ValueError(f"{told} would replace what is read from {stream.source}; write elsewhere")
+        if mask is not None and path in ({mask, mask.parent} if sink.kind == "labels" else {mask}):
+            raise ValueError(f"{told} could replace the mask {stream.mask}; write elsewhere")
+
+
+def _check_sink(sink: SinkConfig) -> None:
+    """Path and address are what the kind needs."""
+    if sink.kind == "publish":
+        if sink.path is not None:
+            raise ValueError(f'a publish sink has an address and no path, got path = "{sink.path}"')
+        if sink.address is not None:
+            check_address(sink.address)
+        return
+    if sink.address is not None:
+        raise ValueError(f'a {sink.kind} sink has a path and no address, got address = "{sink.address}"')
+    if sink.path is None:
+        what = "folder" if sink.kind == "labels" else "file"
+        raise ValueError(f'a {sink.kind} sink needs path = "...", the {what} that it writes')
+    if sink.kind == "overlay" and sink.path.suffix.lower() != ".mp4":
+        raise ValueError(f'the overlay is an MP4: expected a path that ends in .mp4, got "{sink.path}"')

@@ -1,0 +1,201 @@
+"""A disk that is full and is so no more: a small one of its own, with all sinks that write files on it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from pipeline.test_failures import check_drift, configuration, synthetic, written
+from pipeline.test_hung_sources import metric, status_of
+from serving import Serving, label_maps, serving
+
+from streamvos.pipeline.client import Client
+
+SIZE = 4 * 2**20
+WAITING = 'streamvos_stream_waiting_seconds{stream="s"}'
+FULL = "no space left on device ("
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of SIZE bytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={SIZE},nr_inodes=0", "streamvos", str(folder)]
+    done = subprocess.run(["mount", *options], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"NO FULL DISK TESTED: a small file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def stream(folder: Path, source: str, *kinds: str, **more: Any) -> dict[str, Any]:
+    places = {"labels": "s", "json": "s.jsonl", "overlay": "s.mp4"}
+    sinks = [{"kind": kind, "path": str(folder / places[kind])} for kind in kinds]
+    return {"name": "s", "source": source, "policy": "lossless", "sinks": sinks, **more}
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that is left."""
+    ballast = disk / "ballast"
+    with open(ballast, "ab", buffering=0) as file:
+        for block in (65536, 4096, 1):
+            try:
+                while file.write(b"x" * block):
+                    pass
+            except OSError:
+                continue
+    return ballast
+
+
+def wait_until_full(pipeline: Serving) -> dict[str, Any]:
+    event: dict[str, Any] = pipeline.wait_for(lambda: pipeline.events("waiting"))[0]
+    assert event["reason"].startswith(FULL)
+    assert (event["stream"], event["stage"], event["level"]) == ("s", "sinks.s", "warning")
+    return event
+
+
+def check_whole(disk: Path) -> None:
+    """What is there under a final name, or whose form says so, is whole."""
+    for path in disk.glob("s*.jsonl"):
+        text = path.read_text()
+        assert not text or text.endswith("\n")
+        assert all(json.loads(line)["stream"] == "s" for line in text.splitlines())
+    label_maps(disk / "s")  # which raises for a picture that is cut off
+    assert not (disk / "s.mp4").exists()
+
+
+@pytest.mark.parametrize("kind", ["labels", "json", "overlay"])
+def test_under_lossless_the_stream_waits_for_room_and_loses_nothing(tmp_path, disk, kind):
+    source = synthetic(120)
+    config = configuration(
+        stream(disk, source, kind),
+        options={"read_ms": 5.0},
+        supervision={"hang_timeout": 3.0},
+        observe={"prometheus": "0"},
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: pipeline.events("incarnation"))
+        ballast = fill(disk)
+        event = wait_until_full(pipeline)
+        assert f"{kind} sink: {disk}" in event["reason"]
+        pipeline.wait_for(lambda: metric(pipeline, 'streamvos_stream_state{state="waiting",stream="s"}') == 1)
+        # so long that a stage that was busy, or a stream that was stuck, would have been begun anew
+        pipeline.wait_for(lambda: metric(pipeline, WAITING) > 6.0)
+        told = status_of(pipeline, "s")
+        assert (told["state"], told["waiting_for"]) == ("waiting", event["reason"])
+        check_whole(disk)
+        assert len(pipeline.events("waiting")) == 1
+        ballast.unlink()
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    assert not pipeline.events("died")
+    assert not pipeline.events("sink_failed")
+    assert [one["stage"] for one in pipeline.events("goes_on")] == ["sinks.s"]
+    assert pipeline.summary()["streams"]["s"]["frames"] == 120
+    if kind == "json":
+        assert [line["index"] for line in written(disk, "s")] == list(range(120))
+    elif kind == "labels":
+        assert len(label_maps(disk / "s")) == 120
+        assert not list((disk / "s").glob(".*"))
+    else:
+        with av.open(str(disk / "s.mp4")) as video:
+            assert sum(1 for _ in video.decode(video=0)) == 120
+
+
+def test_all_sinks_on_one_disk(tmp_path, disk):
+    """Filled twice, at moments of its own choice; every sink has every frame once."""
+    source = synthetic(400)
+    config = configuration(stream(disk, source, "labels", "json", "overlay"), options={"read_ms": 10.0})
+    with serving(config, tmp_path / "run") as pipeline:
+        for already in (0, 40):
+            pipeline.wait_for(lambda already=already: len(written(disk, "s")) > already)
+            before = {name: len(pipeline.events(name)) for name in ("waiting", "goes_on")}
+            ballast = fill(disk)
+            for name, count in before.items():  # the reason may change while it waits, and is told of anew
+                pipeline.wait_for(lambda name=name, count=count: len(pipeline.events(name)) > count)
+                ballast.unlink(missing_ok=True)
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    assert not pipeline.events("died")
+    check_drift(disk, "s", source, 400)
+    with av.open(str(disk / "s.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 400
+
+
+def test_under_latest_the_stream_goes_on_and_what_does_not_fit_is_dropped(tmp_path, disk):
+    sinks = [
+        {"kind": "json", "path": str(disk / "s.jsonl"), "queue": 4},
+        {"kind": "labels", "path": str(tmp_path / "elsewhere")},
+    ]
+    live = {"policy": "latest", "realtime": True, "fps": 30.0}
+    config = configuration({"name": "s", "source": synthetic(100_000), "sinks": sinks, **live})
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: written(disk, "s"))
+        ballast = fill(disk)
+        wait_until_full(pipeline)
+        seen = len(list((tmp_path / "elsewhere").glob("*.png")))
+        pipeline.wait_for(lambda: len(list((tmp_path / "elsewhere").glob("*.png"))) > seen + 30)
+        assert status_of(pipeline, "s")["state"] == "waiting"
+        check_whole(disk)
+        last = written(disk, "s")[-1]["index"]
+        ballast.unlink()
+        pipeline.wait_for(lambda: written(disk, "s")[-1]["index"] > last + 40)
+        pipeline.wait_for(lambda: status_of(pipeline, "s")["state"] == "running")
+        pipeline.signal()
+        assert pipeline.wait(20) == 0
+    assert not pipeline.events("died")
+    assert not pipeline.events("sink_failed")
+    indices = [line["index"] for line in written(disk, "s")]
+    assert indices == sorted(set(indices))
+    assert len(indices) <= indices[-1]  # some were dropped for it, and none for the other
+    shown = [int(name.removesuffix(".png")) for name in label_maps(tmp_path / "elsewhere")]
+    assert set(indices) <= set(shown)
+
+
+def test_a_stream_that_is_told_to_stop_still_waits_for_room(tmp_path, disk):
+    source = synthetic(3000)
+    config = configuration(
+        stream(disk, source, "labels", "json"),
+        options={"read_ms": 5.0},
+        supervision={"hang_timeout": 2.0},
+        observe={"prometheus": "0"},
+    )
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: pipeline.events("incarnation"))
+        ballast = fill(disk)
+        wait_until_full(pipeline)
+        place = f"ipc://{pipeline.runtime}/streamvos/failures/control.sock"
+        stopping = threading.Thread(target=lambda: Client(place, timeout=100.0).stop("s"))
+        stopping.start()
+        began = metric(pipeline, WAITING)
+        pipeline.wait_for(lambda: metric(pipeline, WAITING) > began + 5.0)
+        ballast.unlink()
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+        stopping.join(100)
+    assert not pipeline.events("died")
+    frames = pipeline.summary()["streams"]["s"]["frames"]
+    assert frames < 3000
+    check_drift(disk, "s", source, frames)
+
+
+@pytest.mark.parametrize("kind", ["labels", "json", "overlay"])
+def test_a_signal_is_obeyed_on_a_full_disk(tmp_path, disk, kind):
+    config = configuration(stream(disk, synthetic(3000), kind), options={"read_ms": 5.0})
+    with serving(config, tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: pipeline.events("incarnation") and status_of(pipeline, "s")["frames"] > 20)
+        fill(disk)
+        wait_until_full(pipeline)
+        pipeline.signal()
+        assert pipeline.wait(20) == 0, pipeline.log.read_text()[-3000:]
+        assert not pipeline.children()
+    check_whole(disk)
+    if kind == "overlay":  # it could not be completed, and plays as far as it has come
+        with av.open(str(disk / "s.partial.mp4")) as video:
+            assert sum(1 for _ in video.decode(video=0)) > 0
