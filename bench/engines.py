@@ -6,9 +6,10 @@
     python bench/engines.py --device cuda --backends inductor aoti cuda-graph tensorrt
 
 Calls take turns (eager, inductor, aoti, eager, ...), so that whatever else the machine does meets them alike;
-medians and the least are told. "error" is the relative difference to eager's features. Weights are the
-bundled ones where there are some, else random, on which time does not depend. Every case runs in a process of
-its own. A table for people; one line of JSON last.
+medians and the least are told. Memory is kept between calls, as in a stream (`--fresh`: it is not). "error"
+is the relative difference to eager's features. Weights are the bundled ones where there are some, else
+random, on which time does not depend. Every case runs in a process of its own. A table for people; one line
+of JSON last.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from methods import bounded
 
 from streamvos.backends import COMPILED, choose_device, why_missing
 from streamvos.backends.eager import prepare
@@ -38,6 +40,9 @@ from streamvos.segmenter.gate import inputs_in
 from streamvos.weights import BUNDLED, load_method
 
 SIZE, ROUNDS = (480, 854), 15
+
+KEEP = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+"""glibc keeps memory that is freed, as it does by itself after some frames of a stream."""
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "tvos": ("tvos", {}),
@@ -71,7 +76,8 @@ def one_case(
     weights = options.pop("weights", "default" if method_name in BUNDLED else None)
     torch.manual_seed(0)
     place = choose_device(device)
-    method = load_method(method_name, weights, options).eval().to(place)
+    method = load_method(method_name, weights, options)
+    method = (method if weights is not None else bounded(method)).eval().to(place)
     prepare(method.extractor, place)
     part = method.parts()[name.partition("/")[2] or "extractor"]
     if isinstance(part, ExtractorPart):
@@ -120,9 +126,9 @@ def _clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def in_own_process(threads: int, **case: Any) -> dict[str, Any]:
+def in_own_process(threads: int, fresh: bool, **case: Any) -> dict[str, Any]:
     command = [sys.executable, __file__, "--case", json.dumps(case)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | ({} if fresh else KEEP)
     answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     if answer.returncode:
         raise SystemExit(f"{case}: {answer.stderr.strip().splitlines()[-1]}")
@@ -149,6 +155,7 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=list(SIZE), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fresh", action="store_true", help="memory is given back and zeroed in every call")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the JSON line here too")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
@@ -168,7 +175,7 @@ def main() -> None:
     rows = []
     for name in given.cases:
         case = {"name": name, "size": given.size, "batch": given.batch, "device": given.device}
-        rows.append(in_own_process(given.threads, **case, backends=backends))
+        rows.append(in_own_process(given.threads, given.fresh, **case, backends=backends))
         print_row(rows[-1])
     machine = torch.cuda.get_device_name() if place.type == "cuda" else platform.processor()
     about = {"torch": torch.__version__, "threads": given.threads, "machine": machine or platform.machine()}

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from gpu_kernels import kernel_rows, matching_rows, sweep_rows
-from methods import peak_mib, scene
+from methods import bounded, peak_mib, scene
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamvos.backends import EngineCache, parity
@@ -26,7 +26,6 @@ from streamvos.backends.recipes import recipe_for, recipes
 from streamvos.backends.signature import Signature
 from streamvos.cli.engine_work import Wanted, build_one, clip_for, inputs_of, part_of
 from streamvos.methods import METHODS, Method
-from streamvos.nn.resnet import BasicBlock, Bottleneck
 from streamvos.segmenter import Extraction, StreamState, annotation_of, decide, make_result
 from streamvos.segmenter.building import Builder
 from streamvos.weights import load_method
@@ -49,9 +48,6 @@ PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L4": 121.0, "4090": 165.0
 LEAST_OVERLAP = parity.LEAST_OVERLAP
 """Of masks, where weights are no noise."""
 
-RESIDUAL = 0.2
-"""By how much random residual branches are scaled; else their sum grows beyond all bounds with the depth."""
-
 
 @lru_cache(maxsize=1)
 def method_of(case: str) -> Method:
@@ -59,12 +55,7 @@ def method_of(case: str) -> Method:
     torch.manual_seed(0)
     name, weights, options = CASES[case]
     method = load_method(name, weights, options)
-    if weights is None:
-        for block in method.networks.modules():
-            if isinstance(block, (BasicBlock, Bottleneck)):
-                last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
-                last.weight.data.mul_(RESIDUAL)
-    return method
+    return method if weights is not None else bounded(method)
 
 
 scene_of = lru_cache(maxsize=2 * 64)(scene)

@@ -27,10 +27,12 @@ import numpy as np
 import torch
 
 from streamvos.backends import choose_device, eager_run
-from streamvos.methods import METHODS, build
+from streamvos.methods import METHODS, Method, build
+from streamvos.nn.resnet import BasicBlock, Bottleneck
 
 PHASES = ("extract", "read", "decode", "write")
 SIZE, OBJECTS, FRAMES, WARM_UP = (480, 854), (1, 5), 24, 3
+RESIDUAL = 0.2
 
 
 def scene(size: tuple[int, int], objects: int, t: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +49,15 @@ def scene(size: tuple[int, int], objects: int, t: int, seed: int = 0) -> tuple[n
         inside = ((rows - y) / (0.16 * height)) ** 2 + ((columns - x) / (0.1 * width)) ** 2 < 1
         image[inside], labels[inside] = textures[1 + k][:height, :width][inside], k + 1
     return image, labels
+
+
+def bounded(method: Method) -> Method:
+    """Random residual branches scaled down; their sum grows with the depth, beyond what float32 holds."""
+    for block in method.networks.modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+            last.weight.data.mul_(RESIDUAL)
+    return method
 
 
 def one_case(
