@@ -23,6 +23,19 @@ from streamvos.methods.parts import Part, Run, Tensors
 MOST = 16
 """The largest batch of an engine that is looked for."""
 
+_CALLS = {"cpu": 0.05, "cuda": 10.0}
+"""What a call costs beside its frames or objects, in frames: a GPU has room for some at once."""
+
+
+def guess(batch: int, device: str) -> float:
+    """What a call costs, before anything was measured; in frames or objects.
+
+    Args:
+        batch: how many there are.
+        device: its type.
+    """
+    return batch + _CALLS.get(device, _CALLS["cpu"])
+
 
 def batch_of(part: Part, signature: Signature) -> int:
     """How many frames or objects these inputs are."""

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from streamvos.backends import aoti, cuda_graphs, inductor, tensorrt
-from streamvos.backends.batches import MOST, batch_of, cover, of_batch, together
+from streamvos.backends.batches import MOST, batch_of, cover, guess, of_batch, together
 from streamvos.backends.beside import Request, request_build
 from streamvos.backends.cache import EngineCache
 from streamvos.backends.exporting import PartModule
@@ -63,8 +63,8 @@ CANDIDATES = ("tensorrt", "aoti", "cuda-graph")
 BACKENDS = ("eager", *COMPILED, "auto")
 
 
-EACH = {"cpu": 20.0, "cuda": 0.1}
-"""What a frame more costs, in calls, before anything was measured: a GPU has room for some at once."""
+BETTER = 0.8
+"""Where engines are put together, others are asked for that might take less than this share of their time."""
 
 
 def check_backend(backend: str) -> None:
@@ -168,7 +168,18 @@ class Engines:
             looked = self._load(part, signature, looked)
         if looked.missing is None:
             return Found(looked.engine, looked.why)
-        return self._put_together(part, signature, known) or self._later(part, signature, looked)
+        wanted = self._wanted(part, signature)
+        batches = self._put_together(part, signature, known)
+        guessed = sum(guess(batch, self._device.type) for batch in batches)
+        best = sum(guess(batch, self._device.type) for batch in wanted)
+        asked = "" if batches and best > BETTER * guessed else self._ask(part, signature, looked, wanted)
+        found = self._together(part, signature, batches, known) if batches else None
+        if found is not None:
+            return found
+        log.warning(
+            "%s: %s/%s runs eager for now, %s; %s", signature, self._method.name, part.name, looked.why, asked
+        )
+        return Found(None, f"eager, {looked.why}; {asked}")
 
     def _look(self, part: Part, signature: Signature, known: Mapping[str, Manifest]) -> _Looked:
         """What the cache says of exactly these inputs."""
@@ -202,68 +213,75 @@ class Engines:
             self._loaded[manifest.key] = Engine(run, signature, manifest)
         return replace(looked, engine=self._loaded[manifest.key])
 
-    def _put_together(self, part: Part, signature: Signature, known: Mapping[str, Manifest]) -> Found | None:
-        """Engines of other batches that together do; None where there are none."""
-        count = batch_of(part, signature)
+    def _put_together(
+        self, part: Part, signature: Signature, known: Mapping[str, Manifest]
+    ) -> tuple[int, ...]:
+        """Batches whose engines do together, the largest first; none where there are none or eager is faster.
+
+        Which backend is the fastest for such a batch is not known; what eager would take follows from what it
+        took for others.
+        """
+        count, device = batch_of(part, signature), self._device.type
         if count < 2:
-            return None
-        looks = {
-            batch: self._look(part, of_batch(part, signature, batch), known)
+            return ()
+        looks = (
+            (batch, self._look(part, of_batch(part, signature, batch), known).manifest)
             for batch in range(1, min(2 * count, MOST + 1))
-        }
-        costs = {
-            batch: looked.manifest.milliseconds["engine"]
-            for batch, looked in looks.items()
-            if looked.manifest is not None
-        }
-        batches = cover(count, costs)
-        engines = []
+        )
+        times = {batch: manifest.milliseconds for batch, manifest in looks if manifest is not None}
+        batches = cover(count, {batch: one["engine"] for batch, one in times.items()})
+        if batches and self.backend == "auto":
+            eager = min(
+                one["eager"] * guess(count, device) / guess(batch, device) for batch, one in times.items()
+            )
+            if sum(times[batch]["engine"] for batch in batches) > eager:
+                return ()
+        return batches
+
+    def _together(
+        self, part: Part, signature: Signature, batches: tuple[int, ...], known: Mapping[str, Manifest]
+    ) -> Found | None:
+        """Their engines as one; None where one cannot be loaded."""
+        engines, why = [], ""
         for batch in batches:
-            looked = self._load(part, of_batch(part, signature, batch), looks[batch])
+            one = of_batch(part, signature, batch)
+            looked = self._load(part, one, self._look(part, one, known))
             if looked.engine is None:
                 return None
             engines.append(looked.engine)
-        if not engines:
-            return None
-        run, why = together(part, count, engines), looks[batches[-1]].why
+            why = looked.why
+        run = together(part, batch_of(part, signature), engines)
         batched = " + ".join(str(batch) for batch in batches)
         return Found(Engine(run, signature, engines[0].manifest), f"engines of {batched}: {why}")
 
-    def _later(self, part: Part, signature: Signature, looked: _Looked) -> Found:
-        """Eager for now."""
-        assert looked.missing is not None
-        wishes = {looked.missing: signature}
-        if isinstance(part, ExtractorPart):
-            wishes = self._batches_of_recipe(part, signature) or wishes
-        asked = self._cannot_build()
-        for name, wish in {} if asked else wishes.items():
-            request = Request(name, self._method, part, self.backend, wish, self._device, tuple(self._sizes))
-            asked = request_build(self._cache, request)
-        log.warning(
-            "%s: %s/%s runs eager for now, %s; %s", signature, self._method.name, part.name, looked.why, asked
-        )
-        return Found(None, f"eager, {looked.why}; {asked}")
+    def _wanted(self, part: Part, signature: Signature) -> tuple[int, ...]:
+        """Batches of which there should be engines: of frames the recipe's that do, of objects their own."""
+        recipe, count = recipe_for(self._method.name, part.name), batch_of(part, signature)
+        if recipe is None or not isinstance(part, ExtractorPart) or count in recipe.batches:
+            return (count,)
+        return cover(count, {batch: guess(batch, self._device.type) for batch in recipe.batches})
+
+    def _ask(self, part: Part, signature: Signature, looked: _Looked, wanted: tuple[int, ...]) -> str:
+        """Ask for those that are missing; what happens now, for people."""
+        answer, count = self._cannot_build(), batch_of(part, signature)
+        if answer:
+            return answer
+        known = self._cache.by_plan()
+        for batch in sorted(set(wanted)):
+            one = signature if batch == count else of_batch(part, signature, batch)
+            missing = (looked if batch == count else self._look(part, one, known)).missing
+            if missing is not None:
+                request = Request(
+                    missing, self._method, part, self.backend, one, self._device, tuple(self._sizes)
+                )
+                answer = request_build(self._cache, request)
+        return answer or f"engines of {' + '.join(map(str, wanted))} were refused or are no faster"
 
     def _cannot_build(self) -> str:
         """Why nothing of this backend can be built here; empty where something can."""
         backends = CANDIDATES if self.backend == "auto" else (self.backend,)
         reasons = [COMPILED[backend].cannot_build(self._device) for backend in backends]
         return "" if None in reasons else "; ".join(str(reason) for reason in reasons)
-
-    def _batches_of_recipe(self, part: Part, signature: Signature) -> dict[str, Signature]:
-        """What to build for a batch that is none of the recipe's: those of them that cover it."""
-        recipe, count = recipe_for(self._method.name, part.name), batch_of(part, signature)
-        if recipe is None or count in recipe.batches:
-            return {}
-        each = EACH.get(self._device.type, EACH["cpu"])
-        batches = cover(count, {batch: 1 + each * batch for batch in recipe.batches})
-        wanted = [of_batch(part, signature, batch) for batch in set(batches)]
-        known = self._cache.by_plan()
-        return {
-            looked.missing: one
-            for one in wanted
-            if (looked := self._look(part, one, known)).missing is not None
-        }
 
     def _plan(self, part: Part, backend: str, signature: Signature) -> Plan:
         if part.name not in self._weights:

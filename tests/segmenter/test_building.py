@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from streamvos.backends import Engine, EngineCache, aoti
 from streamvos.backends.beside import requests
+from streamvos.backends.manifest import Choice
 from streamvos.backends.signature import Signature
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter import Extraction, Segmenter
@@ -102,6 +105,27 @@ def test_an_engine_of_one_frame_serves_several_bit_for_bit(built):
         for name, value in alone.maps.items():
             assert torch.equal(features[name][k : k + 1], value)
             assert features[name].stride() == eager[name].stride()
+
+
+@pytest.mark.parametrize(("engine_ms", "runs"), [(1.0, "engines of 1 + 1 + 1: aoti"), (2.2, "eager, which")])
+def test_auto_puts_engines_together_only_where_eager_would_take_longer(built, cache, engine_ms, runs):
+    times = {"eager": 2.0, "engine": engine_ms}
+    cache.store(
+        built.manifest.model_copy(update={"milliseconds": times}), copied(cache.artefact(built.manifest))
+    )
+    method, part = built.make(), built.make().parts()["extractor"]
+    question = Builder(method, CPU, cache).plan(part, "auto", part.example(built.clip.size, 1)).question
+    cache.decide(
+        Choice(question=question, backend="aoti", milliseconds=times, left_out={}, decided_at=time.time_ns())
+    )
+    extraction = Extraction(method, "cpu", "auto", cache)
+    extraction(frames_of(built, 3))
+    assert f"3x3x48x64: {runs}" in told(extraction)
+
+
+def copied(path: Path) -> Path:
+    """Another file with the same content."""
+    return Path(shutil.copy(path, path.with_suffix(".copy")))
 
 
 def test_a_stream_asks_for_the_batches_of_the_recipe(tmp_path, built, monkeypatch):
