@@ -67,14 +67,17 @@ BETTER = 0.8
 """Where engines are put together, others are asked for that might take less than this share of their time."""
 
 
-def check_backend(backend: str) -> None:
-    """Refuse a name that is none.
+def check_backend(backend: str, device: torch.device) -> None:
+    """Refuse a backend that cannot be used.
 
     Raises:
-        InputError: naming those that there are.
+        InputError: there is no such backend, or it cannot be used on this device.
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; choose one of: {', '.join(BACKENDS)}")
+    missing = why_missing(backend, device)
+    if missing is not None:
+        raise InputError(f"backend {backend!r} cannot be used here: {missing}; try 'auto' or 'eager'")
 
 
 def why_missing(backend: str, device: torch.device) -> str | None:
@@ -125,10 +128,7 @@ class Engines:
     """
 
     def __init__(self, method: Method, device: torch.device, backend: str, cache: EngineCache | None = None):
-        check_backend(backend)
-        missing = why_missing(backend, device)
-        if missing is not None:
-            raise InputError(f"backend {backend!r} cannot be used here: {missing}; try 'auto' or 'eager'")
+        check_backend(backend, device)
         self._method, self._device, self.backend = method, device, backend
         self._cache = cache or EngineCache()
         self._switches: dict[str, Switch] = {}

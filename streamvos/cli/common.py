@@ -45,6 +45,9 @@ METHOD_NAMES = ("tvos", "frtm-fast", "frtm", "rgmp", "joint", "feelvos")
 BUNDLED_NAMES = ("tvos", "frtm-fast")
 """Those with bundled weights, as in `streamvos.weights`."""
 
+BACKEND_NAMES = ("eager", "inductor", "aoti", "tensorrt", "cuda-graph", "auto")
+"""As in `streamvos.backends`, whose import takes seconds."""
+
 STANDARD_OUTPUT = "-"
 
 WIDE = 200
@@ -74,7 +77,7 @@ BackendName = Annotated[
     typer.Option(
         "--backend",
         metavar="NAME",
-        help="How the networks run: eager, inductor, aoti, tensorrt, cuda-graph, auto.",
+        help=f"How the networks run: {', '.join(BACKEND_NAMES)}.",
     ),
 ]
 MethodSettings = Annotated[

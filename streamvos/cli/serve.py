@@ -188,6 +188,7 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
             f"serving needs {error.name}, which is not installed; pip install 'streamvos[pipeline]' brings it"
         ) from None
     _check_method(config)
+    _check_backend(config)
     log = EventLog(config.observe.log)
     supervisor = Supervisor(config, log)
     mine = ENGINES_AS_OF not in os.environ
@@ -243,6 +244,24 @@ def _check_method(config: PipelineConfig) -> None:
     from streamvos.weights import check_method
 
     check_method(method.name, weights, method.options)
+
+
+def _check_backend(config: PipelineConfig) -> None:
+    """Find out before anything starts that there is no such backend, or that it is not for this device.
+
+    Raises:
+        InputError: saying which there are, or why it cannot be used.
+    """
+    backend, device = config.method.backend, config.method.device
+    if backend in ("eager", "auto") or _is_all_remote(config):
+        return
+    import torch
+
+    from streamvos.backends import check_backend
+
+    # the device itself is not touched: a context on a GPU would stay with this process, which needs none
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    check_backend(backend, torch.device("cuda" if on_gpu else "cpu"))
 
 
 def _is_all_remote(config: PipelineConfig) -> bool:

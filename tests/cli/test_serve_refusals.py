@@ -51,6 +51,8 @@ CASES = {
     "weights that are cut off": "--weights cut.safetensors",
     "weights of nobody": "--weights strange.pth",
     "weights of another method": "--weights rgmp.safetensors",
+    "an unknown backend": "--backend fast",
+    "a backend for another device": "--backend cuda-graph --device cpu",
     "weights that do not fit": "--method rgmp --weights rgmp.safetensors",
 }
 
