@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -75,19 +76,24 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
 def graphed_when_called(run: Run) -> Run:
     """Record at the first call; where that fails, the callable stays as it is.
 
+    Streams that share a method call the same one from threads of their own: one call at a time, since all use
+    the graph's one input, and the runners below are for one thread.
+
     Args:
         run: as for `graphed`, always called with tensors of one signature.
     """
     ready: list[Run] = []
+    one_at_a_time = threading.Lock()
 
     def call(*tensors: torch.Tensor) -> Tensors:
-        if not ready:
-            try:
-                ready.append(graphed(run, tensors))
-            except RuntimeError as error:
-                log.warning("no CUDA graph: %s", str(error).splitlines()[0])
-                ready.append(run)
-        return ready[0](*tensors)
+        with one_at_a_time:
+            if not ready:
+                try:
+                    ready.append(graphed(run, tensors))
+                except RuntimeError as error:
+                    log.warning("no CUDA graph: %s", str(error).splitlines()[0])
+                    ready.append(run)
+            return ready[0](*tensors)
 
     return call
 
@@ -98,6 +104,9 @@ def graphed(run: Run, inputs: Tensors) -> Run:
     Args:
         run: tensors -> tensors, without a look at their values and without a copy to the processor.
         inputs: example, on a GPU.
+
+    Returns:
+        For one thread at a time, on any stream of the device.
 
     Raises:
         RuntimeError: something in it cannot be recorded.
@@ -123,13 +132,19 @@ def graphed(run: Run, inputs: Tensors) -> Run:
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
             raise
 
+    free = torch.cuda.Event()  # what the call before had queued, on whichever stream, is done
+
     def replay(*tensors: torch.Tensor) -> Tensors:
+        current = torch.cuda.current_stream(device)
+        current.wait_event(free)
         # they were made in whichever mode the first call came in, and may be written to in this one only
         with torch.inference_mode():
             for own, tensor in zip(given, tensors, strict=True):
                 own.copy_(tensor, non_blocking=True)
             graph.replay()
-        return tuple(_copied(value) for value in kept)
+        outputs = tuple(_copied(value) for value in kept)
+        free.record(current)
+        return outputs
 
     replay(*inputs)  # raises now, if outputs overlap themselves and cannot be copied as they are
     return replay

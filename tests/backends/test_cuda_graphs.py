@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -54,3 +56,24 @@ def test_strides_stay_and_calls_may_come_in_any_mode():
     assert torch.equal(y, x.transpose(1, 2)[..., :3])
     with torch.inference_mode():
         assert torch.equal(run(2 * x.clone())[0], 2 * y)
+
+
+def test_streams_in_threads_of_their_own_get_their_own_answers():
+    """Decoders of several streams share one network, and so its recording."""
+    run = graphed_when_called(lambda x: (x.cumsum(0) + x,))
+    numbers = [torch.full((1 << 16,), float(k), device="cuda") for k in range(4)]
+    wrong: list[int] = []
+
+    def follow(k: int) -> None:
+        with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(200):
+                if float(run(numbers[k])[0][0]) != 2 * k:
+                    wrong.append(k)
+
+    torch.cuda.synchronize()
+    threads = [threading.Thread(target=follow, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
