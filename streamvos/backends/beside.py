@@ -15,6 +15,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from streamvos.backends.cache import EngineCache
+from streamvos.backends.cache import AS_OF_VARIABLE, EngineCache
 from streamvos.backends.signature import Signature
 from streamvos.methods import METHODS, Method, build
 from streamvos.methods.parts import Part, Size
@@ -83,6 +84,8 @@ def request_build(cache: EngineCache, request: Request) -> str:
         return "build it with `streamvos engines build`"
     try:
         folder = cache.subfolder(FOLDER)
+        if cache.knows(request.name):  # since the pipeline of this worker began
+            return "it is built, and will be used from the next start on"
         failure = _failure(folder / f"{request.name}{FAILED}")
         if failure is not None:
             again = "it is tried again in a day, or after `streamvos engines prune`"
@@ -92,7 +95,7 @@ def request_build(cache: EngineCache, request: Request) -> str:
         if wish == "ask":
             return "build it with `streamvos engines build --requested`"
         _start(cache)
-    except (OSError, InputError) as error:
+    except (OSError, InputError, SafetensorError, RuntimeError) as error:
         return f"it cannot be built beside: {error}"
     log_file = cache.folder / "builder.log"
     return f"it is being built beside ({log_file}) and will be used from the next start on"
@@ -131,9 +134,6 @@ def _write(folder: Path, request: Request) -> None:
     method = request.method
     weights, description = folder / f"{request.name}.safetensors", folder / f"{request.name}.json"
     tensors = {n: value.detach().cpu().contiguous() for n, value in method.networks.state_dict().items()}
-    mine = f".{os.getpid()}"
-    save_file(tensors, f"{weights}{mine}")
-    os.replace(f"{weights}{mine}", weights)
     content = {
         "method": next(key for key, entry in METHODS.items() if type(method) is entry.method),
         "options": method.options.model_dump(mode="json"),
@@ -143,8 +143,15 @@ def _write(folder: Path, request: Request) -> None:
         "device": str(request.device),
         "sizes": request.sizes,
     }
-    Path(f"{description}{mine}").write_text(json.dumps(content))
-    os.replace(f"{description}{mine}", description)  # last: who sees it finds the weights
+    mine = f".{os.getpid()}-{threading.get_ident()}"
+    try:
+        save_file(tensors, f"{weights}{mine}")
+        os.replace(f"{weights}{mine}", weights)
+        Path(f"{description}{mine}").write_text(json.dumps(content))
+        os.replace(f"{description}{mine}", description)  # last: who sees it finds the weights
+    finally:
+        for path in (weights, description):
+            Path(f"{path}{mine}").unlink(missing_ok=True)
 
 
 def _start(cache: EngineCache) -> None:
@@ -154,6 +161,8 @@ def _start(cache: EngineCache) -> None:
         return
     command = [sys.executable, "-m", "streamvos.cli", "engines", "build", "--requested"]
     command += ["--cache", str(cache.folder.absolute())]
+    # it has to see what it has built itself
+    environment = {name: value for name, value in os.environ.items() if name != AS_OF_VARIABLE}
     with open(cache.folder / "builder.log", "ab") as output:
         _builders[cache.folder] = subprocess.Popen(
             command,
@@ -161,8 +170,13 @@ def _start(cache: EngineCache) -> None:
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C of the stream is not for it
-            env={**os.environ, VARIABLE: "0", "OMP_NUM_THREADS": "1"},
+            env={**environment, VARIABLE: "0", "OMP_NUM_THREADS": "1"},
         )
+
+
+def is_asked(cache: EngineCache) -> bool:
+    """Whether anything is asked for."""
+    return any((cache.folder / FOLDER).glob("*.json"))
 
 
 def requests(cache: EngineCache) -> Iterator[Request]:

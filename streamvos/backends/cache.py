@@ -120,6 +120,11 @@ class EngineCache:
         known = sorted(self.manifests(), key=lambda one: one.built_at)
         return {one.plan: one for one in known if one.built_at <= limit}
 
+    def knows(self, name: str) -> bool:
+        """Whether an engine is there for a plan, or a question decided, however late (`AS_OF_VARIABLE`)."""
+        decided = (self.folder / "choices" / f"{name}.json").exists()
+        return decided or any(one.plan == name for one in self.manifests())
+
     def artefact(self, manifest: Manifest) -> Path:
         """The file of an engine, after it has been compared with its manifest.
 
@@ -132,8 +137,11 @@ class EngineCache:
         try:
             same = path.stat().st_size == manifest.size and digest_of(path) == manifest.sha256
         except OSError as error:
-            self.quarantine(manifest.key, str(error))
+            if not self._is_replaced(manifest):
+                self.quarantine(manifest.key, str(error))
             raise InputError(f"the engine {manifest.title} is gone: {error}") from None
+        if not same and self._is_replaced(manifest):
+            raise InputError(f"the engine {manifest.title} was built anew at this moment; start again")
         if not same:
             self.quarantine(manifest.key, "the file is not the one that was stored")
             raise InputError(
@@ -237,6 +245,13 @@ class EngineCache:
             path.write_text(choice.model_dump_json(indent=2))
             _flush(path)
             os.replace(path, self.folder / "choices" / f"{choice.question}.json")
+
+    def _is_replaced(self, manifest: Manifest) -> bool:
+        """Whether another process has meanwhile stored another engine under this name."""
+        try:
+            return Manifest.read(self.folder / manifest.key / manifests.FILE).sha256 != manifest.sha256
+        except InputError:
+            return False
 
     def _entries(self) -> list[Path]:
         if self.problem() is not None or not self.folder.is_dir():

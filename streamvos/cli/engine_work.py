@@ -24,7 +24,7 @@ from rich.progress import Progress, TaskID
 
 from streamvos.backends import EngineCache
 from streamvos.backends.batches import batch_of
-from streamvos.backends.beside import Request, give_up, requests
+from streamvos.backends.beside import Request, give_up, is_asked, requests
 from streamvos.backends.environment import facts, source_digest
 from streamvos.backends.keys import FORMAT, weight_digest
 from streamvos.backends.manifest import Choice, Manifest
@@ -36,7 +36,7 @@ from streamvos.data.labelmap import read_label_map
 from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.methods import Method
 from streamvos.methods.parts import ExtractorPart, Part, Size, Tensors
-from streamvos.segmenter.building import Builder
+from streamvos.segmenter.building import Builder, BuiltElsewhereError
 from streamvos.segmenter.gate import Clip, inputs_in
 from streamvos.types import InputError
 from streamvos.weights import BUNDLED, load_method
@@ -277,8 +277,10 @@ def serve_requests(cache: EngineCache, frames: int = CLIP_FRAMES) -> int:
                 for request in requests(cache):
                     console.print(f"{time.strftime('%F %T')} {_answer(cache, request, frames)}")
                     done += 1
-                return done
-        time.sleep(1)  # another builder is at work; what it leaves is ours
+        if not free:
+            time.sleep(1)  # another builder is at work; what it leaves is ours
+        elif not is_asked(cache):  # nor while the lock was held, when nobody else could begin
+            return done
 
 
 def _yield_to_everything() -> None:
@@ -302,9 +304,13 @@ def _answer(cache: EngineCache, request: Request, frames: int) -> str:
         builder = Builder(request.method, request.device, cache)
         inputs, clip = _called_so(request, frames)
         outcome = build_one(builder, request.part, request.backend, inputs, clip)
-    except InputError as error:
-        give_up(cache, request.name, str(error))
+    except BuiltElsewhereError as error:
         return f"{title}: {error}"
+    except Exception as error:  # out of memory, a full disk: the other requests still get their turn
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        with suppress(OSError):
+            give_up(cache, request.name, reason)
+        return f"{title}: {reason}"
     return f"{title}: {outcome if isinstance(outcome, Choice) else outcome.parity}"
 
 

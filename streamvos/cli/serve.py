@@ -227,8 +227,10 @@ def _check_method(config: PipelineConfig) -> None:
     Raises:
         InputError: there is no such method or option, or its weights are not there or not its own.
     """
-    method = config.method
+    method, remote = config.method, _is_all_remote(config)
     if ":" in method.name:  # of somebody's own, whose code runs in the workers alone
+        if remote:
+            return
         module = method.name.partition(":")[0].partition(".")[0]
         # workers look into the current folder, too
         places = (importlib.util.find_spec, lambda name: PathFinder.find_spec(name, [os.getcwd()]))
@@ -236,7 +238,7 @@ def _check_method(config: PipelineConfig) -> None:
             raise InputError(f"cannot load the method {method.name!r}: No module named {module!r}")
         return
     weights = method.weights
-    if weights not in (None, "default") and _is_all_remote(config):
+    if weights not in (None, "default") and remote:
         weights = None  # the file lies where the networks run
     names = METHOD_NAMES if weights is None else BUNDLED_NAMES if weights == "default" else ()
     if method.name in names and not method.options:

@@ -147,6 +147,8 @@ class Observation:
         """What a stage waits for; a change is logged once."""
         before = self._waiting.get(stage)
         if (before[0] if before else "") == reason:
+            if before is not None:
+                self._waiting[stage] = (reason, since)  # it may have gone on between two beats
             return
         stream = stage.partition(".")[2] or None
         if reason:

@@ -50,6 +50,10 @@ ROUNDS = 7
 """Calls of each, in turns; the median counts."""
 
 
+class BuiltElsewhereError(InputError):
+    """Another process is building this very engine."""
+
+
 class Builder:
     """Builds engines of one method.
 
@@ -119,7 +123,9 @@ class Builder:
             raise InputError(f"backend {backend!r} cannot build here: {reason}")
         with self.cache.building(plan.digest) as free:
             if not free:
-                raise InputError(f"another process is building this engine ({plan.digest[:12]}); wait for it")
+                raise BuiltElsewhereError(
+                    f"another process is building this engine ({plan.digest[:12]}); wait for it"
+                )
             found = None if force else self.cache.find(plan.digest)
             if found is not None:
                 return found
@@ -132,7 +138,11 @@ class Builder:
 
         Args:
             part, inputs, clip, recipe, force: as for `build`.
+
+        Raises:
+            InputError: none could be built, for a reason that may not last; nothing is decided then.
         """
+        failure: InputError | None = None
         milliseconds: dict[str, float] = {}
         left_out: dict[str, str] = {"inductor": "compiles anew in every process"}
         shares = {"eager": WORTHWHILE}
@@ -143,8 +153,10 @@ class Builder:
                 continue
             try:
                 manifest = self.build(part, backend, inputs, clip, recipe, force)
+            except BuiltElsewhereError:
+                raise
             except InputError as error:
-                left_out[backend] = str(error)
+                failure, left_out[backend] = error, str(error)
                 continue
             if not manifest.parity.passed:
                 left_out[backend] = str(manifest.parity)
@@ -154,6 +166,8 @@ class Builder:
                 backend: manifest.milliseconds["engine"],
             }
             shares[backend] = manifest.milliseconds["engine"] / manifest.milliseconds["eager"]
+        if failure is not None and not milliseconds:
+            raise failure
         choice = Choice(
             question=self.plan(part, "auto", inputs).question,
             backend=min(shares, key=lambda name: shares[name]),

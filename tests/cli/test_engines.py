@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,38 @@ def test_what_cannot_be_built_is_not_asked_for_again(tmp_path, capsys):
         assert "no clip of 3 objects calls 'refiner' so" in request_build(cache, wish)
         assert main(["engines", "prune", "--cache", str(cache.folder)]) == 0
         assert "--requested" in request_build(cache, wish)
+
+
+def test_a_build_that_breaks_costs_the_others_nothing(tmp_path, monkeypatch):
+    cache, method = EngineCache(tmp_path / "engines"), build("frtm-fast", SMALL["frtm-fast"])
+    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
+    part, nobody = method.parts()["refiner"], Signature.of(torch.zeros(3, 5, 7))
+    sizes = ((48, 64),)
+    # no such device: what torch raises is no error of ours
+    wishes = [
+        Request(str(k) * 64, method, part, "aoti", nobody, torch.device(name), sizes)
+        for k, name in enumerate(("meta:0" if torch.cuda.is_available() else "cuda:0", "cpu"))
+    ]
+    for wish in wishes:
+        request_build(cache, wish)
+    assert main(["engines", "build", "--requested", "--cache", str(cache.folder), "--frames", "3"]) == 0
+    for wish in wishes:
+        assert "could not be built" in request_build(cache, wish)
+
+
+def test_a_disk_without_room_for_a_request_does_not_end_the_stream(tmp_path, monkeypatch):
+    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
+    cache, method = EngineCache(tmp_path / "engines"), build("frtm-fast", SMALL["frtm-fast"])
+    part, nobody = method.parts()["refiner"], Signature.of(torch.zeros(3, 5, 7))
+    wish = Request("0" * 64, method, part, "aoti", nobody, torch.device("cpu"), ((48, 64),))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        said = request_build(cache, wish)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot be built beside" in said
+    assert not list((cache.folder / "requests").iterdir())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NO LINUX: nothing is known of its scheduler")

@@ -12,6 +12,7 @@ import torch
 
 from streamvos.backends import Engine, EngineCache, aoti
 from streamvos.backends.beside import requests
+from streamvos.backends.cache import digest_of
 from streamvos.backends.manifest import Choice
 from streamvos.backends.signature import Signature
 from streamvos.methods.parts import ExtractorPart
@@ -230,6 +231,32 @@ def test_somebody_else_s_build_is_left_alone(built, tmp_path):
         pytest.raises(InputError, match="another process"),
     ):
         builder.build(part, "aoti", inputs, built.clip)
+
+
+def test_what_another_process_builds_is_no_reason_to_choose_eager_for_good(built, tmp_path):
+    cache, method = EngineCache(tmp_path / "engines"), built.make()
+    builder, part = Builder(method, CPU, cache), method.parts()["extractor"]
+    inputs = ExtractorPart.example(built.clip.size, 1)
+    with (
+        cache.building(builder.plan(part, "aoti", inputs).digest),
+        pytest.raises(InputError, match="another process"),
+    ):
+        builder.choose(part, inputs, built.clip)
+    assert cache.choice(builder.plan(part, "auto", inputs).question) is None
+
+
+def test_an_engine_that_was_replaced_meanwhile_stays(built, cache):
+    """One process has read the manifest, another one builds the engine anew."""
+    path = cache.artefact(built.manifest)
+    other = path.with_suffix(".new")
+    other.write_bytes(path.read_bytes() + b"more")
+    newer = built.manifest.model_copy(
+        update={"sha256": digest_of(other), "size": other.stat().st_size, "built_at": time.time_ns()}
+    )
+    cache.store(newer, other)
+    with pytest.raises(InputError, match="built anew"):
+        cache.artefact(built.manifest)
+    assert cache.artefact(newer).exists()
 
 
 def test_methods_of_others_run_eager(built):

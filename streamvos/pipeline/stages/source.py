@@ -231,7 +231,7 @@ class SourceStage(Stage):
                 Live sources look after themselves.
         """
         reader, since, at = self._reader, 0, now()
-        if at - self._looked_at > _HELD_NS:
+        if at - self._looked_at > min(_HELD_NS, self._stall_ns // 2):  # looks come in half of that
             self._waited_from = at
         self._looked_at = at
         if reader is None or self._stopping:
