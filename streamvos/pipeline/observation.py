@@ -229,6 +229,24 @@ def checked_beat(fields: Mapping[str, Any], stages: Iterable[str]) -> dict[str, 
     return {**fields, "stages": {name: told[name] for name in stages if name in told}}
 
 
+def in_our_time(beat: Mapping[str, Any]) -> dict[str, Any]:
+    """The beat of a worker on another host, whose monotonic clock began at another moment.
+
+    Args:
+        beat: checked.
+
+    Returns:
+        The same with its times on this host's clock, in monotonic ns.
+    """
+    ahead = beat.get("clock", 0) - time.monotonic_ns()
+    times = ("busy_since", "waiting_since")
+    stages = {
+        name: {**one, **{key: one[key] - ahead if one.get(key) else 0 for key in times}}
+        for name, one in beat.get("stages", {}).items()
+    }
+    return {**beat, "stages": stages}
+
+
 def _state(stream: StreamRecord, waits: bool) -> str:
     if stream.over:
         return "failed" if stream.reason else "ended"

@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -29,7 +29,7 @@ from streamvos.pipeline.control import ControlServer
 from streamvos.pipeline.crew import Crew, Member
 from streamvos.pipeline.logs import EventLog, warnings_as_events
 from streamvos.pipeline.messages import ARRAY_BYTES, Message, Refused, decode, encode, told_to_strangers
-from streamvos.pipeline.observation import Observation, checked_beat
+from streamvos.pipeline.observation import Observation, checked_beat, in_our_time
 from streamvos.pipeline.orders import Orders
 from streamvos.pipeline.processes import Instance, start_worker
 from streamvos.pipeline.runtime import Runtime
@@ -285,7 +285,7 @@ class Supervisor:
                 self._conductor.on_ready(member)
         elif kind == "beat":
             beat = checked_beat(message.fields, member.stages)
-            instance.beat = _in_our_time(beat) if instance.process is None else beat
+            instance.beat = in_our_time(beat) if instance.process is None else beat
             self._observation.beat(instance.beat["stages"])
         elif kind == "failed":
             self._failed(member, instance, message)
@@ -392,14 +392,3 @@ class Supervisor:
             if f"source.{stream['name']}" not in member.stages:
                 stream["source"] = redact(stream["source"])
         return config
-
-
-def _in_our_time(beat: Mapping[str, Any]) -> dict[str, Any]:
-    """The beat of a worker on another host, whose monotonic clock began at another moment."""
-    ahead = beat.get("clock", 0) - time.monotonic_ns()
-    times = ("busy_since", "waiting_since")
-    stages = {
-        name: {**one, **{key: one[key] - ahead if one.get(key) else 0 for key in times}}
-        for name, one in beat.get("stages", {}).items()
-    }
-    return {**beat, "stages": stages}

@@ -222,7 +222,15 @@ def test_nothing_appears_when_building_is_interrupted(built, tmp_path):
     assert not list((cache.folder / "work").iterdir())
 
 
-def test_somebody_else_s_build_is_left_alone(built, tmp_path):
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda builder, part, inputs, clip: builder.build(part, "aoti", inputs, clip),
+        lambda builder, part, inputs, clip: builder.choose(part, inputs, clip),
+    ],
+    ids=["build", "choose"],
+)
+def test_somebody_else_s_build_is_left_alone_and_decides_nothing(built, tmp_path, work):
     cache, method = EngineCache(tmp_path / "engines"), built.make()
     builder, part = Builder(method, CPU, cache), method.parts()["extractor"]
     inputs = ExtractorPart.example(built.clip.size, 1)
@@ -230,18 +238,8 @@ def test_somebody_else_s_build_is_left_alone(built, tmp_path):
         cache.building(builder.plan(part, "aoti", inputs).digest),
         pytest.raises(InputError, match="another process"),
     ):
-        builder.build(part, "aoti", inputs, built.clip)
-
-
-def test_what_another_process_builds_is_no_reason_to_choose_eager_for_good(built, tmp_path):
-    cache, method = EngineCache(tmp_path / "engines"), built.make()
-    builder, part = Builder(method, CPU, cache), method.parts()["extractor"]
-    inputs = ExtractorPart.example(built.clip.size, 1)
-    with (
-        cache.building(builder.plan(part, "aoti", inputs).digest),
-        pytest.raises(InputError, match="another process"),
-    ):
-        builder.choose(part, inputs, built.clip)
+        work(builder, part, inputs, built.clip)
+    # eager for good would be wrong
     assert cache.choice(builder.plan(part, "auto", inputs).question) is None
 
 
