@@ -159,7 +159,7 @@ def _start(cache: EngineCache) -> None:
     running = _builders.get(cache.folder)
     if running is not None and running.poll() is None:
         return
-    command = [sys.executable, "-m", "streamvos.cli", "engines", "build", "--requested"]
+    command = [sys.executable, "-m", "streamvos.cli", "engines", "build", "--requested", "--beside"]
     command += ["--cache", str(cache.folder.absolute())]
     # it has to see what it has built itself
     environment = {name: value for name, value in os.environ.items() if name != AS_OF_VARIABLE}

@@ -264,12 +264,11 @@ def told() -> Iterator[Told]:
 
 
 def serve_requests(cache: EngineCache, frames: int = CLIP_FRAMES) -> int:
-    """Build what streams have asked for, one by one, yielding to everything else on the machine.
+    """Build what streams have asked for, one by one.
 
     Returns:
         How many requests there were.
     """
-    _yield_to_everything()
     done = 0
     while True:
         with cache.building("builder") as free:
@@ -283,11 +282,12 @@ def serve_requests(cache: EngineCache, frames: int = CLIP_FRAMES) -> int:
             return done
 
 
-def _yield_to_everything() -> None:
+def yield_to_everything() -> None:
     """This process, and the compilers that it starts, run when nothing else wants to.
 
     The kernel may share processors out to sessions first (autogroups) and to the processes of one only then:
-    the group has a niceness of its own.
+    the group has a niceness of its own. For a process with a session of its own: whatever else is in the
+    session, such as the shell that a command was typed in, would yield too.
     """
     with suppress(OSError, AttributeError):  # other systems have no such class
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
