@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,19 +160,39 @@ def _start(cache: EngineCache) -> None:
     running = _builders.get(cache.folder)
     if running is not None and running.poll() is None:
         return
-    command = [sys.executable, "-m", "streamvos.cli", "engines", "build", "--requested", "--beside"]
+    command = [sys.executable, "-m", "streamvos.cli", "engines", "build", "--requested"]
     command += ["--cache", str(cache.folder.absolute())]
     # it has to see what it has built itself
     environment = {name: value for name, value in os.environ.items() if name != AS_OF_VARIABLE}
+    # Ctrl-C of the stream is not for it
+    is_new = sys.version_info >= (3, 11)
+    group: dict[str, Any] = {"process_group": 0} if is_new else {"preexec_fn": os.setpgrp}
     with open(cache.folder / "builder.log", "ab") as output:
-        _builders[cache.folder] = subprocess.Popen(
+        builder = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C of the stream is not for it
+            **group,
             env={**environment, VARIABLE: "0", "OMP_NUM_THREADS": "1"},
         )
+    _put_behind(builder.pid)
+    _builders[cache.folder] = builder
+
+
+def _put_behind(process: int) -> None:
+    """A process, and the compilers that it will start, run when nothing else wants to.
+
+    It stays in the session: the kernel may share processors out to sessions first (autogroups), and the
+    stream would wait for this one's turns, eight times as long for a frame on two cores.
+
+    Args:
+        process: its number; it has just begun.
+    """
+    with suppress(OSError, AttributeError):  # other systems have no such class
+        os.sched_setscheduler(process, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process, 19)
 
 
 def is_asked(cache: EngineCache) -> bool:

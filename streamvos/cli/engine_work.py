@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -280,21 +279,6 @@ def serve_requests(cache: EngineCache, frames: int = CLIP_FRAMES) -> int:
             time.sleep(1)  # another builder is at work; what it leaves is ours
         elif not is_asked(cache):  # nor while the lock was held, when nobody else could begin
             return done
-
-
-def yield_to_everything() -> None:
-    """This process, and the compilers that it starts, run when nothing else wants to.
-
-    The kernel may share processors out to sessions first (autogroups) and to the processes of one only then:
-    the group has a niceness of its own. For a process with a session of its own: whatever else is in the
-    session, such as the shell that a command was typed in, would yield too.
-    """
-    with suppress(OSError, AttributeError):  # other systems have no such class
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with suppress(OSError):
-        os.nice(19)
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
 
 
 def _answer(cache: EngineCache, request: Request, frames: int) -> str:

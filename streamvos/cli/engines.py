@@ -49,7 +49,6 @@ from streamvos.cli.engine_work import (
     stale,
     synthetic_clip,
     told,
-    yield_to_everything,
 )
 from streamvos.segmenter.building import Builder
 from streamvos.types import InputError
@@ -122,7 +121,6 @@ def build(
     requested: Annotated[
         bool, typer.Option("--requested", help="Build what streams have asked for, and nothing else.")
     ] = False,
-    beside: Annotated[bool, typer.Option("--beside", hidden=True)] = False,
     json_target: JsonTarget = None,
 ) -> None:
     """Build engines, and compare each with eager before it is used.
@@ -131,8 +129,6 @@ def build(
     """
     check_json_target(json_target)
     store = EngineCache(cache)
-    if beside:  # started by a stream, in a session of its own
-        yield_to_everything()
     if requested:
         serve_requests(store, frames)
         return
