@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from goldens import shared_path
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as in `make test &` of a script: commands that tests start and interrupt would never hear of it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -55,7 +56,8 @@ def commands() -> list[list[str]]:
 def folder(tmp_path_factory):
     """What a reader would have."""
     here = tmp_path_factory.mktemp("reader")
-    video = SyntheticVideo(7, SyntheticOptions(size=(192, 256), length=4, objects=2, leave=0.0))
+    # ten seconds, so that a camera of it still shows something to a machine that is busy
+    video = SyntheticVideo(7, SyntheticOptions(size=(192, 256), length=40, objects=2, leave=0.0))
     with av.open(str(here / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=4)
         stream.height, stream.width, stream.pix_fmt = 192, 256, "yuv420p"
@@ -66,7 +68,7 @@ def folder(tmp_path_factory):
         write_label_map(here / f"{name}.png", video[0].label_map)
     for kind in ("JPEGImages", "Annotations"):
         (here / "DAVIS" / kind / "480p/walk").mkdir(parents=True)
-    for index, frame in enumerate(video):
+    for index, frame in enumerate(islice(video, 4)):
         Image.fromarray(frame.image).save(here / f"DAVIS/JPEGImages/480p/walk/{index:05d}.jpg")
         mask = np.where(frame.label_map, 255, 0).astype(np.uint8)
         Image.fromarray(mask).save(here / f"DAVIS/Annotations/480p/walk/{index:05d}.png")
