@@ -14,18 +14,28 @@ import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
+# What `torch._inductor.aoti_load_package` calls in the end. Before, it compiles small programs to find out
+# about the processor: seconds of a stream, with a compiler, in a folder of /tmp whose name anybody can guess.
+# Here the processor is part of the plan that an engine is found by.
+from torch._C._aoti import AOTIModelPackageLoader
+
 from streamvos.backends.cuda_graphs import graphed_when_called
 from streamvos.backends.cuda_toolkit import cuda_toolkit, missing_headers
 from streamvos.backends.exporting import private_folder, quiet
+from streamvos.backends.variables import environment_variables
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
 
 FILE = "engine.pt2"
+
+MODEL = "model"
+"""Name of the function in a package, as torch gives it."""
 
 DEFAULTS: dict[str, Any] = {
     # weights become constants: batch norms fold into convolutions, bfloat16 weights are converted once
@@ -94,8 +104,6 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
     Raises:
         InputError: it holds more than a compiled function, or torch cannot load it.
     """
-    from torch._inductor import aoti_load_package
-
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -106,15 +114,22 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
             )
         index = -1 if device.index is None else device.index
         on_gpu = device.type == "cuda"
-        # its threads would be in the way of a CUDA graph; one stream of calls needs none
-        compiled = aoti_load_package(str(path), run_single_threaded=on_gpu, device_index=index)
+        unpacked = TemporaryDirectory(prefix="streamvos-engine-", ignore_cleanup_errors=True)
+        with environment_variables(TMPDIR=unpacked.name):
+            # its threads would be in the way of a CUDA graph; one stream of calls needs none
+            compiled = AOTIModelPackageLoader(str(path), MODEL, on_gpu, 1, index)
     except (RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
+    # What is loaded needs no file. torch would keep them until the end, and for ever after a hard one.
+    if not on_gpu:
+        unpacked.cleanup()
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # it works on the current stream of the current device, which need not be the tensors'
         with torch.cuda.device(device) if on_gpu else nullcontext():
-            outputs = compiled(*tensors)
-        return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+            outputs = compiled.boxed_run(list(tensors))
+        if on_gpu:  # the first call has loaded the kernels
+            unpacked.cleanup()
+        return tuple(outputs)
 
     return graphed_when_called(run) if on_gpu else run

@@ -9,6 +9,7 @@
                  choices/<question>.json                what `auto` measured
                  quarantine/                            what did not match its manifest
                  work/                                  half-built things, of processes that live
+                 compiler/                              what compilers keep from one build to the next
 
 An engine is code. The folder is made with mode 0700, must belong to whoever uses it and be writable for
 nobody else; its contents are as trusted as the installation. An engine appears under its name only when it is
@@ -45,6 +46,11 @@ AS_OF_VARIABLE = "STREAMVOS_ENGINES_AS_OF"
 
 A pipeline sets it for its workers, so that one that is started anew goes on with what the others run.
 """
+
+COMPILER = "compiler"
+
+_compiling: dict[Path, int] = {}
+"""Locks that this process holds until it ends."""
 
 CHUNK = 1 << 20
 
@@ -173,6 +179,20 @@ class EngineCache:
                 return
             yield True
 
+    def compiler(self) -> Path:
+        """A folder for what compilers keep from one build to the next.
+
+        They remember in a process what lies there, so `clean` leaves it alone as long as that lives.
+
+        Raises:
+            InputError: the cache cannot be trusted.
+        """
+        folder = self.subfolder(COMPILER)
+        if folder not in _compiling:
+            _compiling[folder] = os.open(self.folder / "locks" / COMPILER, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(_compiling[folder], fcntl.LOCK_SH)
+        return folder
+
     def subfolder(self, name: str) -> Path:
         """A folder of the cache for something else, made if need be.
 
@@ -192,7 +212,9 @@ class EngineCache:
             built: the file, in a `workshop`; None if it was refused.
         """
         self._make()
-        new = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self.folder / "work"))
+        new, old = (
+            Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self.folder / "work")) for _ in range(2)
+        )
         try:
             if built is not None:
                 assert manifest.artefact is not None
@@ -202,11 +224,12 @@ class EngineCache:
                 _flush(path)
             target = self.folder / manifest.key
             if target.exists():
-                os.rename(target, Path(tempfile.mkdtemp(dir=self.folder / "work")) / "replaced")
+                os.rename(target, old / "replaced")
             os.rename(new, target)
             _flush(self.folder)
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            for folder in (new, old):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def quarantine(self, key: str, reason: str) -> None:
         """Put an engine aside, to be looked at; it is not found any more."""
@@ -220,13 +243,12 @@ class EngineCache:
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def clean(self) -> int:
-        """Delete what is in quarantine and what dead processes left; bytes freed."""
-        freed = 0
-        for path in (*self._inside("quarantine"), *self._inside("work")):
-            if path.parent.name == "work" and _lives(path.name.partition("-")[0]):
-                continue
-            freed += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            shutil.rmtree(path, ignore_errors=True)
+        """Delete what is in quarantine, what dead processes left, what compilers kept; bytes freed."""
+        freed = sum(map(_delete, self._inside("quarantine")))
+        freed += sum(_delete(one) for one in self._inside("work") if not _lives(one.name.partition("-")[0]))
+        if kept := self._inside(COMPILER):
+            with self.building(COMPILER) as alone:
+                freed += sum(map(_delete, kept)) if alone else 0
         return freed
 
     def choice(self, question: str) -> Choice | None:
@@ -268,6 +290,13 @@ class EngineCache:
             raise InputError(f"the engine cache cannot be used: {problem}")
         for name in ("", "work", "locks", "choices", "quarantine"):
             (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _delete(path: Path) -> int:
+    """Bytes freed."""
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    shutil.rmtree(path, ignore_errors=True)
+    return size
 
 
 def digest_of(path: Path) -> str:

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from streamvos.backends.variables import environment_variables
+
 NEEDED = ("cuda.h", "cuda_runtime.h", "cuda_bf16.h", "crt/host_defines.h", "nv/target")
 """Headers that are included, directly or by each other."""
 
@@ -75,25 +77,23 @@ def cuda_toolkit(driver: Path | None = None) -> Iterator[None]:
     from torch.utils import cpp_extension
 
     driver, home, folders = driver or loaded_driver(), cpp_extension.CUDA_HOME, header_folders()
-    before = {name: os.environ.get(name) for name in ("CPATH", "LIBRARY_PATH")}
     with tempfile.TemporaryDirectory() as names:
         if driver is not None:
             for name in ("libcuda.so", DRIVER):
                 (Path(names) / name).symlink_to(driver)
-        _append("CPATH", map(str, folders))
-        _append("LIBRARY_PATH", [names])
+        longer = {
+            "CPATH": _appended("CPATH", map(str, folders)),
+            "LIBRARY_PATH": _appended("LIBRARY_PATH", [names]),
+        }
         if folders:  # it must have some value, and be no place with other headers
             cpp_extension.CUDA_HOME = str(folders[0].parent)
         try:
-            yield
+            with environment_variables(**longer):
+                yield
         finally:
             cpp_extension.CUDA_HOME = home
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
 
 
-def _append(name: str, paths: Iterable[str]) -> None:
-    """To a variable with paths; an empty part of it would mean the current folder."""
-    os.environ[name] = os.pathsep.join(part for part in (os.environ.get(name, ""), *paths) if part)
+def _appended(name: str, paths: Iterable[str]) -> str:
+    """A variable with more paths; an empty part of it would mean the current folder."""
+    return os.pathsep.join(part for part in (os.environ.get(name, ""), *paths) if part)

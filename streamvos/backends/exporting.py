@@ -10,10 +10,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
+from streamvos.backends.cache import EngineCache
+from streamvos.backends.variables import environment_variables
 from streamvos.methods.parts import Part, PlainPart, Tensors
 from streamvos.types import InputError
 
@@ -73,10 +76,50 @@ def _copied(tensor: torch.Tensor) -> torch.Tensor:
 def private_folder(inside: Path | None = None) -> Iterator[None]:
     """Inductor compiles in a new folder instead of one in /tmp whose name anybody can guess.
 
+    Headers that it compiles once for all, and what it tries out of the processor, stay in the cache of
+    engines: they are ten seconds of every build.
+
     Args:
         inside: where to make it; None = the system's temporary folder. It is removed afterwards.
     """
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
     from torch._inductor.utils import fresh_cache
 
-    with fresh_cache(dir=None if inside is None else str(inside)):
+    with _kept() as kept, _headers_in(kept / "headers"):
+        with environment_variables(TORCHINDUCTOR_CACHE_DIR=str(kept)):
+            pick_vec_isa()  # the process remembers
+        with fresh_cache(dir=None if inside is None else str(inside)):
+            yield
+
+
+@contextmanager
+def _kept() -> Iterator[Path]:
+    """A folder of the cache, or, if there can be none, one that is gone afterwards."""
+    from torch._inductor.codecache import _precompile_header as headers
+
+    try:
+        folder = EngineCache().compiler()
+    except (InputError, OSError):
+        with TemporaryDirectory(prefix="streamvos-compiler-") as name:
+            try:
+                yield Path(name)
+            finally:
+                headers.cache_clear()  # the process would remember where they were
+    else:
+        yield folder
+
+
+@contextmanager
+def _headers_in(folder: Path) -> Iterator[None]:
+    """Inductor keeps them in its own folder in /tmp, whatever its cache is, and has no option for it."""
+    from torch._inductor import codecache
+
+    folders = {"_HEADER_DIR": folder, "_HEADER_LOCK_DIR": folder / "locks"}
+    before = {name: getattr(codecache, name) for name in folders}
+    try:
+        for name, path in folders.items():
+            setattr(codecache, name, str(path))
         yield
+    finally:
+        for name, path in before.items():
+            setattr(codecache, name, path)

@@ -68,17 +68,19 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is no engine of the inductor backend: {error}") from None
     options |= {"fx_graph_cache": False, "fx_graph_remote_cache": False}
-    programs: list[Run] = []
+    programs: dict[tuple[bool, ...], Run] = {}
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if programs:
-            return tuple(programs[0](*tensors))
+        # torch would compile again, somewhere else, for tensors that were made in the other mode
+        modes = tuple(tensor.is_inference() for tensor in tensors)
+        if modes in programs:
+            return tuple(programs[modes](*tensors))
         # exported first: a graph of tensors, in which nothing of Python is left to guard
         plain = export(module, tensors).module()
         compiled = torch.compile(plain, dynamic=False, options=options)
         with private_folder(), quiet():
             outputs = tuple(compiled(*tensors))
-        programs.append(compiled)
+        programs[modes] = compiled
         return outputs
 
     return run

@@ -161,6 +161,25 @@ def test_what_a_dead_process_left_is_cleared_away_and_what_lives_is_not(cache):
     assert cache.find(stored.plan) is None
 
 
+def test_what_compilers_keep_is_cleared_away_unless_one_may_look_for_it(cache):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from streamvos.backends import EngineCache
+        kept = EngineCache(Path(sys.argv[1])).compiler() / "headers"
+        kept.mkdir()
+        (kept / "large.h.gch").write_bytes(b"1234567")
+        print("kept", flush=True)
+        sys.stdin.read()
+        """
+    command = [sys.executable, "-c", code, str(cache.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as compiling:
+        assert compiling.stdout.readline() == b"kept\n"
+        assert cache.clean() == 0
+    assert cache.clean() == 7
+    assert not list((cache.folder / "compiler").iterdir())
+
+
 def test_a_choice_is_remembered(cache, monkeypatch):
     assert cache.choice("question") is None
     choice = Choice(

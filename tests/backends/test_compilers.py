@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from streamvos.backends import Engine, aoti, inductor
+from streamvos.backends import Engine, EngineCache, aoti, inductor
 from streamvos.backends.exporting import PartModule, export
 from streamvos.backends.parity import feature_error
 from streamvos.backends.signature import Signature
@@ -50,6 +52,21 @@ def test_inductor_gives_the_part_s_numbers(part, tmp_path):
         assert feature_error(part.plain(other)[:1], engine(other)[:1]) < 1e-5
         assert feature_error(part.plain(other), engine(other)) < 1e-2
         assert torch.equal(engine(other)[0], engine(other)[0])
+
+
+def test_nothing_is_compiled_where_others_could_write(part, tmp_path):
+    """Not even for tensors of the other mode, which torch compiles anew for."""
+    shared = Path(default_cache_dir())
+    before = set(shared.rglob("*.*"))
+    x = torch.randn(1, 3, 16, 24)
+    module, path = PartModule(part), tmp_path / inductor.FILE
+    inductor.build(export(module, (x,)), path, {})
+    run = inductor.load(path, CPU, module)
+    run(x)
+    with torch.inference_mode():
+        run(torch.randn_like(x))
+    assert set(shared.rglob("*.*")) == before
+    assert list((EngineCache().folder / "compiler" / "headers").glob("*.gch"))
 
 
 def test_a_package_with_anything_but_code_in_it_is_not_loaded(tmp_path):

@@ -170,6 +170,28 @@ def test_run_takes_the_engine(call, folder, inputs, weights):
     assert line.endswith("(6 calls)")
 
 
+def test_a_start_with_an_engine_needs_no_compiler_and_leaves_no_files(folder, inputs, weights, tmp_path):
+    """However it ends: torch keeps what it unpacks until then, and for ever where it cannot clear it away."""
+    left = tmp_path / "temporary"
+    left.mkdir()
+    environment = {**os.environ, "TMPDIR": str(left), "PATH": str(tmp_path / "no compiler")}
+    run = [sys.executable, "-m", "streamvos.cli", "run", "--weights", str(weights), "--backend", "aoti"]
+    command = [*run, "clip.mp4", "--mask", "first.png", "--json"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "aoti (feature error" in json.loads(ran.stdout)["engines"]["extractor"][0]
+    assert not list(left.iterdir())
+    endless = "synthetic:size=48x64,length=1000000"
+    with subprocess.Popen([*run, endless, "--out", "endless"], env=environment) as running:
+        until = time.monotonic() + 60
+        while not Path("endless/labels/00002.png").exists():
+            assert running.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        running.kill()
+    assert not list(left.iterdir())
+
+
 def test_a_lossless_pipeline_gives_the_same_bits_with_an_engine(call, folder, inputs, weights):
     """The same masks, boxes and scores, which are told to six digits."""
     given = ["--mask", "first.png", "--weights", str(weights), "--backend", "aoti"]
