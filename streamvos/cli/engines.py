@@ -265,7 +265,8 @@ def prune(
 ) -> None:
     """Delete engines that cannot be used here any more: of other versions, machines or networks.
 
-    And what is in quarantine, what interrupted builds left, and the notes of builds that failed.
+    And what is in quarantine, what interrupted builds left, what compilers keep, and the notes of builds
+    that failed.
     """
     check_json_target(json_target)
     store, place = EngineCache(cache), choose_device(device)
