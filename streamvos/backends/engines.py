@@ -3,9 +3,9 @@
     engines = Engines(method, torch.device("cpu"), "auto")
     run = engines.switch(part, eager)
 
-Loading happens when tensors of a signature first come, which takes some milliseconds; building never
-happens here. Where there is no engine for a batch, those of other batches are put together
-(`streamvos.backends.batches`).
+Loading happens when tensors of a signature first come, and a first call with it, since what can fail on this
+machine fails there: some milliseconds. Building never happens here. Where there is no engine for a batch,
+those of other batches are put together (`streamvos.backends.batches`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streamvos.backends import aoti, cuda_graphs, inductor, tensorrt
 from streamvos.backends.batches import MOST, batch_of, cover, guess, of_batch, together
 from streamvos.backends.beside import Request, request_build
 from streamvos.backends.cache import EngineCache
-from streamvos.backends.exporting import PartModule
+from streamvos.backends.exporting import PartModule, first_line
 from streamvos.backends.keys import Plan, is_ours, plan_of, weight_digest
 from streamvos.backends.manifest import Manifest
 from streamvos.backends.recipes import recipe_for
@@ -207,10 +207,16 @@ class Engines:
                 path = self._cache.artefact(manifest)
                 module = PartModule(part, looked.precision)
                 run = COMPILED[manifest.backend].load(path, self._device, module)
+                engine = Engine(run, signature, manifest)
+                engine(*signature.zeros(self._device))
             except InputError as error:
                 log.warning("%s; eager runs instead", error)
                 return _Looked(str(error), missing=manifest.plan)
-            self._loaded[manifest.key] = Engine(run, signature, manifest)
+            except Exception as error:  # whatever a compiler or a driver raises
+                reason = first_line(error)
+                log.warning("%s fails here: %s; eager runs instead", manifest.title, reason)
+                return _Looked(f"eager, the {manifest.backend} engine fails here: {reason}")
+            self._loaded[manifest.key] = engine
         return replace(looked, engine=self._loaded[manifest.key])
 
     def _put_together(

@@ -54,8 +54,12 @@ def export(module: nn.Module, inputs: Tensors) -> torch.export.ExportedProgram:
             plain = tuple(_copied(tensor) for tensor in inputs)
             return torch.export.export(module, plain, strict=False)
     except Exception as error:  # whatever tracing raises: the part is no graph of tensors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the part cannot be exported: {reason}") from error
+        raise InputError(f"the part cannot be exported: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What a compiler's error says, without all that follows."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -63,6 +63,19 @@ class Signature:
         """What these tensors are."""
         return cls(tuple(TensorSpec.of(tensor) for tensor in tensors))
 
+    def zeros(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Tensors of this signature.
+
+        Args:
+            device: where, of the type of the signature.
+        """
+        return tuple(
+            torch.empty_strided(
+                one.shape, one.strides, dtype=getattr(torch, one.dtype), device=device
+            ).zero_()
+            for one in self.tensors
+        )
+
     def check(self, tensors: Sequence[torch.Tensor]) -> None:
         """Refuse what a compiled function must not be given.
 

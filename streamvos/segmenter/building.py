@@ -24,7 +24,7 @@ from streamvos.backends import CANDIDATES, COMPILED, Engine, EngineCache
 from streamvos.backends.cache import digest_of
 from streamvos.backends.eager import prepare
 from streamvos.backends.engines import plan_for
-from streamvos.backends.exporting import PartModule, export
+from streamvos.backends.exporting import PartModule, export, first_line
 from streamvos.backends.keys import FORMAT, Plan, engine_key, plan_of, weight_digest
 from streamvos.backends.manifest import Choice, Manifest, Parity
 from streamvos.backends.recipes import Recipe
@@ -216,7 +216,7 @@ class Builder:
                     raise
                 except Exception as error:  # whatever a compiler raises
                     raise InputError(
-                        f"{plan.backend} cannot compile {part.name}: {_first_line(error)}"
+                        f"{plan.backend} cannot compile {part.name}: {first_line(error)}"
                     ) from error
             manifest = Manifest(
                 format=FORMAT,
@@ -299,7 +299,3 @@ def _reference(part: Part, inputs: Tensors) -> tuple[Layout | None, Tensors]:
     """What features look like, if it is an extractor, and what eager gives."""
     layout = part.layout(inputs[0]) if isinstance(part, ExtractorPart) else None
     return layout, part.plain(*inputs)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,23 @@ def test_a_damaged_engine_is_put_aside_and_eager_runs(built, cache):
     assert all(torch.equal(features[name], value) for name, value in expected.maps.items())
     assert "quarantine" in told(extraction)
     assert cache.manifests() == []
+
+
+def test_eager_runs_where_an_engine_fails(built, cache, tmp_path):
+    """As inductor's do where there is no compiler, or others where there is no memory."""
+    method, path = built.make(), tmp_path / "engine.json"
+    part = method.parts()["extractor"]
+    plan = Builder(method, CPU, cache).plan(part, "inductor", part.example(built.clip.size, 1))
+    path.write_text('{"such an option": true}')
+    there = {"artefact": path.name, "sha256": digest_of(path), "size": path.stat().st_size}
+    cache.store(built.manifest.model_copy(update={"plan": plan.digest, "about": asdict(plan), **there}), path)
+    extraction = Extraction(method, "cpu", "inductor", cache)
+    expected = Extraction(built.make(), "cpu", "eager")(frames_of(built))
+    for _ in range(2):
+        features = extraction(frames_of(built))
+        assert all(torch.equal(features[name], value) for name, value in expected.maps.items())
+    assert "eager, the inductor engine fails here: " in told(extraction)
+    assert "such an option" in told(extraction)
 
 
 def test_a_refused_engine_is_never_used_and_its_numbers_are_told(built, cache):
