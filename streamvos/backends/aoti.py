@@ -20,11 +20,6 @@ from typing import Any
 import torch
 from torch import nn
 
-# What `torch._inductor.aoti_load_package` calls in the end. Before, it compiles small programs to find out
-# about the processor: seconds of a stream, with a compiler, in a folder of /tmp whose name anybody can guess.
-# Here the processor is part of the plan that an engine is found by.
-from torch._C._aoti import AOTIModelPackageLoader
-
 from streamvos.backends.cuda_graphs import graphed_when_called
 from streamvos.backends.cuda_toolkit import cuda_toolkit, missing_headers
 from streamvos.backends.exporting import private_folder, quiet
@@ -104,6 +99,11 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
     Raises:
         InputError: it holds more than a compiled function, or torch cannot load it.
     """
+    # What `torch._inductor.aoti_load_package` calls in the end. Before, that compiles small programs to find
+    # out about the processor: seconds of a stream, with a compiler, in a folder whose name anybody can guess.
+    # Here the processor is part of the plan that an engine is found by.
+    from torch._C._aoti import AOTIModelPackageLoader
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
