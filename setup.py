@@ -3,6 +3,20 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithRecipes(build_py):
+    """The package, and the engine recipes of the top-level folder `engines/`."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for recipe in sorted(Path(__file__).with_name("engines").glob("*.toml")):
+                target = Path(self.build_lib, "streamvos", "engines", "files", recipe.name)
+                self.mkpath(str(target.parent))
+                self.copy_file(str(recipe), str(target))
+
 
 setup(
     name="streamvos",
@@ -12,13 +26,13 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
+    cmdclass={"build_py": BuildWithRecipes},
     packages=find_packages(include=["streamvos", "streamvos.*"]),
     package_data={
         "streamvos": [
             "py.typed",
             "weights/files/*.safetensors",
             "weights/files/*.md",
-            "backends/files/*.toml",
         ]
     },
     install_requires=[

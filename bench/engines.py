@@ -30,11 +30,11 @@ from typing import Any
 import torch
 from methods import bounded
 
-from streamvos.backends import COMPILED, choose_device, why_missing
-from streamvos.backends.eager import prepare
-from streamvos.backends.exporting import PartModule, export
-from streamvos.backends.parity import feature_error
 from streamvos.cli.engine_work import synthetic_clip
+from streamvos.engines import COMPILED, choose_device, why_missing
+from streamvos.engines.eager import prepare
+from streamvos.engines.exporting import PartModule, export
+from streamvos.engines.parity import feature_error
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter.gate import inputs_in
 from streamvos.weights import BUNDLED, load_method

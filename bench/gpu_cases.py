@@ -21,10 +21,10 @@ from gpu_kernels import kernel_rows, matching_rows, sweep_rows
 from methods import bounded, peak_mib, scene
 from torch.utils.flop_counter import FlopCounterMode
 
-from streamvos.backends import EngineCache, parity
-from streamvos.backends.recipes import recipe_for, recipes
-from streamvos.backends.signature import Signature
 from streamvos.cli.engine_work import Wanted, build_one, clip_for, inputs_of, part_of
+from streamvos.engines import EngineCache, parity
+from streamvos.engines.recipes import recipe_for, recipes
+from streamvos.engines.signature import Signature
 from streamvos.methods import METHODS, Method
 from streamvos.segmenter import Extraction, StreamState, annotation_of, decide, make_result
 from streamvos.segmenter.building import Builder

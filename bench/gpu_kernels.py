@@ -159,7 +159,7 @@ def sweep_rows(name: str, quick: bool, device: torch.device) -> list[dict[str, A
     if why_not(device.type) is not None:
         return []
     from streamvos.nn.kernels.launching import shape_for
-    from streamvos.nn.kernels.propagation import propagate_in_kernels
+    from streamvos.nn.propagation.kernels.propagation import propagate_in_kernels
 
     channels, references, options = PROPAGATION[name]
     given = inputs(channels, references, options, device, quick)

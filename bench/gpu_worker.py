@@ -116,7 +116,7 @@ def main(device_name: str) -> None:
     # what libraries print must not come between the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    from streamvos.backends import choose_device
+    from streamvos.engines import choose_device
 
     device = choose_device(device_name)
     for line in sys.stdin:

@@ -60,7 +60,7 @@ def configuration(folder: Path, clip: str, method: dict[str, Any], **stream: Any
 
 def client_of(pipeline: Serving) -> Any:
     """A client, once the pipeline answers."""
-    from streamvos.pipeline.client import Client
+    from streamvos.pipeline.clients.client import Client
 
     path = Path(pipeline.runtime) / "streamvos" / "bench" / "control.sock"
     pipeline.wait_for(path.exists)
@@ -94,7 +94,7 @@ def bare_loop(clip: str, mask: str, threads: int | None, warm_up: int) -> dict[s
     import torch
 
     import streamvos
-    from streamvos.data.labelmap import read_label_map
+    from streamvos.masks.labelmap import read_label_map
     from streamvos.sources import open_source
 
     if threads is not None:

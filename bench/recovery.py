@@ -53,7 +53,7 @@ class Watch:
     def __init__(self, pipeline: Serving):
         import zmq
 
-        from streamvos.pipeline.subscribing import Subscription
+        from streamvos.pipeline.clients.subscribing import Subscription
 
         runtime = Path(pipeline.runtime) / "streamvos" / "recovery"
         self._context: Any = zmq.Context()

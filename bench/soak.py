@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from pipelines import IDS, Serving, about, make_clip, make_mask, serving, tell
 
-from streamvos.sinks.rle import encode_rles
+from streamvos.masks.rle import encode_rles
 
 SAMPLE_SECONDS = 2.0
 PATIENCE = 1.5

@@ -35,8 +35,10 @@ import numpy as np
 import pytest
 import zmq
 
-from streamvos.pipeline.arenas import Arena
-from streamvos.pipeline.edges import EdgeSpec, Inbox, Outbox
+from streamvos.pipeline.wire.arenas import Arena
+from streamvos.pipeline.wire.inbox import Inbox
+from streamvos.pipeline.wire.outbox import Outbox
+from streamvos.pipeline.wire.spec import EdgeSpec
 
 SIZE, ROUNDS, WARM_UP = (1080, 1920), 300, 20
 SESSION, ARENA = b"a bench!", "bench/frames"

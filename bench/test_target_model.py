@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 
 from streamvos.methods.frtm.memory import ObjectModel, learn, remember
-from streamvos.nn.conjugate_gradient import conjugate_gradient
-from streamvos.nn.sample_weights import SampleWeights
-from streamvos.nn.stencil import apply_stencil
-from streamvos.nn.target_model import (
+from streamvos.nn.target_model.conjugate_gradient import conjugate_gradient
+from streamvos.nn.target_model.sample_weights import SampleWeights
+from streamvos.nn.target_model.stencil import apply_stencil
+from streamvos.nn.target_model.target_model import (
     LearningRule,
     Samples,
     TargetWeights,

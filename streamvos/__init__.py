@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 from streamvos.types import Frame, InputError, ObjectResult, Result, SinkError, SourceError, StreamvosError
 
 if TYPE_CHECKING:
-    from streamvos.pipeline.client import Client
+    from streamvos.pipeline.clients.client import Client
     from streamvos.segmenter import Segmenter
 
 __version__ = "0.1.0"
 
-_ROOMS = {"Segmenter": "streamvos.segmenter", "Client": "streamvos.pipeline.client"}
+_ROOMS = {"Segmenter": "streamvos.segmenter", "Client": "streamvos.pipeline.clients.client"}
 
 
 def load(

@@ -22,15 +22,16 @@ from typing import Any
 
 import zmq
 
-from streamvos.pipeline.arenas import Arena
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import make_config
-from streamvos.pipeline.edges import Inbox, Outbox
-from streamvos.pipeline.messages import Message, decode, encode
-from streamvos.pipeline.runtime import Runtime
-from streamvos.pipeline.stage import Stage, StageContext
-from streamvos.pipeline.stage_thread import StageThread
-from streamvos.pipeline.topology import Topology
+from streamvos.pipeline.stages.stage import Stage, StageContext
+from streamvos.pipeline.stages.stage_thread import StageThread
+from streamvos.pipeline.supervision.topology import Topology
+from streamvos.pipeline.wire.arenas import Arena
+from streamvos.pipeline.wire.inbox import Inbox
+from streamvos.pipeline.wire.messages import Message, decode, encode
+from streamvos.pipeline.wire.outbox import Outbox
+from streamvos.pipeline.wire.runtime import Runtime
 
 SESSION = b"sessions"
 PATIENCE = 20.0
@@ -147,7 +148,7 @@ class Process:
             "arenas": arenas, "parent": os.getpid(), "pipe": self._pipe[0], "stages": [stage],
         }  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "streamvos.pipeline.worker"],
+            [sys.executable, "-m", "streamvos.pipeline.stages.worker"],
             stdin=subprocess.PIPE,
             pass_fds=[*arenas.values(), self._pipe[0]],
             start_new_session=True,

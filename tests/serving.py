@@ -22,8 +22,8 @@ TESTS = Path(__file__).parent
 SERVE = """
 import json, signal, sys
 from streamvos.pipeline.config.reading import make_config
-from streamvos.pipeline.logs import EventLog
-from streamvos.pipeline.supervisor import Supervisor
+from streamvos.pipeline.telemetry.logs import EventLog
+from streamvos.pipeline.supervision.supervisor import Supervisor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 supervisor = Supervisor(make_config(json.loads(sys.argv[1])), EventLog("json"))
 open(sys.argv[2] + ".session", "wb").write(supervisor._session)  # for those who try to abuse it
@@ -159,7 +159,7 @@ def serving(config: Mapping[str, Any], folder: Path, threads: int | None = 1) ->
 
 def label_maps(folder: Path) -> dict[str, np.ndarray]:
     """Name -> label map of every PNG in a folder."""
-    from streamvos.data.labelmap import read_label_map
+    from streamvos.masks.labelmap import read_label_map
 
     return {path.name: read_label_map(path) for path in sorted(folder.glob("*.png"))}
 

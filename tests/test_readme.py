@@ -35,8 +35,8 @@ from PIL import Image
 
 import streamvos
 from streamvos.cli import main
-from streamvos.data.labelmap import read_label_map, write_label_map
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.masks.labelmap import read_label_map, write_label_map
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

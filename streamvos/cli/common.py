@@ -46,7 +46,7 @@ BUNDLED_NAMES = ("tvos", "frtm-fast")
 """Those with bundled weights, as in `streamvos.weights`."""
 
 BACKEND_NAMES = ("eager", "inductor", "aoti", "tensorrt", "cuda-graph", "auto")
-"""As in `streamvos.backends`, whose import takes seconds."""
+"""As in `streamvos.engines`, whose import takes seconds."""
 
 STANDARD_OUTPUT = "-"
 

@@ -22,9 +22,9 @@ from streamvos.cli.common import (
     write_json,
     write_output,
 )
-from streamvos.data.labelmap import read_label_map
-from streamvos.pipeline.client import Client
-from streamvos.pipeline.runtime import live_pipelines
+from streamvos.masks.labelmap import read_label_map
+from streamvos.pipeline.clients.client import Client
+from streamvos.pipeline.wire.runtime import live_pipelines
 from streamvos.types import InputError
 
 app = typer.Typer(

@@ -156,7 +156,7 @@ def _tensorrt() -> Finding:
     advice = "pip install 'streamvos[tensorrt]' on a machine with an NVIDIA GPU"
     if importlib.util.find_spec("torch_tensorrt") is None:
         return Finding("TensorRT", "optional", "torch-tensorrt is not installed", advice)
-    from streamvos.backends.tensorrt import torch_tensorrt
+    from streamvos.engines.tensorrt import torch_tensorrt
 
     try:
         package = torch_tensorrt()
@@ -166,7 +166,7 @@ def _tensorrt() -> Finding:
 
 
 def _compiler() -> Finding:
-    from streamvos.backends.aoti import cannot_build
+    from streamvos.engines.aoti import cannot_build
 
     reason = cannot_build(torch_device())
     if reason is not None:
@@ -176,7 +176,7 @@ def _compiler() -> Finding:
 
 
 def _engines() -> Finding:
-    from streamvos.backends import EngineCache
+    from streamvos.engines import EngineCache
 
     cache = EngineCache()
     problem = cache.problem()
@@ -190,7 +190,7 @@ def _engines() -> Finding:
 
 def torch_device() -> torch.device:
     """What `--device auto` is here."""
-    from streamvos.backends import choose_device
+    from streamvos.engines import choose_device
 
     return choose_device("auto")
 

@@ -21,22 +21,22 @@ from typing import Any
 import torch
 from rich.progress import Progress, TaskID
 
-from streamvos.backends import EngineCache
-from streamvos.backends.batches import batch_of
-from streamvos.backends.beside import Request, give_up, is_asked, requests
-from streamvos.backends.environment import facts, source_digest
-from streamvos.backends.keys import FORMAT, weight_digest
-from streamvos.backends.manifest import Choice, Manifest
-from streamvos.backends.parity import CLIP_FRAMES
-from streamvos.backends.recipes import Recipe, recipe_named, recipes
-from streamvos.backends.signature import Signature
 from streamvos.cli.common import console, make_progress
-from streamvos.data.labelmap import read_label_map
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.engines import EngineCache
+from streamvos.engines.batches import batch_of
+from streamvos.engines.beside import Request, give_up, is_asked, requests
+from streamvos.engines.environment import facts, source_digest
+from streamvos.engines.keys import FORMAT, weight_digest
+from streamvos.engines.manifest import Choice, Manifest
+from streamvos.engines.parity import CLIP_FRAMES
+from streamvos.engines.recipes import Recipe, recipe_named, recipes
+from streamvos.engines.signature import Signature
+from streamvos.masks.labelmap import read_label_map
 from streamvos.methods import Method
 from streamvos.methods.parts import ExtractorPart, Part, Size, Tensors
 from streamvos.segmenter.building import Builder, BuiltElsewhereError
 from streamvos.segmenter.gate import Clip, inputs_in
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.types import InputError
 from streamvos.weights import BUNDLED, load_method
 

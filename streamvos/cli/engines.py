@@ -13,13 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.backends import BACKENDS, EngineCache, choose_device
-from streamvos.backends.beside import forget_failures
-from streamvos.backends.manifest import Choice, Manifest
-from streamvos.backends.onnx import export_onnx
-from streamvos.backends.parity import CLIP_FRAMES
-from streamvos.backends.recipes import recipes
-from streamvos.backends.signature import Signature
 from streamvos.cli.common import (
     STANDARD_OUTPUT,
     DeviceName,
@@ -50,6 +43,13 @@ from streamvos.cli.engine_work import (
     synthetic_clip,
     told,
 )
+from streamvos.engines import BACKENDS, EngineCache, choose_device
+from streamvos.engines.beside import forget_failures
+from streamvos.engines.manifest import Choice, Manifest
+from streamvos.engines.onnx import export_onnx
+from streamvos.engines.parity import CLIP_FRAMES
+from streamvos.engines.recipes import recipes
+from streamvos.engines.signature import Signature
 from streamvos.segmenter.building import Builder
 from streamvos.types import InputError
 

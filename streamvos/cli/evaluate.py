@@ -37,8 +37,8 @@ from streamvos.cli.common import (
     write_json,
 )
 from streamvos.cli.signals import Stopped
-from streamvos.data.davis import DavisDataset, DavisSequence
-from streamvos.data.labelmap import write_label_map
+from streamvos.datasets.davis import DavisDataset, DavisSequence
+from streamvos.masks.labelmap import write_label_map
 from streamvos.metrics import MEASURES, Scores, SequenceScore, evaluate_sequence, summarize
 from streamvos.sinks.sink import make_folder
 from streamvos.types import InputError

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from streamvos.data.boxes import Box
+from streamvos.masks.boxes import Box
 from streamvos.sources import Source
 from streamvos.sources.first_frame import first_label_map, parse_boxes
 from streamvos.sources.first_frame import given_label_map as _given_label_map

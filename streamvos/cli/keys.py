@@ -19,7 +19,7 @@ from streamvos.cli.common import (
     write_json,
     write_output,
 )
-from streamvos.pipeline.security import make_keys, read_public_key, read_secret_key
+from streamvos.pipeline.wire.security import make_keys, read_public_key, read_secret_key
 from streamvos.types import InputError
 
 app = typer.Typer(

@@ -28,7 +28,7 @@ from streamvos.cli.common import (
 from streamvos.cli.run import Boxes, MaskPath
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import config_from_options, read_config
-from streamvos.pipeline.logs import EventLog
+from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.types import InputError
 
 EXAMPLES = examples(
@@ -40,7 +40,7 @@ EXAMPLES = examples(
 )
 
 ENGINES_AS_OF = "STREAMVOS_ENGINES_AS_OF"
-"""As in `streamvos.backends.cache`, whose import takes seconds."""
+"""As in `streamvos.engines.cache`, whose import takes seconds."""
 
 ConfigFile = Annotated[
     Path | None,
@@ -180,7 +180,7 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
         InputError: it cannot be run; nothing has been started.
     """
     try:
-        from streamvos.pipeline.supervisor import Supervisor
+        from streamvos.pipeline.supervision.supervisor import Supervisor
     except ModuleNotFoundError as error:
         if error.name not in ("zmq", "msgpack"):
             raise
@@ -259,7 +259,7 @@ def _check_backend(config: PipelineConfig) -> None:
         return
     import torch
 
-    from streamvos.backends import check_backend
+    from streamvos.engines import check_backend
 
     # the device itself is not touched: a context on a GPU would stay with this process, which needs none
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())

@@ -66,7 +66,7 @@ def stage(
         )
     if secret is not None and not secret.is_file():
         raise InputError(f"--secret: there is no file {secret}; `streamvos keys new` makes keys")
-    from streamvos.pipeline.worker import run_remote
+    from streamvos.pipeline.stages.worker import run_remote
 
     code = run_remote(name, connect, secret)
     if code:

@@ -23,8 +23,8 @@ from streamvos.cli.common import (
     write_json,
 )
 from streamvos.cli.signals import Stopped
-from streamvos.data.davis import DavisDataset
-from streamvos.data.youtube import YouTubeVosDataset
+from streamvos.datasets.davis import DavisDataset
+from streamvos.datasets.youtube import YouTubeVosDataset
 from streamvos.methods.frtm import FRTMOptions
 from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
 from streamvos.training.frtm import INFERENCE, train_frtm

@@ -32,12 +32,12 @@ from streamvos.cli.common import (
 )
 from streamvos.cli.ctl import Secret, ServerKey, Timeout, connect
 from streamvos.cli.signals import Stopped
-from streamvos.data.labelmap import write_label_map
+from streamvos.masks.labelmap import write_label_map
 from streamvos.metrics.latency import Latencies
-from streamvos.pipeline.client import find_address, publishers_in
-from streamvos.pipeline.messages import Refused
-from streamvos.pipeline.security import Curve, is_loopback
-from streamvos.pipeline.subscribing import FORMS, End, Form, Mask, Subscription
+from streamvos.pipeline.clients.client import find_address, publishers_in
+from streamvos.pipeline.clients.subscribing import FORMS, End, Form, Mask, Subscription
+from streamvos.pipeline.wire.messages import Refused
+from streamvos.pipeline.wire.security import Curve, is_loopback
 from streamvos.types import InputError, SinkError
 
 EXAMPLES = examples(

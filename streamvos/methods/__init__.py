@@ -16,7 +16,7 @@ from streamvos.methods.feelvos import FEELVOS, FEELVOSOptions
 from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMOptions
 from streamvos.methods.joint import JOINT, JOINTOptions
 from streamvos.methods.rgmp import RGMP, RGMPOptions
-from streamvos.methods.tvos import TVOS, TVOSNetwork, TVOSOptions
+from streamvos.methods.tvos.method import TVOS, TVOSNetwork, TVOSOptions
 from streamvos.types import InputError
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamvos.data.clips import (
+from streamvos.datasets.clips import (
     LABEL_SUFFIXES,
     holds_binary_mask,
     list_folders,
@@ -28,7 +28,7 @@ from streamvos.data.clips import (
     listing,
     read_labels,
 )
-from streamvos.data.labelmap import read_label_map
+from streamvos.masks.labelmap import read_label_map
 from streamvos.metrics.evaluation import evaluate_sequence, labels_of
 from streamvos.metrics.measures import TOLERANCE
 from streamvos.metrics.scores import Scores, SequenceScore, summarize

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from streamvos.data.clips import LABEL_SUFFIXES, list_pictures, listing
-from streamvos.data.labelmap import read_label_map
-from streamvos.data.youtube import YouTubeVideo, YouTubeVosDataset
+from streamvos.datasets.clips import LABEL_SUFFIXES, list_pictures, listing
+from streamvos.datasets.youtube import YouTubeVideo, YouTubeVosDataset
+from streamvos.masks.labelmap import read_label_map
 from streamvos.metrics.evaluation import check_object_ids, check_predicted, pairs
 from streamvos.metrics.measures import TOLERANCE, label_map, measure_objects
 from streamvos.metrics.scores import ObjectScore, SequenceScore

@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
-from streamvos.backends import CANDIDATES, COMPILED, Engine, EngineCache
-from streamvos.backends.cache import digest_of
-from streamvos.backends.eager import prepare
-from streamvos.backends.engines import plan_for
-from streamvos.backends.exporting import PartModule, export, first_line
-from streamvos.backends.keys import FORMAT, Plan, engine_key, plan_of, weight_digest
-from streamvos.backends.manifest import Choice, Manifest, Parity
-from streamvos.backends.recipes import Recipe
-from streamvos.backends.signature import Signature
+from streamvos.engines import CANDIDATES, COMPILED, Engine, EngineCache
+from streamvos.engines.cache import digest_of
+from streamvos.engines.eager import prepare
+from streamvos.engines.engines import plan_for
+from streamvos.engines.exporting import PartModule, export, first_line
+from streamvos.engines.keys import FORMAT, Plan, engine_key, plan_of, weight_digest
+from streamvos.engines.manifest import Choice, Manifest, Parity
+from streamvos.engines.recipes import Recipe
+from streamvos.engines.signature import Signature
 from streamvos.methods import Method
 from streamvos.methods.parts import ExtractorPart, Layout, Part, Tensors
 from streamvos.segmenter.gate import Clip, compare

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from streamvos.backends import Engine, EngineCache, Engines, choose_device, eager_run
+from streamvos.engines import Engine, EngineCache, Engines, choose_device, eager_run
 from streamvos.methods import Method
 from streamvos.methods.parts import assemble
 from streamvos.types import Features
@@ -25,13 +25,13 @@ class Extraction:
         method: it is moved to the device, and not changed otherwise; but engines of its inner parts become
             its own, whoever shares it.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        backend: see `streamvos.backends`.
+        backend: see `streamvos.engines`.
         cache: of engines; None = the default one.
 
     Attributes:
         method: the method.
         device: the torch device in use.
-        engines: what runs instead of eager; see `streamvos.backends.Engines.describe`.
+        engines: what runs instead of eager; see `streamvos.engines.Engines.describe`.
 
     Raises:
         InputError: no such device or backend.

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from streamvos.backends import Engine
-from streamvos.backends.manifest import Parity
-from streamvos.backends.parity import feature_error, judge, mask_overlap
-from streamvos.backends.signature import Signature
+from streamvos.engines import Engine
+from streamvos.engines.manifest import Parity
+from streamvos.engines.parity import feature_error, judge, mask_overlap
+from streamvos.engines.signature import Signature
 from streamvos.methods import Method
 from streamvos.methods.parts import Part, Tensors
 from streamvos.nn.precision import resolve_precision

@@ -21,7 +21,7 @@ class Segmenter:
         method: with its weights; it is moved to the device and not changed otherwise. Several
             segmenters may share one.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        backend: how the networks run, see `streamvos.backends`.
+        backend: how the networks run, see `streamvos.engines`.
 
     Attributes:
         method: the method.

@@ -5,12 +5,12 @@
 ...         sinks.write(frame, vos.step(frame.image, mask if frame.index == 0 else None))
 """
 
+from streamvos.masks.rle import decode_rle, encode_rle, encode_rles
 from streamvos.sinks.json_lines import JsonLinesSink
 from streamvos.sinks.label_maps import LabelMapSink
 from streamvos.sinks.multi import MultiSink, open_sinks
 from streamvos.sinks.overlay import Overlay
 from streamvos.sinks.overlay_video import OverlayVideoSink
-from streamvos.sinks.rle import decode_rle, encode_rle, encode_rles
 from streamvos.sinks.sink import Sink, full_reason
 
 __all__ = [

@@ -28,7 +28,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from streamvos.sinks.rle import encode_rles
+from streamvos.masks.rle import encode_rles
 from streamvos.sinks.sink import Sink, cannot_write, make_folder, partial_path
 from streamvos.types import Frame, InputError, Result
 

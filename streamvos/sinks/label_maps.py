@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from streamvos.data.labelmap import write_label_map
+from streamvos.masks.labelmap import write_label_map
 from streamvos.sinks.sink import Sink, make_folder
 from streamvos.types import Frame, InputError, Result
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from streamvos.data.labelmap import davis_palette
+from streamvos.masks.labelmap import davis_palette
 from streamvos.types import InputError, Result
 
 

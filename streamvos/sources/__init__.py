@@ -5,7 +5,7 @@
 ...         print(frame.index, frame.size)
 """
 
-from streamvos.sources.addresses import redact
+from streamvos.addresses import redact
 from streamvos.sources.generated import GeneratedSource
 from streamvos.sources.images import ImagesSource
 from streamvos.sources.live import LiveSource, Policy

@@ -22,7 +22,7 @@ import av.error
 import cv2
 import numpy as np
 
-from streamvos.sources.addresses import scheme_of
+from streamvos.addresses import scheme_of
 from streamvos.sources.live_address import LiveAddress
 from streamvos.sources.video_file import upright
 from streamvos.types import SourceError

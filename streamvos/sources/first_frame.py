@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from streamvos.data.boxes import Box, label_map_from_boxes, parse_box
-from streamvos.data.labelmap import read_label_map
+from streamvos.masks.boxes import Box, label_map_from_boxes, parse_box
+from streamvos.masks.labelmap import read_label_map
 from streamvos.sources.generated import GeneratedSource
 from streamvos.sources.source import Source
 from streamvos.types import VOID, Frame, InputError

@@ -16,8 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamvos.data.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
 from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
+from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
 from streamvos.types import InputError
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from streamvos.sources.addresses import host_of, is_url, redact
+from streamvos.addresses import host_of, is_url, redact
 from streamvos.types import InputError, SourceError
 
 URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "rtp", "tcp", "tls", "srt", "rtmp", "rtmps")

@@ -15,7 +15,7 @@ import glob
 import math
 from pathlib import Path
 
-from streamvos.sources.addresses import is_url, redact, scheme_of
+from streamvos.addresses import is_url, redact, scheme_of
 from streamvos.sources.generated import GeneratedSource
 from streamvos.sources.images import IMAGE_SUFFIXES, ImagesSource
 from streamvos.sources.live import LiveSource, Policy

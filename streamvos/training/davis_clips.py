@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamvos.data.clips import Clip
-from streamvos.data.labelmap import davis_palette
+from streamvos.datasets.clips import Clip
+from streamvos.masks.labelmap import davis_palette
 from streamvos.training.synthetic_clips import CELL
 from streamvos.types import InputError
 

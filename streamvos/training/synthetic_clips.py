@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamvos.data.surfaces import list_stills
-from streamvos.data.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
+from streamvos.synthetic.surfaces import list_stills
+from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
 
 CELL = 8
 """Pixels from one cell to the next; labels are taken at the middle of a cell."""

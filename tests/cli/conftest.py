@@ -14,8 +14,8 @@ from PIL import Image
 
 import streamvos
 from streamvos.cli import main
-from streamvos.data.labelmap import write_label_map
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.masks.labelmap import write_label_map
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.weights import save_weights
 
 NETWORK = {"depth": 18, "stages": 2, "planes": [16, 16], "embedding": 16, "normalize": True}

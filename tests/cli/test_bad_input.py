@@ -8,7 +8,7 @@ import resource
 import numpy as np
 import pytest
 
-from streamvos.data.labelmap import write_label_map
+from streamvos.masks.labelmap import write_label_map
 
 MASK = ["--mask", "first.png"]
 

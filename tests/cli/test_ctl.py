@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pipeline.small_server import SIZE, Recorder, serving, short_folder
 
-from streamvos.data.labelmap import write_label_map
-from streamvos.pipeline import runtime
-from streamvos.pipeline.runtime import Runtime
-from streamvos.pipeline.security import Curve, make_keys
+from streamvos.masks.labelmap import write_label_map
+from streamvos.pipeline.wire import runtime
+from streamvos.pipeline.wire.runtime import Runtime
+from streamvos.pipeline.wire.security import Curve, make_keys
 
 
 @pytest.fixture

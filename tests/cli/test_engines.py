@@ -21,12 +21,12 @@ from small_methods import SMALL
 
 import streamvos
 from streamvos import Segmenter
-from streamvos.backends import EngineCache
-from streamvos.backends.beside import Request, request_build
-from streamvos.backends.cache import FOLDER_VARIABLE
-from streamvos.backends.recipes import recipes
-from streamvos.backends.signature import Signature
 from streamvos.cli import main
+from streamvos.engines import EngineCache
+from streamvos.engines.beside import Request, request_build
+from streamvos.engines.cache import FOLDER_VARIABLE
+from streamvos.engines.recipes import recipes
+from streamvos.engines.signature import Signature
 from streamvos.methods import build
 
 
@@ -292,8 +292,8 @@ def test_an_unknown_backend_is_refused_with_those_that_there_are(call, inputs, d
 
 
 def test_a_pipeline_and_its_workers_mean_the_same_moment():
-    from streamvos.backends.cache import AS_OF_VARIABLE
     from streamvos.cli.serve import ENGINES_AS_OF
+    from streamvos.engines.cache import AS_OF_VARIABLE
 
     assert ENGINES_AS_OF == AS_OF_VARIABLE
 

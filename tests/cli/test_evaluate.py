@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamvos.data.labelmap import read_label_map, write_label_map
+from streamvos.masks.labelmap import read_label_map, write_label_map
 from streamvos.metrics import MEASURES
 
 

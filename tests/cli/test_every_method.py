@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_methods import SMALL
 
-from streamvos.data.labelmap import read_label_map
+from streamvos.masks.labelmap import read_label_map
 from streamvos.methods import METHODS
 
 

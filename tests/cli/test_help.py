@@ -66,8 +66,8 @@ def test_the_version_is_the_package_s(call):
 
 
 def test_the_help_names_the_methods_that_there_are():
-    from streamvos.backends import BACKENDS
     from streamvos.cli.common import BACKEND_NAMES, BUNDLED_NAMES, METHOD_NAMES
+    from streamvos.engines import BACKENDS
     from streamvos.methods import METHODS
     from streamvos.weights import BUNDLED
 

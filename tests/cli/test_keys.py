@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 
-from streamvos.pipeline.security import read_secret_key
+from streamvos.pipeline.wire.security import read_secret_key
 
 
 def test_keys_are_made_and_shown(call, tmp_path):

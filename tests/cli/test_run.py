@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamvos.data.labelmap import read_label_map, write_label_map
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.masks.labelmap import read_label_map, write_label_map
 from streamvos.metrics import evaluate_sequence
 from streamvos.sinks import decode_rle
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 LENGTH = 6
 

@@ -26,10 +26,10 @@ from pipeline.small_server import (
     short_folder,
 )
 
-from streamvos.data.labelmap import read_label_map
-from streamvos.pipeline import runtime
-from streamvos.pipeline.publishing import Publisher
-from streamvos.pipeline.runtime import Runtime
+from streamvos.masks.labelmap import read_label_map
+from streamvos.pipeline.clients.publishing import Publisher
+from streamvos.pipeline.wire import runtime
+from streamvos.pipeline.wire.runtime import Runtime
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import torch
 from small_methods import SMALL, small
 
 import streamvos
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.methods.base import Lesson, Method
 from streamvos.segmenter import Extraction, StreamState, annotation_of, decide
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 LEARNING = {
     "frtm": {"update_interval": 2, "memory_size": 7},

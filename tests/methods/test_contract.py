@@ -11,8 +11,8 @@ import torch
 from small_methods import SMALL, small
 
 from streamvos import InputError, Segmenter
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.methods import METHODS
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 METHOD = pytest.mark.parametrize("method", sorted(SMALL))
 

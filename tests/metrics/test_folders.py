@@ -9,7 +9,7 @@ import pytest
 from goldens import shared_path
 from PIL import Image
 
-from streamvos.data.labelmap import write_label_map
+from streamvos.masks.labelmap import write_label_map
 from streamvos.metrics import evaluate_sequence, score_folders
 from streamvos.types import InputError
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import zmq
 
-from streamvos.pipeline.control import ControlServer
-from streamvos.pipeline.publishing import Publisher
-from streamvos.pipeline.security import Curve
+from streamvos.pipeline.clients.control import ControlServer
+from streamvos.pipeline.clients.publishing import Publisher
+from streamvos.pipeline.wire.security import Curve
 from streamvos.types import Frame, InputError, ObjectResult, Result
 
 SESSION = b"sessions"

@@ -15,7 +15,7 @@ from pipeline.test_failures import check_drift, configuration, synthetic, writte
 from pipeline.test_hung_sources import metric, status_of
 from serving import Serving, label_maps, serving
 
-from streamvos.pipeline.client import Client
+from streamvos.pipeline.clients.client import Client
 
 SIZE = 4 * 2**20
 WAITING = 'streamvos_stream_waiting_seconds{stream="s"}'

@@ -13,7 +13,7 @@ from pipeline.test_failures import check_drift, configuration, stream, synthetic
 from serving import Serving, label_maps, serving
 from small_videos import make_mask
 
-from streamvos.pipeline.client import Client
+from streamvos.pipeline.clients.client import Client
 
 SIZE, FRAMES, AT = (48, 64), 24, 20
 RATE = 5.0

@@ -15,7 +15,7 @@ import pytest
 from serving import label_maps, serving
 from small_videos import make_mask, make_video
 
-from streamvos.pipeline.client import Client
+from streamvos.pipeline.clients.client import Client
 
 
 def configuration(folder: Path, placement: str, policy: str, **stream: Any) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from serving import TESTS, Serving, label_maps, serving
 from small_methods import SMALL
 
 from streamvos.pipeline.config.method import MethodConfig
-from streamvos.pipeline.messages import Message, decode, encode
 from streamvos.pipeline.stages.method import make_method
+from streamvos.pipeline.wire.messages import Message, decode, encode
 from streamvos.segmenter import Segmenter
 from streamvos.sources import open_source
 

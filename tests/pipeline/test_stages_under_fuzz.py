@@ -19,7 +19,7 @@ import zmq
 from pipeline.raw_client import RawClient, RawSubscriber
 from serving import Serving, label_maps, serving
 
-from streamvos.pipeline.messages import Array, Message, Place, encode
+from streamvos.pipeline.wire.messages import Array, Message, Place, encode
 from streamvos.sources import open_source
 
 SOURCE = "synthetic:seed=6,objects=2,size=48x64,leave=0,length=100000"

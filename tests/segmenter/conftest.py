@@ -9,13 +9,13 @@ import pytest
 import torch
 from small_methods import SMALL
 
-from streamvos.backends import EngineCache
-from streamvos.backends.manifest import Manifest
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.engines import EngineCache
+from streamvos.engines.manifest import Manifest
 from streamvos.methods import Method, build
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter.building import Builder
 from streamvos.segmenter.gate import Clip
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 SIZE, FRAMES = (48, 64), 6
 

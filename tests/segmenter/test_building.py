@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from streamvos.backends import Engine, EngineCache, aoti
-from streamvos.backends.beside import requests
-from streamvos.backends.cache import digest_of
-from streamvos.backends.manifest import Choice
-from streamvos.backends.signature import Signature
+from streamvos.engines import Engine, EngineCache, aoti
+from streamvos.engines.beside import requests
+from streamvos.engines.cache import digest_of
+from streamvos.engines.manifest import Choice
+from streamvos.engines.signature import Signature
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter import Extraction, Segmenter
 from streamvos.segmenter.building import Builder

@@ -6,11 +6,11 @@ import pytest
 import torch
 from small_methods import SMALL
 
-from streamvos.backends import Engine
-from streamvos.backends.batches import batch_of
-from streamvos.backends.exporting import PartModule, export
-from streamvos.backends.parity import feature_error
-from streamvos.backends.signature import Signature
+from streamvos.engines import Engine
+from streamvos.engines.batches import batch_of
+from streamvos.engines.exporting import PartModule, export
+from streamvos.engines.parity import feature_error
+from streamvos.engines.signature import Signature
 from streamvos.methods import build
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter.gate import Clip, compare, inputs_in

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from growth import growth
 
-from streamvos.data.labelmap import read_label_map
+from streamvos.masks.labelmap import read_label_map
 from streamvos.sinks import LabelMapSink
 from streamvos.types import Frame, InputError, SinkError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamvos.data.labelmap import read_label_map
+from streamvos.masks.labelmap import read_label_map
 from streamvos.sinks import LabelMapSink, MultiSink, Overlay, Sink, open_sinks
 from streamvos.sources import VideoFileSource
 from streamvos.types import Frame, SinkError

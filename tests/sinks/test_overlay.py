@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from streamvos.data.labelmap import davis_palette
+from streamvos.masks.labelmap import davis_palette
 from streamvos.sinks import Overlay
 from streamvos.types import InputError
 

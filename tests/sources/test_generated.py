@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.sources import GeneratedSource, Selection
 from streamvos.sources.generated import parse_parameters
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.types import InputError
 
 SMALL = "seed=3,objects=2,size=48x64,length=6"

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from streamvos.data.clips import Clip
-from streamvos.data.davis import DavisDataset
-from streamvos.data.labelmap import davis_palette, write_label_map
-from streamvos.data.youtube import YouTubeVosDataset
+from streamvos.datasets.clips import Clip
+from streamvos.datasets.davis import DavisDataset
+from streamvos.datasets.youtube import YouTubeVosDataset
+from streamvos.masks.labelmap import davis_palette, write_label_map
 from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips, jitter_colors, labels_by_color
 from streamvos.types import InputError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.training.losses import cross_entropy_to_matches, log_affinity
 from streamvos.training.synthetic_clips import CELL, ClipOptions, SyntheticClips, matches
 from streamvos.types import InputError

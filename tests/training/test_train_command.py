@@ -12,7 +12,7 @@ from PIL import Image
 
 import streamvos
 from streamvos.cli import main
-from streamvos.data.labelmap import write_label_map
+from streamvos.masks.labelmap import write_label_map
 from streamvos.nn.resnet import resnet
 from streamvos.weights import read_checkpoint
 

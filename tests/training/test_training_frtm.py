@@ -7,8 +7,8 @@ import torch
 
 import streamvos
 from streamvos import InputError
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.methods.frtm import FRTM, FRTMOptions
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.training.frtm import SegmentationLoss, load_backbone, train_frtm
 from streamvos.training.loop import TrainingOptions
 from streamvos.training.synthetic_clips import SMALLEST_TARGET, ClipOptions, MaskClips

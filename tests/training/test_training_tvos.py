@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import streamvos
-from streamvos.data.clips import Clip
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
-from streamvos.methods.tvos import TVOSExtractor, TVOSNetwork
+from streamvos.datasets.clips import Clip
+from streamvos.methods.tvos.method import TVOSExtractor, TVOSNetwork
 from streamvos.nn.resnet import resnet
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.training.davis_clips import AuthorsClipOptions
 from streamvos.training.loop import TrainingOptions
 from streamvos.training.synthetic_clips import CELL, ClipOptions, SyntheticClips

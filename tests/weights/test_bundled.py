@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import streamvos
-from streamvos.data.davis import DavisDataset
-from streamvos.data.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.datasets.davis import DavisDataset
 from streamvos.methods import METHODS
 from streamvos.metrics import evaluate_sequence
+from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.types import InputError
 from streamvos.weights import BUNDLED, bundled_path, read_checkpoint
 

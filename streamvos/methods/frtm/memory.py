@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import torch
 
-from streamvos.nn.conjugate_gradient import Directions
-from streamvos.nn.sample_weights import SampleWeights
-from streamvos.nn.target_model import (
+from streamvos.nn.target_model.conjugate_gradient import Directions
+from streamvos.nn.target_model.sample_weights import SampleWeights
+from streamvos.nn.target_model.target_model import (
     LearningRule,
     Samples,
     TargetWeights,

@@ -27,13 +27,13 @@ from streamvos.methods.frtm.augmentation import Fill
 from streamvos.methods.frtm.target import TARGET_LEVEL, FRTMTarget, InitialWeights
 from streamvos.methods.parts import Part, Tensors, outline
 from streamvos.nn.aggregation import insert_given_channels, odds_softmax, shares_of_odds, winners_of_odds
-from streamvos.nn.conjugate_gradient import Beta
 from streamvos.nn.images import ImageNetNormalization
 from streamvos.nn.precision import PrecisionChoice, in_precision
 from streamvos.nn.resnet import resnet
-from streamvos.nn.sample_weights import SampleWeights
 from streamvos.nn.segmentation_network import SegmentationNetwork, Steps
-from streamvos.nn.target_model import LearningRule, Source, TargetWeights, draw_weights
+from streamvos.nn.target_model.conjugate_gradient import Beta
+from streamvos.nn.target_model.sample_weights import SampleWeights
+from streamvos.nn.target_model.target_model import LearningRule, Source, TargetWeights, draw_weights
 from streamvos.types import Annotation, Evidence, Features
 
 LEVELS = {"layer5": "layer4", "layer4": "layer3", "layer3": "layer2", "layer2": "layer1"}

@@ -19,7 +19,14 @@ from streamvos.methods.base import Lesson, Lessons, Modes, Target, use_on_curren
 from streamvos.methods.frtm.augmentation import augment
 from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
 from streamvos.nn.crossing import Arrival, take
-from streamvos.nn.target_model import Samples, TargetWeights, learn_both, make_samples, project, score
+from streamvos.nn.target_model.target_model import (
+    Samples,
+    TargetWeights,
+    learn_both,
+    make_samples,
+    project,
+    score,
+)
 from streamvos.types import MAX_OBJECT_ID, Evidence, Features, InputError
 
 if TYPE_CHECKING:

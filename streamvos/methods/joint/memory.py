@@ -22,7 +22,7 @@ from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.network import JOINTNetwork
 from streamvos.nn.few_shot import FewShotProblem, convolve, steepest_descent
 from streamvos.nn.precision import Precision, resolve_precision
-from streamvos.nn.sample_weights import SampleWeights
+from streamvos.nn.target_model.sample_weights import SampleWeights
 from streamvos.nn.transformer import attention_sums, residual_norm
 from streamvos.types import InputError
 

@@ -69,7 +69,9 @@ def global_distances(query: Tensor, reference: Reference, kernel: Kernel = "auto
         if wants_kernels(kernel, query, possible):
 
             def run() -> Tensor:
-                from streamvos.nn.kernels.matching import smallest_everywhere  # only where there is Triton
+                from streamvos.nn.matching.kernels.matching import (
+                    smallest_everywhere,  # only where there is Triton
+                )
 
                 return smallest_everywhere(centered, reference.factors, reference.bounds)
 

@@ -87,7 +87,9 @@ def local_distances(
         if wants_kernels(kernel, query, query.dtype == previous.dtype == torch.float32 and not indices):
 
             def run() -> Tensor:
-                from streamvos.nn.kernels.matching import smallest_around  # only where there is Triton
+                from streamvos.nn.matching.kernels.matching import (
+                    smallest_around,  # only where there is Triton
+                )
 
                 return smallest_around(centered, factors, channels, objects, grid, window)
 

@@ -65,7 +65,7 @@ def propagate(
         if wants_kernels(options.kernel, query, possible):
 
             def run() -> Tensor:
-                from streamvos.nn.kernels.propagation import (
+                from streamvos.nn.propagation.kernels.propagation import (
                     propagate_in_kernels,
                 )  # only where there is Triton
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from streamvos.sources.addresses import is_url, redact
+from streamvos.addresses import is_url, redact
 
 Location = tuple[int | str, ...]
 Tables = Mapping[tuple[str, ...], type[BaseModel]]

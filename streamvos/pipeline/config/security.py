@@ -6,8 +6,8 @@ import ipaddress
 import os
 import re
 
+from streamvos.addresses import redact
 from streamvos.pipeline.config.tables import ConfigPath, Table
-from streamvos.sources.addresses import redact
 
 LONGEST_SOCKET = 107
 """Bytes of the path of a socket, at most: Linux, unix(7)."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from streamvos.pipeline.config.tables import ConfigPath, Table
-from streamvos.pipeline.prometheus import parse_address
+from streamvos.pipeline.telemetry.prometheus import parse_address
 
 
 class SupervisionConfig(Table):

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from streamvos.pipeline.edges import Inbox
-from streamvos.pipeline.messages import Message, Refused
+from streamvos.pipeline.wire.inbox import Inbox
+from streamvos.pipeline.wire.messages import Message, Refused
 from streamvos.types import Frame, InputError, ObjectResult, Result
 
 _STATES = ("tracking", "uncertain", "lost")

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamvos.pipeline.arenas import ArenaError
-from streamvos.pipeline.edges import Inbox, Outbox
-from streamvos.pipeline.messages import Array, Message, Refused
-from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.method import shared_extraction
 from streamvos.pipeline.stages.parcels import pack_features
+from streamvos.pipeline.stages.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.warm_up import Size, WarmUp
+from streamvos.pipeline.wire.arenas import ArenaError
+from streamvos.pipeline.wire.inbox import Inbox
+from streamvos.pipeline.wire.messages import Array, Message, Refused
+from streamvos.pipeline.wire.outbox import Outbox
 from streamvos.segmenter import check_frame
 from streamvos.types import Features, InputError
 

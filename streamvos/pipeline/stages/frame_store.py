@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from streamvos.pipeline.arenas import Arena
-from streamvos.pipeline.messages import Array, Place
 from streamvos.pipeline.stages.mailbox import Arrival
+from streamvos.pipeline.wire.arenas import Arena
+from streamvos.pipeline.wire.messages import Array, Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,6 @@ from typing import Any
 import torch
 
 from streamvos.methods.base import Lesson, Target
-from streamvos.pipeline.arenas import Arena, ArenaError
-from streamvos.pipeline.messages import Array, Message, Place, Refused
-from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.method import shared_extraction
 from streamvos.pipeline.stages.parcels import (
     array_sizes,
@@ -29,6 +26,9 @@ from streamvos.pipeline.stages.parcels import (
     unpack_features,
     with_own_picture,
 )
+from streamvos.pipeline.stages.stage import Stage, StageContext, now
+from streamvos.pipeline.wire.arenas import Arena, ArenaError
+from streamvos.pipeline.wire.messages import Array, Message, Place, Refused
 from streamvos.segmenter import Question, StreamState, annotation_of, check_mask
 from streamvos.types import Annotation, Features, InputError
 

@@ -12,7 +12,7 @@ import torch
 
 from streamvos.methods import Method
 from streamvos.pipeline.config.method import MethodConfig
-from streamvos.pipeline.stage import StageContext
+from streamvos.pipeline.stages.stage import StageContext
 from streamvos.segmenter import Extraction
 from streamvos.types import InputError
 from streamvos.weights import load_method

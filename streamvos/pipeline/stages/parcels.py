@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from streamvos.pipeline.edges import Inbox
-from streamvos.pipeline.messages import Array, Message, Place, Refused
+from streamvos.pipeline.wire.inbox import Inbox
+from streamvos.pipeline.wire.messages import Array, Message, Place, Refused
 from streamvos.segmenter import Decision, Question
 from streamvos.types import Annotation, Evidence, Features
 

@@ -25,7 +25,7 @@ from streamvos.sinks import Sink, full_reason
 from streamvos.types import Frame, Result, SinkError, StreamvosError
 
 if TYPE_CHECKING:
-    from streamvos.pipeline.publishing import Publisher
+    from streamvos.pipeline.clients.publishing import Publisher
 
 CUT_SECONDS = 0.3
 """How long a sink that is told to close at once may still write what is queued."""

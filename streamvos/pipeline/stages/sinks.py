@@ -21,12 +21,12 @@ from typing import Any
 
 import zmq
 
-from streamvos.pipeline.bell import Bell
 from streamvos.pipeline.config.streams import SinkConfig
-from streamvos.pipeline.messages import Message, Refused, told_to_strangers
-from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.arrived import Arrived, read_result
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
+from streamvos.pipeline.stages.stage import Stage, StageContext, now
+from streamvos.pipeline.wire.bell import Bell
+from streamvos.pipeline.wire.messages import Message, Refused, told_to_strangers
 from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
 from streamvos.sinks.overlay_parts import part_path, remove_partial_parts, rescue_parts
 from streamvos.types import SinkError, StreamvosError
@@ -277,7 +277,7 @@ class SinksStage(Stage):
             self._resumed_at = max(self._resumed_at, last + 1)
 
     def _publisher(self, sink: SinkConfig) -> Writer:
-        from streamvos.pipeline.publishing import Publisher
+        from streamvos.pipeline.clients.publishing import Publisher
 
         shared = self.context.shared
         address = sink.address or f"ipc://{shared['runtime']}/masks-{self.stream}.sock"

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import zmq
 
-from streamvos.pipeline.bell import Bell
-from streamvos.pipeline.messages import Message, Refused
-from streamvos.pipeline.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.frame_store import FrameStore, Kept
 from streamvos.pipeline.stages.mailbox import Arrival, FrameReader, Mailbox, check_size
+from streamvos.pipeline.stages.stage import Stage, StageContext, now
+from streamvos.pipeline.wire.bell import Bell
+from streamvos.pipeline.wire.messages import Message, Refused
 from streamvos.sources import Source, open_source, redact
 from streamvos.sources.first_frame import first_label_map, given_label_map, parse_boxes
 from streamvos.types import Frame, InputError, SourceError

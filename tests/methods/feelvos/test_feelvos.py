@@ -1,7 +1,7 @@
 """FEELVOS: what its target remembers and reads, and the whole method through the doors that a user has.
 
-The authors' numbers for matching are held in tests/nn/test_matching.py, and once more here through the
-target. A head that passes one of its maps on shows what the target gives to it.
+The authors' numbers for matching are held in tests/nn/matching/test_matching.py, and once more here through
+the target. A head that passes one of its maps on shows what the target gives to it.
 """
 
 from __future__ import annotations

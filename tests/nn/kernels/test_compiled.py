@@ -18,9 +18,9 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from streamvos.nn.kernels.launching import shape_for  # noqa: E402
-from streamvos.nn.kernels.nearest import nearest_around, nearest_everywhere  # noqa: E402
-from streamvos.nn.kernels.selection import best_parts, join_best  # noqa: E402
-from streamvos.nn.kernels.softmax import join_parts, softmax_parts  # noqa: E402
+from streamvos.nn.matching.kernels.nearest import nearest_around, nearest_everywhere  # noqa: E402
+from streamvos.nn.propagation.kernels.selection import best_parts, join_best  # noqa: E402
+from streamvos.nn.propagation.kernels.softmax import join_parts, softmax_parts  # noqa: E402
 
 POINTERS = {
     **dict.fromkeys(("labels", "settings", "largest", "total", "carried", "values", "out"), "*fp32"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[3]
-FILES = sorted(path for path in Path(__file__).parent.glob("test_*_kernels.py"))
+FILES = sorted(ROOT.glob("tests/nn/*/kernels/test_*.py"))
 
 
 def numbers_can_be_read() -> bool:

@@ -17,9 +17,9 @@ import pytest
 import zmq
 from pipeline_ends import Bench, Process, Running, bench, descriptors, until
 
-from streamvos.data.labelmap import read_label_map
-from streamvos.pipeline.messages import Array, Message, Place
+from streamvos.masks.labelmap import read_label_map
 from streamvos.pipeline.stages.sinks import SinksStage
+from streamvos.pipeline.wire.messages import Array, Message, Place
 from streamvos.types import SinkError
 
 SIZE = (48, 64)

@@ -16,10 +16,10 @@ import zmq
 from PIL import Image
 from pipeline_ends import Bench, Process, bench, descriptors, until
 
-from streamvos.data.labelmap import write_label_map
-from streamvos.pipeline.messages import Message
-from streamvos.pipeline.stage import now
+from streamvos.masks.labelmap import write_label_map
 from streamvos.pipeline.stages.source import SourceStage, label_of
+from streamvos.pipeline.stages.stage import now
+from streamvos.pipeline.wire.messages import Message
 from streamvos.sources import open_source
 from streamvos.types import InputError, SourceError
 

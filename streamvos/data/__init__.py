@@ -1,1 +1,0 @@
-"""Data sets and synthetic videos, each with its ground truth."""

@@ -1,0 +1,287 @@
+"""DAVIS 2016 and 2017 from the folders in which they come.
+
+    ROOT/JPEGImages/480p/<sequence>/00000.jpg     frames
+    ROOT/Annotations/480p/<sequence>/00000.png    label maps, one per frame (test sets: the first only)
+    ROOT/ImageSets/<2016 | 2017 | 480p>/val.txt   optional; without it, every sequence there is
+
+The 2016 task has one object per sequence. Its masks are stored as 0 and 255; given those of 2017
+instead, whose objects have ids, all objects are merged into one.
+
+    >>> dataset = DavisDataset("DAVIS", year="2016", sequences=["goat"])
+    >>> sequence = dataset["goat"]
+    >>> len(sequence), sequence.object_ids, sequence.first_mask().shape
+    (90, (1,), (480, 854))
+    >>> dataset.frames(12, count=10).images.shape  # a training clip: frames 12..21
+    (10, 480, 854, 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from streamvos.datasets.clips import (
+    FRAME_SUFFIXES,
+    LABEL_SUFFIXES,
+    Clip,
+    holds_binary_mask,
+    list_folders,
+    list_pictures,
+    listing,
+    load_clip,
+    locate,
+    pick,
+    read_image,
+    read_labels,
+    starts,
+    window,
+)
+from streamvos.masks.labelmap import read_label_map
+from streamvos.types import VOID, InputError
+
+YEARS = ("2016", "2017")
+
+_LAYOUT = (
+    "expected JPEGImages/{resolution}/<sequence>/*.jpg and Annotations/{resolution}/<sequence>/*.png, and "
+    "optionally ImageSets/<2016, 2017 or 480p>/<split>.txt"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DavisSequence:
+    """One sequence: where its files are, and what is in them when asked.
+
+    Attributes:
+        name: of the sequence.
+        frame_paths: one picture per frame, in order.
+        annotation_paths: one label map per frame, or that of the first frame alone (test sets).
+        merge: all objects count as one, object 1 (DAVIS 2016).
+    """
+
+    name: str
+    frame_paths: tuple[Path, ...]
+    annotation_paths: tuple[Path, ...]
+    merge: bool
+
+    def __len__(self) -> int:
+        return len(self.frame_paths)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether every frame has a label map, so that the sequence can be scored and trained on."""
+        return len(self.annotation_paths) == len(self.frame_paths)
+
+    def image(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of frame `index`, counted from 0.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return read_image(self.frame_paths[index])
+
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) uint8 label map of frame `index`; 0 background, 255 void; 2016: the object is 1.
+
+        Raises:
+            InputError: the file cannot be read, or the frame has no label map.
+        """
+        if not self.annotated and index != 0:
+            raise InputError(f"{self.name}: only the first frame has a label map; asked for frame {index}")
+        return self._read(self.annotation_paths[index])
+
+    def first_mask(self) -> np.ndarray:
+        """(H, W) uint8 label map of the first frame: what a method is given.
+
+        Raises:
+            InputError: the file cannot be read, or there is no object in it.
+        """
+        mask = self.mask(0)
+        if not np.any((mask > 0) & (mask != VOID)):
+            raise InputError(
+                f"{self.annotation_paths[0]} holds no object; the first frame must show what to track"
+            )
+        return mask
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """Every label map in order, read one at a time."""
+        return (self._read(path) for path in self.annotation_paths)
+
+    @cached_property
+    def object_ids(self) -> tuple[int, ...]:
+        """The ids in the first label map, ascending."""
+        return tuple(int(label) for label in np.unique(self.first_mask()) if 0 < label < VOID)
+
+    @cached_property
+    def _binary(self) -> bool:
+        return holds_binary_mask(read_label_map(self.annotation_paths[0], binary="never"))
+
+    def _read(self, path: Path) -> np.ndarray:
+        return read_labels(path, self._binary, self.merge)
+
+
+class DavisDataset:
+    """The sequences of a DAVIS folder.
+
+    Iterating gives a `DavisSequence` each; `dataset["goat"]` and `dataset[0]` give one of them.
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        year: str = "2016",
+        split: str | None = None,
+        sequences: Sequence[str] | str | None = None,
+        resolution: str = "480p",
+    ) -> None:
+        """
+        Args:
+            root: the folder that holds JPEGImages and Annotations.
+            year: "2016" (one object, merged) or "2017" (the ids as they are).
+            split: "train", "val", "trainval" and so on: a list in ImageSets. By default "val" if there
+                is such a list, else every sequence that has both folders.
+            sequences: these only, in this order; by name. Without `split` they may be in any list.
+            resolution: name of the folders inside JPEGImages and Annotations.
+
+        Raises:
+            InputError: a part of the layout is missing, a sequence is unknown (the message names those
+                there are), or its frames and label maps do not belong together.
+        """
+        self.root = Path(root)
+        self.year = str(year)
+        if self.year not in YEARS:
+            raise InputError(f"year is {year!r}; expected one of {', '.join(YEARS)}")
+        self._frames = self._folder("JPEGImages", resolution)
+        self._annotations = self._folder("Annotations", resolution)
+        with_labels = set(list_folders(self._annotations))
+        available = [name for name in list_folders(self._frames) if name in with_labels]
+        if not available:
+            raise InputError(
+                f"{self._frames} and {self._annotations} have no sequence in common; "
+                f"{_LAYOUT.format(resolution=resolution)}"
+            )
+        if split is not None or sequences is None:
+            available = self._split(available, split)
+        self.names = tuple(pick(available, sequences, str(self.root)))
+        self._sequences = {name: self._sequence(name) for name in self.names}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[DavisSequence]:
+        return iter(self._sequences.values())
+
+    def __getitem__(self, which: int | str) -> DavisSequence:
+        if isinstance(which, str):
+            (which_name,) = pick(self.names, which, str(self.root))
+            return self._sequences[which_name]
+        return self._sequences[self.names[which]]
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return [len(sequence) if sequence.annotated else 0 for sequence in self]
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames with a label map the fully annotated sequences have together."""
+        return sum(self._lengths)
+
+    def starts(self, count: int, stride: int = 1) -> list[int]:
+        """Every `i` for which `frames(i, count, stride)` exists: the index of a training epoch."""
+        return starts(self._lengths, count, stride)
+
+    def frames(self, i: int, count: int, stride: int = 1) -> Clip:
+        """The training clip that starts at frame `i` of all sequences in a row.
+
+        Near the end of a sequence the clip is shifted back until it fits, so that every frame is the
+        index of a clip (as in the TVOS authors' training code).
+
+        Args:
+            i: 0 .. `frame_count` - 1.
+            count: how many frames.
+            stride: distance from one to the next; 1 for consecutive frames.
+
+        Raises:
+            InputError: `i` is out of range, the sequence is too short, or a file is unreadable.
+        """
+        which, position = locate(self._lengths, i)
+        sequence = self[which]
+        places = window(position, count, stride, len(sequence), sequence.name)
+        return load_clip(
+            sequence.name,
+            [sequence.frame_paths[place] for place in places],
+            [sequence.annotation_paths[place] for place in places],
+            sequence._read,
+        )
+
+    def _folder(self, part: str, resolution: str) -> Path:
+        folder = self.root / part / resolution
+        if folder.is_dir():
+            return folder
+        if not self.root.is_dir():
+            found = "that folder does not exist"
+        elif (self.root / part).is_dir():
+            found = f"{part} holds {listing(list_folders(self.root / part)) or 'no folder'}"
+        else:
+            found = f"the folder holds {listing(list_folders(self.root)) or 'no folder'}"
+        raise InputError(
+            f"no {part}/{resolution} in {self.root}: {found}; {_LAYOUT.format(resolution=resolution)}"
+        )
+
+    def _split(self, available: list[str], split: str | None) -> list[str]:
+        """The sequences of a split, in the order of its list."""
+        folders = (self.year, "480p") if self.year == "2016" else (self.year,)
+        candidates = [self.root / "ImageSets" / folder / f"{split or 'val'}.txt" for folder in folders]
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if path is None:
+            if split is None:
+                return available
+            raise InputError(
+                f"there is no list of the split '{split}'; looked for {' and '.join(map(str, candidates))}. "
+                "Leave the split out to take every sequence, or name the sequences"
+            )
+        names = _names_in(path)
+        missing = [name for name in names if name not in available]
+        if missing or not names:
+            raise InputError(
+                f"{path} lists {listing(missing) or 'no sequence'}, which {self.root} does not have in both "
+                f"JPEGImages and Annotations; there are {listing(available)}. Name the sequences to take a "
+                "part"
+            )
+        return names
+
+    def _sequence(self, name: str) -> DavisSequence:
+        """Find the files of one sequence, and refuse it where frames and label maps do not match."""
+        frames = list_pictures(self._frames / name, FRAME_SUFFIXES)
+        annotations = list_pictures(self._annotations / name, LABEL_SUFFIXES)
+        if not frames:
+            raise InputError(f"{self._frames / name} holds no {' or '.join(FRAME_SUFFIXES)} file")
+        stray = [stem for stem in annotations if stem not in frames]
+        if stray:
+            raise InputError(
+                f"{self._annotations / name}: no frame belongs to the label maps {listing(stray)}"
+            )
+        missing = [stem for stem in frames if stem not in annotations]
+        if list(annotations) != [next(iter(frames))] and missing:
+            raise InputError(
+                f"{self._annotations / name}: no label map for {listing(missing)}; expected one per frame, "
+                "or that of the first frame alone"
+            )
+        return DavisSequence(
+            name, tuple(frames.values()), tuple(annotations.values()), merge=self.year == "2016"
+        )
+
+
+def _names_in(path: Path) -> list[str]:
+    """The sequences in a list: a name per line, or (DAVIS 2016) a frame and its label map per line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the list of sequences {path}: {error}") from error
+    first_words = (line.split()[0] for line in lines if line.strip())
+    names = (Path(word).parent.name if "/" in word else word for word in first_words)
+    return list(dict.fromkeys(names))

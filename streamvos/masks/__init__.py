@@ -1,0 +1,1 @@
+"""What a mask is: label maps and their files, boxes, run lengths."""

@@ -1,0 +1,9 @@
+"""TVOS: labels travel from past frames to the present one along feature similarity.
+
+`method` holds options, network, target and method; `history` the ring buffer of past frames and the schedules
+that choose references from it.
+"""
+
+from streamvos.methods.tvos.method import TVOS, TVOSNetwork, TVOSOptions
+
+__all__ = ["TVOS", "TVOSNetwork", "TVOSOptions"]

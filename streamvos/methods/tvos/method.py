@@ -1,0 +1,315 @@
+"""TVOS: labels travel from past frames to the present one along feature similarity.
+
+    method = TVOS(TVOSOptions())            # the authors' network and settings, random weights
+    target = method.target()
+
+There is no target model: every cell of the present frame asks the cells of a few past frames how
+similar they are, and takes the weighted mean of their labels. All objects travel together, as channels,
+so the cost hardly depends on their number.
+
+Source: Zhang, Wu, Peng, Lin, A Transductive Approach for Video Object Segmentation, CVPR 2020. Numbers
+and defaults are those of the authors' code; where the paper differs there is an option
+(docs/methods.md, TVOS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+from streamvos.methods.base import Method, Target
+from streamvos.methods.tvos.history import (
+    History,
+    Schedule,
+    authors_schedule,
+    consecutive_schedule,
+    keep_first,
+    paper_schedule,
+    uniform_schedule,
+)
+from streamvos.nn.aggregation import insert_given
+from streamvos.nn.images import ImageNetNormalization
+from streamvos.nn.labels import one_hot_labels, resize_probabilities
+from streamvos.nn.precision import PrecisionChoice, in_precision, resolve_precision
+from streamvos.nn.propagation import PropagationOptions, propagate
+from streamvos.nn.resnet import resnet
+from streamvos.types import Annotation, Evidence, Features, InputError
+
+
+class TVOSNetwork(BaseModel):
+    """Shape of the embedding network. The defaults are the authors' ResNet-50.
+
+    Attributes:
+        depth: ResNet 18, 34, 50 or 101.
+        stages: how many of the four stages are used.
+        planes: width of each stage. The authors halve the last one.
+        embedding: channels of the 1x1 convolution at the end; None = none, the last stage's output is
+            the embedding (the authors' ResNet-18).
+        normalize: divide every embedding by its L2 norm. The authors do not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    depth: Literal[18, 34, 50, 101] = 50
+    stages: int = Field(4, ge=2, le=4)
+    planes: tuple[int, ...] = (64, 128, 256, 256)
+    embedding: int | None = Field(256, ge=1)
+    normalize: bool = False
+
+
+class TVOSOptions(BaseModel):
+    """Everything about TVOS that is not a weight. The defaults are the authors'.
+
+    Attributes:
+        network: see `TVOSNetwork`.
+        schedule: which past frames are references, see `streamvos.methods.tvos.history`.
+        references: n, how many.
+        span: R, over how many frames the sparse ones are spread.
+        keep_first: the annotated frame is always a reference. The authors let it go after 44 frames.
+        history_labels: "hard" remembers the most likely label of every cell (the authors), "soft" the
+            prediction itself (eq. 4 of the paper).
+        temperature: multiplies the similarities.
+        spatial_prior: "authors" multiplies after the softmax, "paper" is eq. 6, "none" leaves it out.
+        sigma_dense: sigma of recent references, in cells.
+        sigma_sparse: sigma of distant references, in cells.
+        sigma_sparse_from: the first target frame at which distant references get `sigma_sparse`.
+        dense: how many references count as recent.
+        top_k: only the k most similar cells of all references vote; None = all (the authors).
+        radius: a cell sees only cells at most so far away, in cells, in rows and in columns; None = all.
+        precision: "bfloat16" runs the network under autocast and rounds the similarities; "auto" does so
+            where the device has instructions for it. The authors' is "float32".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    network: TVOSNetwork = TVOSNetwork()
+    schedule: Literal["authors", "paper", "consecutive", "uniform"] = "authors"
+    references: int = Field(9, ge=1, le=254)
+    span: int = Field(40, ge=1, le=1000)
+    keep_first: bool = False
+    history_labels: Literal["hard", "soft"] = "hard"
+    temperature: float = Field(1.0, gt=0)
+    spatial_prior: Literal["authors", "paper", "none"] = "authors"
+    sigma_dense: float = Field(8.0, gt=0)
+    sigma_sparse: float = Field(21.0, gt=0)
+    sigma_sparse_from: int = Field(16, ge=1)
+    dense: int = Field(4, ge=1)
+    top_k: int | None = Field(None, ge=1)
+    radius: int | None = Field(None, ge=0)
+    precision: PrecisionChoice = "float32"
+
+    @model_validator(mode="after")
+    def _schedule_must_be_possible(self) -> TVOSOptions:
+        self.choose(10_000)
+        return self
+
+    @property
+    def choose(self) -> Schedule:
+        """The schedule with its numbers filled in."""
+        n, span = self.references, self.span
+        schedules: dict[str, Schedule] = {
+            "authors": lambda t: authors_schedule(t, n, span),
+            "paper": lambda t: paper_schedule(t, n, self.dense, span),
+            "consecutive": lambda t: consecutive_schedule(t, n),
+            "uniform": lambda t: uniform_schedule(t, n, span),
+        }
+        schedule = schedules[self.schedule]
+        return keep_first(schedule) if self.keep_first else schedule
+
+    @property
+    def reach(self) -> int:
+        """How many frames back the oldest reference may lie, frame 0 apart."""
+        return {"authors": self.span + 4, "consecutive": self.references}.get(self.schedule, self.span)
+
+    def propagation(self, device: torch.device) -> PropagationOptions:
+        """The part that concerns one step of propagation."""
+        return PropagationOptions(
+            temperature=self.temperature,
+            spatial_prior=self.spatial_prior,
+            top_k=self.top_k,
+            radius=self.radius,
+            precision=resolve_precision(self.precision, device),
+        )
+
+
+class TVOSExtractor(nn.Module):
+    """Frames to embeddings: (B, 3, H, W) float32 RGB in 0..1 -> "embedding" (B, C, ceil(H/8), ceil(W/8))."""
+
+    def __init__(self, network: TVOSNetwork, precision: PrecisionChoice = "float32"):
+        super().__init__()
+        self.normalize, self.precision = network.normalize, precision
+        self.backbone = resnet(
+            network.depth, strides=(1, 2, 1, 1), planes=network.planes, stages=network.stages
+        )
+        self.last = self.backbone.names[-1]
+        self.channels = self.backbone.channels[self.last]
+        self.adjust_dim: nn.Module = nn.Identity()
+        self.bn256: nn.Module = nn.Identity()
+        if network.embedding is not None:
+            self.adjust_dim = nn.Conv2d(self.channels, network.embedding, 1, bias=False)
+            self.bn256 = nn.BatchNorm2d(network.embedding)
+            self.channels = network.embedding
+        self.normalization = ImageNetNormalization()
+
+    def forward(self, frames: torch.Tensor) -> Features:
+        x = self.normalization(frames)
+        with in_precision(self.precision, x.device):
+            x = self._embed(x).to(frames.dtype)
+        if self.normalize:
+            x = F.normalize(x.float(), dim=1)
+        return Features({"embedding": x}, (frames.shape[-2], frames.shape[-1]))
+
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn256(self.adjust_dim(self.backbone(x)[self.last]))
+
+
+def decode(features: Features, evidence: Evidence, annotation: Annotation | None = None) -> torch.Tensor:
+    """Cells to pixels: bilinear, then every pixel's labels are made to sum to one.
+
+    A pixel that no label reached is background.
+
+    Returns:
+        (1 + K, H, W) float32.
+    """
+    probabilities = resize_probabilities(evidence["labels"], features.size)
+    return (
+        probabilities if annotation is None else insert_given(probabilities, evidence.object_ids, annotation)
+    )
+
+
+class TVOSTarget(Target):
+    """The history of one stream: embeddings and labels of past frames.
+
+    An annotation starts the history anew: frames remembered before it would vote against a new object
+    or for the mistake that was corrected.
+    """
+
+    def __init__(self, options: TVOSOptions):
+        self.options = options
+        self.history = History(options.reach, options.keep_first)
+        self._object_ids: tuple[int, ...] = ()
+        self._read: torch.Tensor | None = None  # labels of the frame between read and write
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        return self._object_ids
+
+    def annotate(
+        self,
+        features: Features,
+        label_map: torch.Tensor,
+        object_ids: tuple[int, ...],
+        named: tuple[int, ...] | None = None,
+        probabilities: torch.Tensor | None = None,
+    ) -> None:
+        h, w = features["embedding"].shape[-2:]
+        labels = one_hot_labels(label_map, object_ids, (h, w))
+        self.history.clear()
+        self._object_ids, self._read = tuple(object_ids), None
+        self._remember(features, labels)
+
+    def read(self, features: Features) -> Evidence:
+        embedding = features["embedding"]
+        if not len(self.history):
+            raise InputError("nothing to propagate yet; annotate a frame first")
+        t, options = len(self.history), self.options
+        frames = options.choose(t)
+        past = [self.history[frame] for frame in frames]
+        h, w = embedding.shape[-2:]
+        if past[0]["keys"].shape != (h * w, embedding.shape[1]):
+            raise InputError(
+                f"the history holds cells {tuple(past[0]['keys'].shape)}, this frame has {h} x {w}"
+            )
+        recent = len(frames) - options.dense if t >= options.sigma_sparse_from else 0
+        sigmas = [options.sigma_dense if k >= recent else options.sigma_sparse for k in range(len(frames))]
+        labels = propagate(
+            self._keys(features),
+            [frame["keys"] for frame in past],
+            [frame["labels"] for frame in past],
+            sigmas,
+            (h, w),
+            options.propagation(embedding.device),
+        )
+        self._read = labels
+        return Evidence({"labels": labels}, self._object_ids)
+
+    def write(self, features: Features, probabilities: torch.Tensor) -> None:
+        h, w = features["embedding"].shape[-2:]
+        # the prediction at the resolution of the cells is the one that was read; decoding only enlarged it
+        labels = self._read
+        if labels is None or labels.shape[-2:] != (h, w):
+            labels = F.interpolate(probabilities[None], (h, w), mode="bilinear", align_corners=False)[0]
+        if self.options.history_labels == "hard":
+            winners = labels.argmax(0)
+            labels = F.one_hot(winners, len(labels)).movedim(-1, 0)
+        else:
+            total = labels.sum(0, keepdim=True)
+            labels = labels / total.clamp_min(torch.finfo(labels.dtype).tiny)
+        self._read = None
+        self._remember(features, labels.float())
+
+    def forget(self, object_id: int) -> None:
+        if object_id not in self._object_ids:
+            raise InputError(f"object {object_id} is not followed; known objects: {list(self._object_ids)}")
+        channel = 1 + self._object_ids.index(object_id)
+
+        def without(labels: torch.Tensor) -> torch.Tensor:
+            background = labels[..., :1] + labels[..., channel : channel + 1]
+            return torch.cat([background, labels[..., 1:channel], labels[..., channel + 1 :]], dim=-1)
+
+        self.history.edit("labels", without)
+        self._object_ids = tuple(i for i in self._object_ids if i != object_id)
+        self._read = None
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        state = {f"history.{name}": value for name, value in self.history.state_dict().items()}
+        state["object_ids"] = torch.tensor(self._object_ids, dtype=torch.int64)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        device = next((v.device for n, v in state.items() if n.endswith("buffer.keys")), torch.device("cpu"))
+        if "object_ids" not in state:
+            raise InputError(f"this is no state of a TVOS target (keys {sorted(state)})")
+        object_ids = tuple(int(i) for i in state["object_ids"])
+        labels = state.get("history.buffer.labels")
+        if labels is not None and labels.shape[-1] != 1 + len(object_ids):
+            raise InputError(f"the state has {labels.shape[-1]} label channels for {len(object_ids)} objects")
+        own = {n.removeprefix("history."): v for n, v in state.items() if n.startswith("history.")}
+        if {n for n in own if n.startswith("buffer.")} not in (set(), {"buffer.keys", "buffer.labels"}):
+            raise InputError(f"a history holds keys and labels, this state has {sorted(own)}")
+        self.history.load_state_dict(own, device)
+        self._object_ids, self._read = object_ids, None
+
+    def _keys(self, features: Features) -> torch.Tensor:
+        """(h*w, C) in the precision of the similarities, so that nothing is converted twice."""
+        keys = features["embedding"][0].flatten(1).t()
+        half = resolve_precision(self.options.precision, keys.device) == "bfloat16"
+        return keys.to(torch.bfloat16 if half else torch.float32).contiguous()
+
+    def _remember(self, features: Features, labels: torch.Tensor) -> None:
+        self.history.append(keys=self._keys(features), labels=labels.flatten(1).t().contiguous())
+
+
+class TVOS(Method):
+    """Zhang et al., CVPR 2020; see the head of this file."""
+
+    name = "tvos"
+    options: TVOSOptions
+
+    def __init__(self, options: TVOSOptions | None = None):
+        super().__init__()
+        self.options = options or TVOSOptions()
+        self.extractor = TVOSExtractor(self.options.network, self.options.precision)
+        self.decoder = decode
+
+    @property
+    def networks(self) -> nn.Module:
+        return self.extractor
+
+    def target(self) -> TVOSTarget:
+        return TVOSTarget(self.options)

@@ -1,0 +1,1 @@
+"""Propagation on a GPU, in Triton."""

@@ -1,0 +1,1 @@
+"""How a target model learns, and the algebra that it needs."""

@@ -1,0 +1,340 @@
+"""A pipeline from outside: its state, its masks, and orders to it (docs/protocol.md, 8 and 9).
+
+with streamvos.Client("door") as client:
+    client.annotate("front", mask)                  # ids are the values of the mask
+    for one in client.masks("front"):
+        print(one.seq, one.objects, one.label_map)
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from streamvos.pipeline.clients.control import MASK_BYTES
+from streamvos.pipeline.clients.subscribing import End, Form, Mask, Subscription
+from streamvos.pipeline.wire.messages import HEADER_BYTES, Array, Message, Refused, decode, encode
+from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.runtime import answers, find_control
+from streamvos.pipeline.wire.security import Curve
+from streamvos.types import InputError, StreamvosError
+
+_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_OVER = ("ended", "failed")
+_PATIENCE = 3
+
+
+class PipelineError(StreamvosError, RuntimeError):
+    """The pipeline does not answer, or does not let us in."""
+
+
+class Client:
+    """Speaks to a pipeline that `streamvos serve` runs.
+
+    Not to be shared between threads; every thread makes its own.
+
+    Args:
+        address_or_name: the pipeline's name, or its address, ipc://... or tcp://HOST:PORT.
+        secret: our NAME.key_secret, for a tcp:// address.
+        server_key: the pipeline's NAME.key, or the key's 40 characters.
+        timeout: seconds to wait for an answer.
+
+    Raises:
+        InputError: no such pipeline, or a file that holds no key.
+    """
+
+    def __init__(
+        self,
+        address_or_name: str = "default",
+        *,
+        secret: str | Path | None = None,
+        server_key: str | Path | None = None,
+        timeout: float = 10.0,
+    ):
+        if not timeout > 0:
+            raise InputError(f"the timeout is {timeout} s; expected more than 0")
+        if (secret is None) != (server_key is None):
+            raise InputError(
+                "CURVE needs both: secret, our NAME.key_secret, and server_key, the pipeline's NAME.key"
+            )
+        self.address = find_address(address_or_name)
+        self._curve = None if secret is None else Curve(secret, server_key=server_key)
+        self._timeout = timeout
+        self._broken = 0
+        self._numbers = itertools.count(1)
+        self.refused = Refusals("replies")
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a request waits here until somebody is there
+        self._socket.setsockopt(zmq.MAXMSGSIZE, HEADER_BYTES)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_FAILURES | zmq.EVENT_DISCONNECTED)
+        self._masks: list[Subscription] = []
+        try:
+            if self._curve is not None:
+                self._curve.connect(self._socket)
+            self._socket.connect(self.address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise InputError(
+                f"{address_or_name!r:.200} is no address ({error.strerror}); expected a name, ipc://PATH or tcp://HOST:PORT"
+            ) from None
+
+    def status(self) -> dict[str, Any]:
+        """State of the pipeline: "streams", "workers", "publish"; docs/protocol.md, 8, names all keys.
+
+        Raises:
+            PipelineError: nobody answers.
+        """
+        fields = self._ask("status").fields
+        return {name: value for name, value in fields.items() if name not in ("id", "ok")}
+
+    def annotate(self, stream: str, mask: np.ndarray) -> int:
+        """Start, add or correct objects, as `Segmenter.step(frame, mask)` does.
+
+        Args:
+            stream: its name.
+            mask: (H, W) of the frames' size, integers or bool; the values are ids, 0 says nothing.
+
+        Returns:
+            Number of the frame that it was applied to.
+
+        Raises:
+            InputError: it is no mask, or the pipeline refused it; the stream is unchanged.
+            PipelineError: nobody answers in time. The mask may be applied all the same.
+        """
+        return self._ask("annotate", stream, arrays={"mask": Array.of(_as_label_map(mask))}).seq
+
+    def forget(self, stream: str, object_id: int) -> int:
+        """Forget an object; its id may be used again.
+
+        Returns:
+            Number of the first frame without it.
+
+        Raises:
+            InputError, PipelineError: as `annotate`.
+        """
+        return self._ask("forget", stream, object=int(object_id)).seq
+
+    def pause(self, stream: str) -> None:
+        """Take no frames of a stream until `resume`; a live one drops them.
+
+        Raises:
+            InputError, PipelineError: as `annotate`.
+        """
+        self._ask("pause", stream)
+
+    def resume(self, stream: str) -> None:
+        """Take frames of a stream again.
+
+        Raises:
+            InputError, PipelineError: as `annotate`.
+        """
+        self._ask("resume", stream)
+
+    def stop(self, stream: str = "") -> None:
+        """End a stream, or all and with them the pipeline, in order; returns when it has ended.
+
+        Raises:
+            InputError, PipelineError: as `annotate`.
+        """
+        self._ask("stop", stream)
+
+    def masks(self, stream: str = "", form: Form = "rle", newest: bool = False) -> Iterator[Mask]:
+        """Masks from now on, until the stream ends.
+
+        Subscribed at once, even if the first is taken from the iterator later; when many wait to be taken,
+        new ones are lost. Between two masks the client may be used.
+
+        Args:
+            stream: "" for all that the pipeline publishes.
+            form: how they travel; see `Subscription`.
+            newest: pass over masks for which newer ones have come already: for who is slower than the stream
+                and wants to know how things are, not how they were. `Mask.seq` shows the gaps.
+
+        Raises:
+            InputError: no such stream, or it has no `publish` sink.
+            PipelineError: the pipeline has gone.
+        """
+        addresses = publishers_in(self.status(), stream, self.address)
+        subscription = Subscription(self._context, addresses.values(), stream, form, self._curve)
+        self._masks.append(subscription)
+        return self._each(subscription, set(addresses), newest)
+
+    def close(self) -> None:
+        """Let go of everything; iterators of masks end."""
+        for one in self._masks:
+            one.close()
+        with suppress(zmq.ZMQError):
+            self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _each(self, subscription: Subscription, streams: set[str], newest: bool) -> Iterator[Mask]:
+        try:
+            while streams:
+                try:
+                    one = subscription.receive(self._timeout, newest)
+                except zmq.ZMQError:  # closed with its client
+                    return
+                if isinstance(one, Mask):
+                    yield one
+                elif isinstance(one, End):
+                    streams.discard(one.stream)
+                else:  # silence may be the scene's or the end; the pipeline knows
+                    known = self.status().get("streams", {})
+                    streams -= {name for name in streams if known.get(name, {}).get("state") in _OVER}
+        finally:
+            subscription.close()
+            if subscription in self._masks:
+                self._masks.remove(subscription)
+
+    def _ask(
+        self, verb: str, stream: str = "", arrays: Mapping[str, Array] | None = None, **fields: Any
+    ) -> Message:
+        number = next(self._numbers)
+        try:
+            request = Message(
+                "request", stream, fields={"verb": verb, "id": number, **fields}, arrays=arrays or {}
+            )
+            _, *rest = encode(request, b"")
+        except Refused as error:
+            raise InputError(f"{verb} cannot be sent: {error}") from None
+        deadline = time.monotonic() + self._timeout
+        while self._monitor.poll(0):  # of earlier connections
+            self._explain(recv_monitor_message(self._monitor)["event"], asked=False)
+        self._wait(zmq.POLLOUT, deadline)
+        self._socket.send_multipart([b"", *rest])
+        while True:
+            self._wait(zmq.POLLIN, deadline, asked=True)
+            try:
+                reply = decode(self._socket.recv_multipart(), None)
+                if reply.kind != "reply":
+                    raise Refused("kind")
+                if reply["id"] != number:  # the late answer to something that we do not wait for any more
+                    continue
+                if reply["ok"] is True:
+                    return reply
+                error_text = reply["error"]
+            except Refused as error:
+                self.refused.count(error.cause, error)
+                continue
+            raise InputError(str(error_text))
+
+    def _wait(self, event: int, deadline: float, asked: bool = False) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, event)
+        poller.register(self._monitor, zmq.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            ready = dict(poller.poll(max(1, round(1000 * left))))
+            if self._socket in ready:
+                return
+            if self._monitor in ready:
+                self._explain(recv_monitor_message(self._monitor)["event"], asked)
+        raise PipelineError(
+            f"the pipeline at {self.address} does not answer within {self._timeout:g} s; "
+            "`streamvos ctl status --at NAME` and the log of `streamvos serve` show whether it runs. What "
+            "was asked for may still be done, when a stream that is paused or waits goes on"
+        )
+
+    def _explain(self, event: int, asked: bool) -> None:
+        """Raise, if what the monitor tells means that waiting is in vain."""
+        if event == zmq.EVENT_DISCONNECTED:
+            if asked:  # an answer belongs to the connection that the request came by
+                raise PipelineError(f"the pipeline at {self.address} ended before it answered")
+            return
+        self._broken += event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._broken < _PATIENCE:
+            return  # hung up in the middle: the pipeline has just died, or it does not like us
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            raise PipelineError(
+                f"the pipeline at {self.address} does not admit our key; put our NAME.key into its folder "
+                "of clients (security.clients)"
+            )
+        hint = "give secret and server_key" if self._curve is None else "is server_key its own?"
+        raise PipelineError(f"the pipeline at {self.address} does not agree with us on CURVE keys; {hint}")
+
+
+def find_address(address_or_name: str) -> str:
+    """Address of a pipeline's socket for users.
+
+    Raises:
+        InputError: there is no such pipeline on this machine.
+    """
+    if "://" not in address_or_name:
+        return find_control(address_or_name)
+    if address_or_name.startswith("ipc://") and not answers(Path(address_or_name.removeprefix("ipc://"))):
+        raise InputError(
+            f"nobody serves at {address_or_name}; `streamvos ctl status --at NAME` finds one by its name"
+        )
+    return address_or_name
+
+
+def publishers_in(status: Mapping[str, Any], stream: str, control: str) -> dict[str, str]:
+    """Stream -> address of its masks, out of a status.
+
+    Args:
+        status: as `Client.status` gives it.
+        stream: one stream, or "" for all.
+        control: where the status is from; a publisher at tcp://* is reached at the same host.
+
+    Raises:
+        InputError: no such stream, or it does not publish.
+    """
+    published = status.get("publish")
+    published = published if isinstance(published, dict) else {}
+    known = status.get("streams")
+    names = sorted(known) if isinstance(known, dict) else []
+    if stream and stream not in names:
+        raise InputError(f"there is no stream {stream!r}; there are {', '.join(names) or 'none'}")
+    wanted = [stream] if stream else sorted(published)
+    missing = [name for name in wanted if not isinstance(published.get(name), str)]
+    if missing or not wanted:
+        raise InputError(
+            f"{stream or 'no stream'} publishes {'no' if stream else 'its'} masks; "
+            'add { kind = "publish" } to its sinks'
+        )
+    return {name: _reachable(published[name], control) for name in wanted}
+
+
+def _reachable(address: str, control: str) -> str:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not address.startswith("tcp://") or host not in ("*", "0.0.0.0", "[::]"):
+        return address
+    own = control.removeprefix("tcp://").rpartition(":")[0] if control.startswith("tcp://") else "127.0.0.1"
+    return f"tcp://{own}:{port}"
+
+
+def _as_label_map(mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.size == 0 or mask.dtype.kind not in "iub":
+        raise InputError(f"a mask is (H, W) of integers, got {mask.shape} {mask.dtype}")
+    if mask.size > MASK_BYTES:
+        raise InputError(f"a mask has at most {MASK_BYTES} pixels, got {mask.shape}")
+    if mask.dtype != np.uint8:
+        lowest, highest = int(mask.min()), int(mask.max())
+        if lowest < 0 or highest > 255:
+            raise InputError(f"ids are 1..254 and 255 is void, got values {lowest}..{highest}")
+    return np.ascontiguousarray(mask, np.uint8)

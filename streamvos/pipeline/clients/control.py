@@ -1,0 +1,287 @@
+"""The socket for users: requests are checked, done, and answered when they are done (docs/protocol.md, 8).
+
+The server owns no thread. Who polls for it calls `handle` when something has come; what is asked for is done
+by `Commands`, which may answer later.
+
+    with ControlServer(context, runtime.control, session, commands) as server:
+        while poll(server.sockets()):
+            server.handle()
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import zmq
+
+from streamvos.pipeline.wire.messages import (
+    HEADER_BYTES,
+    Buffer,
+    Message,
+    Place,
+    Refused,
+    decode,
+    encode,
+    unpack,
+)
+from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.security import Curve, bind
+from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
+
+MASK_BYTES = 2**26
+"""The largest mask, 8192 x 8192 pixels."""
+
+PENDING_PER_CLIENT = 16
+PENDING = 1024
+REPLY_SECONDS = 60.0
+"""After which a request that has not been done is answered with an error; it may be done all the same."""
+
+# per call of `handle`, so that a flood does not keep the caller from its other work
+_BUDGET = 64  # requests of each socket
+_BUDGET_SECONDS = 0.05
+_WAITING = 64  # requests of one client that ZeroMQ holds for us; its next ones wait in the client
+_ID_RANGE = range(-(2**63), 2**64)  # integers that MessagePack can carry
+
+
+class Reply(Protocol):
+    """Answers one request; the first call counts, later ones do nothing."""
+
+    def __call__(self, ok: bool, **fields: Any) -> None:
+        """Send the answer; with `ok` false, `error` is a sentence."""
+
+
+class Commands(Protocol):
+    """What users can ask for. Every method may raise InputError, whose text is then the answer.
+
+    Where there is a `reply`, it is called once, now or later, in the thread of `ControlServer.handle`.
+    """
+
+    def status(self) -> Mapping[str, Any]:
+        """What goes into the reply to `status`."""
+
+    def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
+        """Start, add or correct objects; reply(True, seq=...). `mask`: (H, W) uint8, read-only."""
+
+    def forget(self, stream: str, object_id: int, reply: Reply) -> None:
+        """Forget an object, 1..254; reply(True, seq=...)."""
+
+    def pause(self, stream: str) -> None:
+        """Take no frames of a stream until `resume`."""
+
+    def resume(self, stream: str) -> None:
+        """Take frames again."""
+
+    def stop(self, stream: str, reply: Reply) -> None:
+        """End a stream, "" for all, in order; reply(True) when it has ended."""
+
+
+class ControlServer:
+    """Takes requests, and sends replies.
+
+    Args:
+        context: the sockets are of it, and must be closed before it ends.
+        address: of the socket in the pipeline's folder, ipc://.
+        session: of the supervisor.
+        commands: does what is asked for.
+        second: another address, tcp://; needs `curve` beyond the loopback.
+        curve: keys and list of clients.
+
+    Attributes:
+        refused: cause -> messages that broke a rule, and replies that nobody took.
+        endpoints: where it listens, with ports.
+
+    Raises:
+        InputError: one of the addresses cannot be bound, or must not.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: str,
+        session: bytes,
+        commands: Commands,
+        second: str | None = None,
+        curve: Curve | None = None,
+    ):
+        self.refused = Refusals("socket for users")
+        self._session, self._commands = session, commands
+        self._pending: dict[_Pending, float] = {}
+        self._sockets: list[zmq.Socket[bytes]] = []
+        self.endpoints: list[str] = []
+        try:
+            for place in (address, second):
+                if place is not None:
+                    self._sockets.append(_router(context))
+                    self.endpoints.append(bind(self._sockets[-1], place, curve))
+        except InputError:
+            self.close()
+            raise
+
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """What to poll for reading."""
+        return list(self._sockets)
+
+    def handle(self) -> None:
+        """Take what has come, for a short while; and give up on what has waited too long."""
+        until = time.monotonic() + _BUDGET_SECONDS
+        for socket in self._sockets:
+            for _ in range(_BUDGET):
+                if time.monotonic() > until:
+                    break
+                try:
+                    peer, *parts = socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                self._take(socket, peer, parts)
+        self._give_up()
+
+    def close(self) -> None:
+        """Close the sockets; replies of what is still pending go nowhere."""
+        self._pending.clear()
+        for socket in self._sockets:
+            socket.close(linger=200)  # the reply to `stop` is the last thing that is said, and should arrive
+        self._sockets = []
+
+    def __enter__(self) -> ControlServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take(self, socket: zmq.Socket[bytes], peer: bytes, parts: list[bytes]) -> None:
+        try:
+            message = decode(_with_stream(parts), None)
+            number = message["id"]
+            if message.kind != "request":
+                raise Refused("kind", message.kind)
+            if not isinstance(number, int) or isinstance(number, bool) or number not in _ID_RANGE:
+                raise Refused("id")
+        except Refused as error:
+            self.refused.count(error.cause, error)
+            return
+        pending = _Pending(self, socket, peer, number)
+        self._pending[pending] = time.monotonic()
+        try:
+            self._check_crowd(peer)
+            self._do(message, pending)
+        except Refused as error:
+            self.refused.count(error.cause, error)
+            pending(False, error=f"the request cannot be used: {error}; see docs/protocol.md, 8")
+        except StreamvosError as error:
+            pending(False, error=str(error))
+
+    def _check_crowd(self, peer: bytes) -> None:
+        own = sum(one.peer == peer for one in self._pending)
+        if own > PENDING_PER_CLIENT or len(self._pending) > PENDING:
+            self.refused.count("too many requests")
+            raise InputError(
+                f"too many requests wait for their answers (at most {PENDING_PER_CLIENT} of one client, "
+                f"{PENDING} of all); wait for some of them first"
+            )
+
+    def _do(self, message: Message, reply: _Pending) -> None:
+        verb, stream = message["verb"], message.stream
+        if verb != "annotate" and message.arrays:
+            raise Refused("arrays", f"{verb} has none")
+        if verb in ("annotate", "forget", "pause", "resume") and not stream:
+            raise InputError(f"{verb} needs a stream; its name is missing")
+        if verb == "status":
+            reply(True, **self._commands.status())
+        elif verb == "annotate":
+            self._commands.annotate(stream, _mask_of(message), reply)
+        elif verb == "forget":
+            self._commands.forget(stream, _object_of(message), reply)
+        elif verb == "pause":
+            self._commands.pause(stream)
+            reply(True)
+        elif verb == "resume":
+            self._commands.resume(stream)
+            reply(True)
+        elif verb == "stop":
+            self._commands.stop(stream, reply)
+        else:
+            raise Refused("verb", f"{verb!r:.40}; there are status, annotate, forget, pause, resume, stop")
+
+    def _answer(self, pending: _Pending, ok: bool, fields: Mapping[str, Any]) -> None:
+        if self._pending.pop(pending, None) is None:
+            return
+        try:
+            parts = self._encoded(pending.number, ok, fields)
+        except Refused as error:
+            self.refused.count("reply", error)
+            text = f"the answer cannot be sent: {error}"
+            parts = self._encoded(pending.number, False, {"error": text})
+        try:
+            pending.socket.send_multipart([pending.peer, *parts], zmq.NOBLOCK)
+        except zmq.ZMQError:  # it has gone, or does not read its answers
+            self.refused.count("client gone")
+
+    def _encoded(self, number: int, ok: bool, fields: Mapping[str, Any]) -> list[Buffer]:
+        # seq stands in the envelope; session does anyway
+        rest = {name: value for name, value in fields.items() if name not in ("seq", "session")}
+        return encode(
+            Message("reply", "", 0, fields.get("seq", 0), {**rest, "id": number, "ok": ok}), self._session
+        )
+
+    def _give_up(self) -> None:
+        deadline = time.monotonic() - REPLY_SECONDS
+        for pending, since in list(self._pending.items()):
+            if since > deadline:
+                break  # they stand in the order of their arrival
+            pending(False, error=f"not done within {REPLY_SECONDS:g} s; it will be, if the stream goes on")
+
+
+class _Pending:
+    """A request that has no answer yet; calling it answers."""
+
+    def __init__(self, server: ControlServer, socket: zmq.Socket[bytes], peer: bytes, number: int):
+        self._server, self.socket, self.peer, self.number = server, socket, peer, number
+
+    def __call__(self, ok: bool, **fields: Any) -> None:
+        self._server._answer(self, ok, fields)
+
+
+def _with_stream(parts: list[bytes]) -> list[bytes]:
+    """Users leave the first part empty, as a REQ socket does: the header says which stream is meant."""
+    if len(parts) < 2 or parts[0] or len(parts[1]) > HEADER_BYTES:
+        return parts
+    try:
+        return [unpack(parts[1]).get("stream", "").encode(), *parts[1:]]
+    except (Refused, AttributeError):  # `decode` will say which rule is broken
+        return parts
+
+
+def _mask_of(message: Message) -> np.ndarray:
+    array = message.arrays.get("mask")
+    if array is None or len(message.arrays) != 1:
+        raise Refused("arrays", "annotate has one, mask")
+    if array.dtype != "uint8" or len(array.shape) != 2 or isinstance(array.data, Place):
+        raise Refused("mask", f"expected (H, W) uint8 in a buffer, got {array.dtype} {list(array.shape)}")
+    if not 0 < array.nbytes <= MASK_BYTES:
+        raise Refused("mask", f"{array.nbytes} pixels; expected 1 to {MASK_BYTES}")
+    return array.numpy()
+
+
+def _object_of(message: Message) -> int:
+    number = message["object"]
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_OBJECT_ID:
+        raise Refused("object", f"{number!r:.40}; expected a number 1..{MAX_OBJECT_ID}")
+    return number
+
+
+def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a reply to somebody who has gone fails, rather than vanish
+    socket.setsockopt(zmq.RCVHWM, _WAITING)
+    socket.setsockopt(zmq.SNDHWM, _WAITING)
+    socket.setsockopt(zmq.MAXMSGSIZE, max(MASK_BYTES, HEADER_BYTES))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # a client that was unplugged is let go
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
+    return socket

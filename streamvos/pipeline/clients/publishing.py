@@ -1,0 +1,190 @@
+"""Masks for whoever subscribes; a form that nobody wants is not made (docs/protocol.md, 9).
+
+with Publisher(context, runtime.masks("front"), "front", session) as publisher:
+    publisher.publish(frame, result, header)        # never waits; slow subscribers lose messages
+    publisher.end({"seq": 99})
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import zmq
+from PIL import Image
+
+from streamvos.masks.labelmap import davis_palette
+from streamvos.masks.rle import encode_rles
+from streamvos.pipeline.wire.messages import Array, Message, Refused, encode
+from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.security import Curve, bind
+from streamvos.types import Frame, Result
+
+FORMS = ("rle", "png", "raw")
+
+QUEUE = 16
+"""Messages that wait for one subscriber; more are dropped for that one."""
+
+_PEER_BYTES = 1024  # the longest topic has 70; the handshake of CURVE needs some hundred
+_BUDGET = 4096  # subscriptions taken per message
+_LINGER_MS = 250  # so that `end` still leaves when the socket is closed
+_PALETTE = davis_palette().tobytes()
+
+
+class Publisher:
+    """Sends the masks of one stream.
+
+    Args:
+        context: the socket is of it.
+        address: ipc:// or tcp://; see `security.check_bind`.
+        stream: its name.
+        session: of the supervisor.
+        curve: keys and list of clients.
+
+    Attributes:
+        endpoint: where it is bound, with the port.
+        refused: cause -> subscriptions that match nothing, and messages that cannot be sent.
+
+    Raises:
+        InputError: the address cannot be bound, or must not.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: str,
+        stream: str,
+        session: bytes,
+        curve: Curve | None = None,
+    ):
+        self.stream = stream
+        self.refused = Refusals(f"subscribers of {stream}")
+        self._session = session
+        self._topics = {form: f"{form}/{stream}/".encode() for form in FORMS}
+        # ZeroMQ reports the first subscription to a topic and the end of the last one, so a set is enough;
+        # and only prefixes of three topics get into it, so it is small whatever comes
+        self._wanted: set[bytes] = set()
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
+        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._socket.setsockopt(zmq.SNDHWM, QUEUE)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _PEER_BYTES)  # of what subscribers send
+        try:
+            self.endpoint = bind(self._socket, address, curve)
+        except BaseException:
+            self._socket.close(linger=0)
+            raise
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms that somebody has subscribed to."""
+        self._take_subscriptions()
+        return tuple(
+            form for form, topic in self._topics.items() if any(topic.startswith(one) for one in self._wanted)
+        )
+
+    def publish(self, frame: Frame, result: Result, header: Mapping[str, Any]) -> None:
+        """Send one frame's masks in the forms that are wanted; nothing is made if none is.
+
+        Args:
+            frame: that the result is of.
+            result: its mask, and its objects.
+            header: seq, incarnation, captured (ns), pts (s), dropped, recovered, stamps.
+        """
+        forms = self.forms
+        if not forms:
+            return
+        objects = [
+            {
+                "id": int(key),
+                "score": float(one.score),
+                "state": one.state,
+                "box": None if one.box is None else [int(edge) for edge in one.box],
+                "area": int(one.area),
+            }
+            for key, one in sorted(result.objects.items())
+        ]
+        more = {name: value for name, value in header.items() if name not in ("seq", "incarnation")}
+        fields = {**more, "size": [int(n) for n in result.mask.shape], "objects": objects}
+        for form in forms:
+            self._send(form, "mask", header, *_dressed(form, result.mask, fields))
+
+    def end(self, header: Mapping[str, Any]) -> None:
+        """Tell all subscribers that the stream has ended.
+
+        Args:
+            header: seq of the last frame, incarnation, and what else should be said.
+        """
+        more = {name: value for name, value in header.items() if name not in ("seq", "incarnation")}
+        for form in self.forms:
+            self._send(form, "end", header, more, {})
+
+    def close(self) -> None:
+        """Close the socket; what was sent last has a quarter of a second to leave."""
+        self._socket.close(linger=_LINGER_MS)
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(
+        self,
+        form: str,
+        kind: str,
+        header: Mapping[str, Any],
+        fields: Mapping[str, Any],
+        arrays: Mapping[str, Array],
+    ) -> None:
+        seq, incarnation = int(header.get("seq", 0)), int(header.get("incarnation", 0))
+        try:
+            _, *rest = encode(Message(kind, self.stream, incarnation, seq, fields, arrays), self._session)
+        except Refused as error:  # run lengths of a mask like noise can be more than a header holds
+            self.refused.count(error.cause, error)
+            return
+        try:
+            self._socket.send_multipart([self._topics[form], *rest], zmq.NOBLOCK)
+        except zmq.Again:  # XPUB drops for the slow ones alone, and does not say so; this is for good measure
+            self.refused.count("queue full")
+
+    def _take_subscriptions(self) -> None:
+        for _ in range(_BUDGET):
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            topic = parts[0][1:]
+            # the form at least must be there: who subscribes to everything wants no form in particular
+            known = b"/" in topic and any(one.startswith(topic) for one in self._topics.values())
+            if len(parts) != 1 or parts[0][:1] not in (b"\0", b"\1") or not known:
+                self.refused.count("subscription", parts[0])
+            elif parts[0][0] == 1:
+                self._wanted.add(topic)
+            else:
+                self._wanted.discard(topic)
+
+
+def _dressed(
+    form: str, mask: np.ndarray, fields: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], dict[str, Array]]:
+    """The header's fields and the arrays of one form."""
+    if form == "raw":
+        return fields, {"mask": Array.of(mask)}
+    if form == "png":
+        return fields, {"mask": Array.of(np.frombuffer(_png(mask), np.uint8))}
+    runs = encode_rles(mask, [one["id"] for one in fields["objects"]])
+    objects = [{**one, "rle": dict(runs[one["id"]])} for one in fields["objects"]]
+    return {**fields, "objects": objects}, {}
+
+
+def _png(mask: np.ndarray) -> bytes:
+    picture = Image.fromarray(np.ascontiguousarray(mask))
+    picture.putpalette(_PALETTE)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=1)  # speed counts; masks are small in any case
+    return buffer.getvalue()

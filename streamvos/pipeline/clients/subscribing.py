@@ -1,0 +1,346 @@
+"""The other end of a publisher: masks as they come, checked and undressed (docs/protocol.md, 9).
+
+with Subscription(context, ["ipc:///run/user/1000/streamvos/door/masks-front.sock"], "front") as masks:
+    one = masks.receive(timeout=1.0)          # Mask, End, or None: nothing came
+    one.label_map
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import zmq
+from PIL import Image
+from zmq.utils.monitor import recv_monitor_message
+
+from streamvos.masks.rle import decode_rle
+from streamvos.pipeline.wire.messages import ARRAY_BYTES, HEADER_BYTES, Array, Message, Place, Refused, decode
+from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.runtime import NAME
+from streamvos.pipeline.wire.security import Curve
+from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
+
+Form = Literal["rle", "png", "raw"]
+FORMS: tuple[Form, ...] = ("rle", "png", "raw")
+
+QUEUE = 16
+_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
+_PATIENCE = 3  # handshakes that may break off before we take it personally
+_STATES = ("tracking", "uncertain", "lost")
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """The masks of one frame of a stream.
+
+    Attributes:
+        stream: its name.
+        seq: number of the frame, from 0; a gap means that messages were lost on the way to us, since frames
+            that the pipeline dropped have no number.
+        incarnation: how often the stream was begun anew.
+        captured_ns: when the frame was taken, monotonic ns of the pipeline's host.
+        pts: seconds from the start of the stream.
+        size: (H, W) in pixels.
+        objects: id -> score, state, box, area.
+        dropped: cause -> frames that the pipeline dropped since the frame before.
+        recovered: whether it is the first after a part of the pipeline died.
+        stamps: stage -> [received, started, done], monotonic ns.
+        received_ns: when it came here, monotonic ns of this host.
+    """
+
+    stream: str
+    seq: int
+    incarnation: int
+    captured_ns: int
+    pts: float
+    size: tuple[int, int]
+    objects: Mapping[int, ObjectResult]
+    dropped: Mapping[str, int]
+    recovered: bool
+    stamps: Mapping[str, list[int]]
+    received_ns: int
+    _undress: Callable[[], np.ndarray] = field(repr=False)
+
+    @property
+    def label_map(self) -> np.ndarray:
+        """(H, W) uint8, 0 is background; made anew each time it is asked for.
+
+        Raises:
+            Refused: what came is no label map of this size.
+        """
+        return self._undress()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last message of a stream.
+
+    Attributes:
+        stream: its name.
+        seq: number of its last frame.
+        incarnation: its last one.
+    """
+
+    stream: str
+    seq: int
+    incarnation: int
+
+
+class Subscription:
+    """A SUB socket. Not to be shared between threads.
+
+    Args:
+        context: the socket is of it.
+        addresses: of publishers.
+        stream: one stream; "" for all that the publishers have.
+        form: how masks travel: "rle" is small, "raw" is quick on one host.
+        curve: our keys, for tcp:// addresses.
+
+    Attributes:
+        refused: cause -> messages that broke a rule.
+        connections: publishers that were there when `receive` last looked.
+
+    Raises:
+        InputError: an unknown form, or an address that is none.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        addresses: Iterable[str],
+        stream: str = "",
+        form: Form = "rle",
+        curve: Curve | None = None,
+    ):
+        if form not in FORMS:
+            raise InputError(f"there is no form {form!r}; there are {', '.join(FORMS)}")
+        self.form: Form = form
+        self.refused = Refusals("masks")
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVHWM, QUEUE)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max(ARRAY_BYTES, HEADER_BYTES))
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
+            sum(_FAILURES) | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._waiting: dict[tuple[str, bool], Mask | End] = {}
+        self.connections = self._broken = 0
+        try:
+            for address in addresses:
+                if curve is not None and address.startswith("tcp://"):
+                    curve.connect(self._socket)
+                self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise InputError(
+                f"{address!r:.200} is no address ({error.strerror}); expected ipc://PATH or tcp://HOST:PORT"
+            ) from None
+        self._socket.setsockopt_string(zmq.SUBSCRIBE, f"{form}/{stream}/" if stream else f"{form}/")
+
+    def receive(self, timeout: float | None = None, newest: bool = False) -> Mask | End | None:
+        """The next message that breaks no rule; None if none came within `timeout` seconds.
+
+        Args:
+            timeout: seconds; None = as long as it takes.
+            newest: pass over masks for which newer ones of their stream have come already.
+
+        Raises:
+            InputError: a publisher does not agree with us on keys, and nothing will come.
+            zmq.ZMQError: it is closed.
+        """
+        if self._socket.closed:  # a poll would take it for one on which nothing comes
+            raise zmq.ZMQError(zmq.ENOTSOCK)
+        if newest:
+            self._take_all()
+        if self._waiting:
+            return self._waiting.pop(next(iter(self._waiting)))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0, round(1000 * (deadline - time.monotonic())))
+            ready = dict(self._poller.poll(left))
+            if self._monitor in ready:
+                self._listen(recv_monitor_message(self._monitor)["event"])
+            if self._socket in ready:
+                one = self._next()
+                if one is not None:
+                    return one
+            elif not ready or left == 0:
+                return None
+
+    def _take_all(self) -> None:
+        """What has come until now, of each stream the last mask; an end comes behind it."""
+        while self._socket.poll(0):
+            one = self._next()
+            if one is not None:
+                key = (one.stream, isinstance(one, End))
+                self._waiting.pop(key, None)
+                self._waiting[key] = one
+
+    def _next(self) -> Mask | End | None:
+        parts = self._socket.recv_multipart()
+        try:
+            return _read(parts, self.form)
+        except Refused as error:
+            self.refused.count(error.cause, error)
+            return None
+
+    def _listen(self, event: int) -> None:
+        self.connections += (event == zmq.EVENT_HANDSHAKE_SUCCEEDED) - (event == zmq.EVENT_DISCONNECTED)
+        self.connections = max(0, self.connections)
+        self._broken = 0 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else self._broken
+        self._broken += event in _FAILURES
+        if self._broken >= _PATIENCE or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            raise InputError(
+                "the publisher of the masks does not agree with us on CURVE keys, or does not admit ours; "
+                "give secret and server_key, and put our NAME.key into its folder security.clients"
+            )
+
+    def close(self) -> None:
+        """Close the socket."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _read(parts: list[bytes], form: Form) -> Mask | End:
+    received = time.monotonic_ns()
+    form_text, _, name = parts[0].decode(errors="replace").partition("/")
+    # a stream's name may become that of a folder, so that it must be one
+    if form_text != form or not name.endswith("/") or not NAME.fullmatch(name[:-1]):
+        raise Refused("topic", repr(parts[0])[:80])
+    message = decode([name[:-1].encode(), *parts[1:]], None)
+    if message.kind == "end":
+        return End(message.stream, message.seq, message.incarnation)
+    if message.kind != "mask":
+        raise Refused("kind", message.kind)
+    size = message["size"]
+    if not (isinstance(size, list) and len(size) == 2 and all(map(_is_count, size))):
+        raise Refused("size")
+    height, width = size
+    if not 0 < height * width <= ARRAY_BYTES:
+        raise Refused("size", f"{height} x {width}")
+    objects = message["objects"]
+    if not isinstance(objects, list) or len(objects) > MAX_OBJECT_ID:
+        raise Refused("objects")
+    captured, pts = message["captured"], message["pts"]
+    if not _is_count(captured) or not _is_number(pts):
+        raise Refused("captured or pts")
+    return Mask(
+        stream=message.stream,
+        seq=message.seq,
+        incarnation=message.incarnation,
+        captured_ns=captured,
+        pts=float(pts),
+        size=(height, width),
+        objects={one.id: one for one in map(_object, objects)},
+        dropped=_dropped(message.get("dropped", {})),
+        recovered=message.get("recovered", False) is True,
+        stamps=_stamps(message.get("stamps", {})),
+        received_ns=received,
+        _undress=_undressing(form, message, (height, width)),
+    )
+
+
+def _object(value: Any) -> ObjectResult:
+    if not isinstance(value, dict):
+        raise Refused("objects")
+    number: Any
+    area: Any
+    score: Any
+    number, score, state = value.get("id"), value.get("score"), value.get("state")
+    box, area = value.get("box"), value.get("area")
+    if not (_is_count(number) and 1 <= number <= MAX_OBJECT_ID and _is_number(score) and state in _STATES):
+        raise Refused("objects", "id, score or state")
+    if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_is_count, box))):
+        raise Refused("objects", "box")
+    if not _is_count(area):
+        raise Refused("objects", "area")
+    return ObjectResult(
+        number, float(score), state, None if box is None else (box[0], box[1], box[2], box[3]), area
+    )
+
+
+def _dropped(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict) or len(value) > 64 or not all(map(_is_count, value.values())):
+        raise Refused("dropped")
+    return value
+
+
+def _stamps(value: Any) -> dict[str, list[int]]:
+    if not isinstance(value, dict) or len(value) > 64:
+        raise Refused("stamps")
+    for one in value.values():
+        if not (isinstance(one, list) and len(one) == 3 and all(map(_is_count, one))):
+            raise Refused("stamps")
+    return value
+
+
+def _undressing(form: Form, message: Message, size: tuple[int, int]) -> Callable[[], np.ndarray]:
+    """What makes the label map when it is asked for; what can be checked cheaply is checked now."""
+    if form == "rle":
+        runs = {one["id"]: one.get("rle") for one in message["objects"]}
+        for one in runs.values():
+            if not isinstance(one, dict) or one.get("size") != list(size):
+                raise Refused("rle")
+        return lambda: _from_runs(runs, size)
+    array = message.arrays.get("mask")
+    if array is None or array.dtype != "uint8" or isinstance(array.data, Place):
+        raise Refused("mask")
+    if (array.shape != size and form == "raw") or (len(array.shape) != 1 and form == "png"):
+        raise Refused("mask", f"{form}: {array.shape}")
+    found: Array = array
+    return (lambda: found.numpy()) if form == "raw" else (lambda: _from_png(found, size))
+
+
+def _from_runs(runs: Mapping[int, Mapping[str, object]], size: tuple[int, int]) -> np.ndarray:
+    label_map = np.zeros(size, np.uint8)
+    for number, rle in runs.items():
+        try:
+            label_map[decode_rle(rle) != 0] = number
+        except InputError as error:
+            raise Refused("rle", str(error)) from None
+    return label_map
+
+
+def _from_png(array: Array, size: tuple[int, int]) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(array.data), formats=("PNG",)) as picture:
+            if picture.size != size[::-1] or picture.mode != "P":  # before anything is unpacked
+                raise Refused("png", f"{picture.mode} {picture.size}")
+            return np.array(picture)
+    except Refused:
+        raise
+    except Exception as error:  # Pillow raises many kinds, all of them for bad bytes
+        raise Refused("png", type(error).__name__) from None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""The supervisor: workers, streams, and what users ask of them."""

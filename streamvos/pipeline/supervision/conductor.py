@@ -1,0 +1,399 @@
+"""The streams of a pipeline: when they begin, go back to a snapshot and begin anew, end; and what users say.
+
+The supervisor calls `on_...` when something has happened; a new incarnation is the answer to every death.
+docs/protocol.md, 5 to 7.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.supervision.crew import Crew, Member
+from streamvos.pipeline.supervision.processes import Instance
+from streamvos.pipeline.supervision.streams import (
+    RESET_STAGES,
+    Command,
+    Reply,
+    Restart,
+    Snapshot,
+    StreamRecord,
+)
+from streamvos.pipeline.supervision.topology import Topology
+from streamvos.pipeline.telemetry.logs import EventLog, without_credentials
+from streamvos.pipeline.telemetry.observation import Observation
+from streamvos.pipeline.wire.messages import Array, Message
+from streamvos.types import StreamvosError
+
+CLOSE_SECONDS = 0.5
+"""How long the sinks may take to close their files when the drain has taken too long."""
+
+
+class Conductor:
+    """All streams.
+
+    Args:
+        config, topology: of the pipeline.
+        send: sends a control message to an instance.
+        observation, log: where things are told.
+
+    Attributes:
+        streams: by name.
+        crew: who runs the stages; given after both are made.
+        closing: no stream begins any more.
+        code: exit code that the ends of streams amount to.
+    """
+
+    crew: Crew
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        topology: Topology,
+        send: Callable[[Instance, Message], None],
+        observation: Observation,
+        log: EventLog,
+    ):
+        self._config, self._topology, self._send = config, topology, send
+        self._observation, self._log = observation, log
+        self.streams = {one.name: StreamRecord(one) for one in config.streams}
+        self.closing = False
+        self.code = 0
+
+    @property
+    def all_over(self) -> bool:
+        """Whether there is nothing left to do."""
+        return all(stream.over for stream in self.streams.values())
+
+    def of_member(self, member: Member) -> list[StreamRecord]:
+        """Streams that need a worker and are not over."""
+        names = (one.name for one in self.streams.values() if not one.over)
+        return [self.streams[name] for name in names if member.name in self._topology.workers_of(name)]
+
+    # ---- what happens
+
+    def on_facts(self, facts: Mapping[str, Any]) -> None:
+        """A worker's READY told what its sources found."""
+        for stage, told in facts.items():
+            kind, _, name = stage.partition(".")
+            if kind == "source":
+                stream = self.streams[name]
+                stream.facts, stream.tried = told, True
+                stream.opened_at = stream.opened_at or time.monotonic()
+
+    def on_ready(self, member: Member) -> None:
+        """A worker can be told to begin."""
+        for stream in self.of_member(member):
+            self._begin_if_possible(stream)
+
+    def on_death(self, member: Member, reason: str) -> bool:
+        """A worker is gone; whether it shall live again."""
+        streams = self.of_member(member)
+        self._observation.died(member.name, member.stages, reason, [one.name for one in streams])
+        for stream in [one for one in streams if one.reason]:  # it was ending badly anyhow
+            if stream.cut_at is None:
+                self.end_badly(stream, stream.reason, stream.input_fault)
+            elif member is self.crew.of_stage(self._stage(stream, "sinks")):
+                self._over(stream, stream.reason)
+            streams.remove(stream)
+        for stream in streams:
+            stream.trouble = without_credentials(f"{member.name}: {reason}")
+            stream.phase = "recovering" if stream.incarnation else "opening"
+            stream.tried = stream.tried or member.is_source
+        if not streams or self.closing:
+            return False
+        if member.restarts.died(time.monotonic()):
+            return True
+        window = self._config.supervision.restart_window
+        for stream in streams:
+            self.end_badly(
+                stream, f"{member.name} died too often within {window:g} s (max_restarts), last: {reason}"
+            )
+        return False
+
+    def on_message(self, message: Message) -> None:
+        """Something that a stage has to say about its stream."""
+        stream = self.streams.get(message.stream)
+        if stream is None or stream.over:
+            return
+        kind = message.kind
+        if kind == "reset_done":
+            self._reset_done(stream, message)
+        elif kind == "ack":
+            self._observation.frames(stream.name, message.incarnation, message.get("frames", []))
+            self._release_slots(stream, stream.acknowledge(message.seq))
+            self._release_frames(stream)
+        elif kind == "origin":
+            stream.origin = int(message["origin"])
+        elif kind == "skipped":
+            self._observation.skipped(stream.name)
+            stream.acknowledge(message.seq)
+            self._release_frames(stream)
+        elif kind == "snapshot" and message.incarnation == stream.incarnation:
+            snapshot = Snapshot(message.seq, message["slot"], message.arrays["snapshot"])
+            self._release_slots(stream, stream.add_snapshot(snapshot))
+            self._release_frames(stream)
+        elif kind == "applied" and (not stream.lossless or message.incarnation == stream.incarnation):
+            answer(stream.applied(message["number"], message.seq), True, seq=message.seq)
+            self._observation.mark("command applied", stream.name, seq=message.seq)
+            self._log.event("applied", stream=stream.name, seq=message.seq, number=message["number"])
+        elif kind == "refused":
+            answer(stream.refused(message["number"]), False, error=message["error"])
+            self._log.event("refused", "warning", stream=stream.name, error=message["error"])
+        elif kind == "sink_failed":
+            self._log.event(
+                "sink_failed", "error", stream=stream.name, sink=message["sink"], error=message["error"]
+            )
+        elif kind == "ended":
+            self._over(stream, stream.reason)
+
+    def watch(self) -> None:
+        """Streams that stand still though they should not: a message was lost on a network."""
+        now = time.monotonic()
+        for stream in self.streams.values():
+            if stream.phase == "ending":
+                self._watch_end(stream, now)
+            elif stream.phase == "running" and not stream.paused and self._waits_for_nobody(stream):
+                if now - stream.progress_at > self._config.supervision.hang_timeout:
+                    self._log.event("stuck", "warning", stream=stream.name)
+                    self._observation.interrupted(stream.name)
+                    stream.phase = "recovering"
+                    self._begin_if_possible(stream)
+            else:
+                stream.progress_at = now
+
+    def _watch_end(self, stream: StreamRecord, now: float) -> None:
+        """An end that does not come."""
+        if stream.cut_at is not None:
+            if now - stream.cut_at > CLOSE_SECONDS:
+                self._over(stream, stream.reason)
+        elif self._observation.waiting(stream.name) is not None:  # for room on a disk, and it may have it
+            stream.progress_at = now
+        elif now - stream.progress_at > self._config.supervision.hang_timeout:
+            self.end_badly(stream, stream.reason or "it did not end when it was told to", stream.input_fault)
+
+    # ---- incarnations
+
+    def _begin_if_possible(self, stream: StreamRecord) -> None:
+        """A new incarnation of a stream, if all its workers are there."""
+        if stream.over or self.closing or stream.facts is None or stream.phase in ("running", "ending"):
+            return
+        if not self.crew.are_ready(self._topology.workers_of(stream.name)):
+            return
+        memory = self._instance(stream, "memory")
+        assert memory is not None
+        keeps = not stream.lossless and stream.memory_identity == memory.identity
+        snapshot = stream.restart_from(keeps)
+        if stream.lossless:
+            stream.drop_uncommitted()
+        number = stream.begin()
+        stream.next_seq = 0 if stream.lossless else max(stream.next_seq, stream.acked + 1)
+        stream.memory_restart = Restart(keeps, snapshot)
+        for kind in RESET_STAGES:
+            if kind != "memory":  # which has to know what the sinks have written
+                self.tell(stream, kind, "reset", number, stream.next_seq, {"facts": stream.facts})
+        self._log.event("incarnation", stream=stream.name, incarnation=number)
+        self._observation.mark("incarnation", stream.name, incarnation=number)
+
+    def _reset_memory(self, stream: StreamRecord, written: int) -> None:
+        """The memory begins anew, with what users said since its snapshot.
+
+        Args:
+            stream: whose.
+            written: no command may be obeyed anew at a frame before this one, which is written already.
+        """
+        assert stream.memory_restart is not None
+        keeps, snapshot = stream.memory_restart
+        stream.memory_restart = None
+        memory = self._instance(stream, "memory")
+        # now, and not when this incarnation began: until here it has nothing that it could keep
+        stream.memory_identity = None if memory is None else memory.identity
+        commands = stream.commands_after(snapshot, keeps)
+        fields = {
+            "facts": stream.facts,
+            "keep": keeps,
+            "taken": stream.taken,
+            "commands": len(commands),
+            "written": written if stream.lossless else 0,
+        }
+        arrays = {} if snapshot is None else {"snapshot": snapshot.array}
+        seq = stream.next_seq if snapshot is None else snapshot.seq
+        self.tell(stream, "memory", "reset", stream.incarnation, seq, fields, arrays)
+        for command in commands:
+            self.send_command(stream, command)
+
+    def _reset_done(self, stream: StreamRecord, message: Message) -> None:
+        kind = message["stage"].partition(".")[0]
+        if message.incarnation == stream.incarnation and kind == "sinks" and stream.memory_restart:
+            for number, seq in message.get("obeyed", []):  # the memory died before it could say so
+                answer(stream.applied(number, seq), True, seq=seq)
+            self._reset_memory(stream, max(message["next"], stream.acked + 1))
+        if message.incarnation == stream.incarnation and kind == "sinks":
+            stream.sinks_next = message["next"]
+        if message.incarnation == stream.incarnation and kind == "memory":
+            stream.fresh = message["fresh"]
+            stream.next_seq = message["next"] if stream.lossless else max(stream.next_seq, message["next"])
+        elif message.incarnation == stream.incarnation and kind == "sinks" and not stream.lossless:
+            stream.next_seq = max(stream.next_seq, message["next"])  # after what an earlier life wrote
+        if stream.reset_done(kind, message.incarnation):
+            stream.phase = "running"
+            stream.progress_at = time.monotonic()
+            start = {
+                "next": stream.next_seq,
+                "fresh": stream.fresh,
+                "written": stream.sinks_next,
+                "origin": stream.origin,
+            }
+            self.tell(stream, "source", "start", stream.incarnation, 0, start)
+            if stream.paused:
+                self.tell(stream, "source", "pause", stream.incarnation)
+            if stream.stopping:
+                self.ask_to_end(stream)
+
+    def _release_slots(self, stream: StreamRecord, slots: Iterable[int]) -> None:
+        for slot in slots:
+            self.tell(stream, "memory", "release", stream.incarnation, 0, {"slot": slot})
+
+    def _release_frames(self, stream: StreamRecord) -> None:
+        stream.progress_at = time.monotonic()
+        if stream.releasable > stream.released:
+            stream.released = stream.releasable
+            self.tell(stream, "source", "release", stream.incarnation, stream.released)
+
+    def _waits_for_nobody(self, stream: StreamRecord) -> bool:
+        """Whether frames are out, and nobody says to work on one."""
+        beats: dict[str, Any] = {}
+        for name in self._topology.workers_of(stream.name):
+            current = self.crew.members[name].current
+            beats |= {} if current is None else current.beat.get("stages", {})
+        own = [beats.get(self._stage(stream, kind), {}) for kind in (*RESET_STAGES, "source")]
+        sent = own[-1].get("sent", -1)
+        return sent > stream.acked and not any(one.get("busy_since") or one.get("writing") for one in own)
+
+    # ---- ends
+
+    def close(self) -> None:
+        """Every source ends its stream, and nothing begins any more."""
+        self.closing = True
+        for stream in self.streams.values():
+            self.ask_to_end(stream)
+
+    def cut_short(self) -> None:
+        """The drain takes too long: the sinks close with what they have, and if they do not, so be it."""
+        now = time.monotonic()
+        for stream in self.streams.values():
+            if not stream.over and stream.cut_at is None:
+                stream.cut_at = now
+                self._log.event("cut_short", "warning", stream=stream.name)
+                self._close_sinks(stream)
+
+    def source_failed(self, stream: StreamRecord, reason: str, ended: bool) -> None:
+        """A source cannot go on; if it has sent `end`, what is on its way is still written."""
+        if stream.phase != "running" or not ended:
+            self.end_badly(stream, reason, input_fault=True)
+            return
+        stream.phase, stream.reason, stream.input_fault = "ending", reason, True
+
+    def end_badly(self, stream: StreamRecord, reason: str, input_fault: bool = False) -> None:
+        """A stream cannot go on; its files are closed with what they have."""
+        if stream.over or stream.cut_at is not None:
+            return
+        stream.input_fault, stream.reason = input_fault, reason
+        stream.cut_at = time.monotonic()
+        self._close_sinks(stream)
+
+    def ask_to_end(self, stream: StreamRecord) -> None:
+        """Let a stream end in order, as soon as that can be."""
+        stream.stopping = True
+        if stream.phase == "running":
+            stream.phase = "ending"
+            self.tell(stream, "source", "stop", stream.incarnation)
+        elif not stream.over and stream.phase != "ending":
+            self._close_sinks(stream)
+
+    def _close_sinks(self, stream: StreamRecord) -> None:
+        """Let the sinks end with what they have; without sinks there is nothing to end."""
+        stream.phase = "ending"
+        sinks = self._instance(stream, "sinks")
+        if sinks is None or sinks.state != "ready":
+            self._over(stream, stream.reason)
+        else:
+            self.tell(stream, "sinks", "stop", stream.incarnation, 0, {"drain": False})
+
+    def _over(self, stream: StreamRecord, reason: str) -> None:
+        """A stream has ended; with a reason, badly."""
+        if stream.over:
+            return
+        stream.phase, stream.reason = "over", without_credentials(reason)
+        self.tell(stream, "memory", "over", stream.incarnation)
+        for command in stream.commands.values():
+            answer(command.reply, False, error=f"stream {stream.name} has ended")
+        stream.commands.clear()
+        for reply in stream.on_over:
+            answer(reply, True)
+        if reason:
+            self.code = max(self.code, 2 if stream.input_fault else 1)
+        self._log.event("over", "error" if reason else "info", stream=stream.name, reason=reason)
+        for name in self._topology.workers_of(stream.name):
+            if not self.of_member(self.crew.members[name]):
+                self.crew.retire(name)
+
+    def take_cleared(self) -> list[str]:
+        """Streams that are over and whose own workers are gone; each is told of once."""
+        found = []
+        for stream in self.streams.values():
+            workers = [self.crew.members[name] for name in self._topology.workers_of(stream.name)]
+            if stream.over and not stream.cleared and not any(w.retired and w.instances for w in workers):
+                stream.cleared = True
+                found.append(stream.name)
+        return found
+
+    def status(self) -> Mapping[str, Any]:
+        """Everything that is known of streams and workers."""
+        return self._observation.status(self.streams.values(), self.crew.status())
+
+    # ---- what is sent
+
+    def send_command(self, stream: StreamRecord, command: Command) -> None:
+        """Tell the memory what a user said."""
+        arrays = {} if command.mask is None else {"mask": Array.of(command.mask)}
+        fields = {
+            "number": command.number,
+            "verb": command.verb,
+            "object": command.object_id,
+            "due": command.due,
+        }
+        self.tell(stream, "memory", "command", stream.incarnation, 0, fields, arrays)
+
+    def tell(
+        self,
+        stream: StreamRecord,
+        kind: str,
+        what: str,
+        incarnation: int,
+        seq: int = 0,
+        fields: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, Array] | None = None,
+    ) -> None:
+        """A control message to one stage of a stream."""
+        instance = self._instance(stream, kind)
+        if instance is not None:
+            more = {"stage": self._stage(stream, kind), **(fields or {})}
+            self._send(instance, Message(what, stream.name, incarnation, seq, more, arrays or {}))
+
+    def _instance(self, stream: StreamRecord, kind: str) -> Instance | None:
+        return self.crew.of_stage(self._stage(stream, kind)).current
+
+    @staticmethod
+    def _stage(stream: StreamRecord, kind: str) -> str:
+        return kind if kind == "extractor" else f"{kind}.{stream.name}"
+
+
+def answer(reply: Reply | None, ok: bool, **fields: Any) -> None:
+    """Tell a user, if one waits."""
+    if reply is not None:
+        with contextlib.suppress(StreamvosError):
+            reply(ok, **fields)

@@ -1,0 +1,143 @@
+"""What users ask of streams: masks, objects to forget, pauses, ends (docs/protocol.md, 7 and 8).
+
+    orders = Orders(conductor)                          # `control.ControlServer` calls it
+    orders.annotate("front", mask, reply)
+
+A command is numbered here, kept with its stream until it is in a committed snapshot, and sent to the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from streamvos.pipeline.supervision.conductor import Conductor, answer
+from streamvos.pipeline.supervision.streams import Command, Reply, StreamRecord
+from streamvos.types import InputError
+
+MOST_COMMANDS = 64
+"""Of one stream, that have not been obeyed yet; each holds its mask."""
+
+
+class Orders:
+    """`control.Commands`, by means of a conductor.
+
+    Args:
+        conductor: of the streams.
+    """
+
+    def __init__(self, conductor: Conductor):
+        self._conductor = conductor
+        self._numbers = 0
+
+    def status(self) -> Mapping[str, Any]:
+        """Everything that is known of streams and workers."""
+        return self._conductor.status()
+
+    def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
+        """A mask for the next frame.
+
+        Raises:
+            InputError: no such stream, or a mask of another size.
+        """
+        record = self._running(stream)
+        self._take_command(record, "annotate", reply, mask=_fitted(mask, record))
+
+    def forget(self, stream: str, object_id: int, reply: Reply) -> None:
+        """Follow an object no longer.
+
+        Raises:
+            InputError: no such stream.
+        """
+        self._take_command(self._running(stream), "forget", reply, object_id=object_id)
+
+    def pause(self, stream: str) -> None:
+        """No more frames for now.
+
+        Raises:
+            InputError: no such stream.
+        """
+        record = self._running(stream)
+        record.paused = True
+        self._conductor.tell(record, "source", "pause", record.incarnation)
+
+    def resume(self, stream: str) -> None:
+        """Frames again.
+
+        Raises:
+            InputError: no such stream.
+        """
+        record = self._running(stream)
+        record.paused = False
+        self._conductor.tell(record, "source", "resume", record.incarnation)
+
+    def stop(self, stream: str, reply: Reply) -> None:
+        """End a stream, or with "" all of them; the reply comes when it has ended.
+
+        Raises:
+            InputError: no such stream.
+        """
+        records = (
+            [self._running(stream)]
+            if stream
+            else [one for one in self._conductor.streams.values() if not one.over]
+        )
+        for record in records:
+            self._conductor.ask_to_end(record)
+        waiting = [record for record in records if not record.over]
+        left = len(waiting)
+
+        def one_is_over(ok: bool) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                answer(reply, ok)
+
+        for record in waiting:
+            record.on_over.append(one_is_over)
+        if not waiting:
+            answer(reply, True)
+
+    def _running(self, name: str) -> StreamRecord:
+        record = self._conductor.streams.get(name)
+        if record is None:
+            raise InputError(f"there is no stream {name!r}; there are: {', '.join(self._conductor.streams)}")
+        if record.over:
+            raise InputError(f"stream {name} has ended{': ' + record.reason if record.reason else ''}")
+        return record
+
+    def _take_command(self, stream: StreamRecord, verb: Any, reply: Reply, **more: Any) -> None:
+        waiting = [one for one in stream.commands.values() if one.due is None]
+        if len(waiting) >= MOST_COMMANDS:
+            raise InputError(
+                f"{len(waiting)} commands wait already for the next frame of {stream.name}, which is "
+                f"{'paused' if stream.paused else stream.phase}; resume it, or wait"
+            )
+        self._numbers += 1
+        command = Command(self._numbers, verb, reply=reply, **more)
+        stream.commands[command.number] = command
+        if stream.phase not in ("opening", "recovering") and stream.memory_restart is None:
+            # else it goes with the next incarnation
+            self._conductor.send_command(stream, command)
+
+
+def _fitted(mask: np.ndarray, stream: StreamRecord) -> np.ndarray:
+    """A mask of our own, of the frames' size; one of the source's native size is resized as frames are.
+
+    Raises:
+        InputError: it has another size, or an object has no pixel left.
+    """
+    if stream.facts is None or mask.shape == (size := tuple(stream.facts["size"])):
+        return mask.copy()
+    native = tuple(stream.facts.get("native_size", size))
+    if mask.shape != native:
+        before = "" if native == size else f" and {native} before they are resized to the height"
+        raise InputError(f"the mask is {mask.shape}, the frames of {stream.name} are {size}{before} (H, W)")
+    rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, native, strict=True))
+    resized = np.ascontiguousarray(mask[rows][:, columns])
+    lost = sorted({int(one) for one in np.unique(mask)} - {int(one) for one in np.unique(resized)} - {0, 255})
+    if lost:
+        raise InputError(f"object {lost[0]} of the mask has no pixel left at {size} (H, W)")
+    return resized

@@ -1,0 +1,227 @@
+"""One stream as the supervisor knows it: its incarnation, its snapshots, and what users said to it.
+
+Pure bookkeeping, without sockets or clocks, so that tests can try out the race order of docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from streamvos.pipeline.config.streams import StreamConfig
+from streamvos.pipeline.wire.messages import Array
+
+StreamPhase = Literal["opening", "resetting", "running", "recovering", "ending", "over"]
+Reply = Callable[..., None]
+
+RESET_STAGES = ("sinks", "decoder", "extractor", "memory")
+"""Kinds of stages that begin an incarnation before the source does."""
+
+
+@dataclass
+class Command:
+    """What a user said.
+
+    Attributes:
+        number: in the order in which it came.
+        verb: "annotate" or "forget".
+        due: the frame it was applied to; None as long as that is not known.
+        reply: tells the user; None once it has.
+    """
+
+    number: int
+    verb: Literal["annotate", "forget"]
+    object_id: int = 0
+    mask: np.ndarray | None = None
+    due: int | None = None
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state that the memory has saved."""
+
+    seq: int
+    slot: int
+    array: Array
+
+
+class Restart(NamedTuple):
+    """How the memory begins an incarnation: with the state it has, or from a snapshot, or from nothing."""
+
+    keeps: bool
+    snapshot: Snapshot | None
+
+
+@dataclass
+class StreamRecord:
+    """Everything about one stream.
+
+    Attributes:
+        config: of the stream.
+        phase: where it is in its life.
+        facts: what its source says of itself; None before it was opened.
+        tried: its source has been opened, or could not be.
+        opened_at: monotonic seconds at which its source was open for the first time.
+        incarnation: 0 before the first.
+        awaiting: kinds of stages that have not answered the reset.
+        next_seq: where the source begins in this incarnation.
+        fresh: the first mask has to be given again.
+        acked: everything up to here has been written; -1 = nothing.
+        released: the source was told that it need not keep frames up to here.
+        reason: why it is over; "" if in order.
+        input_fault: that reason is something the user gave.
+        paused: by a user.
+        stopping: somebody wants it to end.
+        sinks_next: frames before this one have reached the sinks.
+        memory_identity: which life of the memory was reset last.
+        memory_restart: how it will be reset, as soon as the sinks have said what they have written.
+        progress_at: monotonic seconds of the last sign that frames get through.
+        cut_at: monotonic seconds at which the sinks were told to close without waiting longer.
+        on_over: who wants to know that it has ended.
+        cleared: its shared memory has been given back.
+        origin: when the time stamps of a live source began, in its host's monotonic ns.
+        trouble: why one of its workers died last.
+    """
+
+    config: StreamConfig
+    phase: StreamPhase = "opening"
+    facts: Mapping[str, Any] | None = None
+    tried: bool = False
+    opened_at: float | None = None
+    incarnation: int = 0
+    awaiting: set[str] = field(default_factory=set)
+    next_seq: int = 0
+    fresh: bool = True
+    acked: int = -1
+    released: int = -1
+    reason: str = ""
+    input_fault: bool = False
+    paused: bool = False
+    stopping: bool = False
+    sinks_next: int = 0
+    memory_identity: bytes | None = None
+    memory_restart: Restart | None = None
+    progress_at: float = 0.0
+    cut_at: float | None = None
+    commands: dict[int, Command] = field(default_factory=dict)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    committed: Snapshot | None = None
+    on_over: list[Reply] = field(default_factory=list)
+    cleared: bool = False
+    origin: int | None = None
+    trouble: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the stream."""
+        return self.config.name
+
+    @property
+    def lossless(self) -> bool:
+        """Its policy."""
+        return self.config.effective_policy == "lossless"
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.phase == "over"
+
+    # ---- incarnations
+
+    def begin(self) -> int:
+        """A new incarnation; everything that was on its way is of the past. Its number."""
+        self.incarnation += 1
+        self.awaiting = set(RESET_STAGES)
+        self.phase = "resetting"
+        return self.incarnation
+
+    def restart_from(self, memory_lives: bool) -> Snapshot | None:
+        """The snapshot to go on from; None = the beginning, or (live) the state that the memory still has.
+
+        Under "lossless" the committed one: all frames since then can be had again. Under "latest" the newest.
+        """
+        if self.lossless:
+            return self.committed
+        if memory_lives:
+            return None
+        return self.snapshots[-1] if self.snapshots else self.committed
+
+    def reset_done(self, kind: str, incarnation: int) -> bool:
+        """A stage has answered; whether it was the last one."""
+        if incarnation != self.incarnation or self.phase != "resetting":
+            return False
+        self.awaiting.discard(kind)
+        return not self.awaiting
+
+    # ---- snapshots
+
+    @property
+    def taken(self) -> list[int]:
+        """Slots that hold a snapshot."""
+        kept = [*self.snapshots, *([self.committed] if self.committed else [])]
+        return sorted({one.slot for one in kept})
+
+    def add_snapshot(self, snapshot: Snapshot) -> list[int]:
+        """One was saved; the slots that are free now."""
+        self.snapshots.append(snapshot)
+        return self._commit()
+
+    def acknowledge(self, seq: int) -> list[int]:
+        """The sinks have written everything up to `seq`; the slots that are free now."""
+        self.acked = max(self.acked, seq)
+        return self._commit()
+
+    def drop_uncommitted(self) -> None:
+        """The stream is computed anew from the committed snapshot: later ones will be written again."""
+        self.snapshots.clear()
+
+    def _commit(self) -> list[int]:
+        ready = [one for one in self.snapshots if not self.lossless or one.seq <= self.acked]
+        if not ready:
+            return []
+        newest = max(ready, key=lambda one: one.seq)
+        gone = [one.slot for one in ready if one is not newest]
+        if self.committed is not None:
+            gone.append(self.committed.slot)
+        self.snapshots = [one for one in self.snapshots if one not in ready]
+        self.committed = newest
+        covered = [n for n, c in self.commands.items() if c.due is not None and c.due <= newest.seq]
+        for number in covered:
+            del self.commands[number]
+        return gone
+
+    @property
+    def releasable(self) -> int:
+        """The source need not keep the frames up to this one; -1 = all of them are needed."""
+        if not self.lossless:
+            return self.acked
+        return -1 if self.committed is None else self.committed.seq
+
+    # ---- commands
+
+    def commands_after(self, snapshot: Snapshot | None, memory_keeps: bool) -> list[Command]:
+        """What the memory has to be told again, in order."""
+        if memory_keeps:
+            return [one for one in self.commands.values() if one.due is None]
+        after = -1 if snapshot is None else snapshot.seq
+        return [one for one in self.commands.values() if one.due is None or one.due > after]
+
+    def applied(self, number: int, seq: int) -> Reply | None:
+        """A command was obeyed at a frame; whom to tell."""
+        command = self.commands.get(number)
+        if command is None:
+            return None
+        command.due = seq
+        reply, command.reply = command.reply, None
+        if self.committed is not None and seq <= self.committed.seq:
+            del self.commands[number]
+        return reply
+
+    def refused(self, number: int) -> Reply | None:
+        """A command could not be obeyed; whom to tell."""
+        command = self.commands.pop(number, None)
+        return None if command is None else command.reply

@@ -1,0 +1,394 @@
+"""The supervisor: starts the workers, watches them, brings streams back, and ends everything in order.
+
+    Supervisor(config, EventLog("text")).run()
+
+One thread, one loop. Every message, death, deadline and signal is handled to its end before the next one, so
+that docs/protocol.md, 5, is the whole of what can happen. What concerns workers is in `crew`, what concerns
+streams in `conductor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from types import FrameType
+from typing import Any
+
+import zmq
+
+from streamvos.pipeline.clients.control import ControlServer
+from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.supervision.conductor import Conductor
+from streamvos.pipeline.supervision.crew import Crew, Member
+from streamvos.pipeline.supervision.orders import Orders
+from streamvos.pipeline.supervision.processes import Instance, start_worker
+from streamvos.pipeline.supervision.topology import Topology
+from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events
+from streamvos.pipeline.telemetry.observation import Observation, checked_beat, in_our_time
+from streamvos.pipeline.wire.arenas import Arena
+from streamvos.pipeline.wire.messages import ARRAY_BYTES, Message, Refused, decode, encode, told_to_strangers
+from streamvos.pipeline.wire.runtime import Runtime
+from streamvos.pipeline.wire.security import Curve, bind
+from streamvos.sources import redact
+
+TICK_SECONDS = 0.05
+
+TOLD_SECONDS = 0.5
+"""How old what the metrics' endpoint tells may be."""
+
+HELD_SECONDS = 0.5
+"""A wait for events that took so long was no wait: this process was stopped, or the machine slept."""
+
+PING_SECONDS = 1.0
+"""How often remote workers hear that the supervisor lives."""
+
+LATE_SECONDS = 5.0
+"""When one source is open, the networks wait so long for the others; who comes later begins beside them."""
+
+_QUEUE = 10_000  # messages to a worker; never reached by workers with manners
+_HELD = 256  # messages of each peer that wait here; those of a worker beyond that wait with the worker
+_BUDGET = 1_000  # messages of one turn, so that the other sockets get theirs
+
+
+class Supervisor:
+    """Runs one pipeline.
+
+    Args:
+        config: of the pipeline.
+        log: where events go.
+    """
+
+    def __init__(self, config: PipelineConfig, log: EventLog):
+        self.config, self._log = config, log
+        self._session = secrets.token_bytes(8)
+        self._observation = Observation(config, log)
+        self._drained_by: float | None = None  # monotonic seconds; None = nobody wants us to stop
+        self._signal: int | None = None
+        self._forced = False
+        self._told: dict[str, Any] = {}
+        self._told_at = self._pinged_at = 0.0
+        self._turned_at = time.monotonic()
+
+    def run(self) -> int:
+        """Until every stream is over, or a signal comes.
+
+        Returns:
+            0 if all streams ended in order; 1 if one failed, 2 if that was the input's fault; 128 + n after a
+            second signal n.
+
+        Raises:
+            StreamvosError: the configuration cannot be used here.
+        """
+        with contextlib.ExitStack() as stack:
+            self._open(stack)
+            stack.enter_context(self._signals())
+            stack.enter_context(
+                warnings_as_events(lambda level, text: self._log.event("warned", level, text=text))
+            )
+            self._crew.start_all()
+            while not (self._forced or self._conductor.all_over):
+                self._turn()
+            self._told = dict(self._conductor.status())
+            self._crew.dismiss(self._forced, lambda: self._read(self._workers))
+        code = 128 + (self._signal or signal.SIGINT) if self._forced else self._conductor.code
+        self._log.event("done", exit_code=code)
+        return code
+
+    def summary(self) -> dict[str, Any]:
+        """What it amounted to; as `status` told it last."""
+        return self._told
+
+    # ---- beginning
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        config, security = self.config, self.config.security
+        self._curve = None if security.secret is None else Curve(security.secret, security.clients)
+        runtime = stack.enter_context(Runtime.claim(config.name))
+        self._runtime, self._topology = runtime, Topology.of(config, runtime)
+        self._arenas = {name: Arena.create(name) for name in self._topology.arenas}
+        for arena in self._arenas.values():
+            stack.callback(os.close, arena.fd)
+        # workers hold the reading end; the writing end closes with this process, however that comes about
+        self._pipe, writing = os.pipe()
+        stack.callback(os.close, self._pipe)
+        stack.callback(os.close, writing)
+
+        self._zmq: zmq.Context[Any] = zmq.Context()
+        stack.callback(self._zmq.destroy, linger=0)
+        self._poller = zmq.Poller()
+        self._workers = self._router(runtime.workers)
+        self._remote = None
+        if config.remote:
+            # users have keys of their own, which are no leave to pose as a stage
+            own = None if security.secret is None else Curve(security.secret, serves_own=True)
+            self._remote = self._router(f"tcp://{config.host}:{config.port}", own)
+            if own is not None:
+                self._observation.count_too("remote workers", own.denied)
+        self._conductor = Conductor(config, self._topology, self._send, self._observation, self._log)
+        self._crew = Crew(
+            config,
+            self._topology,
+            self._start_one,
+            self._send,
+            self._init,
+            self._conductor.on_death,
+            self._log,
+        )
+        self._conductor.crew = self._crew
+        self._users = ControlServer(
+            self._zmq,
+            runtime.control,
+            told_to_strangers(self._session),
+            Orders(self._conductor),
+            config.control,
+            self._curve,
+        )
+        stack.callback(self._users.close)
+        self._observation.count_too("control", self._users.refused)
+        if self._curve is not None:
+            self._observation.count_too("control keys", self._curve.denied)
+        for one in self._users.sockets():
+            self._poller.register(one, zmq.POLLIN)
+        self._observation.open(stack, self._topology, runtime, lambda: self._told)
+        self._log.event("serving", pipeline=config.name, control=runtime.control)
+
+    def _router(self, address: str, curve: Curve | None = None) -> zmq.Socket[bytes]:
+        router: zmq.Socket[bytes] = self._zmq.socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 200)
+        router.setsockopt(zmq.SNDHWM, _QUEUE)
+        router.setsockopt(zmq.RCVHWM, _HELD)
+        router.setsockopt(zmq.MAXMSGSIZE, ARRAY_BYTES)  # a snapshot, at most
+        bind(router, address, curve)
+        self._poller.register(router, zmq.POLLIN)
+        return router
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP wake the loop; what is ignored (nohup) stays ignored."""
+        bell_in, bell_out = socket.socketpair()
+        bell_in.setblocking(False)
+        bell_out.setblocking(False)
+        self._bell = bell_in
+
+        def note(number: int, _: FrameType | None) -> None:
+            self._forced = self._signal is not None
+            self._signal = number
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        caught = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        handlers = {number: signal.signal(number, note) for number in caught}
+        waking = signal.set_wakeup_fd(bell_out.fileno(), warn_on_full_buffer=False)
+        self._poller.register(bell_in, zmq.POLLIN)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(waking)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            bell_in.close()
+            bell_out.close()
+
+    # ---- the loop
+
+    def _turn(self) -> None:
+        """Everything that has happened since the last turn."""
+        self._poller.poll(round(TICK_SECONDS * 1000))
+        with contextlib.suppress(BlockingIOError):
+            self._bell.recv(4096)
+        now = time.monotonic()
+        if (held := now - self._turned_at) > HELD_SECONDS:
+            self._crew.excuse(held)
+        if self._signal is not None and self._drained_by is None:
+            self._drain(now)
+        self._users.handle()
+        self._crew.look()
+        self._read(self._workers)
+        if self._remote is not None:
+            self._read(self._remote)
+            self._ping(now)
+        self._crew.watch()
+        self._crew.tell_to_prepare(self._may_prepare)
+        self._conductor.watch()
+        self._free_arenas()
+        if self._drained_by is not None and now >= self._drained_by:
+            self._conductor.cut_short()
+        if now >= self._told_at + TOLD_SECONDS:
+            self._told, self._told_at = dict(self._conductor.status()), now
+        self._turned_at = time.monotonic()
+
+    def _drain(self, now: float) -> None:
+        """The first signal."""
+        self._drained_by = now + self.config.supervision.drain_timeout
+        self._log.event("stopping", signal=signal.Signals(self._signal or signal.SIGTERM).name)
+        self._crew.leaving = True
+        self._conductor.close()
+
+    def _free_arenas(self) -> None:
+        """Give back the shared memory of streams that are over, when their own workers are gone."""
+        for name in self._conductor.take_cleared():
+            for arena in [one for key, one in self._arenas.items() if key.startswith(f"{name}/")]:
+                arena.free()
+
+    def _ping(self, now: float) -> None:
+        if now < self._pinged_at + PING_SECONDS:
+            return
+        self._pinged_at = now
+        for member in self._crew:
+            if member.remote and member.current is not None:
+                self._send(member.current, Message("ping"))
+
+    # ---- messages
+
+    def _read(self, router: zmq.Socket[bytes]) -> None:
+        for _ in range(_BUDGET):
+            try:
+                identity, *parts = router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                if router is self._remote:
+                    self._adopt(identity, parts)
+                self._take(identity, parts, remote=router is self._remote)
+            except Refused as error:
+                self._observation.refuse("supervisor", error.cause)
+            except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+                # a worker that says what the protocol does not know ends nobody but perhaps itself
+                self._observation.refuse("supervisor", "field", f"{type(error).__name__}: {error}")
+
+    def _take(self, identity: bytes, parts: list[bytes], remote: bool) -> None:
+        found = self._crew.find(identity)
+        if found is None:
+            if not self._crew.knew(identity):
+                raise Refused("peer")
+            return
+        member, instance = found
+        if remote != (instance.process is None):  # somebody elsewhere with the name of a worker of ours
+            raise Refused("peer")
+        own = None if remote and not instance.told else self._session  # which a remote one learns with INIT
+        self._handle(member, instance, decode(parts, own))
+
+    def _handle(self, member: Member, instance: Instance, message: Message) -> None:
+        instance.last_beat = time.monotonic()
+        kind = message.kind
+        if kind == "hello":
+            instance.state = "initializing"
+        elif kind == "ready":
+            self._conductor.on_facts({} if instance.spare else message["facts"])
+            if self._crew.ready(member, instance, message):
+                self._connect_all()
+                self._conductor.on_ready(member)
+        elif kind == "beat":
+            beat = checked_beat(message.fields, member.stages)
+            instance.beat = in_our_time(beat) if instance.process is None else beat
+            self._observation.beat(instance.beat["stages"])
+        elif kind == "failed":
+            self._failed(member, instance, message)
+        elif kind == "dying":
+            instance.kill(f"failed in {message['stage']}")
+        elif kind == "event":
+            own = {"event", "level", "stream", "worker"}
+            more = {key: value for key, value in message.fields.items() if key not in own}
+            level = message.get("level", "info")
+            self._log.event(str(message["event"]), level, stream=message.stream, worker=member.name, **more)
+        elif not instance.spare:
+            self._conductor.on_message(message)
+
+    def _failed(self, member: Member, instance: Instance, message: Message) -> None:
+        """A stage could not go on. The input's fault ends its stream; anything else is tried again."""
+        stage, error = message["stage"], message["error"]
+        self._log.event(
+            "failed",
+            "error",
+            worker=member.name,
+            stage=stage,
+            stream=message.stream,
+            error=error,
+            details=message.get("details", ""),
+        )
+        concerned = self._conductor.streams.get(message.stream)
+        if message["fatal"] and concerned is not None and stage.startswith("source."):
+            self._conductor.source_failed(concerned, error, message["ended"])
+        elif message["fatal"] and not instance.spare:
+            for stream in [concerned] if concerned else self._conductor.of_member(member):
+                self._conductor.end_badly(stream, error, input_fault=True)
+        else:
+            instance.kill(f"{stage} failed: {error}")
+
+    def _adopt(self, identity: bytes, parts: list[bytes]) -> None:
+        """A remote worker says hello."""
+        name = identity.decode(errors="replace").removeprefix("remote ").partition("#")[0]
+        member = self._crew.members.get(name)
+        if member is None or not member.remote or self._crew.find(identity) is not None:
+            return
+        if decode(parts, None).kind == "hello":
+            self._crew.adopt(member, identity)
+
+    def _connect_all(self) -> None:
+        """Tell everybody where the others can be reached."""
+        endpoints: dict[str, str] = {}
+        for instance in self._crew.working():
+            endpoints |= instance.endpoints
+        for instance in self._crew.working():
+            self._send(instance, Message("connect", fields={"endpoints": endpoints}))
+
+    def _send(self, instance: Instance, message: Message) -> None:
+        router = self._remote if instance.process is None else self._workers
+        if router is not None:
+            with contextlib.suppress(zmq.Again):
+                router.send_multipart([instance.identity, *encode(message, self._session)], zmq.NOBLOCK)
+
+    # ---- workers
+
+    def _start_one(self, member: Member, spare: bool) -> Instance:
+        return start_worker(
+            member.name,
+            member.stages,
+            member.lives,
+            self._runtime.workers,
+            self._session,
+            {name: arena.fd for name, arena in self._arenas.items()},
+            self._pipe,
+            spare,
+        )
+
+    def _may_prepare(self, member: Member) -> bool:
+        """Sources at once; others when it is known what the frames are like.
+
+        Where there is an extractor, a stream that cannot be opened, or not soon, does not hold up the others.
+        """
+        streams = self._conductor.of_member(member)
+        if "extractor" in member.stages:
+            opened = [stream.opened_at for stream in streams if stream.opened_at is not None]
+            late = bool(opened) and time.monotonic() > min(opened) + LATE_SECONDS
+            return late or all(stream.tried for stream in streams)
+        return member.is_source or all(stream.facts is not None for stream in streams)
+
+    def _init(self, member: Member, instance: Instance) -> Message:
+        streams = self._conductor.streams.values()
+        return Message(
+            "init",
+            fields={
+                "pipeline_session": self._session,
+                "config": self._config_for(member),
+                "stages": list(member.stages),
+                "edges": [{**asdict(edge), "curve": None} for edge in self._topology.edges.values()],
+                "facts": {one.name: one.facts for one in streams if one.facts is not None},
+                "life": instance.life,
+                "runtime": str(self._runtime.folder),
+                "standby": instance.spare,
+            },
+        )
+
+    def _config_for(self, member: Member) -> dict[str, Any]:
+        """The configuration, with the passwords of those cameras alone that this worker reads."""
+        config = self.config.model_dump(mode="json")
+        for stream in config["streams"]:
+            if f"source.{stream['name']}" not in member.stages:
+                stream["source"] = redact(stream["source"])
+        return config

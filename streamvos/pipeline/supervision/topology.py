@@ -1,0 +1,128 @@
+"""Which stages, workers, edges and arenas a configuration means.
+
+topology = Topology.of(config, runtime)
+topology.workers["compute"]             # ("extractor", "memory.front", "decoder.front")
+topology.edges["front/frames"].endpoint
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.wire.runtime import Runtime
+from streamvos.pipeline.wire.spec import EdgeSpec, Mode
+
+EDGES = {
+    "frames": ("source", "extractor"),
+    "features": ("extractor", "memory"),
+    "evidence": ("memory", "decoder"),
+    "predictions": ("decoder", "memory"),
+    "results": ("decoder", "sinks"),
+}
+"""Kind of edge -> kinds of its producer and consumer."""
+
+WINDOWS = {"frames": 1, "features": 1, "evidence": 1, "predictions": 2, "results": 2}
+LOSSLESS_FRAMES_WINDOW = 2
+SNAPSHOT_ARENAS = 3
+
+COMPUTE = "compute"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The shape of a pipeline.
+
+    Attributes:
+        workers: name -> its stages; without remote ones.
+        remote: names of stages that somebody starts by hand.
+        edges: by name, such as "front/frames".
+        arenas: names of the memfds that the supervisor makes.
+        standby: worker of which a second one is held ready, or None.
+    """
+
+    workers: dict[str, tuple[str, ...]]
+    remote: tuple[str, ...]
+    edges: dict[str, EdgeSpec]
+    arenas: tuple[str, ...]
+    standby: str | None
+
+    @classmethod
+    def of(cls, config: PipelineConfig, runtime: Runtime, curve: Any = None) -> Topology:
+        """What a configuration means.
+
+        Args:
+            config: of the pipeline.
+            runtime: where its local sockets lie.
+            curve: keys for edges that leave this host.
+        """
+        workers = {name: stages for name, stages in _workers(config).items() if name not in config.remote}
+        where = {stage: name for name, stages in _workers(config).items() for stage in stages}
+        edges: dict[str, EdgeSpec] = {}
+        for stream in config.streams:
+            for kind, ends in EDGES.items():
+                producer, consumer = (_stage(end, stream.name) for end in ends)
+                name = f"{stream.name}/{kind}"
+                mode = _mode(producer, consumer, where, config)
+                window = WINDOWS[kind]
+                if kind == "frames" and stream.effective_policy == "lossless":
+                    window = LOSSLESS_FRAMES_WINDOW
+                edges[name] = EdgeSpec(
+                    name,
+                    stream.name,
+                    producer,
+                    consumer,
+                    _endpoint(name, mode, consumer, config, runtime, len(edges)),
+                    window,
+                    mode,
+                    name if mode == "shared" else None,
+                    curve if mode == "inline" else None,
+                )
+        arenas = [name for name, edge in edges.items() if edge.mode == "shared"]
+        arenas += [
+            f"{stream.name}/snapshots.{k}"
+            for stream in config.streams
+            if f"memory.{stream.name}" not in config.remote
+            for k in range(SNAPSHOT_ARENAS)
+        ]
+        standby = COMPUTE if config.standby else None
+        return cls(workers, tuple(config.remote), edges, tuple(arenas), standby)
+
+    def worker_of(self, stage: str) -> str:
+        """The worker that runs a stage; a remote stage is its own."""
+        return next((name for name, stages in self.workers.items() if stage in stages), stage)
+
+    def workers_of(self, stream: str) -> set[str]:
+        """All workers that a stream needs."""
+        kinds = ("source", "memory", "decoder", "sinks")
+        return {self.worker_of(stage) for stage in ("extractor", *(f"{kind}.{stream}" for kind in kinds))}
+
+
+def _workers(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
+    if config.placement == "split":
+        return {stage: (stage,) for stage in config.stage_names}
+    inside = [stage for stage in config.stage_names if not stage.startswith(("source.", "sinks."))]
+    outside = {stage: (stage,) for stage in config.stage_names if stage not in inside}
+    return {COMPUTE: tuple(inside), **outside}
+
+
+def _stage(kind: str, stream: str) -> str:
+    return kind if kind == "extractor" else f"{kind}.{stream}"
+
+
+def _mode(producer: str, consumer: str, where: dict[str, str], config: PipelineConfig) -> Mode:
+    if producer in config.remote or consumer in config.remote:
+        return "inline"
+    return "reference" if where[producer] == where[consumer] else "shared"
+
+
+def _endpoint(
+    name: str, mode: Mode, consumer: str, config: PipelineConfig, runtime: Runtime, number: int
+) -> str:
+    if mode == "reference":
+        return f"inproc://{name}"
+    if mode == "shared":
+        return runtime.edge(number)
+    host = config.remote[consumer].host if consumer in config.remote else config.host
+    return f"tcp://{host}:*"

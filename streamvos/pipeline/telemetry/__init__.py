@@ -1,0 +1,1 @@
+"""What a pipeline tells: logs, statistics, traces, Prometheus metrics."""

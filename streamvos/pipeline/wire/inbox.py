@@ -1,0 +1,244 @@
+"""The consumer's end of an edge."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import zmq
+
+from streamvos.pipeline.wire.arenas import Arena
+from streamvos.pipeline.wire.messages import (
+    Array,
+    Buffer,
+    Message,
+    Place,
+    Refused,
+    decode,
+    encode,
+    tensor_over,
+)
+from streamvos.pipeline.wire.references import Held, references
+from streamvos.pipeline.wire.security import check_bind
+from streamvos.pipeline.wire.spec import (
+    AT_ONCE,
+    TOKEN,
+    EdgeSpec,
+    read_token,
+    receive,
+    reference_space,
+    routing_id,
+    socket_of,
+)
+
+
+class Inbox:
+    """The consumer's end; used by one thread at a time.
+
+    Attributes:
+        socket: to poll for reading.
+        refused: cause -> messages that broke a rule, or came from nobody known.
+        polled: whoever polls calls `collect`, and `receive` need not look at the socket.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], spec: EdgeSpec, session: bytes, arenas: Mapping[str, Arena]
+    ):
+        self.spec, self.refused = spec, Counter[str]()
+        self._session, self._arenas = session, arenas
+        self._peer = routing_id(spec, session)
+        self._space = reference_space(context, spec)
+        self._incarnation = 0
+        self._collected: deque[Message] = deque()
+        self.polled = False
+        self.socket = socket_of(context, zmq.ROUTER, spec)
+        # a producer that is killed and reborn may be back before we hear that it was gone
+        self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+
+    def bind(self) -> str:
+        """Bind, and say where."""
+        if self.spec.curve is not None:
+            self.spec.curve.serve(self.socket)
+        check_bind(self.spec.endpoint, self.spec.curve)
+        self.socket.bind(self.spec.endpoint)
+        return self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def reset(self, incarnation: int) -> None:
+        """Take messages of this incarnation alone."""
+        self._incarnation = incarnation
+        self._collected.clear()
+
+    def collect(self) -> None:
+        """Read what has come, for `receive` to give: a poll does not wait while something is unread.
+
+        Of a peer that sends beyond its credit, no more than that is read.
+        """
+        while len(self._collected) < self.spec.window + 2 and (message := self._next()) is not None:
+            self._collected.append(message)
+
+    def receive(self) -> Message | None:
+        """The next message of this incarnation; None if there is none now."""
+        if self._collected:
+            return self._collected.popleft()
+        return None if self.polled else self._next()
+
+    def _next(self) -> Message | None:
+        for _ in range(AT_ONCE):
+            parts = receive(self.socket)
+            if parts is None:
+                return None
+            try:
+                message = self._checked(parts)
+            except Refused as error:
+                self.refused[error.cause] += 1
+                continue
+            if message is not None:
+                return message
+        return None  # the socket stays readable, and others have their turn
+
+    def array(self, message: Message, name: str, out: np.ndarray | None = None) -> np.ndarray:
+        """An array of the message, the caller's own to keep and change; by reference, the very same.
+
+        Args:
+            message: that `receive` gave.
+            name: of the array.
+            out: C-contiguous, of the same dtype and shape, to be filled and returned instead of a new one.
+
+        Raises:
+            Refused: it is missing, its time is over, or `out` is of another kind.
+        """
+        array = self._find(message, name)
+        if isinstance(array.data, Held):
+            held = array.data.value
+            found = held if isinstance(held, np.ndarray) else Array.of(held).numpy()
+        elif out is None and _is_own(array):
+            return array.numpy()
+        else:
+            return self._copied(array, out)
+        if out is None:
+            return found
+        _check_out(out, found.dtype, found.shape)
+        np.copyto(out, found)
+        return out
+
+    def look(self, message: Message, name: str) -> np.ndarray:
+        """The same where it lies, not copied: nobody may write to it, and it counts if `check` agrees later.
+
+        Raises:
+            Refused: as `array`.
+        """
+        array = self._find(message, name)
+        if not isinstance(array.data, Place):
+            return self.array(message, name)
+        view = self._arena_of(array.data).look(array.data, array.nbytes)
+        return np.frombuffer(view, _numpy_dtype(array)).reshape(array.shape)
+
+    def check(self, message: Message, name: str) -> None:
+        """Whether what was looked at is still what the message brought.
+
+        Raises:
+            Refused: its time is over.
+        """
+        array = self._find(message, name)
+        if isinstance(array.data, Place):
+            self._arena_of(array.data).check(array.data)
+
+    def tensor(self, message: Message, name: str) -> Any:
+        """An array as a tensor on the CPU; whatever was handed over by reference comes as it is.
+
+        Raises:
+            Refused: as `array`.
+        """
+        array = self._find(message, name)
+        if isinstance(array.data, Held):
+            return array.data.value
+        return tensor_over(self._copied(array, None).reshape(-1).view(np.uint8), array.dtype, array.shape)
+
+    def grant(self, message: Message) -> None:
+        """One credit; and the slot that the message named comes back, if it was of this edge.
+
+        Nothing for an `end`, which took no credit, and for messages of an incarnation that is over.
+        """
+        if message.incarnation != self._incarnation or message.kind == "end":
+            return
+        slots = {
+            one.data.slot
+            for one in message.arrays.values()
+            if isinstance(one.data, Place) and one.data.arena == self.spec.arena
+        }
+        credit = Message("credit", self.spec.stream, self._incarnation, message.seq, {"slots": sorted(slots)})
+        parts = encode(credit, self._session) if self._space is None else [TOKEN.pack(self._incarnation, 0)]
+        with suppress(zmq.Again):  # nobody takes them; its next life begins with full credit
+            self.socket.send_multipart([self._peer, *parts], zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """Close the socket; what was not read is gone."""
+        self.socket.close(linger=0)
+        if self._space is not None:
+            references.forget(self._space)
+
+    def _checked(self, parts: Sequence[Buffer]) -> Message | None:
+        """A message of this edge and incarnation; None if it is of another incarnation."""
+        if parts[0] != self._peer:
+            raise Refused("peer")
+        if self._space is not None:
+            return self._dereferenced(parts[1:])
+        message = decode(parts[1:], self._session)
+        if message.stream != self.spec.stream:
+            raise Refused("stream")
+        return message if message.incarnation == self._incarnation else None
+
+    def _dereferenced(self, parts: Sequence[Buffer]) -> Message | None:
+        """A message that was handed over by reference, as a whole; None if it is of another incarnation."""
+        incarnation, number = read_token(parts)
+        if incarnation != self._incarnation:
+            return None  # and the producer forgets it when it is reset
+        message: Message = references.take(self._space, number)
+        return message
+
+    def _find(self, message: Message, name: str) -> Array:
+        try:
+            return message.arrays[name]
+        except KeyError:
+            raise Refused("field", f"{message.kind} lacks the array {name}") from None
+
+    def _copied(self, array: Array, out: np.ndarray | None) -> np.ndarray:
+        """A copy that has a memory of its own, aligned."""
+        dtype = _numpy_dtype(array)
+        if out is None:
+            out = np.empty(array.shape, dtype)
+        _check_out(out, dtype, array.shape)
+        flat = out.reshape(-1).view(np.uint8)
+        if not isinstance(array.data, Place):
+            flat[:] = np.frombuffer(array.data, np.uint8)
+            return out
+        with self._arena_of(array.data).read(array.data, array.nbytes) as view:
+            flat[:] = np.frombuffer(view, np.uint8)
+        return out
+
+    def _arena_of(self, place: Place) -> Arena:
+        arena = self._arenas.get(place.arena)
+        if arena is None:
+            raise Refused("arena", place.arena)
+        return arena
+
+
+def _numpy_dtype(array: Array) -> np.dtype[Any]:
+    return np.dtype("uint16" if array.dtype == "bfloat16" else array.dtype)
+
+
+def _is_own(array: Array) -> bool:
+    """Whether the bytes may be given away: nobody else has them, they are aligned, and may be changed."""
+    return (
+        isinstance(array.data, memoryview)
+        and not array.data.readonly
+        and np.frombuffer(array.data, np.uint8).ctypes.data % 8 == 0
+    )
+
+
+def _check_out(out: np.ndarray, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if out.dtype != dtype or out.shape != shape or not out.flags.c_contiguous:
+        raise Refused("out", f"need a contiguous {dtype} {shape}, got {out.dtype} {out.shape}")

@@ -1,0 +1,103 @@
+"""What may be asked of a synthetic video, and what may not.
+
+>>> validate(SyntheticOptions(size=(96, 128), objects=3))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from streamvos.synthetic.surfaces import list_stills
+from streamvos.types import MAX_OBJECT_ID, InputError
+
+SMALLEST_SIDE = 16
+"""Frames smaller than this on a side are refused: nothing can be told apart in them."""
+
+LARGEST_SIDE = 8192
+"""Frames larger than this on a side are refused: OpenCV's remap ends at 32767, margins included."""
+
+PIXELS_PER_OBJECT = 36
+"""A frame must have this many pixels per labelled object, so that each can be seen in frame 0."""
+
+LARGEST = {"motion": 20, "deformation": 2, "leave": 1, "blur": 4, "noise": 10, "exposure": 2, "same_still": 1}
+"""The largest value of every option that is a strength or a probability; the smallest is 0."""
+
+
+@dataclass(frozen=True)
+class SyntheticOptions:
+    """What a synthetic video holds.
+
+    Attributes:
+        size: (H, W) in pixels, each 16..8192.
+        length: frames.
+        objects: labelled objects, ids 1..objects; at most 254.
+        distractors: look-alikes of the objects, not labelled.
+        occluders: things that pass in front of the objects, not labelled.
+        motion: scale of all speeds, 0..20; 0 is a still.
+        deformation: strength of bending, articulation and foreshortening, 0..2; 0 is rigid.
+        leave: probability that an object leaves the frame once and returns; only in videos
+            that move and have 24 frames or more.
+        blur: shutter time as a share of the frame time, which smears along the motion; 0 is none.
+        noise: sensor noise; 1 is about 5 gray levels; 0 is none.
+        exposure: drift of brightness, contrast, white balance and of the light over the frame, 0..2;
+            1 is about +-25 %; 0 is none.
+        same_still: probability that an object is cut from the background's own photograph.
+        stills: folder with images/NAME.jpg and regions/NAME.png; None draws everything.
+    """
+
+    size: tuple[int, int] = (480, 854)
+    length: int = 60
+    objects: int = 2
+    distractors: int = 1
+    occluders: int = 1
+    motion: float = 1.0
+    deformation: float = 1.0
+    leave: float = 0.25
+    blur: float = 0.4
+    noise: float = 0.5
+    exposure: float = 0.5
+    same_still: float = 0.25
+    stills: Path | None = None
+
+
+def validate(options: SyntheticOptions) -> None:
+    """Check every option.
+
+    Raises:
+        InputError: one is of the wrong kind or out of range, or the stills cannot be used.
+    """
+    size = options.size
+    if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(_is_integer(n) for n in size)):
+        raise InputError(f"size: expected a pair of integers (H, W), got {size!r}")
+    if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
+        raise InputError(f"size: expected {SMALLEST_SIDE}..{LARGEST_SIDE} pixels on each side, got {size!r}")
+    for name, least in (("length", 1), ("objects", 1), ("distractors", 0), ("occluders", 0)):
+        value = getattr(options, name)
+        if not _is_integer(value) or value < least:
+            raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
+    if options.objects > MAX_OBJECT_ID or options.objects + options.distractors + options.occluders > 255:
+        raise InputError(
+            f"expected at most {MAX_OBJECT_ID} objects and 255 layers besides the background, got "
+            f"{options.objects} objects, {options.distractors} distractors, {options.occluders} occluders"
+        )
+    if size[0] * size[1] < PIXELS_PER_OBJECT * options.objects:
+        raise InputError(
+            f"{options.objects} objects do not fit into {size[0]}x{size[1]}; "
+            f"use a larger size or at most {size[0] * size[1] // PIXELS_PER_OBJECT} objects"
+        )
+    for name, largest in LARGEST.items():
+        value = getattr(options, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            raise InputError(f"{name}: expected a number in 0..{largest}, got {value!r}")
+        if not isfinite(value) or not 0 <= value <= largest:
+            raise InputError(f"{name}: expected a number in 0..{largest}, got {value!r}")
+    if options.stills is not None:
+        list_stills(Path(options.stills))
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -1,0 +1,241 @@
+"""One line per event, without credentials, and not one for each of a stranger's messages."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import string
+import threading
+from datetime import datetime
+
+import pytest
+
+from streamvos.pipeline.telemetry.logs import EventLog, without_credentials
+from streamvos.types import InputError
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def target():
+    return io.StringIO()
+
+
+def lines(target):
+    return [json.loads(line) for line in target.getvalue().splitlines()]
+
+
+def test_a_line_of_text_is_for_people(target):
+    log = EventLog("text", target)
+    log.event(
+        "died",
+        "warning",
+        reason="no heartbeat for 3 s",
+        worker="compute",
+        incarnation=2,
+        stream="front",
+        none=None,
+    )
+    moment, rest = target.getvalue().rstrip("\n").split(" ", 1)
+    assert datetime.fromisoformat(moment).tzinfo is not None
+    assert rest == 'warning died  stream=front incarnation=2 worker=compute reason="no heartbeat for 3 s"'
+
+
+def test_a_line_of_json_is_for_programs(target):
+    log = EventLog("json", target)
+    log.event(
+        "ready",
+        stage="memory.front",
+        worker="compute",
+        took=1.5,
+        sizes=(3, 4),
+        more={"a": None},
+        x=float("nan"),
+    )
+    (line,) = lines(target)
+    assert list(line)[:3] == ["time", "level", "event"]
+    datetime.fromisoformat(line.pop("time"))
+    assert line == {
+        "level": "info",
+        "event": "ready",
+        "stage": "memory.front",
+        "worker": "compute",
+        "took": 1.5,
+        "sizes": [3, 4],
+        "more": {"a": None},
+        "x": None,
+    }
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_event_is_one_line_whatever_it_says(target, form):
+    log, seed = EventLog(form, target), random.Random(7)
+    letters = string.printable + "\x00\x1b\x85\u2028\u2029\ud800é漢"
+    for _ in range(300):
+        word = "".join(seed.choices(letters, k=seed.randint(0, 30)))
+        log.event(
+            word,
+            level="warning",
+            word=word,
+            stream=word,
+            nested={word: [word, word.encode("utf-8", "replace")]},
+        )
+    text = target.getvalue()
+    assert text.count("\n") == len(text.splitlines()) == 300
+    assert "\x1b" not in text  # nothing paints the terminal of who reads it
+
+
+@pytest.mark.parametrize(
+    "secret_url",
+    [
+        "rtsp://admin:hunter2@10.0.0.5/stream",
+        "rtsp://admin:hunter2@x@10.0.0.5:554/stream",
+        "rtsp://admin:hun/ter2#hunter2?@10.0.0.5/stream",
+        "rtsp://admin:hunter2 hunter2@10.0.0.5/stream",
+        "http://10.0.0.5/cam?user=a&password=hunter2",
+        "http://10.0.0.5/cam/password=hunter2/live",
+        "rtmp://10.0.0.5/live/hunter2",
+        "RTSP://admin:hunter2@10.0.0.5/a",
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_credential_is_ever_written(target, secret_url, form):
+    log = EventLog(form, target)
+    texts = [
+        secret_url,
+        f"cannot open {secret_url}: refused",
+        f"'{secret_url}', then rtsp://other/x",
+        "x" * 1980 + f" {secret_url}",
+    ]
+    for text in texts:
+        log.event("failed", error=text, nested={"a": [text]}, bytes=text.encode(), exception=OSError(text))
+        log.event(text)
+    log.event(
+        "keys", secret="hunter2", password="hunter2", token=["hunter2"], nested={"Authorization": "hunter2"}
+    )
+    assert "hunter2" not in target.getvalue()
+    assert "10.0.0.5" in target.getvalue()  # which camera it is, stays
+
+
+def test_text_without_addresses_stays_as_it_is():
+    for text in ["cannot read a/b.png: no such file", "a@b.org", "12:30 // 4", "ipc:///tmp/x.sock", ""]:
+        assert without_credentials(text) == text
+
+
+def test_a_repeated_cause_is_written_once_a_second_with_the_number_of_the_others(target, clock):
+    log = EventLog("json", target, clock=clock)
+    for _ in range(500):
+        log.event("refused", level="warning", cause="dtype", stage="extractor", detail=random.random())
+        log.event("refused", level="warning", cause="shape", stage="extractor")
+    assert [line["cause"] for line in lines(target)] == ["dtype", "shape"]
+    clock.now += 1.01
+    log.event("another")  # anything that happens tells what was held back
+    told = lines(target)[2:]
+    assert [(line["event"], line.get("cause"), line.get("suppressed")) for line in told] == [
+        ("refused", "dtype", 499),
+        ("refused", "shape", 499),
+        ("another", None, None),
+    ]
+    for _ in range(7):
+        log.event("refused", cause="dtype", stage="extractor")
+    log.close()
+    assert lines(target)[-1]["suppressed"] == 7
+
+
+def test_under_a_flood_lines_are_few_and_nothing_is_uncounted(target, clock):
+    log, count = EventLog("json", target, clock=clock), 5000
+    for _ in range(count):  # ten seconds
+        clock.now += 0.002
+        log.event("refused", cause="version")
+    log.flush()
+    told = lines(target)
+    assert len(told) <= 12
+    assert sum(line.get("suppressed", 1) for line in told) == count
+
+
+def test_events_without_a_cause_are_all_written(target):
+    log = EventLog("json", target)
+    for number in range(100):
+        log.event("ready", worker="compute", number=number)
+    assert [line["number"] for line in lines(target)] == list(range(100))
+
+
+def test_invented_causes_take_no_memory(target, clock):
+    log = EventLog("json", target, clock=clock)
+    for number in range(5000):
+        log.event("refused", cause=f"cause {number}")
+    assert len(log._repeated) <= 256
+
+
+def test_levels(target):
+    log = EventLog("json", target, least="warning")
+    log.event("one")
+    log.event("two", level="debug")
+    log.event("three", level="error")
+    log.event("four", level="no such level")
+    assert [(line["event"], line["level"]) for line in lines(target)] == [
+        ("three", "error"),
+        ("four", "error"),
+    ]
+
+
+def test_threads_do_not_mix_their_lines(target):
+    log = EventLog("json", target)
+
+    def write(name):
+        for _ in range(200):
+            log.event("tick", worker=name, text="x" * 200)
+
+    threads = [threading.Thread(target=write, args=(f"w{n}",)) for n in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(lines(target)) == 800
+
+
+def test_nobody_reading_is_no_error():
+    class Gone(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    EventLog("text", Gone()).event("ready")
+    closed = io.StringIO()
+    closed.close()
+    EventLog("text", closed).event("ready")
+
+
+def test_what_cannot_be_shown_is_no_error(target):
+    class Broken:
+        def __str__(self):
+            raise RuntimeError
+
+    circle: list = []
+    circle.append(circle)
+    EventLog("json", target).event("odd", broken=Broken(), circle=circle, kind=Broken, time="mine")
+    (line,) = lines(target)
+    assert line["broken"] == "<Broken: RuntimeError>"
+    assert line["time"] != "mine"
+
+
+def test_it_writes_to_the_standard_error_of_the_moment(capsys):
+    EventLog().event("ready", worker="compute")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("info    ready  worker=compute\n")
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(InputError, match='"text" or "json"'):
+        EventLog("xml")
