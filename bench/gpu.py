@@ -210,10 +210,10 @@ def build(given: argparse.Namespace, device: torch.device, record: Record) -> No
                 print(f"{title} {row['backend']} {took}: {row.get('failed') or row['parity']}", flush=True)
         worker.close()
 
-    crew = [threading.Thread(target=work, daemon=True) for _ in range(given.jobs)]
-    for one in crew:
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(given.jobs)]
+    for one in threads:
         one.start()
-    for one in crew:
+    for one in threads:
         one.join()
 
 

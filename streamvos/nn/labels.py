@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from streamvos.nn.crossing import send
+from streamvos.nn.transfer import send
 
 
 def one_hot_labels(

@@ -5,7 +5,7 @@
 
 A file of ours is safetensors whose metadata name the method and its options. A published checkpoint is
 what `torch.save` wrote: it is read by `torch.load(weights_only=True)`, which rebuilds tensors and plain
-containers and nothing else, with stand-ins for the authors' own classes (`streamvos.weights.inert`).
+containers and nothing else, with stand-ins for the authors' own classes (`streamvos.weights.safe_unpickle`).
 FEELVOS was published for TensorFlow: a dump of its variables is an .npz.
 """
 
@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from streamvos.types import InputError, SinkError
-from streamvos.weights.inert import authors_classes_inert, foreign_names
+from streamvos.weights.safe_unpickle import authors_classes_as_stand_ins, foreign_names
 
 FORMAT = "streamvos"
 
@@ -118,7 +118,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 def _read_torch(path: Path) -> Checkpoint:
     try:
-        with authors_classes_inert(path):
+        with authors_classes_as_stand_ins(path):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = foreign_names(path)

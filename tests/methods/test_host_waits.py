@@ -17,7 +17,7 @@ from pretended_gpu import GPU, Crossings, to_gpu
 from small_methods import SMALL, small
 
 from streamvos.methods import Method
-from streamvos.nn.crossing import Arrival, send, take
+from streamvos.nn.transfer import Arrival, send, take
 from streamvos.segmenter import Extraction, StreamState, annotation_of, decide, label_map_of
 from streamvos.types import Features
 

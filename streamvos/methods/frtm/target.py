@@ -18,7 +18,6 @@ import torch
 from streamvos.methods.base import Lesson, Lessons, Modes, Target, use_on_current_stream
 from streamvos.methods.frtm.augmentation import augment
 from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
-from streamvos.nn.crossing import Arrival, take
 from streamvos.nn.target_model.target_model import (
     Samples,
     TargetWeights,
@@ -27,6 +26,7 @@ from streamvos.nn.target_model.target_model import (
     project,
     score,
 )
+from streamvos.nn.transfer import Arrival, take
 from streamvos.types import MAX_OBJECT_ID, Evidence, Features, InputError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from streamvos.nn.crossing import send, take
+from streamvos.nn.transfer import send, take
 from streamvos.types import InputError
 
 OUTSIDE = -100.0

@@ -33,9 +33,9 @@ from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.memory import JOINTMemory
 from streamvos.methods.joint.network import JOINTNetwork, View
 from streamvos.methods.parts import Part
-from streamvos.nn.crossing import take
 from streamvos.nn.few_shot import FewShotProblem, steepest_descent
 from streamvos.nn.precision import resolve_precision
+from streamvos.nn.transfer import take
 from streamvos.types import Evidence, Features, InputError
 
 if TYPE_CHECKING:

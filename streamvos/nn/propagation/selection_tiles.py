@@ -13,10 +13,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from streamvos.nn.crossing import send
 from streamvos.nn.propagation.scene import Scene
 from streamvos.nn.propagation.selection import group_size, largest
 from streamvos.nn.tiling import LOG2_E, Box, cover
+from streamvos.nn.transfer import send
 
 _SELECT = {"cpu": 1 << 23, "gpu": 1 << 26}  # similarities of a tile from which the k best are chosen
 

@@ -23,7 +23,7 @@ from zmq.utils.monitor import recv_monitor_message
 from streamvos.pipeline.clients.control import MASK_BYTES
 from streamvos.pipeline.clients.subscribing import End, Form, Mask, Subscription
 from streamvos.pipeline.wire.messages import HEADER_BYTES, Array, Message, Refused, decode, encode
-from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.rejections import RejectionCounter
 from streamvos.pipeline.wire.runtime import answers, find_control
 from streamvos.pipeline.wire.security import Curve
 from streamvos.types import InputError, StreamvosError
@@ -75,7 +75,7 @@ class Client:
         self._timeout = timeout
         self._broken = 0
         self._numbers = itertools.count(1)
-        self.refused = Refusals("replies")
+        self.refused = RejectionCounter("replies")
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)

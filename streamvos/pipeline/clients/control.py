@@ -28,7 +28,7 @@ from streamvos.pipeline.wire.messages import (
     encode,
     unpack,
 )
-from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.rejections import RejectionCounter
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
 
@@ -107,7 +107,7 @@ class ControlServer:
         second: str | None = None,
         curve: Curve | None = None,
     ):
-        self.refused = Refusals("socket for users")
+        self.refused = RejectionCounter("socket for users")
         self._session, self._commands = session, commands
         self._pending: dict[_Pending, float] = {}
         self._sockets: list[zmq.Socket[bytes]] = []

@@ -19,7 +19,7 @@ from PIL import Image
 from streamvos.masks.labelmap import davis_palette
 from streamvos.masks.rle import encode_rles
 from streamvos.pipeline.wire.messages import Array, Message, Refused, encode
-from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.rejections import RejectionCounter
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import Frame, Result
 
@@ -61,7 +61,7 @@ class Publisher:
         curve: Curve | None = None,
     ):
         self.stream = stream
-        self.refused = Refusals(f"subscribers of {stream}")
+        self.refused = RejectionCounter(f"subscribers of {stream}")
         self._session = session
         self._topics = {form: f"{form}/{stream}/".encode() for form in FORMS}
         # ZeroMQ reports the first subscription to a topic and the end of the last one, so a set is enough;

@@ -21,7 +21,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamvos.masks.rle import decode_rle
 from streamvos.pipeline.wire.messages import ARRAY_BYTES, HEADER_BYTES, Array, Message, Place, Refused, decode
-from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.rejections import RejectionCounter
 from streamvos.pipeline.wire.runtime import NAME
 from streamvos.pipeline.wire.security import Curve
 from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
@@ -125,7 +125,7 @@ class Subscription:
         if form not in FORMS:
             raise InputError(f"there is no form {form!r}; there are {', '.join(FORMS)}")
         self.form: Form = form
-        self.refused = Refusals("masks")
+        self.refused = RejectionCounter("masks")
         self._socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, QUEUE)

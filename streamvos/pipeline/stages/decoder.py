@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from streamvos.pipeline.stages.method import shared_extraction
-from streamvos.pipeline.stages.parcels import pack_decision, unpack_question, with_own_picture
+from streamvos.pipeline.stages.serialization import pack_decision, unpack_question, with_own_picture
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
 from streamvos.pipeline.wire.messages import Message
 from streamvos.pipeline.wire.spec import EdgeSpec

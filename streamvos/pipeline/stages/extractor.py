@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from streamvos.pipeline.stages.method import shared_extraction
-from streamvos.pipeline.stages.parcels import pack_features
+from streamvos.pipeline.stages.serialization import pack_features
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
 from streamvos.pipeline.stages.warm_up import Size, WarmUp
 from streamvos.pipeline.wire.arenas import ArenaError

@@ -22,7 +22,7 @@ from streamvos.pipeline.wire.messages import Array, Place
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredFrame:
     """One frame that was sent.
 
     Attributes:
@@ -58,7 +58,7 @@ class FrameStore:
         self._arena, self._size = arena, size
         self._mask_slot = slots
         self._free = list(range(slots))
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, StoredFrame] = {}
         if arena is not None:
             arena.allocate(slots + 1, size[0] * size[1] * 3)
 
@@ -72,24 +72,24 @@ class FrameStore:
         """Of the frames that are kept, ascending."""
         return list(self._kept)
 
-    def get(self, seq: int) -> Kept | None:
+    def get(self, seq: int) -> StoredFrame | None:
         """A frame that is kept."""
         return self._kept.get(seq)
 
-    def keep(self, seq: int, arrival: Arrival, dropped: Mapping[str, int]) -> Kept:
+    def keep(self, seq: int, arrival: Arrival, dropped: Mapping[str, int]) -> StoredFrame:
         """Put a frame into a free slot."""
         frame, slot = arrival.frame, self._free.pop()
         place = None if self._arena is None else self._written(self._arena, slot, frame.image)
         image = frame.image if place is None else None
-        kept = Kept(seq, slot, place, image, frame.captured_ns, frame.pts, arrival.received, dropped)
+        kept = StoredFrame(seq, slot, place, image, frame.captured_ns, frame.pts, arrival.received, dropped)
         self._kept[seq] = kept
         return kept
 
-    def sendable(self, kept: Kept) -> Any:
+    def sendable(self, kept: StoredFrame) -> Any:
         """What an outbox takes for the frame's picture, (H, W, 3) uint8."""
         return kept.image if kept.place is None else Array("uint8", (*self._size, 3), kept.place)
 
-    def picture(self, kept: Kept) -> np.ndarray:
+    def picture(self, kept: StoredFrame) -> np.ndarray:
         """The frame's picture, (H, W, 3) uint8, to be looked at."""
         if kept.place is None or self._arena is None:
             assert kept.image is not None

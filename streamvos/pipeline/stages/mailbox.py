@@ -3,7 +3,7 @@
 A read may block for as long as a camera pleases, so a thread of its own reads. Under policy "latest" the
 mailbox holds one frame and a newer one replaces it; under "lossless" it holds two and the reader waits.
 
-    mailbox = Mailbox(newest=True, ring=bell.ring)
+    mailbox = Mailbox(newest=True, wake=waker.wake)
     reader = FrameReader(lambda: open_source("camera:0"), mailbox)
     reader.start()
     arrival = mailbox.take()            # None: nothing there
@@ -40,11 +40,11 @@ class Mailbox:
 
     Args:
         newest: policy "latest": one frame, the newest; else `LOSSLESS_FRAMES`, and the reader waits.
-        ring: called when something is new for the stage.
+        wake: called when something is new for the stage.
     """
 
-    def __init__(self, newest: bool, ring: Callable[[], None]):
-        self._newest, self._ring = newest, ring
+    def __init__(self, newest: bool, wake: Callable[[], None]):
+        self._newest, self._wake = newest, wake
         self._changed = threading.Condition()
         self._frames: deque[Arrival] = deque()
         self._drops: Counter[str] = Counter()
@@ -80,7 +80,7 @@ class Mailbox:
                 return False
             if not paused:
                 self._frames.append(Arrival(frame, received))
-        self._ring()  # for a drop too, so that the heartbeat tells of it
+        self._wake()  # for a drop too, so that the heartbeat tells of it
         return True
 
     def wait_until(self, due: float) -> bool:
@@ -102,7 +102,7 @@ class Mailbox:
         """Say that nothing more will come, and why if that is not as it should be."""
         with self._changed:
             self._over, self._error = True, error
-        self._ring()
+        self._wake()
 
     # ---- the stage's side
 

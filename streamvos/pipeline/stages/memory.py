@@ -19,7 +19,7 @@ import torch
 
 from streamvos.methods.base import Lesson, Target
 from streamvos.pipeline.stages.method import shared_extraction
-from streamvos.pipeline.stages.parcels import (
+from streamvos.pipeline.stages.serialization import (
     array_sizes,
     pack_question,
     unpack_decision,

@@ -1,6 +1,6 @@
 """One sink of a pipeline: a thread of its own, behind a bounded queue.
 
-queue = SinkQueue("json", FileWriter(JsonLinesSink("out.jsonl")), capacity=32, waits=True, ring=bell.ring)
+queue = SinkQueue("json", FileWriter(JsonLinesSink("out.jsonl")), capacity=32, waits=True, wake=waker.wake)
 if queue.has_room: queue.put(entry)
 queue.end()                         # behind what is queued: close the sink
 queue.written, queue.over, queue.error
@@ -133,7 +133,7 @@ class SinkQueue:
         writer: belongs to the thread from now on.
         capacity: entries that may wait.
         waits: whether whoever fills it looks for room first; otherwise the oldest entry makes room.
-        ring: called after each entry, and at the end.
+        wake: called after each entry, and at the end.
 
     Attributes:
         written: seq of the last entry that was written; -1 before.
@@ -146,13 +146,13 @@ class SinkQueue:
         waiting_since: monotonic ns; 0 = it does not.
     """
 
-    def __init__(self, kind: str, writer: Writer, capacity: int, waits: bool, ring: Callable[[], None]):
+    def __init__(self, kind: str, writer: Writer, capacity: int, waits: bool, wake: Callable[[], None]):
         self.kind, self.waits = kind, waits
         self.written, self.dropped = -1, 0
         self.error: StreamvosError | None = None
         self.over = self.writing = False
         self.refused = writer.refused
-        self._writer, self._capacity, self._ring = writer, capacity, ring
+        self._writer, self._capacity, self._wake = writer, capacity, wake
         self._entries: deque[Entry] = deque()
         self._changed = threading.Condition()
         self._ending = self._aborting = False
@@ -222,7 +222,7 @@ class SinkQueue:
                 self.writing = False
                 self._has_got_room()
                 self.written = int(entry.header["seq"])
-                self._ring()
+                self._wake()
             if not self._aborting:
                 self._writer.finish()
         except StreamvosError as error:
@@ -235,7 +235,7 @@ class SinkQueue:
                 self._entries.clear()
                 self.over, self.writing = True, False
             self._has_got_room()
-            self._ring()
+            self._wake()
 
     def _wait_for_room(self, error: Exception) -> bool:
         """The disk is full: wait, longer every time; False if the sink has to end without room."""

@@ -22,11 +22,11 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.config.streams import SinkConfig
-from streamvos.pipeline.stages.arrived import Arrived, read_result
+from streamvos.pipeline.stages.reassembly import ReceivedResult, read_result
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
-from streamvos.pipeline.wire.bell import Bell
 from streamvos.pipeline.wire.messages import Message, Refused, told_to_strangers
+from streamvos.pipeline.wire.waker import Waker
 from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
 from streamvos.sinks.overlay_parts import part_path, remove_partial_parts, rescue_parts
 from streamvos.types import SinkError, StreamvosError
@@ -49,7 +49,7 @@ class SinksStage(Stage):
         self._config = context.config.stream(self.stream)
         self._lossless = self._config.effective_policy == "lossless"
         self._inbox = self.inboxes[f"{self.stream}/results"]
-        self._bell = Bell()
+        self._waker = Waker()
         self._queues: list[SinkQueue] = []
         self._reported: set[SinkQueue] = set()
         self._arrived: deque[tuple[int, Message]] = deque()  # when, and what has no credit yet
@@ -72,12 +72,12 @@ class SinksStage(Stage):
         for sink in self._config.sinks:
             writer = self._publisher(sink) if sink.kind == "publish" else self._file(sink, begun)
             waits = self._config.overflow_of(sink) == "wait"
-            self._queues.append(SinkQueue(sink.kind, writer, sink.queue, waits, self._bell.ring))
+            self._queues.append(SinkQueue(sink.kind, writer, sink.queue, waits, self._waker.wake))
         begun.mark()
         return {}
 
     def sockets(self) -> list[zmq.Socket[bytes] | int]:
-        return [*super().sockets(), self._bell.descriptor]
+        return [*super().sockets(), self._waker.descriptor]
 
     def reset(self, message: Message) -> dict[str, Any]:
         super().reset(message)
@@ -93,7 +93,7 @@ class SinksStage(Stage):
             self._end(at_once=True)
 
     def step(self) -> float | None:
-        self._bell.hush()
+        self._waker.clear()
         # read at once, or the poll for this socket would not wait; credit is what holds the decoder
         while (message := self._inbox.receive()) is not None:
             self._arrived.append((now(), message))
@@ -134,7 +134,7 @@ class SinksStage(Stage):
         for queue in self._queues:
             queue.join(deadline - time.monotonic())
         super().close()
-        self._bell.close()
+        self._waker.close()
 
     # ---- results
 
@@ -152,29 +152,29 @@ class SinksStage(Stage):
             )
         started = self.busy_since = now()
         try:
-            arrived = read_result(self._inbox, message, self.stream, self._config.shows_pictures)
+            received_result = read_result(self._inbox, message, self.stream, self._config.shows_pictures)
         except Refused as error:  # of a time that is over, or of somebody who does not know the protocol
             self._inbox.refused[error.cause] += 1
             return
-        self._hand_out(arrived, message, [received, started, now()])
+        self._hand_out(received_result, message, [received, started, now()])
 
-    def _hand_out(self, arrived: Arrived, message: Message, times: list[int]) -> None:
+    def _hand_out(self, received: ReceivedResult, message: Message, times: list[int]) -> None:
         recovered, self._recovering = self._recovering, False
-        stamps = {**arrived.stamps, "sinks": times}
+        stamps = {**received.stamps, "sinks": times}
         header = {
             "seq": message.seq,
             "incarnation": message.incarnation,
-            "captured": arrived.frame.captured_ns,
-            "pts": arrived.frame.pts,
-            "dropped": arrived.dropped,
+            "captured": received.frame.captured_ns,
+            "pts": received.frame.pts,
+            "dropped": received.dropped,
             "recovered": recovered,
             "stamps": stamps,
         }
-        entry = Entry(arrived.frame, arrived.result, header)
+        entry = Entry(received.frame, received.result, header)
         for queue in self._queues:
             if queue.put(entry):
                 self.drops[f"{queue.kind} queue full"] += 1
-        told = [message.seq, arrived.frame.captured_ns, stamps, arrived.dropped, recovered]
+        told = [message.seq, received.frame.captured_ns, stamps, received.dropped, recovered]
         self._unwritten.append(told)
         self._last = message.seq
         self._note_commands(message)

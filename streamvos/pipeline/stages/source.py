@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import zmq
 
-from streamvos.pipeline.stages.frame_store import FrameStore, Kept
+from streamvos.pipeline.stages.frame_store import FrameStore, StoredFrame
 from streamvos.pipeline.stages.mailbox import Arrival, FrameReader, Mailbox, check_size
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
-from streamvos.pipeline.wire.bell import Bell
 from streamvos.pipeline.wire.messages import Message, Refused
+from streamvos.pipeline.wire.waker import Waker
 from streamvos.sources import Source, open_source, redact
 from streamvos.sources.first_frame import first_label_map, given_label_map, parse_boxes
 from streamvos.types import Frame, InputError, SourceError
@@ -52,8 +52,8 @@ class SourceStage(Stage):
         self._config = context.config.stream(self.stream)
         self._latest = self._config.effective_policy == "latest"
         self._outbox = self.outboxes[f"{self.stream}/frames"]
-        self._bell = Bell()
-        self._mailbox = Mailbox(self._latest, self._bell.ring)
+        self._waker = Waker()
+        self._mailbox = Mailbox(self._latest, self._waker.wake)
         self._reader: FrameReader | None = None
         self._opened: Source | None = None  # by `prepare`, until the reader takes it
         self._boxes = parse_boxes(self._config.boxes)
@@ -93,7 +93,7 @@ class SourceStage(Stage):
         return {**facts, "stems": "\0".join(stems)} if stems else facts
 
     def sockets(self) -> list[zmq.Socket[bytes] | int]:
-        return [*super().sockets(), self._bell.descriptor]
+        return [*super().sockets(), self._waker.descriptor]
 
     def control(self, message: Message) -> None:
         if message.kind == "start":
@@ -113,7 +113,7 @@ class SourceStage(Stage):
                 self._reader.stop(wait=False)
 
     def step(self) -> float | None:
-        self._bell.hush()
+        self._waker.clear()
         self._count(self._mailbox.take_drops())
         while self._outbox.credit and self._begun and (kept := self._upcoming()) is not None:
             self._send(kept)
@@ -133,7 +133,7 @@ class SourceStage(Stage):
             self._opened.close()
         self._outbox.close(linger=1000)  # an `end` may be on its way
         super().close()
-        self._bell.close()
+        self._waker.close()
 
     @property
     def ended(self) -> bool:
@@ -184,7 +184,7 @@ class SourceStage(Stage):
         if self._reader is not None:
             self._reader.stop()
             self._count(self._mailbox.take_drops())
-            self._mailbox = Mailbox(self._latest, self._bell.ring)
+            self._mailbox = Mailbox(self._latest, self._waker.wake)
             if self._paused:
                 self._mailbox.pause()
         live, self._pts_base = self._config.live, None
@@ -255,7 +255,7 @@ class SourceStage(Stage):
 
     # ---- frames
 
-    def _upcoming(self) -> Kept | None:
+    def _upcoming(self) -> StoredFrame | None:
         """The frame to send now: one that was sent before, or the mailbox's; None if there is none."""
         assert self._store is not None
         if self._next <= self._last:
@@ -288,7 +288,7 @@ class SourceStage(Stage):
             self._pts_base = (frame.captured_ns - self._origin) * 1e-9 - frame.pts
         return replace(arrival, frame=replace(frame, pts=frame.pts + self._pts_base))
 
-    def _send(self, kept: Kept) -> None:
+    def _send(self, kept: StoredFrame) -> None:
         assert self._store is not None
         started = self.busy_since = self.busy_since or now()
         arrays = {"image": self._store.sendable(kept)}
@@ -306,7 +306,7 @@ class SourceStage(Stage):
         self._next = kept.seq + 1
         self.frames += 1
 
-    def _first_mask(self, kept: Kept) -> np.ndarray | None:
+    def _first_mask(self, kept: StoredFrame) -> np.ndarray | None:
         if self._given is None and not self._boxes:
             return None
         assert self._store is not None

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 import zmq
 
 from streamvos.pipeline.stages.stage import Stage
-from streamvos.pipeline.wire.bell import Bell
 from streamvos.pipeline.wire.messages import Message
+from streamvos.pipeline.wire.waker import Waker
 
 
 class StageThread(threading.Thread):
@@ -28,12 +28,12 @@ class StageThread(threading.Thread):
         self._running = stages[0]
         self._on_failure = on_failure
         self._orders: queue.SimpleQueue[Message | Mapping[str, str] | None] = queue.SimpleQueue()
-        self._bell = Bell()
+        self._waker = Waker()
 
     def order(self, order: Message | Mapping[str, str] | None) -> None:
         """From the main thread: a control message, endpoints to connect to, or None to end."""
         self._orders.put(order)
-        self._bell.ring()
+        self._waker.wake()
 
     def run(self) -> None:
         try:
@@ -45,12 +45,12 @@ class StageThread(threading.Thread):
                 stage.busy_since = 0  # it ended, and does not hang
                 with contextlib.suppress(Exception):
                     stage.close()
-            self._bell.close()
+            self._waker.close()
 
     def _loop(self) -> None:
         poller = zmq.Poller()
         stages = list(self._stages.values())
-        for socket in (self._bell.descriptor, *(one for stage in stages for one in stage.sockets())):
+        for socket in (self._waker.descriptor, *(one for stage in stages for one in stage.sockets())):
             poller.register(socket, zmq.POLLIN)
         # what a stage has no use for yet is read all the same, or the poll would not wait
         boxes = {box.socket: box for stage in stages for box in stage.boxes}
@@ -61,7 +61,7 @@ class StageThread(threading.Thread):
             for socket, _ in poller.poll(None if wait is None else max(0, math.ceil(wait * 1000))):
                 if socket in boxes:
                     boxes[socket].collect()
-            self._bell.hush()  # before looking, or an order that comes meanwhile would wait
+            self._waker.clear()  # before looking, or an order that comes meanwhile would wait
             while not self._orders.empty():
                 order = self._orders.get()
                 if order is None:

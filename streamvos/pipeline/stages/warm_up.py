@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from streamvos.pipeline.stages.parcels import array_sizes, pack_features
+from streamvos.pipeline.stages.serialization import array_sizes, pack_features
 from streamvos.segmenter import Extraction
 from streamvos.types import Features
 

@@ -3,8 +3,8 @@
     Supervisor(config, EventLog("text")).run()
 
 One thread, one loop. Every message, death, deadline and signal is handled to its end before the next one, so
-that docs/protocol.md, 5, is the whole of what can happen. What concerns workers is in `crew`, what concerns
-streams in `conductor`.
+that docs/protocol.md, 5, is the whole of what can happen. What concerns workers is in `pool`, what concerns
+streams in `manager`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import zmq
 
 from streamvos.pipeline.clients.control import ControlServer
 from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.supervision.conductor import Conductor
-from streamvos.pipeline.supervision.crew import Crew, Member
-from streamvos.pipeline.supervision.orders import Orders
+from streamvos.pipeline.supervision.commands import Commands
 from streamvos.pipeline.supervision.processes import Instance, start_worker
+from streamvos.pipeline.supervision.stream_manager import StreamManager
 from streamvos.pipeline.supervision.topology import Topology
+from streamvos.pipeline.supervision.worker_pool import WorkerPool, WorkerSlot
 from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events
 from streamvos.pipeline.telemetry.observation import Observation, checked_beat, in_our_time
 from streamvos.pipeline.wire.arenas import Arena
@@ -91,12 +91,12 @@ class Supervisor:
             stack.enter_context(
                 warnings_as_events(lambda level, text: self._log.event("warned", level, text=text))
             )
-            self._crew.start_all()
-            while not (self._forced or self._conductor.all_over):
+            self._pool.start_all()
+            while not (self._forced or self._manager.all_over):
                 self._turn()
-            self._told = dict(self._conductor.status())
-            self._crew.dismiss(self._forced, lambda: self._read(self._workers))
-        code = 128 + (self._signal or signal.SIGINT) if self._forced else self._conductor.code
+            self._told = dict(self._manager.status())
+            self._pool.dismiss(self._forced, lambda: self._read(self._workers))
+        code = 128 + (self._signal or signal.SIGINT) if self._forced else self._manager.code
         self._log.event("done", exit_code=code)
         return code
 
@@ -130,22 +130,22 @@ class Supervisor:
             self._remote = self._router(f"tcp://{config.host}:{config.port}", own)
             if own is not None:
                 self._observation.count_too("remote workers", own.denied)
-        self._conductor = Conductor(config, self._topology, self._send, self._observation, self._log)
-        self._crew = Crew(
+        self._manager = StreamManager(config, self._topology, self._send, self._observation, self._log)
+        self._pool = WorkerPool(
             config,
             self._topology,
             self._start_one,
             self._send,
             self._init,
-            self._conductor.on_death,
+            self._manager.on_death,
             self._log,
         )
-        self._conductor.crew = self._crew
+        self._manager.pool = self._pool
         self._users = ControlServer(
             self._zmq,
             runtime.control,
             told_to_strangers(self._session),
-            Orders(self._conductor),
+            Commands(self._manager),
             config.control,
             self._curve,
         )
@@ -171,10 +171,10 @@ class Supervisor:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGINT, SIGTERM and SIGHUP wake the loop; what is ignored (nohup) stays ignored."""
-        bell_in, bell_out = socket.socketpair()
-        bell_in.setblocking(False)
-        bell_out.setblocking(False)
-        self._bell = bell_in
+        wake_in, wake_out = socket.socketpair()
+        wake_in.setblocking(False)
+        wake_out.setblocking(False)
+        self._waker = wake_in
 
         def note(number: int, _: FrameType | None) -> None:
             self._forced = self._signal is not None
@@ -183,16 +183,16 @@ class Supervisor:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         caught = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         handlers = {number: signal.signal(number, note) for number in caught}
-        waking = signal.set_wakeup_fd(bell_out.fileno(), warn_on_full_buffer=False)
-        self._poller.register(bell_in, zmq.POLLIN)
+        waking = signal.set_wakeup_fd(wake_out.fileno(), warn_on_full_buffer=False)
+        self._poller.register(wake_in, zmq.POLLIN)
         try:
             yield
         finally:
             signal.set_wakeup_fd(waking)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            bell_in.close()
-            bell_out.close()
+            wake_in.close()
+            wake_out.close()
 
     # ---- the loop
 
@@ -200,38 +200,38 @@ class Supervisor:
         """Everything that has happened since the last turn."""
         self._poller.poll(round(TICK_SECONDS * 1000))
         with contextlib.suppress(BlockingIOError):
-            self._bell.recv(4096)
+            self._waker.recv(4096)
         now = time.monotonic()
         if (held := now - self._turned_at) > HELD_SECONDS:
-            self._crew.excuse(held)
+            self._pool.excuse(held)
         if self._signal is not None and self._drained_by is None:
             self._drain(now)
         self._users.handle()
-        self._crew.look()
+        self._pool.look()
         self._read(self._workers)
         if self._remote is not None:
             self._read(self._remote)
             self._ping(now)
-        self._crew.watch()
-        self._crew.tell_to_prepare(self._may_prepare)
-        self._conductor.watch()
+        self._pool.watch()
+        self._pool.tell_to_prepare(self._may_prepare)
+        self._manager.watch()
         self._free_arenas()
         if self._drained_by is not None and now >= self._drained_by:
-            self._conductor.cut_short()
+            self._manager.cut_short()
         if now >= self._told_at + TOLD_SECONDS:
-            self._told, self._told_at = dict(self._conductor.status()), now
+            self._told, self._told_at = dict(self._manager.status()), now
         self._turned_at = time.monotonic()
 
     def _drain(self, now: float) -> None:
         """The first signal."""
         self._drained_by = now + self.config.supervision.drain_timeout
         self._log.event("stopping", signal=signal.Signals(self._signal or signal.SIGTERM).name)
-        self._crew.leaving = True
-        self._conductor.close()
+        self._pool.leaving = True
+        self._manager.close()
 
     def _free_arenas(self) -> None:
         """Give back the shared memory of streams that are over, when their own workers are gone."""
-        for name in self._conductor.take_cleared():
+        for name in self._manager.take_cleared():
             for arena in [one for key, one in self._arenas.items() if key.startswith(f"{name}/")]:
                 arena.free()
 
@@ -239,9 +239,9 @@ class Supervisor:
         if now < self._pinged_at + PING_SECONDS:
             return
         self._pinged_at = now
-        for member in self._crew:
-            if member.remote and member.current is not None:
-                self._send(member.current, Message("ping"))
+        for worker in self._pool:
+            if worker.remote and worker.current is not None:
+                self._send(worker.current, Message("ping"))
 
     # ---- messages
 
@@ -262,79 +262,79 @@ class Supervisor:
                 self._observation.refuse("supervisor", "field", f"{type(error).__name__}: {error}")
 
     def _take(self, identity: bytes, parts: list[bytes], remote: bool) -> None:
-        found = self._crew.find(identity)
+        found = self._pool.find(identity)
         if found is None:
-            if not self._crew.knew(identity):
+            if not self._pool.knew(identity):
                 raise Refused("peer")
             return
-        member, instance = found
+        worker, instance = found
         if remote != (instance.process is None):  # somebody elsewhere with the name of a worker of ours
             raise Refused("peer")
         own = None if remote and not instance.told else self._session  # which a remote one learns with INIT
-        self._handle(member, instance, decode(parts, own))
+        self._handle(worker, instance, decode(parts, own))
 
-    def _handle(self, member: Member, instance: Instance, message: Message) -> None:
+    def _handle(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
         instance.last_beat = time.monotonic()
         kind = message.kind
         if kind == "hello":
             instance.state = "initializing"
         elif kind == "ready":
-            self._conductor.on_facts({} if instance.spare else message["facts"])
-            if self._crew.ready(member, instance, message):
+            self._manager.on_facts({} if instance.spare else message["facts"])
+            if self._pool.ready(worker, instance, message):
                 self._connect_all()
-                self._conductor.on_ready(member)
+                self._manager.on_ready(worker)
         elif kind == "beat":
-            beat = checked_beat(message.fields, member.stages)
+            beat = checked_beat(message.fields, worker.stages)
             instance.beat = in_our_time(beat) if instance.process is None else beat
             self._observation.beat(instance.beat["stages"])
         elif kind == "failed":
-            self._failed(member, instance, message)
+            self._failed(worker, instance, message)
         elif kind == "dying":
             instance.kill(f"failed in {message['stage']}")
         elif kind == "event":
             own = {"event", "level", "stream", "worker"}
             more = {key: value for key, value in message.fields.items() if key not in own}
             level = message.get("level", "info")
-            self._log.event(str(message["event"]), level, stream=message.stream, worker=member.name, **more)
+            self._log.event(str(message["event"]), level, stream=message.stream, worker=worker.name, **more)
         elif not instance.spare:
-            self._conductor.on_message(message)
+            self._manager.on_message(message)
 
-    def _failed(self, member: Member, instance: Instance, message: Message) -> None:
+    def _failed(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
         """A stage could not go on. The input's fault ends its stream; anything else is tried again."""
         stage, error = message["stage"], message["error"]
         self._log.event(
             "failed",
             "error",
-            worker=member.name,
+            worker=worker.name,
             stage=stage,
             stream=message.stream,
             error=error,
             details=message.get("details", ""),
         )
-        concerned = self._conductor.streams.get(message.stream)
+        concerned = self._manager.streams.get(message.stream)
         if message["fatal"] and concerned is not None and stage.startswith("source."):
-            self._conductor.source_failed(concerned, error, message["ended"])
+            self._manager.source_failed(concerned, error, message["ended"])
         elif message["fatal"] and not instance.spare:
-            for stream in [concerned] if concerned else self._conductor.of_member(member):
-                self._conductor.end_badly(stream, error, input_fault=True)
+            for stream in [concerned] if concerned else self._manager.of_worker(worker):
+                self._manager.end_badly(stream, error, input_fault=True)
         else:
             instance.kill(f"{stage} failed: {error}")
 
     def _adopt(self, identity: bytes, parts: list[bytes]) -> None:
         """A remote worker says hello."""
         name = identity.decode(errors="replace").removeprefix("remote ").partition("#")[0]
-        member = self._crew.members.get(name)
-        if member is None or not member.remote or self._crew.find(identity) is not None:
+        worker = self._pool.workers.get(name)
+        if worker is None or not worker.remote or self._pool.find(identity) is not None:
             return
         if decode(parts, None).kind == "hello":
-            self._crew.adopt(member, identity)
+            self._pool.adopt(worker, identity)
 
     def _connect_all(self) -> None:
         """Tell everybody where the others can be reached."""
         endpoints: dict[str, str] = {}
-        for instance in self._crew.working():
+        for instance in self._pool.working():
             endpoints |= instance.endpoints
-        for instance in self._crew.working():
+        for instance in self._pool.working():
             self._send(instance, Message("connect", fields={"endpoints": endpoints}))
 
     def _send(self, instance: Instance, message: Message) -> None:
@@ -345,11 +345,11 @@ class Supervisor:
 
     # ---- workers
 
-    def _start_one(self, member: Member, spare: bool) -> Instance:
+    def _start_one(self, worker: WorkerSlot, spare: bool) -> Instance:
         return start_worker(
-            member.name,
-            member.stages,
-            member.lives,
+            worker.name,
+            worker.stages,
+            worker.lives,
             self._runtime.workers,
             self._session,
             {name: arena.fd for name, arena in self._arenas.items()},
@@ -357,26 +357,26 @@ class Supervisor:
             spare,
         )
 
-    def _may_prepare(self, member: Member) -> bool:
+    def _may_prepare(self, worker: WorkerSlot) -> bool:
         """Sources at once; others when it is known what the frames are like.
 
         Where there is an extractor, a stream that cannot be opened, or not soon, does not hold up the others.
         """
-        streams = self._conductor.of_member(member)
-        if "extractor" in member.stages:
+        streams = self._manager.of_worker(worker)
+        if "extractor" in worker.stages:
             opened = [stream.opened_at for stream in streams if stream.opened_at is not None]
             late = bool(opened) and time.monotonic() > min(opened) + LATE_SECONDS
             return late or all(stream.tried for stream in streams)
-        return member.is_source or all(stream.facts is not None for stream in streams)
+        return worker.is_source or all(stream.facts is not None for stream in streams)
 
-    def _init(self, member: Member, instance: Instance) -> Message:
-        streams = self._conductor.streams.values()
+    def _init(self, worker: WorkerSlot, instance: Instance) -> Message:
+        streams = self._manager.streams.values()
         return Message(
             "init",
             fields={
                 "pipeline_session": self._session,
-                "config": self._config_for(member),
-                "stages": list(member.stages),
+                "config": self._config_for(worker),
+                "stages": list(worker.stages),
                 "edges": [{**asdict(edge), "curve": None} for edge in self._topology.edges.values()],
                 "facts": {one.name: one.facts for one in streams if one.facts is not None},
                 "life": instance.life,
@@ -385,10 +385,10 @@ class Supervisor:
             },
         )
 
-    def _config_for(self, member: Member) -> dict[str, Any]:
+    def _config_for(self, worker: WorkerSlot) -> dict[str, Any]:
         """The configuration, with the passwords of those cameras alone that this worker reads."""
         config = self.config.model_dump(mode="json")
         for stream in config["streams"]:
-            if f"source.{stream['name']}" not in member.stages:
+            if f"source.{stream['name']}" not in worker.stages:
                 stream["source"] = redact(stream["source"])
         return config

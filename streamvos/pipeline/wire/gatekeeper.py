@@ -7,7 +7,7 @@ context does.
 
     allowed = AllowList(Path("clients"), always=(own_key,))
     Gatekeeper.of(context).guard(socket, allowed)       # before the socket is bound
-    allowed.denied                                      # Refusals: {"unknown key": 2, "no CURVE": 1}
+    allowed.denied                                      # RejectionCounter: {"unknown key": 2, "no CURVE": 1}
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import zmq.auth
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.rejections import RejectionCounter
 from streamvos.types import InputError
 
 _ADDRESS = "inproc://zeromq.zap.01"
@@ -56,7 +56,7 @@ class AllowList:
 
     def __init__(self, folder: Path | None, always: Iterable[bytes] = ()):
         self.folder = folder
-        self.denied = Refusals(f"clients of {folder}")
+        self.denied = RejectionCounter(f"clients of {folder}")
         self._always = dict.fromkeys(always, "self")
         self._keys: dict[bytes, str] = {}
         self._signature: object = None

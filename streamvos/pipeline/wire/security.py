@@ -27,7 +27,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.wire.gatekeeper import AllowList, Gatekeeper
-from streamvos.pipeline.wire.refusals import Refusals
+from streamvos.pipeline.wire.rejections import RejectionCounter
 from streamvos.pipeline.wire.runtime import answers, check_name, ipc_address
 from streamvos.types import InputError, SinkError
 
@@ -84,9 +84,9 @@ class Curve:
         return self._allowed is not None
 
     @property
-    def denied(self) -> Refusals:
+    def denied(self) -> RejectionCounter:
         """Cause -> clients that were turned away."""
-        return self._allowed.denied if self._allowed is not None else Refusals("no clients")
+        return self._allowed.denied if self._allowed is not None else RejectionCounter("no clients")
 
     def serve(self, socket: zmq.Socket[Any]) -> None:
         """Make a socket a CURVE server that admits those on the list alone; before it is bound.

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from streamvos.nn.crossing import send
 from streamvos.nn.kernels.launching import Shape, on_device_of, shape_for, shares_for
 from streamvos.nn.matching.kernels.nearest import nearest_around, nearest_everywhere
+from streamvos.nn.transfer import send
 
 _OBJECTS = 16  # whose minima a program of local matching holds
 

@@ -15,12 +15,12 @@ import torch
 import triton
 from torch import Tensor
 
-from streamvos.nn.crossing import send
 from streamvos.nn.kernels.launching import Shape, interpreted, on_device_of, shape_for, shares_for
 from streamvos.nn.propagation.kernels.selection import best_parts, join_best
 from streamvos.nn.propagation.kernels.softmax import join_parts, softmax_parts
 from streamvos.nn.propagation.options import COMPUTE, PropagationOptions
 from streamvos.nn.tiling import LOG2_E
+from streamvos.nn.transfer import send
 
 _STEEPEST = 1e30  # log2(e) / sigma^2, so that zero times it is zero
 _JOIN = {"all": 32, "best": 16}  # cells of a program that brings shares together

@@ -2,10 +2,10 @@
 
 FRTM's files hold running averages, JOINT's a network constructor, settings and statistics: instances of
 classes that this package neither has nor wants. While such a file is read by torch's restricted reader
-(tensors and plain containers, nothing else), the names of those classes stand for `Inert`, which accepts
+(tensors and plain containers, nothing else), the names of those classes stand for `StandIn`, which accepts
 whatever it is given and keeps none of it. A name outside the authors' packages is refused as ever.
 
-    with authors_classes_inert(path):
+    with authors_classes_as_stand_ins(path):
         content = torch.load(path, weights_only=True)
 """
 
@@ -35,10 +35,10 @@ LARGEST_HEAD = 64 * 2**20
 """Bytes of the part of a checkpoint that says what it holds; real ones take less than one MiB."""
 
 
-class Inert:
+class StandIn:
     """Stands for an object of a class that is not wanted; keeps nothing."""
 
-    def __new__(cls, *_: Any, **__: Any) -> Inert:
+    def __new__(cls, *_: Any, **__: Any) -> StandIn:
         return object.__new__(cls)
 
     def __init__(self, *_: Any, **__: Any):
@@ -63,14 +63,14 @@ def _plain_dict(*_: Any) -> dict[Any, Any]:
 
 
 @contextmanager
-def authors_classes_inert(path: Path) -> Iterator[None]:
-    """While it lasts, torch's restricted reader takes the authors' classes in `path` for `Inert`.
+def authors_classes_as_stand_ins(path: Path) -> Iterator[None]:
+    """While it lasts, torch's restricted reader takes the authors' classes in `path` for `StandIn`.
 
     Raises:
         ValueError: the file's description of itself is damaged.
     """
     names = {n for n in _names_in(path) if n.startswith(AUTHORS_PACKAGES) or n in NUMBERS}
-    stand_ins: list[Any] = [(type("Inert", (Inert,), {}), name) for name in sorted(names)]
+    stand_ins: list[Any] = [(type("StandIn", (StandIn,), {}), name) for name in sorted(names)]
     with torch.serialization.safe_globals([*stand_ins, (_plain_dict, "collections.defaultdict")]):
         yield
 

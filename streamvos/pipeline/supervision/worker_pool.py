@@ -1,10 +1,10 @@
 """The workers of a pipeline: who runs what, who is held ready, who died, and when they start again.
 
-    crew = Crew(config, topology, start_one, send, on_death, log)
-    crew.start_all()
-    crew.look(); ...; crew.watch()       # deaths, deadlines, restarts; many times a second
+    pool = WorkerPool(config, topology, start_one, send, on_death, log)
+    pool.start_all()
+    pool.look(); ...; pool.watch()       # deaths, deadlines, restarts; many times a second
 
-What a death means for streams is the conductor's business: `on_death` is called, and says whether there shall
+What a death means for streams is the manager's business: `on_death` is called, and says whether there shall
 be another life.
 """
 
@@ -29,8 +29,8 @@ SPARE_DELAY = 1.0
 """Seconds before the next spare worker is started, so that its imports do not slow down a recovery."""
 
 
-class Member:
-    """A place in the crew, which one instance after another fills.
+class WorkerSlot:
+    """A place in the pool, which one instance after another fills.
 
     Attributes:
         name, stages: of the worker.
@@ -69,19 +69,19 @@ class Member:
         return self.current is not None and self.current.state == "ready"
 
 
-class Crew:
+class WorkerPool:
     """All workers.
 
     Args:
         config, topology: of the pipeline.
-        start_one: starts a process: (member, spare) -> instance.
+        start_one: starts a process: (worker, spare) -> instance.
         send: sends a control message to an instance.
         initialize: INIT for an instance.
-        on_death: (member, reason) -> whether to start it again.
+        on_death: (worker, reason) -> whether to start it again.
         log: where events go.
 
     Attributes:
-        members: by name.
+        workers: by name.
         leaving: nobody is started again.
     """
 
@@ -89,22 +89,22 @@ class Crew:
         self,
         config: PipelineConfig,
         topology: Topology,
-        start_one: Callable[[Member, bool], Instance],
+        start_one: Callable[[WorkerSlot, bool], Instance],
         send: Callable[[Instance, Message], None],
-        initialize: Callable[[Member, Instance], Message],
-        on_death: Callable[[Member, str], bool],
+        initialize: Callable[[WorkerSlot, Instance], Message],
+        on_death: Callable[[WorkerSlot, str], bool],
         log: EventLog,
     ):
         self._limits, self._topology, self._log = config.supervision, topology, log
         self._start_one, self._send, self._init, self._on_death = start_one, send, initialize, on_death
         self.leaving = False
         self._buried: deque[bytes] = deque(maxlen=256)
-        self.members = {
-            name: Member(name, stages, False, self._restarts(config, stages))
+        self.workers = {
+            name: WorkerSlot(name, stages, False, self._restarts(config, stages))
             for name, stages in topology.workers.items()
         }
         for name in topology.remote:
-            self.members[name] = Member(name, (name,), True, Restarts(None, self._limits.restart_window))
+            self.workers[name] = WorkerSlot(name, (name,), True, Restarts(None, self._limits.restart_window))
 
     def _restarts(self, config: PipelineConfig, stages: tuple[str, ...]) -> Restarts:
         live = any(s.startswith("source.") and config.stream(s.partition(".")[2]).live for s in stages)
@@ -112,19 +112,19 @@ class Crew:
 
     # ---- who is who
 
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self.members.values())
+    def __iter__(self) -> Iterator[WorkerSlot]:
+        return iter(self.workers.values())
 
-    def of_stage(self, stage: str) -> Member:
+    def of_stage(self, stage: str) -> WorkerSlot:
         """Who runs a stage."""
-        return self.members[self._topology.worker_of(stage)]
+        return self.workers[self._topology.worker_of(stage)]
 
-    def find(self, identity: bytes) -> tuple[Member, Instance] | None:
+    def find(self, identity: bytes) -> tuple[WorkerSlot, Instance] | None:
         """Whose routing id it is; that of a life that is over is nobody's."""
-        for member in self:
-            for instance in member.instances:
+        for worker in self:
+            for instance in worker.instances:
                 if instance.identity == identity:
-                    return member, instance
+                    return worker, instance
         return None
 
     def knew(self, identity: bytes) -> bool:
@@ -133,7 +133,7 @@ class Crew:
 
     def are_ready(self, names: set[str]) -> bool:
         """Whether all of these can be told to begin."""
-        return all(self.members[name].is_ready for name in names)
+        return all(self.workers[name].is_ready for name in names)
 
     def working(self) -> list[Instance]:
         """Those who are READY, without spare ones."""
@@ -143,80 +143,80 @@ class Crew:
 
     def start_all(self) -> None:
         """The first lives."""
-        for member in self:
-            if not member.remote:
-                self._start(member)
+        for worker in self:
+            if not worker.remote:
+                self._start(worker)
 
-    def adopt(self, member: Member, identity: bytes) -> None:
+    def adopt(self, worker: WorkerSlot, identity: bytes) -> None:
         """A remote worker has said hello: a new life, and the end of the one before."""
-        if member.current is not None:
-            self._bury(member, member.current, "it was started anew")
-        instance = Instance(member.name, member.stages, identity, member.lives, None, state="initializing")
+        if worker.current is not None:
+            self._bury(worker, worker.current, "it was started anew")
+        instance = Instance(worker.name, worker.stages, identity, worker.lives, None, state="initializing")
         instance.last_beat = time.monotonic()
         instance.deadline = instance.last_beat + self._limits.start_timeout
-        member.current, member.start_at = instance, None
-        member.lives += 1
-        self._log.event("joined", worker=member.name, life=instance.life)
+        worker.current, worker.start_at = instance, None
+        worker.lives += 1
+        self._log.event("joined", worker=worker.name, life=instance.life)
 
-    def tell_to_prepare(self, may: Callable[[Member], bool]) -> None:
+    def tell_to_prepare(self, may: Callable[[WorkerSlot], bool]) -> None:
         """INIT to everybody who has said hello, was not told yet, and may be told."""
-        for member in self:
-            for instance in member.instances:
+        for worker in self:
+            for instance in worker.instances:
                 if instance.state != "initializing" or instance.told:
                     continue
-                if may(member):
-                    self._prepare(member, instance)
+                if may(worker):
+                    self._prepare(worker, instance)
                 else:
                     instance.deadline = time.monotonic() + self._limits.start_timeout
 
-    def ready(self, member: Member, instance: Instance, message: Message) -> bool:
+    def ready(self, worker: WorkerSlot, instance: Instance, message: Message) -> bool:
         """An instance has said READY; whether it is at work now."""
         instance.state, instance.endpoints = "ready", dict(message["endpoints"])
         if message["standby"]:
-            self._log.event("standby_ready", worker=member.name, life=instance.life)
+            self._log.event("standby_ready", worker=worker.name, life=instance.life)
             if not instance.spare:  # it was needed before it was ready
-                self._promote(member, instance)
+                self._promote(worker, instance)
             return False
-        self._log.event("ready", worker=member.name, life=instance.life)
-        if member.name == self._topology.standby and member.spare is None:
+        self._log.event("ready", worker=worker.name, life=instance.life)
+        if worker.name == self._topology.standby and worker.spare is None:
             # the next one waits as long as a worker would that died as often
-            member.spare_at = time.monotonic() + max(SPARE_DELAY, member.restarts.delay)
+            worker.spare_at = time.monotonic() + max(SPARE_DELAY, worker.restarts.delay)
         return True
 
     def look(self) -> None:
         """See who has died; what they said before is read first, and then `watch` is called."""
-        for member in self:
-            for instance in member.instances:
+        for worker in self:
+            for instance in worker.instances:
                 instance.seen_dead = instance.has_ended()
 
     def excuse(self, seconds: float) -> None:
         """Nobody could be heard for so long, through no fault of theirs."""
-        for member in self:
-            for instance in member.instances:
+        for worker in self:
+            for instance in worker.instances:
                 instance.last_beat += seconds
                 instance.deadline += seconds
 
     def watch(self) -> None:
         """Deaths that were seen, deadlines, and restarts that are due."""
         now = time.monotonic()
-        for member in self:
-            for instance in member.instances:
+        for worker in self:
+            for instance in worker.instances:
                 if instance.seen_dead:
-                    self._bury(member, instance, instance.exit_reason())
+                    self._bury(worker, instance, instance.exit_reason())
                 else:
-                    self._watch(member, instance, now)
-            if self.leaving or member.retired:
+                    self._watch(worker, instance, now)
+            if self.leaving or worker.retired:
                 continue
-            if member.start_at is not None and now >= member.start_at:
-                self._revive(member)
-            if member.spare_at is not None and now >= member.spare_at and member.spare is None:
-                self._start(member, spare=True)
+            if worker.start_at is not None and now >= worker.start_at:
+                self._revive(worker)
+            if worker.spare_at is not None and now >= worker.spare_at and worker.spare is None:
+                self._start(worker, spare=True)
 
     def retire(self, name: str) -> None:
         """Let a worker go that no stream needs any more."""
-        member = self.members[name]
-        member.retired = True
-        for instance in member.instances:
+        worker = self.workers[name]
+        worker.retired = True
+        for instance in worker.instances:
             instance.expected = True
             if instance.state == "starting":  # it has not called yet, and would not hear it
                 instance.kill("no stream needs it any more")
@@ -231,7 +231,7 @@ class Crew:
             meanwhile: called while we wait.
         """
         self.leaving = True
-        everybody = [instance for member in self for instance in member.instances]
+        everybody = [instance for worker in self for instance in worker.instances]
         for instance in everybody:
             instance.expected = True
             if forced:
@@ -252,13 +252,13 @@ class Crew:
     def status(self) -> dict[str, dict[str, Any]]:
         """Name -> what is known of each worker, its heartbeat included."""
         told = {}
-        for member in self:
-            current, spare = member.current, member.spare
-            told[member.name] = {
+        for worker in self:
+            current, spare = worker.current, worker.spare
+            told[worker.name] = {
                 "pid": None if current is None else current.pid,
                 "state": "dead" if current is None else current.state,
-                "stages": list(member.stages),
-                "restarts": member.restarts.count,
+                "stages": list(worker.stages),
+                "restarts": worker.restarts.count,
                 "standby": None if spare is None else spare.state,
                 "beat": {} if current is None else dict(current.beat),
             }
@@ -266,81 +266,81 @@ class Crew:
 
     # ---- inside
 
-    def _start(self, member: Member, spare: bool = False) -> None:
+    def _start(self, worker: WorkerSlot, spare: bool = False) -> None:
         try:
-            instance = self._start_one(member, spare)
+            instance = self._start_one(worker, spare)
         except OSError as error:  # no descriptors, no memory: perhaps later
-            self._cannot_start(member, spare, f"cannot be started: {error.strerror or error}")
+            self._cannot_start(worker, spare, f"cannot be started: {error.strerror or error}")
             return
         instance.deadline = time.monotonic() + self._limits.start_timeout
-        member.lives += 1
+        worker.lives += 1
         if spare:
-            member.spare, member.spare_at = instance, None
+            worker.spare, worker.spare_at = instance, None
         else:
-            member.current, member.start_at, member.spare_at = instance, None, None
+            worker.current, worker.start_at, worker.spare_at = instance, None, None
         self._log.event(
-            "started", worker=member.name, life=instance.life, pid=instance.pid, spare=instance.spare
+            "started", worker=worker.name, life=instance.life, pid=instance.pid, spare=instance.spare
         )
 
-    def _cannot_start(self, member: Member, spare: bool, reason: str) -> None:
-        self._log.event("died", "error", worker=member.name, life=member.lives, reason=reason)
+    def _cannot_start(self, worker: WorkerSlot, spare: bool, reason: str) -> None:
+        self._log.event("died", "error", worker=worker.name, life=worker.lives, reason=reason)
         if spare:
-            member.spare_at = time.monotonic() + 10 * SPARE_DELAY
+            worker.spare_at = time.monotonic() + 10 * SPARE_DELAY
             return
-        member.start_at = None
-        if self._on_death(member, reason):
-            member.start_at = time.monotonic() + max(member.restarts.delay, SPARE_DELAY)
+        worker.start_at = None
+        if self._on_death(worker, reason):
+            worker.start_at = time.monotonic() + max(worker.restarts.delay, SPARE_DELAY)
 
-    def _prepare(self, member: Member, instance: Instance) -> None:
+    def _prepare(self, worker: WorkerSlot, instance: Instance) -> None:
         instance.told = True
-        self._send(instance, self._init(member, instance))
+        self._send(instance, self._init(worker, instance))
 
-    def _promote(self, member: Member, instance: Instance) -> None:
+    def _promote(self, worker: WorkerSlot, instance: Instance) -> None:
         """What was held ready gets to work."""
         instance.state = "initializing"
         instance.deadline = time.monotonic() + self._limits.start_timeout
-        self._prepare(member, instance)
+        self._prepare(worker, instance)
 
-    def _revive(self, member: Member) -> None:
+    def _revive(self, worker: WorkerSlot) -> None:
         """The next life: the one held ready, or a new process."""
-        member.start_at = None
-        if member.remote:
+        worker.start_at = None
+        if worker.remote:
             return
-        if member.spare is None:
-            self._start(member)
+        if worker.spare is None:
+            self._start(worker)
             return
-        instance, member.spare = member.spare, None
-        member.current, instance.spare = instance, False
+        instance, worker.spare = worker.spare, None
+        worker.current, instance.spare = instance, False
         if instance.state == "ready":
-            self._promote(member, instance)
+            self._promote(worker, instance)
 
-    def _bury(self, member: Member, instance: Instance, reason: str) -> None:
+    def _bury(self, worker: WorkerSlot, instance: Instance, reason: str) -> None:
         """A life is over."""
         instance.state = "dead"
         self._buried.append(instance.identity)
         if instance.process is None:
             self._send(instance, Message("exit"))  # whoever it is that lives on at the other end
         instance.bury()
-        if instance is member.spare:
-            member.spare = None
-            if not (self.leaving or member.retired):
-                self._log.event("standby_died", "warning", worker=member.name, reason=reason)
-                member.spare_at = time.monotonic() + 10 * SPARE_DELAY
+        if instance is worker.spare:
+            worker.spare = None
+            if not (self.leaving or worker.retired):
+                self._log.event("standby_died", "warning", worker=worker.name, reason=reason)
+                worker.spare_at = time.monotonic() + 10 * SPARE_DELAY
             return
-        member.current = None
+        worker.current = None
         if instance.expected:
             return
-        self._log.event("died", "warning", worker=member.name, life=instance.life, reason=reason)
-        if self.leaving or member.retired:
+        self._log.event("died", "warning", worker=worker.name, life=instance.life, reason=reason)
+        if self.leaving or worker.retired:
             return
-        if not self._on_death(member, reason):
+        if not self._on_death(worker, reason):
             return
-        delay = member.restarts.delay
-        member.start_at = time.monotonic() + delay
-        if not delay or (member.spare is not None and member.spare.state == "ready"):
-            self._revive(member)
+        delay = worker.restarts.delay
+        worker.start_at = time.monotonic() + delay
+        if not delay or (worker.spare is not None and worker.spare.state == "ready"):
+            self._revive(worker)
 
-    def _watch(self, member: Member, instance: Instance, now: float) -> None:
+    def _watch(self, worker: WorkerSlot, instance: Instance, now: float) -> None:
         reason = self._overdue(instance, now)
         if not reason:
             return

@@ -1,7 +1,7 @@
 """A `result` message as frame and result, as sinks take them; checked before use.
 
->>> arrived = read_result(inbox, message, "front", pictures=False)
->>> arrived.frame.index, arrived.result.mask.shape
+>>> received = read_result(inbox, message, "front", pictures=False)
+>>> received.frame.index, received.result.mask.shape
 (7, (480, 854))
 """
 
@@ -22,7 +22,7 @@ _STATES = ("tracking", "uncertain", "lost")
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class ReceivedResult:
     """What came.
 
     Attributes:
@@ -38,7 +38,7 @@ class Arrived:
     stamps: dict[str, list[int]]
 
 
-def read_result(inbox: Inbox, message: Message, stream: str, pictures: bool) -> Arrived:
+def read_result(inbox: Inbox, message: Message, stream: str, pictures: bool) -> ReceivedResult:
     """Read a message, copying what lies in shared memory.
 
     Raises:
@@ -60,7 +60,7 @@ def read_result(inbox: Inbox, message: Message, stream: str, pictures: bool) -> 
     objects = _objects(message.get("objects"))
     frame = Frame(image, message.seq, captured, float(pts), stream)
     result = Result(mask, message.seq, tuple(ids), _no_probabilities, objects)
-    return Arrived(frame, result, _counts(message.get("dropped")), _stamps(message.get("stamps")))
+    return ReceivedResult(frame, result, _counts(message.get("dropped")), _stamps(message.get("stamps")))
 
 
 def _is_number(value: Any) -> bool:

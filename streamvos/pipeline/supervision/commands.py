@@ -1,7 +1,7 @@
 """What users ask of streams: masks, objects to forget, pauses, ends (docs/protocol.md, 7 and 8).
 
-    orders = Orders(conductor)                          # `control.ControlServer` calls it
-    orders.annotate("front", mask, reply)
+    commands = Commands(manager)                          # `control.ControlServer` calls it
+    commands.annotate("front", mask, reply)
 
 A command is numbered here, kept with its stream until it is in a committed snapshot, and sent to the memory.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from streamvos.pipeline.supervision.conductor import Conductor, answer
+from streamvos.pipeline.supervision.stream_manager import StreamManager, answer
 from streamvos.pipeline.supervision.streams import Command, Reply, StreamRecord
 from streamvos.types import InputError
 
@@ -21,20 +21,20 @@ MOST_COMMANDS = 64
 """Of one stream, that have not been obeyed yet; each holds its mask."""
 
 
-class Orders:
-    """`control.Commands`, by means of a conductor.
+class Commands:
+    """What users ask for, done by a stream manager.
 
     Args:
-        conductor: of the streams.
+        manager: of the streams.
     """
 
-    def __init__(self, conductor: Conductor):
-        self._conductor = conductor
+    def __init__(self, manager: StreamManager):
+        self._manager = manager
         self._numbers = 0
 
     def status(self) -> Mapping[str, Any]:
         """Everything that is known of streams and workers."""
-        return self._conductor.status()
+        return self._manager.status()
 
     def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
         """A mask for the next frame.
@@ -61,7 +61,7 @@ class Orders:
         """
         record = self._running(stream)
         record.paused = True
-        self._conductor.tell(record, "source", "pause", record.incarnation)
+        self._manager.tell(record, "source", "pause", record.incarnation)
 
     def resume(self, stream: str) -> None:
         """Frames again.
@@ -71,7 +71,7 @@ class Orders:
         """
         record = self._running(stream)
         record.paused = False
-        self._conductor.tell(record, "source", "resume", record.incarnation)
+        self._manager.tell(record, "source", "resume", record.incarnation)
 
     def stop(self, stream: str, reply: Reply) -> None:
         """End a stream, or with "" all of them; the reply comes when it has ended.
@@ -82,10 +82,10 @@ class Orders:
         records = (
             [self._running(stream)]
             if stream
-            else [one for one in self._conductor.streams.values() if not one.over]
+            else [one for one in self._manager.streams.values() if not one.over]
         )
         for record in records:
-            self._conductor.ask_to_end(record)
+            self._manager.ask_to_end(record)
         waiting = [record for record in records if not record.over]
         left = len(waiting)
 
@@ -101,9 +101,9 @@ class Orders:
             answer(reply, True)
 
     def _running(self, name: str) -> StreamRecord:
-        record = self._conductor.streams.get(name)
+        record = self._manager.streams.get(name)
         if record is None:
-            raise InputError(f"there is no stream {name!r}; there are: {', '.join(self._conductor.streams)}")
+            raise InputError(f"there is no stream {name!r}; there are: {', '.join(self._manager.streams)}")
         if record.over:
             raise InputError(f"stream {name} has ended{': ' + record.reason if record.reason else ''}")
         return record
@@ -120,7 +120,7 @@ class Orders:
         stream.commands[command.number] = command
         if stream.phase not in ("opening", "recovering") and stream.memory_restart is None:
             # else it goes with the next incarnation
-            self._conductor.send_command(stream, command)
+            self._manager.send_command(stream, command)
 
 
 def _fitted(mask: np.ndarray, stream: StreamRecord) -> np.ndarray:

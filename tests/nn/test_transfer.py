@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from streamvos.nn.crossing import Arrival, send, take
+from streamvos.nn.transfer import Arrival, send, take
 
 
 def test_tables_arrive_as_they_are():

@@ -21,11 +21,11 @@ from streamvos.pipeline.wire.messages import Array, Message, Place, Refused
 from streamvos.segmenter import Decision, Question
 from streamvos.types import Annotation, Evidence, Features
 
-Parcel = tuple[dict[str, Any], dict[str, Any]]
+Packed = tuple[dict[str, Any], dict[str, Any]]
 """Arrays and fields of a message."""
 
 
-def pack_features(features: Features, by_reference: bool) -> Parcel:
+def pack_features(features: Features, by_reference: bool) -> Packed:
     """Features of one frame (B = 1)."""
     if by_reference:
         return {"features": features}, {}
@@ -46,7 +46,7 @@ def unpack_features(inbox: Inbox, message: Message, device: torch.device) -> Fea
     return Features(_unpack_tensors(inbox, message, "f.", device), (int(size[0]), int(size[1])))
 
 
-def pack_question(features: Features, question: Question, by_reference: bool) -> Parcel:
+def pack_question(features: Features, question: Question, by_reference: bool) -> Packed:
     """What has to be decided about a frame, with its features."""
     if by_reference:
         return {"features": features, "question": question}, {}
@@ -79,7 +79,7 @@ def unpack_question(inbox: Inbox, message: Message, device: torch.device) -> tup
     return features, Question(evidence, annotation, bool(message["first"]))
 
 
-def pack_decision(decision: Decision, by_reference: bool) -> Parcel:
+def pack_decision(decision: Decision, by_reference: bool) -> Packed:
     """What was decided."""
     if by_reference:
         return {"decision": decision}, {}
@@ -118,11 +118,11 @@ def with_own_picture(inbox: Inbox, message: Message) -> Message:
 
 
 def array_sizes(arrays: Mapping[str, Any]) -> list[int]:
-    """Bytes of every tensor of a parcel."""
+    """Bytes of every tensor of what was packed."""
     return [one.numel() * one.element_size() for one in arrays.values() if isinstance(one, torch.Tensor)]
 
 
-def _pack_tensors(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Parcel:
+def _pack_tensors(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Packed:
     arrays, strides = {}, {}
     for name, tensor in tensors.items():
         if not tensor.is_contiguous() and _is_dense(tensor):

@@ -1,12 +1,12 @@
-"""A bell that any thread may ring to end a stage's poll.
+"""Wakes a stage from any thread: ends a stage's poll.
 
 A stage waits for its sockets; a thread of its own (one that reads a camera, or writes a file) has none that
-the stage polls. It rings the bell instead:
+the stage polls. It wakes the stage:
 
-    bell = Bell()
-    bell.descriptor         # the stage polls it
-    bell.ring()             # from any thread
-    bell.hush()             # in `step`, before looking at what the thread has done
+    waker = Waker()
+    waker.descriptor         # the stage polls it
+    waker.wake()             # from any thread
+    waker.clear()            # in `step`, before looking at what the thread has done
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ import threading
 from contextlib import suppress
 
 
-class Bell:
-    """An eventfd, and whether it has been rung.
+class Waker:
+    """An eventfd, and whether it is set.
 
     Attributes:
-        descriptor: readable from a ring to the next hush.
+        descriptor: readable from `wake` to the next `clear`.
     """
 
     def __init__(self) -> None:
         self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()  # a descriptor that is closed may be somebody else's by then
-        self._rung = self._closed = False
+        self._woken = self._closed = False
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the stage; from any thread, as often as one likes, also when it is closed."""
         with self._lock:
-            if not (self._rung or self._closed):
-                self._rung = True
+            if not (self._woken or self._closed):
+                self._woken = True
                 os.eventfd_write(self.descriptor, 1)
 
-    def hush(self) -> None:
-        """Take the ring back; what happens from now on rings again."""
+    def clear(self) -> None:
+        """Reset it; the next `wake` wakes the stage again."""
         with self._lock:
-            if self._rung and not self._closed:
-                self._rung = False
+            if self._woken and not self._closed:
+                self._woken = False
                 with suppress(BlockingIOError):
                     os.eventfd_read(self.descriptor)
 

@@ -1,6 +1,6 @@
 """Counting what is refused, by cause, without letting a flood of it fill the log.
 
-refused = Refusals("control socket")
+refused = RejectionCounter("control socket")
 refused.count("dtype", "complex64")
 refused["dtype"]                    # 1
 """
@@ -14,7 +14,7 @@ from collections import Counter
 _logger = logging.getLogger("streamvos.pipeline")
 
 
-class Refusals(Counter[str]):
+class RejectionCounter(Counter[str]):
     """Cause -> how often; each cause is logged at most once a second.
 
     Causes are a few texts of our own, never something that a peer chose, so that nothing grows.

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.supervision.crew import Crew, Member
 from streamvos.pipeline.supervision.processes import Instance
 from streamvos.pipeline.supervision.streams import (
     RESET_STAGES,
@@ -23,6 +22,7 @@ from streamvos.pipeline.supervision.streams import (
     StreamRecord,
 )
 from streamvos.pipeline.supervision.topology import Topology
+from streamvos.pipeline.supervision.worker_pool import WorkerPool, WorkerSlot
 from streamvos.pipeline.telemetry.logs import EventLog, without_credentials
 from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.wire.messages import Array, Message
@@ -32,7 +32,7 @@ CLOSE_SECONDS = 0.5
 """How long the sinks may take to close their files when the drain has taken too long."""
 
 
-class Conductor:
+class StreamManager:
     """All streams.
 
     Args:
@@ -42,12 +42,12 @@ class Conductor:
 
     Attributes:
         streams: by name.
-        crew: who runs the stages; given after both are made.
+        pool: who runs the stages; given after both are made.
         closing: no stream begins any more.
         code: exit code that the ends of streams amount to.
     """
 
-    crew: Crew
+    pool: WorkerPool
 
     def __init__(
         self,
@@ -68,10 +68,10 @@ class Conductor:
         """Whether there is nothing left to do."""
         return all(stream.over for stream in self.streams.values())
 
-    def of_member(self, member: Member) -> list[StreamRecord]:
+    def of_worker(self, worker: WorkerSlot) -> list[StreamRecord]:
         """Streams that need a worker and are not over."""
         names = (one.name for one in self.streams.values() if not one.over)
-        return [self.streams[name] for name in names if member.name in self._topology.workers_of(name)]
+        return [self.streams[name] for name in names if worker.name in self._topology.workers_of(name)]
 
     # ---- what happens
 
@@ -84,33 +84,33 @@ class Conductor:
                 stream.facts, stream.tried = told, True
                 stream.opened_at = stream.opened_at or time.monotonic()
 
-    def on_ready(self, member: Member) -> None:
+    def on_ready(self, worker: WorkerSlot) -> None:
         """A worker can be told to begin."""
-        for stream in self.of_member(member):
+        for stream in self.of_worker(worker):
             self._begin_if_possible(stream)
 
-    def on_death(self, member: Member, reason: str) -> bool:
+    def on_death(self, worker: WorkerSlot, reason: str) -> bool:
         """A worker is gone; whether it shall live again."""
-        streams = self.of_member(member)
-        self._observation.died(member.name, member.stages, reason, [one.name for one in streams])
+        streams = self.of_worker(worker)
+        self._observation.died(worker.name, worker.stages, reason, [one.name for one in streams])
         for stream in [one for one in streams if one.reason]:  # it was ending badly anyhow
             if stream.cut_at is None:
                 self.end_badly(stream, stream.reason, stream.input_fault)
-            elif member is self.crew.of_stage(self._stage(stream, "sinks")):
+            elif worker is self.pool.of_stage(self._stage(stream, "sinks")):
                 self._over(stream, stream.reason)
             streams.remove(stream)
         for stream in streams:
-            stream.trouble = without_credentials(f"{member.name}: {reason}")
+            stream.trouble = without_credentials(f"{worker.name}: {reason}")
             stream.phase = "recovering" if stream.incarnation else "opening"
-            stream.tried = stream.tried or member.is_source
+            stream.tried = stream.tried or worker.is_source
         if not streams or self.closing:
             return False
-        if member.restarts.died(time.monotonic()):
+        if worker.restarts.died(time.monotonic()):
             return True
         window = self._config.supervision.restart_window
         for stream in streams:
             self.end_badly(
-                stream, f"{member.name} died too often within {window:g} s (max_restarts), last: {reason}"
+                stream, f"{worker.name} died too often within {window:g} s (max_restarts), last: {reason}"
             )
         return False
 
@@ -181,7 +181,7 @@ class Conductor:
         """A new incarnation of a stream, if all its workers are there."""
         if stream.over or self.closing or stream.facts is None or stream.phase in ("running", "ending"):
             return
-        if not self.crew.are_ready(self._topology.workers_of(stream.name)):
+        if not self.pool.are_ready(self._topology.workers_of(stream.name)):
             return
         memory = self._instance(stream, "memory")
         assert memory is not None
@@ -267,7 +267,7 @@ class Conductor:
         """Whether frames are out, and nobody says to work on one."""
         beats: dict[str, Any] = {}
         for name in self._topology.workers_of(stream.name):
-            current = self.crew.members[name].current
+            current = self.pool.workers[name].current
             beats |= {} if current is None else current.beat.get("stages", {})
         own = [beats.get(self._stage(stream, kind), {}) for kind in (*RESET_STAGES, "source")]
         sent = own[-1].get("sent", -1)
@@ -338,14 +338,14 @@ class Conductor:
             self.code = max(self.code, 2 if stream.input_fault else 1)
         self._log.event("over", "error" if reason else "info", stream=stream.name, reason=reason)
         for name in self._topology.workers_of(stream.name):
-            if not self.of_member(self.crew.members[name]):
-                self.crew.retire(name)
+            if not self.of_worker(self.pool.workers[name]):
+                self.pool.retire(name)
 
     def take_cleared(self) -> list[str]:
         """Streams that are over and whose own workers are gone; each is told of once."""
         found = []
         for stream in self.streams.values():
-            workers = [self.crew.members[name] for name in self._topology.workers_of(stream.name)]
+            workers = [self.pool.workers[name] for name in self._topology.workers_of(stream.name)]
             if stream.over and not stream.cleared and not any(w.retired and w.instances for w in workers):
                 stream.cleared = True
                 found.append(stream.name)
@@ -353,7 +353,7 @@ class Conductor:
 
     def status(self) -> Mapping[str, Any]:
         """Everything that is known of streams and workers."""
-        return self._observation.status(self.streams.values(), self.crew.status())
+        return self._observation.status(self.streams.values(), self.pool.status())
 
     # ---- what is sent
 
@@ -385,7 +385,7 @@ class Conductor:
             self._send(instance, Message(what, stream.name, incarnation, seq, more, arrays or {}))
 
     def _instance(self, stream: StreamRecord, kind: str) -> Instance | None:
-        return self.crew.of_stage(self._stage(stream, kind)).current
+        return self.pool.of_stage(self._stage(stream, kind)).current
 
     @staticmethod
     def _stage(stream: StreamRecord, kind: str) -> str:
