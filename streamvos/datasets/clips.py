@@ -3,9 +3,8 @@
 A video is a folder of JPEGs; its label maps are PNGs of the same names in another folder. A clip is a
 short run of frames with their label maps, cut out for training.
 
-    >>> clip = load_clip("goat", frame_paths[10:13], annotation_paths[10:13], read_labels)
-    >>> clip.images.shape, clip.masks.shape, clip.object_ids
-    ((3, 480, 854, 3), (3, 480, 854), (1,))
+    clip = load_clip("goat", frame_paths[10:13], annotation_paths[10:13], read_labels)
+    clip.images.shape, clip.masks.shape, clip.object_ids  # (3, 480, 854, 3), (3, 480, 854), (1,)
 """
 
 from __future__ import annotations

@@ -7,12 +7,10 @@
 The 2016 task has one object per sequence. Its masks are stored as 0 and 255; given those of 2017
 instead, whose objects have ids, all objects are merged into one.
 
-    >>> dataset = DavisDataset("DAVIS", year="2016", sequences=["goat"])
-    >>> sequence = dataset["goat"]
-    >>> len(sequence), sequence.object_ids, sequence.first_mask().shape
-    (90, (1,), (480, 854))
-    >>> dataset.frames(12, count=10).images.shape  # a training clip: frames 12..21
-    (10, 480, 854, 3)
+    dataset = DavisDataset("DAVIS", year="2016", sequences=["goat"])
+    sequence = dataset["goat"]
+    len(sequence), sequence.object_ids, sequence.first_mask().shape  # 90, (1,), (480, 854)
+    dataset.frames(12, count=10).images.shape  # a training clip, frames 12..21: (10, 480, 854, 3)
 """
 
 from __future__ import annotations

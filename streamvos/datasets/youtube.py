@@ -8,11 +8,10 @@ Unlike in DAVIS, objects may appear after the first frame: each has a first fram
 method is given its mask. Without meta.json the first frames are read off the label maps, and there are
 no categories.
 
-    >>> video = YouTubeVosDataset("YouTube-VOS", split="train")["003234408d"]
-    >>> video.objects[1]
-    YouTubeObject(id=2, category='penguin', first_frame=15)
-    >>> for index, mask in video.given_masks():  # (0, object 1), (15, object 2)
-    ...     results = vos.step(video.image(index), mask)
+    video = YouTubeVosDataset("YouTube-VOS", split="train")["003234408d"]
+    video.objects[1]  # YouTubeObject(id=2, category='penguin', first_frame=15)
+    for index, mask in video.given_masks():  # (0, object 1), (15, object 2)
+        results = vos.step(video.image(index), mask)
 """
 
 from __future__ import annotations

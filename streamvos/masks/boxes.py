@@ -4,9 +4,11 @@ A rectangle drawn around an object holds background in its corners, and what fol
 follow that too. GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004; OpenCV's) tells the two apart by color:
 what lies around the rectangle is background, what lies in it may be either.
 
-    >>> name, box = parse_box("1:200,120,420,460")
-    >>> label_map = label_map_from_boxes(frame.image, {name: box})
-    >>> vos.step(frame.image, label_map)
+    >>> parse_box("1:200,120,420,460")
+    (1, (200, 120, 420, 460))
+
+    label_map = label_map_from_boxes(frame.image, {1: (200, 120, 420, 460)})
+    vos.step(frame.image, label_map)
 """
 
 from __future__ import annotations

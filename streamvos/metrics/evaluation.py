@@ -3,9 +3,8 @@
 The first frame is left out, because its mask was given, and so is the last, as DAVIS does. Masks are
 taken one pair at a time, so that a sequence of any length needs the memory of two frames.
 
-    >>> score = evaluate_sequence(truths, predictions, name="goat")  # any iterables of (H, W) label maps
-    >>> score.percent()["J"]
-    68.2
+    score = evaluate_sequence(truths, predictions, name="goat")  # any iterables of (H, W) label maps
+    score.percent()["J"]  # 68.2
 """
 
 from __future__ import annotations

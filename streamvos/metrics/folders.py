@@ -6,9 +6,8 @@
 Frames belong together by their names. A frame without a prediction is an error and not a zero, so that
 a run that broke off cannot pass for a bad one; the folders are compared before the first file is read.
 
-    >>> scores = score_folders("DAVIS/Annotations/480p", "results", dataset="davis2017")
-    >>> scores.to_json()["mean"]["J&F"]
-    71.3
+    scores = score_folders("DAVIS/Annotations/480p", "results", dataset="davis2017")
+    scores.to_json()["mean"]["J&F"]  # 71.3
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ Per object, the frames' J (and F) become three numbers: their mean; their recall
 above one half; their decay, how much the first quarter of the frames is better than the last. Objects
 are averaged into their sequence, sequences into the whole.
 
-    >>> scores = summarize([evaluate_sequence(truths, predictions, name="goat")])
-    >>> scores.mean["J&F"]
-    71.3
+    scores = summarize([evaluate_sequence(truths, predictions, name="goat")])
+    scores.mean["J&F"]  # 71.3
 
 DAVIS 2017's own table averages over the objects of all sequences at once, so that a sequence with
 five objects weighs five times as much as one with a single object; `Scores.mean_objects` is that

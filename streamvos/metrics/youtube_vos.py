@@ -5,9 +5,8 @@ object counts the same: its J is the mean over its frames, the J of the seen cat
 their objects, and G the mean of the four (Xu et al., "YouTube-VOS: A Large-Scale Video Object
 Segmentation Benchmark", 2018, section 4).
 
-    >>> scores = score_youtube_folders("YouTube-VOS/train", "results", seen=["penguin", "zebra"])
-    >>> scores.to_json()
-    {'G': 70.2, 'J_seen': 71.0, 'J_unseen': 65.9, 'F_seen': 74.8, 'F_unseen': 69.1}
+    scores = score_youtube_folders("YouTube-VOS/train", "results", seen=["penguin", "zebra"])
+    scores.to_json()  # {'G': 70.2, 'J_seen': 71.0, 'J_unseen': 65.9, 'F_seen': 74.8, 'F_unseen': 69.1}
 
 The organizers' own program is not public; on their server the numbers may differ in the digits behind
 the point. Results there come from label maps that this module never sees.

@@ -1,8 +1,8 @@
 """Where results go: label-map pictures, an overlay video, lines of JSON.
 
->>> with open_source("goat.mp4") as source, open_sinks("out", stems=source.stem) as sinks:
-...     for frame in source:
-...         sinks.write(frame, vos.step(frame.image, mask if frame.index == 0 else None))
+with open_source("goat.mp4") as source, open_sinks("out", stems=source.stem) as sinks:
+    for frame in source:
+        sinks.write(frame, vos.step(frame.image, mask if frame.index == 0 else None))
 """
 
 from streamvos.masks.rle import decode_rle, encode_rle, encode_rles

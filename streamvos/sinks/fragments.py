@@ -3,8 +3,7 @@
 A recoverable video (`OverlayVideoSink`) consists of fragments, each an index with its pictures; an end that
 was cut off is no fragment.
 
-    >>> rescue(Path("out/overlay.partial.mp4"))     # its first frame is frame 0, and 48 can be played
-    (0, 48)
+    rescue(Path("out/overlay.partial.mp4"))  # (0, 48): its first frame is frame 0, and 48 can be played
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ A line is an object with these members:
         area     pixels
         rle      {"size": [H, W], "counts": "..."}, COCO's compressed run-length encoding
 
-    >>> with JsonLinesSink("out/results.jsonl") as sink:  # tail -f out/results.partial.jsonl
-    ...     sink.write(frame, result)
+    with JsonLinesSink("out/results.jsonl") as sink:  # tail -f out/results.partial.jsonl
+        sink.write(frame, result)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Label maps as palette PNGs, one per frame: the form in which DAVIS and YouTube-VOS take results.
 
->>> with LabelMapSink("out/labels", stems=source.stem) as sink:
-...     sink.write(frame, result)  # out/labels/00000.png
+with LabelMapSink("out/labels", stems=source.stem) as sink:
+    sink.write(frame, result)  # out/labels/00000.png
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Several sinks as one, and the usual set of them.
 
->>> with open_sinks("out", stems=source.stem) as sinks:
-...     sinks.write(frame, result)
->>> sinks.paths
-{'labels': Path('out/labels'), 'overlay': Path('out/overlay.mp4'), 'results': Path('out/results.jsonl')}
+with open_sinks("out", stems=source.stem) as sinks:
+    sinks.write(frame, result)
+sinks.paths  # {'labels': Path('out/labels'), 'overlay': Path('out/overlay.mp4'), ...}
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures with the objects drawn over them: color, contour, label.
 
->>> picture = Overlay()(frame.image, result)
+picture = Overlay()(frame.image, result)
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A killed process leaves NAME.partial.mp4, which plays but for its last moments
 (`OverlayVideoSink(recoverable=True)`). A video cannot be written on from there, so what is left is given its
 final name, and the next writer makes a new part: overlay.mp4, overlay.2.mp4, ...
 
-    >>> last = rescue_parts("out/overlay.mp4")           # index of the last frame that is safe
-    >>> sink = OverlayVideoSink(part_path("out/overlay.mp4", 2), recoverable=True)
+    last = rescue_parts("out/overlay.mp4")           # index of the last frame that is safe
+    sink = OverlayVideoSink(part_path("out/overlay.mp4", 2), recoverable=True)
 """
 
 from __future__ import annotations

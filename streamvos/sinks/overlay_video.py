@@ -3,8 +3,8 @@
 H.264 in yuv420p with the index in front of the pictures, so that it starts before it is loaded. Time
 stamps are those of the frames, so that a live stream with dropped frames still plays at life's own speed.
 
-    >>> with OverlayVideoSink("out/overlay.mp4") as sink:
-    ...     sink.write(frame, result)
+    with OverlayVideoSink("out/overlay.mp4") as sink:
+        sink.write(frame, result)
 """
 
 from __future__ import annotations

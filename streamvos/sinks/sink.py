@@ -8,8 +8,8 @@ lines are whole) and keeps its partial name, so that nothing half-written ever b
 A full disk is an error like any other, unless somebody is there to wait for room (`Sink.on_full`). Then
 nothing is lost: what of a frame came onto the disk is taken back, or completed, before the next.
 
-    >>> with JsonLinesSink("out/results.jsonl") as sink:
-    ...     sink.write(frame, result)
+    with JsonLinesSink("out/results.jsonl") as sink:
+        sink.write(frame, result)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where frames come from: cameras, network streams, video files, folders of pictures, synthetic videos.
 
->>> with open_source("camera:0", height=480) as source:
-...     for frame in source:
-...         print(frame.index, frame.size)
+with open_source("camera:0", height=480) as source:
+    for frame in source:
+        print(frame.index, frame.size)
 """
 
 from streamvos.addresses import redact

@@ -4,8 +4,8 @@ This is how the data sets of the field come: one numbered JPEG per frame. Files 
 order, so that frame2 precedes frame10. The headers of all files are looked at when the source is
 opened, so that a stray picture of another size is found before an hour of work and not after.
 
-    >>> with ImagesSource("DAVIS/JPEGImages/480p/goat", fps=24) as source:
-    ...     first = next(source)
+    with ImagesSource("DAVIS/JPEGImages/480p/goat", fps=24) as source:
+        first = next(source)
 """
 
 from __future__ import annotations

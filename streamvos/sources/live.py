@@ -8,9 +8,9 @@ Two policies say what happens when frames come faster than they are used. "lates
 one: the newest frame wins, older ones are dropped and counted, so that what is seen is never stale.
 "lossless" gives every frame, and makes the stream wait (or its buffers run over, elsewhere) instead.
 
-    >>> with LiveSource("rtsp://user:secret@10.0.0.5/stream", stall_timeout=5.0) as source:
-    ...     for frame in source:
-    ...         print(frame.index, source.dropped)
+    with LiveSource("rtsp://user:secret@10.0.0.5/stream", stall_timeout=5.0) as source:
+        for frame in source:
+            print(frame.index, source.dropped)
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """One text for every kind of source.
 
->>> open_source("videos/goat.mp4")                          # a video file
->>> open_source("DAVIS/JPEGImages/480p/goat", fps=24)       # a folder of pictures
->>> open_source("shots/*.png", stride=2)                    # a glob
->>> open_source("synthetic:seed=3,objects=2,size=480x854")  # made on the spot, with ground truth
->>> open_source("camera:0")                                 # /dev/video0
->>> open_source("camera:goat.mp4")                          # a file that plays the part of a camera
->>> open_source("rtsp://user:secret@10.0.0.5/stream")       # a network camera
+open_source("videos/goat.mp4")                          # a video file
+open_source("DAVIS/JPEGImages/480p/goat", fps=24)       # a folder of pictures
+open_source("shots/*.png", stride=2)                    # a glob
+open_source("synthetic:seed=3,objects=2,size=480x854")  # made on the spot, with ground truth
+open_source("camera:0")                                 # /dev/video0
+open_source("camera:goat.mp4")                          # a file that plays the part of a camera
+open_source("rtsp://user:secret@10.0.0.5/stream")       # a network camera
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ A source is a context manager and, like an open file, an iterator that is read o
 frame to the last. What differs between a folder, a video file and a camera hides behind `_read`; what
 is the same for all (numbering, resizing, skipping, the check that the size stays) is done here once.
 
-    >>> with open_source("videos/goat.mp4", height=480) as source:
-    ...     for frame in source:
-    ...         print(frame.index, frame.pts, frame.size)
+    with open_source("videos/goat.mp4", height=480) as source:
+        for frame in source:
+            print(frame.index, frame.pts, frame.size)
 """
 
 from __future__ import annotations

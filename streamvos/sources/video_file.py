@@ -3,9 +3,8 @@
 PyAV rather than OpenCV reads it: presentation times are exact for a variable frame rate too, colors
 follow the file's own matrix and range, and a damaged file says so instead of just ending.
 
-    >>> with VideoFileSource("goat.mp4") as source:
-    ...     print(source.size, source.fps, source.length)
-    (480, 854) 24.0 90
+    with VideoFileSource("goat.mp4") as source:
+        print(source.size, source.fps, source.length)  # (480, 854) 24.0 90
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ with nine references the weights are a matrix of 57780 x 6420, 1.5 GB. Here it n
 cells meet chunks of reference cells small enough that all passes over their product stay in the cache, or,
 in kernels, in registers.
 
-    >>> options = PropagationOptions(temperature=14.0, spatial_prior="none", top_k=10, radius=15)
-    >>> soft = propagate(query, keys, labels, sigmas=(), grid=(60, 107), options=options)  # (L, 60, 107)
+    options = PropagationOptions(temperature=14.0, spatial_prior="none", top_k=10, radius=15)
+    soft = propagate(query, keys, labels, sigmas=(), grid=(60, 107), options=options)  # (L, 60, 107)
 
 `propagate` is the door, `options` say how labels travel. The work is done in tiles of torch's operations
 (`scene`, `softmax_tiles`, `selection_tiles`), which every device can run, and on a GPU by kernels of our own

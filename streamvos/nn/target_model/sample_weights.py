@@ -1,8 +1,9 @@
 """How much each remembered sample counts when a target model learns, and which one gives way.
 
+    >>> import torch
     >>> weights = SampleWeights(3, 0.1, torch.tensor([1.0]))
     >>> weights.insert(), weights.insert(), weights.insert()
-    (1, 2, 0)
+    (1, 2, 1)
 
 Recent samples count more: a new one weighs 1 / (1 - learning rate) times the one before it. A full memory
 gives up its lightest sample. FRTM and JOINT share the rule; JOINT keeps its first sample for ever, with a

@@ -1,8 +1,7 @@
 """A `result` message as frame and result, as sinks take them; checked before use.
 
->>> received = read_result(inbox, message, "front", pictures=False)
->>> received.frame.index, received.result.mask.shape
-(7, (480, 854))
+received = read_result(inbox, message, "front", pictures=False)
+received.frame.index, received.result.mask.shape  # 7, (480, 854)
 """
 
 from __future__ import annotations
