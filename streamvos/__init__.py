@@ -1,33 +1,50 @@
 """streamvos: follow chosen objects through live video, online, in real time.
 
-import streamvos
-vos = streamvos.load("tvos")
-result = vos.step(frame, mask)      # a mask starts, adds or corrects objects; ids are yours
-result = vos.step(frame)            # later frames
-result.mask                         # (H, W) uint8 label map
-result.probabilities                # (1 + objects, H, W) float32, background first
-result.objects[3].score             # and .state, .box, .area
-vos.forget(3); vos.reset(); blob = vos.snapshot(); vos.restore(blob)
+    import streamvos
+    vos = streamvos.load("tvos")
+    mask = streamvos.read_label_map("first.png")        # 0 is background, 1..254 are objects
+    with streamvos.open_source("camera:0") as source:   # or a file, a folder, "rtsp://..."
+        for frame in source:
+            result = vos.step(frame.image, mask if frame.index == 0 else None)
+            result.mask                                 # (H, W) uint8 label map
+            result.probabilities                        # (1 + objects, H, W) float32, background first
+            result.objects[3].score                     # and .state, .box, .area
 
-with streamvos.Client("door") as client:            # a pipeline that `streamvos serve` runs
-    client.annotate("front", mask)
+A mask may be given with any later frame too: it adds or corrects objects. `vos.forget(3)` drops one,
+`vos.snapshot()` and `vos.restore(blob)` move a stream to another process. A pipeline that `streamvos serve`
+runs is reached by a client:
+
+    with streamvos.Client("door") as client:
+        client.annotate("front", mask)
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamvos.lazy import import_on_use
 from streamvos.types import Frame, InputError, ObjectResult, Result, SinkError, SourceError, StreamvosError
 
 if TYPE_CHECKING:
-    from streamvos.pipeline.clients.client import Client
+    from streamvos.masks.labelmap import read_label_map
+    from streamvos.pipeline.clients.client import Client, PipelineError
     from streamvos.segmenter import Segmenter
+    from streamvos.sources import open_source
 
+__all__ = ["Client", "Frame", "InputError", "ObjectResult", "PipelineError", "Result", "Segmenter"]
+__all__ += ["SinkError", "SourceError", "StreamvosError", "load", "open_source", "read_label_map"]
 __version__ = "0.1.0"
 
-_ROOMS = {"Segmenter": "streamvos.segmenter", "Client": "streamvos.pipeline.clients.client"}
+__getattr__ = import_on_use(
+    __name__,
+    {
+        "streamvos.masks.labelmap": ["read_label_map"],
+        "streamvos.pipeline.clients.client": ["Client", "PipelineError"],
+        "streamvos.segmenter": ["Segmenter"],
+        "streamvos.sources": ["open_source"],
+    },
+)
 
 
 def load(
@@ -37,15 +54,15 @@ def load(
     backend: str = "eager",
     **options: Any,
 ) -> Segmenter:
-    """A segmenter for one stream.
+    """Make a segmenter for one stream.
 
     Args:
         method: "tvos", "frtm-fast", "frtm", "rgmp", "joint" or "feelvos"; the first two have bundled weights.
         weights: "default" (bundled), a path (a file of ours or an author's checkpoint, recognized by
             its keys), or None (random, for tests and timing).
         device: "auto" (an NVIDIA GPU if there is one), "cpu", "cuda:0", ...
-        backend: how the networks run: "eager", "inductor", "aoti", "tensorrt" or "auto" (docs/engines.md).
-        **options: of the method, such as `top_k=5` or `temperature=20`; see `streamvos.methods`.
+        backend: how the networks run: "eager", "aoti", "tensorrt", or "auto" (docs/engines.md).
+        **options: options of the method, such as `top_k=5` or `temperature=20`; see docs/methods.md.
 
     Raises:
         InputError: an unknown method, option, device or backend, or weights that do not fit.
@@ -56,24 +73,3 @@ def load(
     from streamvos.weights import load_method
 
     return Segmenter(load_method(method, weights, options), device, backend)
-
-
-def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, and processes that read cameras or write files do without it
-    if name in _ROOMS:
-        return getattr(import_module(_ROOMS[name]), name)
-    raise AttributeError(f"module 'streamvos' has no attribute {name!r}")
-
-
-__all__ = [
-    "Client",
-    "Frame",
-    "InputError",
-    "ObjectResult",
-    "Result",
-    "Segmenter",
-    "SinkError",
-    "SourceError",
-    "StreamvosError",
-    "load",
-]

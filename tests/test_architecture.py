@@ -1,9 +1,11 @@
-"""The plan of the house: a room imports only rooms above it, and nobody unpickles."""
+"""The plan of the house: a room imports only rooms above it, light doors stay light, and nobody unpickles."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import streamvos
 
 PACKAGE = Path(streamvos.__file__).parent
 ROOMS = [
-    {"types", "addresses"},
+    {"types", "addresses", "lazy"},
     {"masks"},
     {"synthetic", "nn"},
     {"methods"},
@@ -26,6 +28,8 @@ ROOMS = [
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+PIPELINE = [{"wire", "config"}, {"clients", "telemetry"}, {"stages", "supervision"}]
+PIPELINE_LEVEL = {room: level for level, rooms in enumerate(PIPELINE) for room in rooms}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 ALLOWED = {
     "workers.py": {"os"},  # threads need it to survive a fork
@@ -65,6 +69,66 @@ def test_a_room_imports_only_rooms_above_it(path):
         other = parts[1]
         if other in LEVEL:
             assert LEVEL[other] < LEVEL[room] or other == room, f"{room} must not import {other}"
+
+
+PENDING = {
+    ("config", "streamvos.pipeline.telemetry.prometheus"),
+    ("telemetry", "streamvos.pipeline.supervision.streams"),
+    ("telemetry", "streamvos.pipeline.supervision.topology"),
+}
+
+
+def test_within_the_pipeline_a_room_imports_only_rooms_below_it():
+    for path in PACKAGE.joinpath("pipeline").rglob("*.py"):
+        parts = path.relative_to(PACKAGE / "pipeline").parts
+        if len(parts) == 1:
+            assert parts == ("__init__.py",), f"nothing lies in pipeline/ but its rooms, found {parts[0]}"
+            assert not imported(path)
+            continue
+        for name in imported(path):
+            if not name.startswith("streamvos.pipeline.") or any(name.startswith(one) for _, one in PENDING):
+                continue
+            other = name.split(".")[2]
+            assert other == parts[0] or PIPELINE_LEVEL[other] < PIPELINE_LEVEL[parts[0]], f"{path}: {name}"
+
+
+@pytest.mark.parametrize(
+    ("knows", "secret"),
+    [
+        (r"pipeline/supervision/", "streamvos.pipeline.supervision.streams"),
+    ],
+)
+def test_some_modules_are_known_to_few(knows, secret):
+    for path in MODULES:
+        if secret in imported(path) and ("telemetry", secret) not in PENDING:
+            assert re.search(knows, path.as_posix()), f"{path} must not know {secret}"
+
+
+LIGHT = """
+import sys, importlib
+sys.path.insert(0, {root!r})
+for module in {modules}:
+    importlib.import_module(module)
+import streamvos
+{statement}
+heavy = sorted({{"torch", "cv2", "av"}} & set(sys.modules))
+sys.exit(f"{{heavy}} loaded" if heavy else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("modules", "statement"),
+    [
+        ([], "streamvos.Result, streamvos.InputError, streamvos.Client, streamvos.PipelineError"),
+        (["streamvos.cli", "streamvos.cli.ctl", "streamvos.cli.watch"], "streamvos.cli.make_app('ctl')"),
+        (["streamvos.pipeline.supervision.supervisor"], ""),
+    ],
+    ids=["client", "ctl and watch", "supervisor"],
+)
+def test_it_starts_without_torch_opencv_and_pyav(modules, statement):
+    code = LIGHT.format(root=str(PACKAGE.parent), modules=modules, statement=statement)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("room", ["methods", "nn"])
@@ -115,4 +179,10 @@ def test_pickle_is_not_even_mentioned():
 
 def test_the_public_api_fits_one_screen():
     assert len((PACKAGE / "__init__.py").read_text().splitlines()) <= 80
-    assert set(streamvos.__all__) >= {"load", "Segmenter", "Result", "InputError"}
+    names = {"load", "Segmenter", "Result", "Client", "open_source", "read_label_map"}
+    errors = {"StreamvosError", "InputError", "SourceError", "SinkError", "PipelineError"}
+    assert set(streamvos.__all__) >= names | errors
+    for name in streamvos.__all__:
+        assert getattr(streamvos, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        streamvos.laod  # noqa: B018

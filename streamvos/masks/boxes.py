@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import cv2
 import numpy as np
 
 from streamvos.types import MAX_OBJECT_ID, InputError
@@ -127,6 +126,8 @@ def _inside(box: Box, height: int, width: int) -> Box:
 
 def _cut(window: np.ndarray, place: tuple[int, int, int, int]) -> np.ndarray:
     """(h, w) bool: GrabCut's foreground within `place` (left, top, width, height), without specks."""
+    import cv2  # the supervisor parses boxes and does without it
+
     height, width = window.shape[:2]
     left, top, box_width, box_height = place
     scale = min(1.0, _SIDE / max(height, width))
@@ -153,6 +154,8 @@ def _cut(window: np.ndarray, place: tuple[int, int, int, int]) -> np.ndarray:
 
 def _without_specks(found: np.ndarray) -> np.ndarray:
     """The larger connected parts, their holes filled where they are small; (h, w) float32 of 0 and 1."""
+    import cv2
+
     opened = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
     if count < 2:

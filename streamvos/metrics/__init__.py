@@ -8,25 +8,30 @@
 100.0
 """
 
-from streamvos.metrics.evaluation import evaluate_sequence
-from streamvos.metrics.folders import DATASETS, score_folders
-from streamvos.metrics.latency import Latencies
-from streamvos.metrics.measures import TOLERANCE, boundary_accuracy, measure_objects, region_similarity
-from streamvos.metrics.scores import (
-    MEASURES,
-    ObjectScore,
-    Scores,
-    SequenceScore,
-    Statistics,
-    statistics,
-    summarize,
-)
-from streamvos.metrics.youtube_vos import (
-    YouTubeScores,
-    evaluate_youtube_sequence,
-    score_youtube_folders,
-    summarize_youtube,
-)
+from typing import TYPE_CHECKING
+
+from streamvos.lazy import import_on_use
+
+if TYPE_CHECKING:
+    from streamvos.metrics.evaluation import evaluate_sequence
+    from streamvos.metrics.folders import DATASETS, score_folders
+    from streamvos.metrics.latency import Latencies
+    from streamvos.metrics.measures import TOLERANCE, boundary_accuracy, measure_objects, region_similarity
+    from streamvos.metrics.scores import (
+        MEASURES,
+        ObjectScore,
+        Scores,
+        SequenceScore,
+        Statistics,
+        statistics,
+        summarize,
+    )
+    from streamvos.metrics.youtube_vos import (
+        YouTubeScores,
+        evaluate_youtube_sequence,
+        score_youtube_folders,
+        summarize_youtube,
+    )
 
 __all__ = [
     "DATASETS",
@@ -49,3 +54,33 @@ __all__ = [
     "summarize",
     "summarize_youtube",
 ]
+
+__getattr__ = import_on_use(
+    __name__,
+    {
+        "streamvos.metrics.evaluation": ["evaluate_sequence"],
+        "streamvos.metrics.folders": ["DATASETS", "score_folders"],
+        "streamvos.metrics.latency": ["Latencies"],
+        "streamvos.metrics.measures": [
+            "TOLERANCE",
+            "boundary_accuracy",
+            "measure_objects",
+            "region_similarity",
+        ],
+        "streamvos.metrics.scores": [
+            "MEASURES",
+            "ObjectScore",
+            "Scores",
+            "SequenceScore",
+            "Statistics",
+            "statistics",
+            "summarize",
+        ],
+        "streamvos.metrics.youtube_vos": [
+            "YouTubeScores",
+            "evaluate_youtube_sequence",
+            "score_youtube_folders",
+            "summarize_youtube",
+        ],
+    },
+)

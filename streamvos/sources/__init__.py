@@ -5,13 +5,17 @@ with open_source("camera:0", height=480) as source:
         print(frame.index, frame.size)
 """
 
-from streamvos.addresses import redact
-from streamvos.sources.generated import GeneratedSource
-from streamvos.sources.images import ImagesSource
-from streamvos.sources.live import LiveSource, Policy
-from streamvos.sources.opening import open_source
-from streamvos.sources.source import Selection, Source
-from streamvos.sources.video_file import VideoFileSource
+from typing import TYPE_CHECKING
+
+from streamvos.lazy import import_on_use
+
+if TYPE_CHECKING:
+    from streamvos.sources.generated import GeneratedSource
+    from streamvos.sources.images import ImagesSource
+    from streamvos.sources.live import LiveSource, Policy
+    from streamvos.sources.opening import open_source
+    from streamvos.sources.source import Selection, Source
+    from streamvos.sources.video_file import VideoFileSource
 
 __all__ = [
     "GeneratedSource",
@@ -22,5 +26,16 @@ __all__ = [
     "Source",
     "VideoFileSource",
     "open_source",
-    "redact",
 ]
+
+__getattr__ = import_on_use(
+    __name__,
+    {
+        "streamvos.sources.generated": ["GeneratedSource"],
+        "streamvos.sources.images": ["ImagesSource"],
+        "streamvos.sources.live": ["LiveSource", "Policy"],
+        "streamvos.sources.opening": ["open_source"],
+        "streamvos.sources.source": ["Selection", "Source"],
+        "streamvos.sources.video_file": ["VideoFileSource"],
+    },
+)

@@ -7,40 +7,15 @@
 
 from __future__ import annotations
 
-import re
 import time
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
-from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
+from streamvos.synthetic.options import parse_parameters
+from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticVideo
 from streamvos.types import InputError
-
-
-def parse_parameters(text: str) -> tuple[int, SyntheticOptions]:
-    """Seed and options from "seed=3,objects=2,size=480x854,length=60".
-
-    `size` is HEIGHTxWIDTH. What is not named keeps the default of `SyntheticOptions`; the seed's is 0.
-
-    Raises:
-        InputError: an unknown name, a name twice, or a value that is not of its kind.
-    """
-    defaults = {field.name: field.default for field in fields(SyntheticOptions)}
-    values: dict[str, Any] = {}
-    for entry in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = (part.strip() for part in entry.partition("="))
-        if not equals or (name != "seed" and name not in defaults):
-            known = ", ".join(["seed", *defaults])
-            raise InputError(f"synthetic: cannot use {entry!r}; expected name=value with a name of: {known}")
-        if name in values:
-            raise InputError(f"synthetic: {name} is given twice")
-        values[name] = _parse(name, value, 0 if name == "seed" else defaults[name])
-    seed = values.pop("seed", 0)
-    return seed, SyntheticOptions(**values)
 
 
 class GeneratedSource(Source):
@@ -107,19 +82,3 @@ class GeneratedSource(Source):
         if self._latest is None or self._latest[0] != place:
             self._latest = (place, self.video[place])
         return self._latest[1]
-
-
-def _parse(name: str, text: str, default: object) -> object:
-    if name == "size":
-        match = re.fullmatch(r"(\d+)x(\d+)", text)
-        if match is None:
-            raise InputError(f"synthetic: size must be HEIGHTxWIDTH such as 480x854, got {text!r}")
-        return int(match[1]), int(match[2])
-    if default is None:
-        return Path(text)
-    kind = float if isinstance(default, float) else int
-    try:
-        return kind(text)
-    except ValueError:
-        wanted = "a number" if kind is float else "a whole number"
-        raise InputError(f"synthetic: {name} must be {wanted}, got {text!r}") from None

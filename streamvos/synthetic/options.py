@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from streamvos.synthetic.surfaces import list_stills
 from streamvos.types import MAX_OBJECT_ID, InputError
 
 SMALLEST_SIDE = 16
@@ -99,5 +100,58 @@ def validate(options: SyntheticOptions) -> None:
         list_stills(Path(options.stills))
 
 
+def parse_parameters(text: str) -> tuple[int, SyntheticOptions]:
+    """Seed and options from "seed=3,objects=2,size=480x854,length=60".
+
+    `size` is HEIGHTxWIDTH. What is not named keeps the default of `SyntheticOptions`; the seed's is 0.
+
+    Raises:
+        InputError: an unknown name, a name twice, or a value that is not of its kind.
+    """
+    defaults = {field.name: field.default for field in fields(SyntheticOptions)}
+    values: dict[str, Any] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals or (name != "seed" and name not in defaults):
+            known = ", ".join(["seed", *defaults])
+            raise InputError(f"synthetic: cannot use {entry!r}; expected name=value with a name of: {known}")
+        if name in values:
+            raise InputError(f"synthetic: {name} is given twice")
+        values[name] = _parse(name, value, 0 if name == "seed" else defaults[name])
+    seed = values.pop("seed", 0)
+    return seed, SyntheticOptions(**values)
+
+
+def list_stills(folder: Path) -> tuple[str, ...]:
+    """Names, without suffix, of the photographs in `folder`/images that have a map in `folder`/regions.
+
+    Raises:
+        InputError: the folder is absent or holds no such pair.
+    """
+    images, regions = folder / "images", folder / "regions"
+    if not images.is_dir() or not regions.is_dir():
+        raise InputError(f"stills: expected images/ and regions/ in {folder}; give another folder")
+    names = {path.stem for path in images.glob("*.jpg")} & {path.stem for path in regions.glob("*.png")}
+    if not names:
+        raise InputError(f"stills: no images/NAME.jpg with regions/NAME.png in {folder}; give another folder")
+    return tuple(sorted(names))
+
+
 def _is_integer(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _parse(name: str, text: str, default: object) -> object:
+    if name == "size":
+        match = re.fullmatch(r"(\d+)x(\d+)", text)
+        if match is None:
+            raise InputError(f"synthetic: size must be HEIGHTxWIDTH such as 480x854, got {text!r}")
+        return int(match[1]), int(match[2])
+    if default is None:
+        return Path(text)
+    kind = float if isinstance(default, float) else int
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a number" if kind is float else "a whole number"
+        raise InputError(f"synthetic: {name} must be {wanted}, got {text!r}") from None

@@ -31,14 +31,13 @@ from streamvos.synthetic.motion import (
     sinusoids,
     surface_map,
 )
-from streamvos.synthetic.options import SyntheticOptions
+from streamvos.synthetic.options import SyntheticOptions, list_stills
 from streamvos.synthetic.surfaces import (
     Still,
     Surface,
     camouflage,
     drawn_background,
     drawn_surface,
-    list_stills,
     look_alike,
     object_surface,
     occluder_surface,

@@ -75,21 +75,6 @@ class Still:
 
 
 @lru_cache(maxsize=8)
-def list_stills(folder: Path) -> tuple[str, ...]:
-    """Names, without suffix, of the photographs in `folder`/images that have a map in `folder`/regions.
-
-    Raises:
-        InputError: the folder is absent or holds no such pair.
-    """
-    images, regions = folder / "images", folder / "regions"
-    if not images.is_dir() or not regions.is_dir():
-        raise InputError(f"stills: expected images/ and regions/ in {folder}; give another folder")
-    names = {path.stem for path in images.glob("*.jpg")} & {path.stem for path in regions.glob("*.png")}
-    if not names:
-        raise InputError(f"stills: no images/NAME.jpg with regions/NAME.png in {folder}; give another folder")
-    return tuple(sorted(names))
-
-
 @lru_cache(maxsize=48)
 def read_still(folder: Path, name: str) -> Still:
     """One photograph and its regions; the last few are kept.

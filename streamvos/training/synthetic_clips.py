@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamvos.synthetic.surfaces import list_stills
+from streamvos.synthetic.options import list_stills
 from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
 
 CELL = 8

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamvos.sinks import decode_rle, encode_rle, encode_rles
+from streamvos.masks.rle import decode_rle, encode_rle, encode_rles
 from streamvos.types import InputError
 
 

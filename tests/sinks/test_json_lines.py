@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamvos.sinks import JsonLinesSink, decode_rle
+from streamvos.masks.rle import decode_rle
+from streamvos.sinks import JsonLinesSink
 from streamvos.types import Frame, InputError, SinkError
 
 

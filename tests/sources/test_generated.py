@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamvos.sources import GeneratedSource, Selection
-from streamvos.sources.generated import parse_parameters
+from streamvos.synthetic.options import parse_parameters
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.types import InputError
 

@@ -12,8 +12,8 @@ from streamvos.addresses import is_url, redact, scheme_of
 from streamvos.masks.boxes import parse_box
 from streamvos.pipeline.config.security import check_address
 from streamvos.pipeline.config.tables import ConfigPath, Table, checked_name, from_base
-from streamvos.sources.generated import parse_parameters
 from streamvos.sources.live_address import URL_SCHEMES
+from streamvos.synthetic.options import parse_parameters
 from streamvos.types import InputError
 
 Policy = Literal["latest", "lossless"]

@@ -22,6 +22,7 @@ from typing import Any
 
 import zmq
 
+from streamvos.addresses import redact
 from streamvos.pipeline.clients.control import ControlServer
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.supervision.commands import Commands
@@ -35,7 +36,6 @@ from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.messages import ARRAY_BYTES, Message, Refused, decode, encode, told_to_strangers
 from streamvos.pipeline.wire.runtime import Runtime
 from streamvos.pipeline.wire.security import Curve, bind
-from streamvos.sources import redact
 
 TICK_SECONDS = 0.05
 
