@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import zmq
+from pipeline.memory_transport import MemoryContext
 
 from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.inbox import Inbox
@@ -37,11 +38,11 @@ def eventually(found: Callable[[], object], what: str = "nothing came") -> objec
 
 
 class Bench:
-    """One edge, its arena, and what has to be closed."""
+    """One edge, its arena, and what has to be closed; over ZeroMQ, or in memory where only logic is tested."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: zmq.Context | MemoryContext) -> None:
         self.folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="edge"))
-        self.context = zmq.Context()
+        self.context = context
         self.arenas = {NAME: Arena.create(NAME)}
         self.boxes: list[Inbox | Outbox] = []
         self.processes: list[subprocess.Popen[str]] = []
@@ -99,7 +100,14 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
+    made = Bench(zmq.Context())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[Bench]:
+    made = Bench(MemoryContext())
     yield made
     made.close()
 
@@ -115,13 +123,15 @@ def nothing_comes(inbox: Inbox) -> bool:
     return True
 
 
-MODES = [("shared", None), ("inline", None), ("inline", "ipc"), ("reference", None)]
+MODES = ["shared", "inline", "inline-ipc", "shared-memory", "inline-memory", "reference", "reference-memory"]
 
 
-@pytest.fixture(params=MODES, ids=lambda mode: "-".join(filter(None, mode)))
-def boxes(bench, request) -> tuple[Inbox, Outbox]:
-    mode, transport = request.param
-    return bench.pair(mode, [200_000] * 2, endpoint=f"ipc://{bench.folder}/inline" if transport else None)
+@pytest.fixture(params=MODES)
+def boxes(request) -> tuple[Inbox, Outbox]:
+    """Every way of an edge; the sockets in memory that other tests use behave as ZeroMQ's do."""
+    mode, _, transport = request.param.partition("-")
+    bench: Bench = request.getfixturevalue("memory" if transport == "memory" else "bench")
+    return bench.pair(mode, [200_000] * 2, endpoint=f"ipc://{bench.folder}/edge" if transport else None)
 
 
 def arrays(seed: int) -> dict[str, np.ndarray | torch.Tensor]:
@@ -191,7 +201,7 @@ def test_an_end_needs_no_credit_and_gives_none(boxes):
 
 
 # by reference both have the same object
-@pytest.mark.parametrize("boxes", MODES[:3], indirect=True, ids=["shared", "inline", "inline-ipc"])
+@pytest.mark.parametrize("boxes", MODES[:5], indirect=True)
 def test_what_was_sent_may_be_changed_at_once_and_what_came_too(boxes):
     inbox, outbox = boxes
     image = np.full((300, 400, 3), 7, np.uint8)
@@ -229,9 +239,9 @@ def test_messages_of_another_incarnation_are_dropped_without_a_word(boxes):
     assert not outbox.refused
 
 
-def test_references_are_let_go(bench):
+def test_references_are_let_go(memory):
     """Taken, of an incarnation that is over, or never read: nothing is kept."""
-    inbox, outbox = bench.pair("reference")
+    inbox, outbox = memory.pair("reference")
     thing = object()
     count = sys.getrefcount(thing)
     outbox.send("features", 0, arrays={"features": thing})
@@ -248,19 +258,19 @@ def test_references_are_let_go(bench):
     assert sys.getrefcount(thing) == count
 
 
-def test_a_reference_whose_object_is_gone_is_refused(bench):
-    inbox, outbox = bench.pair("reference")
+def test_a_reference_whose_object_is_gone_is_refused(memory):
+    inbox, outbox = memory.pair("reference")
     outbox.send("features", 0, arrays={"features": object()})
     outbox.reset(2)  # and the consumer has not heard of it yet
     eventually(lambda: inbox.receive() or inbox.refused["reference"])
     assert inbox.refused == {"reference": 1}
 
 
-def test_places_of_other_arenas_pass_and_frames_come_back_with_a_release_alone(bench):
+def test_places_of_other_arenas_pass_and_frames_come_back_with_a_release_alone(memory):
     """The edge of the frames: the stage fills the slots, and the edge sends places, and what is small."""
-    frames = bench.arenas[NAME]
+    frames = memory.arenas[NAME]
     frames.allocate(16, 30_000)
-    inbox, outbox = bench.pair("shared")
+    inbox, outbox = memory.pair("shared")
     image = np.full((100, 100, 3), 9, np.uint8)
     for slot in range(16):
         generation, (offset,) = frames.write(slot, image)
@@ -276,8 +286,8 @@ def test_places_of_other_arenas_pass_and_frames_come_back_with_a_release_alone(b
         assert [frames.generation(one) for one in range(16)] == before  # the mask went into nobody's slot
 
 
-def test_a_place_that_is_none_is_refused_when_it_is_read(bench):
-    inbox, outbox = bench.pair("shared", [100])
+def test_a_place_that_is_none_is_refused_when_it_is_read(memory):
+    inbox, outbox = memory.pair("shared", [100])
     for place, cause in (
         (Place("elsewhere", 0, 0, 0), "arena"),
         (Place(NAME, 99, 0, 0), "slot"),
@@ -293,9 +303,9 @@ def test_a_place_that_is_none_is_refused_when_it_is_read(bench):
         inbox.grant(message)
 
 
-def test_slots_grow_when_messages_do(bench):
+def test_slots_grow_when_messages_do(memory):
     """An object more: inline while a slot is in use, in larger slots as soon as none is."""
-    inbox, outbox = bench.pair("shared", [10_000])
+    inbox, outbox = memory.pair("shared", [10_000])
     small, large = np.full(10_000, 1, np.uint8), np.full(50_000, 2, np.uint8)
     outbox.send("evidence", 0, arrays={"evidence": small})
     outbox.send("evidence", 1, arrays={"evidence": large})
@@ -316,8 +326,8 @@ def test_slots_grow_when_messages_do(bench):
         inbox.grant(message)
 
 
-def test_slots_come_back_with_credit_only(bench):
-    inbox, outbox = bench.pair("shared", [10_000])
+def test_slots_come_back_with_credit_only(memory):
+    inbox, outbox = memory.pair("shared", [10_000])
     for seq in range(3):  # one more than the window, for the message behind the last credit
         outbox.send("features", seq, arrays={"image": np.full(10_000, seq, np.uint8)})
     with pytest.raises(Refused, match="every slot is taken"):
@@ -326,11 +336,11 @@ def test_slots_come_back_with_credit_only(bench):
         assert (inbox.array(next_message(inbox), "image") == seq).all()
 
 
-def test_two_boxes_of_one_thread_may_be_connected_elsewhere(bench):
+def test_two_boxes_of_one_thread_may_be_connected_elsewhere(memory):
     """A consumer reborn at another port: what was meant for the old one does not follow."""
-    spec = bench.spec("inline")
-    first, second = bench.inbox(spec), bench.inbox(spec)
-    outbox = bench.outbox(spec, first.bind())
+    spec = memory.spec("inline")
+    first, second = memory.inbox(spec), memory.inbox(spec)
+    outbox = memory.outbox(spec, first.bind())
     outbox.send("features", 0)
     next_message(first)
     endpoint = second.bind()
@@ -367,8 +377,8 @@ def test_nobody_but_the_producer_is_heard(bench):
     assert next_message(inbox).seq == 0
 
 
-def test_a_message_of_another_stream_or_session_is_refused(bench):
-    inbox, outbox = bench.pair("inline")
+def test_a_message_of_another_stream_or_session_is_refused(memory):
+    inbox, outbox = memory.pair("inline")
     outbox.socket.send_multipart(encode(Message("features", "back", 1, 0), SESSION))
     outbox.socket.send_multipart(encode(Message("features", "front", 1, 0), b"another."))
     outbox.socket.send_multipart([b"x"] * 5000)
