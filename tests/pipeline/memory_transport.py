@@ -1,7 +1,8 @@
-"""ZeroMQ's ROUTER and DEALER sockets in memory: `Inbox` and `Outbox` at work without sockets, threads or waits.
+"""ZeroMQ's ROUTER and DEALER sockets in memory: edges and stages at work without waiting.
 
 Edges take a context and ask it for sockets; with this one they are two queues. Credits, incarnations,
-refusals, arenas and references are therefore the package's own code, and what was sent can be received at once.
+refusals, arenas and references are therefore the package's own code, and a message that was sent can be
+received at once.
 
     context = MemoryContext()
     inbox = Inbox(context, spec, session, arenas)
@@ -41,7 +42,7 @@ class MemoryContext:
 
 
 class MemorySocket:
-    """A ROUTER that is bound, or a DEALER that is connected to one; sends of a full queue raise `zmq.Again`."""
+    """A ROUTER that is bound, or a DEALER that is connected to one; a full queue raises `zmq.Again`."""
 
     def __init__(self, context: MemoryContext, kind: int):
         assert kind in (zmq.ROUTER, zmq.DEALER)

@@ -38,7 +38,7 @@ def eventually(found: Callable[[], object], what: str = "nothing came") -> objec
 
 
 class Bench:
-    """One edge, its arena, and what has to be closed; over ZeroMQ, or in memory where only logic is tested."""
+    """One edge, its arena, and what has to be closed; over ZeroMQ, or in memory for logic alone."""
 
     def __init__(self, context: zmq.Context | MemoryContext) -> None:
         self.folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="edge"))
