@@ -99,7 +99,7 @@ def follow(
         started = time.perf_counter()
         features = extract([frame])
         question = state.ask(features, annotation_of(truth) if t == 0 else None)
-        decision = decide(method, features, question)
+        decision = decide(method, question)
         shown = decision.shown()
         state.learn(features, question, decision if t == 0 else replace(decision, predicted=certain))
         mask = make_result(shown, ids, t).mask

@@ -91,7 +91,7 @@ def one_case(
             extracted = clock()
             evidence = target.read(features)
             read = clock()
-            network.decoder(features, evidence)
+            network.decoder(evidence, size)
             decoded = clock()
             truth = torch.nn.functional.one_hot(label_map, 1 + objects).permute(2, 0, 1).float()
             before_write = clock()

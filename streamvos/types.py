@@ -94,7 +94,7 @@ class Evidence:
 
     Attributes:
         maps: name -> tensor; the names and meanings are the method's own. The method's decoder
-            turns them into probabilities.
+            turns them, and nothing else, into probabilities.
         object_ids: the K ids that the channels 1..K stand for, ascending.
     """
 

@@ -109,7 +109,7 @@ def follow(extract: Extraction, frame: torch.Tensor) -> None:
     for annotation in (annotation_of(mask), None):
         features = extract([frame])
         question = state.ask(features, annotation)
-        state.learn(features, question, decide(extract.method, features, question))
+        state.learn(features, question, decide(extract.method, question))
 
 
 def export(flat: Flat) -> torch.export.ExportedProgram:

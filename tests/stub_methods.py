@@ -60,7 +60,7 @@ class _Decoder:
         self.milliseconds = milliseconds
 
     def __call__(
-        self, features: Features, evidence: Evidence, annotation: Annotation | None = None
+        self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
     ) -> torch.Tensor:
         _sleep(self.milliseconds)
         predicted = evidence["probabilities"]

@@ -8,14 +8,14 @@ segmenter and the pipeline know these doors only; they know nothing of any parti
     target = method.target()                         # one per stream
     target.annotate(features, label_map, (1, 2))     # the given mask
     evidence = target.read(features)                 # every later frame
-    probabilities = method.decoder(features, evidence)
+    probabilities = method.decoder(evidence, features.size)
     target.write(features, probabilities)
 
 When the user adds or corrects objects while others are followed, the frame is read and decoded with the
 annotation, so that given and predicted masks meet where the method lets its objects compete, and then
 the target is told:
 
-    probabilities = method.decoder(features, target.read(features), annotation)
+    probabilities = method.decoder(target.read(features), features.size, annotation)
     target.annotate(features, label_map, object_ids, annotation.object_ids, probabilities)
 
 A target that learns may do so beside the stream. With `defer` it puts what is dear into lessons; somebody
@@ -48,13 +48,13 @@ class Decoder(Protocol):
     """Evidence to probabilities; stateless."""
 
     def __call__(
-        self, features: Features, evidence: Evidence, annotation: Annotation | None = None
+        self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
     ) -> torch.Tensor:
         """Probabilities of one frame.
 
         Args:
-            features: of the frame.
-            evidence: what the target read.
+            evidence: what the target read from the frame; everything that is decoded is in it.
+            size: (H, W) of the frame in pixels.
             annotation: objects given on this frame, new ones or ones of the evidence.
 
         Returns:

@@ -1,6 +1,6 @@
 """What a frame shows: the stateless half of a step, from what the target says to label map and probabilities.
 
-    decision = decide(method, features, question)
+    decision = decide(method, question)
     decision.shown()                                # probabilities of the result
 
 A segmenter does it in one process; in a pipeline the question comes from the memory stage and the decision is
@@ -16,7 +16,7 @@ import torch
 from streamvos.methods import Method
 from streamvos.nn.aggregation import all_ids, insert_given
 from streamvos.segmenter.results import label_map_of
-from streamvos.types import VOID, Annotation, Evidence, Features
+from streamvos.types import VOID, Annotation, Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,13 @@ class Question:
     """What is known about a frame before it is decoded.
 
     Attributes:
+        size: (H, W) of the frame in pixels.
         evidence: of the objects that are followed; None while there are none.
         annotation: what the user says about the frame.
         first: nothing was ever followed before; void stays void, as there is no prediction.
     """
 
+    size: tuple[int, int]
     evidence: Evidence | None
     annotation: Annotation | None
     first: bool
@@ -62,16 +64,15 @@ class Decision:
 
 
 @torch.inference_mode()
-def decide(method: Method, features: Features, question: Question) -> Decision:
+def decide(method: Method, question: Question) -> Decision:
     """Decode one frame.
 
     Args:
         method: whose decoder it is.
-        features: of the frame.
         question: what is known about it.
     """
     annotation, ids = question.annotation, question.object_ids
-    predicted = _predict(method, features, question)
+    predicted = _predict(method, question)
     if annotation is None:
         return Decision(ids, predicted, None)
     given = annotation.label_map
@@ -81,13 +82,15 @@ def decide(method: Method, features: Features, question: Question) -> Decision:
     return Decision(ids, predicted, torch.where(untold, label_map_of(predicted, ids).long(), given))
 
 
-def _predict(method: Method, features: Features, question: Question) -> torch.Tensor:
-    """(1 + K, H, W); all background while nothing is followed."""
+def _predict(method: Method, question: Question) -> torch.Tensor:
+    """(1 + K, H, W) float32; all background while no object is followed."""
+    annotation = question.annotation
     if question.evidence is not None:
-        return method.decoder(features, question.evidence, question.annotation)
-    device = next(iter(features.maps.values())).device
-    background = torch.ones((1, *features.size), device=device)
-    return background if question.annotation is None else insert_given(background, (), question.annotation)
+        return method.decoder(question.evidence, question.size, annotation)
+    if annotation is None:
+        return torch.ones((1, *question.size))
+    background = torch.ones((1, *question.size), device=annotation.label_map.device)
+    return insert_given(background, (), annotation)
 
 
 def _as_probabilities(label_map: torch.Tensor, object_ids: tuple[int, ...]) -> torch.Tensor:

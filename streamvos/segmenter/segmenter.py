@@ -66,7 +66,7 @@ class Segmenter:
         annotation = None if given is None else annotation_of(given.to(self.device))
         features = self.extraction([image])
         question = state.ask(features, annotation)
-        decision = decide(self.method, features, question)
+        decision = decide(self.method, question)
         state.learn(features, question, decision)
         return make_result(decision.shown(), decision.object_ids, state.count - 1)
 

@@ -1,7 +1,7 @@
 """The state of one stream: the half of a step that remembers.
 
     question = state.ask(features, annotation)
-    decision = decide(method, features, question)
+    decision = decide(method, question)
     state.learn(features, question, decision)
 
 A segmenter does it in one process; in a pipeline it is the memory stage.
@@ -71,7 +71,7 @@ class StreamState:
                 "step(frame) came before any mask; begin with step(frame, mask), mask an (H, W) label map"
             )
         evidence = self.target.read(features) if self.object_ids else None
-        return Question(evidence, annotation, not self.started)
+        return Question(features.size, evidence, annotation, not self.started)
 
     @torch.inference_mode()
     def learn(self, features: Features, question: Question, decision: Decision) -> None:

@@ -407,7 +407,7 @@ def test_masks_beside_are_as_good_as_inline(worker, capsys):
             given = torch.from_numpy(clip[t].label_map.astype(np.int64)) if t == 0 else None
             features = extract([torch.from_numpy(clip[t].image)])
             question = state.ask(features, None if given is None else annotation_of(given))
-            decision = decide(method, features, question)
+            decision = decide(method, question)
             begun = time.perf_counter()
             state.learn(features, question, decision)
             times.append(time.perf_counter() - begun)

@@ -61,7 +61,7 @@ def begun(name: str, options: dict[str, Any], defer: bool, device: str = "cpu") 
 
 def step(method: Method, state: StreamState, features: Features, annotation=None) -> torch.Tensor:
     question = state.ask(features, annotation)
-    decision = decide(method, features, question)
+    decision = decide(method, question)
     state.learn(features, question, decision)
     return label_map_of(decision.shown(), decision.object_ids)
 

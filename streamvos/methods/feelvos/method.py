@@ -187,13 +187,13 @@ class FEELVOSExtractor(nn.Module):
         return Features({"embedding": embedding.to(frames.dtype), "shared": shared.to(frames.dtype)}, size)
 
 
-def decode(features: Features, evidence: Evidence, annotation: Annotation | None = None) -> torch.Tensor:
+def decode(evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None) -> torch.Tensor:
     """Logits of cells to probabilities of pixels: enlarged with aligned corners, then the softmax.
 
     Returns:
         (1 + K, H, W) float32.
     """
-    probabilities = resize_bilinear(evidence["logits"][None], features.size)[0].softmax(0).float()
+    probabilities = resize_bilinear(evidence["logits"][None], size)[0].softmax(0).float()
     return (
         probabilities if annotation is None else insert_given(probabilities, evidence.object_ids, annotation)
     )

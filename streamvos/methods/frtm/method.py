@@ -173,21 +173,21 @@ class FRTMDecoder(nn.Module):
         self.part = Part("refiner", self._refine, (self.refiner,), batched=(0,))
 
     def forward(
-        self, features: Features, evidence: Evidence, annotation: Annotation | None = None
+        self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
     ) -> torch.Tensor:
         """See `streamvos.methods.base.Decoder`."""
-        objects = self.logits(features, evidence).sigmoid()
+        objects = self.logits(evidence, size).sigmoid()
         if annotation is not None:
             objects = insert_given_channels(objects, evidence.object_ids, annotation)
         return self._compete(objects)
 
-    def logits(self, features: Features, evidence: Evidence) -> torch.Tensor:
-        """(K, H, W), of each object for itself."""
-        maps = [features[level] for level in self.refiner.levels]
-        scores = evidence["scores"]
-        size = outline(features.size, scores)
+    def logits(self, evidence: Evidence, size: tuple[int, int]) -> torch.Tensor:
+        """(K, H, W) of each object for itself; H and W are `size`."""
+        maps = [evidence[level] for level in self.refiner.levels]
+        scores = evidence["scores"]  # (K, h, w)
+        shape = outline(size, scores)
         return torch.cat(
-            [self.part(some, size, *maps)[0] for some in scores.split(self.options.objects_per_batch)]
+            [self.part(some, shape, *maps)[0] for some in scores.split(self.options.objects_per_batch)]
         )
 
     def _refine(self, scores: torch.Tensor, size: torch.Tensor, *maps: torch.Tensor) -> Tensors:

@@ -143,7 +143,8 @@ class FRTMTarget(Target):
         projected = self._project(features)
         self._read = (features, projected)
         filters = torch.cat([model.weights.filter for model in self._models.values()])
-        return Evidence({"scores": score(projected, filters)}, self.object_ids)
+        levels = {name: level for name, level in features.maps.items() if name != "frame"}
+        return Evidence({**levels, "scores": score(projected, filters)}, self.object_ids)
 
     def write(self, features: Features, probabilities: torch.Tensor) -> None:
         self._settle()

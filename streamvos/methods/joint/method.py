@@ -155,10 +155,10 @@ class JOINTDecoder:
         self.part = Part("decoder", self._scores, (network.decoder,), (0,) if shared else None)
 
     def __call__(
-        self, features: Features, evidence: Evidence, annotation: Annotation | None = None
+        self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
     ) -> torch.Tensor:
         """See `streamvos.methods.base.Decoder`."""
-        logits = self.logits(features, evidence)
+        logits = self.logits(evidence, size)
         if annotation is not None:
             logits = insert_given_channels(
                 logits, evidence.object_ids, annotation, low=OUTSIDE, high=-OUTSIDE
@@ -168,21 +168,16 @@ class JOINTDecoder:
             return torch.cat([1 - probability, probability])
         return merge_logits(logits)
 
-    def logits(self, features: Features, evidence: Evidence) -> torch.Tensor:
+    def logits(self, evidence: Evidence, size: tuple[int, int]) -> torch.Tensor:
         """(K, H, W) float32, each object for itself; -100 outside its window."""
         encoding, at_once = evidence["encoding"], self.options.objects_at_once
         shared = self.options.window == "frame"
-        maps = features.maps if shared else evidence.maps
         parts = []
         for start in range(0, len(encoding), at_once):
             chosen = slice(start, start + at_once)
-            layers = [maps[name] if shared else maps[name][chosen] for name in LEVELS]
+            layers = [evidence[name] if shared else evidence[name][chosen] for name in LEVELS]
             (scores,) = self.part(encoding[chosen], *layers)
-            parts.append(
-                spread(scores, features.size)
-                if shared
-                else paste(scores, evidence["boxes"][chosen], features.size)
-            )
+            parts.append(spread(scores, size) if shared else paste(scores, evidence["boxes"][chosen], size))
         return torch.cat(parts)
 
     def _scores(self, encoding: torch.Tensor, *layers: torch.Tensor) -> Tensors:

@@ -31,7 +31,7 @@ from streamvos.methods.joint.crops import (
 )
 from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.memory import JOINTMemory
-from streamvos.methods.joint.network import JOINTNetwork, View
+from streamvos.methods.joint.network import LEVELS, JOINTNetwork, View
 from streamvos.methods.parts import Part
 from streamvos.nn.few_shot import FewShotProblem, steepest_descent
 from streamvos.nn.precision import resolve_precision
@@ -129,6 +129,8 @@ class JOINTTarget(Target):
         maps = {"encoding": torch.stack([said[i] for i in self._object_ids])}
         if self.options.window == "object":
             maps |= {**seen.view.layers, "boxes": seen.windows.boxes()}
+        else:
+            maps |= {name: features[name] for name in LEVELS}
         self._seen = seen._replace(view=seen.view._replace(layers={}))
         return Evidence(maps, self._object_ids)
 

@@ -65,9 +65,9 @@ class RGMPDecoder:
         self.options = options
 
     def __call__(
-        self, features: Features, evidence: Evidence, annotation: Annotation | None = None
+        self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
     ) -> torch.Tensor:
-        canvas = canvas_of(features.size, self.options)
+        canvas = canvas_of(size, self.options)
         probabilities = canvas.crop(aggregate(evidence["runs"])).contiguous()
         if annotation is None:
             return probabilities

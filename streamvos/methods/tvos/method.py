@@ -168,7 +168,7 @@ class TVOSExtractor(nn.Module):
         return self.bn256(self.adjust_dim(self.backbone(x)[self.last]))
 
 
-def decode(features: Features, evidence: Evidence, annotation: Annotation | None = None) -> torch.Tensor:
+def decode(evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None) -> torch.Tensor:
     """Cells to pixels: bilinear, then every pixel's labels are made to sum to one.
 
     A pixel that no label reached is background.
@@ -176,7 +176,7 @@ def decode(features: Features, evidence: Evidence, annotation: Annotation | None
     Returns:
         (1 + K, H, W) float32.
     """
-    probabilities = resize_probabilities(evidence["labels"], features.size)
+    probabilities = resize_probabilities(evidence["labels"], size)
     return (
         probabilities if annotation is None else insert_given(probabilities, evidence.object_ids, annotation)
     )

@@ -62,10 +62,10 @@ class DecoderStage(Stage):
     @torch.inference_mode()
     def _decide(self, message: Message) -> None:
         received = self.busy_since = now()
-        features, question = unpack_question(self._evidence, message, self._device)
+        question = unpack_question(self._evidence, message, self._device)
         started = now()
         message = with_own_picture(self._evidence, message)
-        decision = decide(self._method, features, question)
+        decision = decide(self._method, question)
         arrays, fields = pack_decision(decision, _by_reference(self._predictions.spec))
         self._evidence.grant(message)
         self._predictions.send("prediction", message.seq, fields, arrays)

@@ -169,7 +169,7 @@ class MemoryStage(Stage):
             return
         question = self._state.ask(features, annotation)
         by_reference = self._evidence.spec.mode == "reference"
-        arrays, fields = pack_question(features, question, by_reference)
+        arrays, fields = pack_question(question, by_reference)
         if self._evidence.spec.mode == "shared":
             self._make_room(arrays)
         if "image" in message.arrays:

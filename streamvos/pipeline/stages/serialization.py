@@ -4,8 +4,8 @@ Within one process they go by reference, as they are. Between processes every te
 whose memory format travels along: the same numbers in another order would be summed in another order, and
 masks would no longer equal those of a `Segmenter` bit for bit.
 
-    arrays, fields = pack(features, question, by_reference=False)
-    features, question = unpack_question(inbox, message, device)
+    arrays, fields = pack_question(question, by_reference=False)
+    question = unpack_question(inbox, message, device)
 """
 
 from __future__ import annotations
@@ -46,37 +46,37 @@ def unpack_features(inbox: Inbox, message: Message, device: torch.device) -> Fea
     return Features(_unpack_tensors(inbox, message, "f.", device), (int(size[0]), int(size[1])))
 
 
-def pack_question(features: Features, question: Question, by_reference: bool) -> Packed:
-    """What has to be decided about a frame, with its features."""
+def pack_question(question: Question, by_reference: bool) -> Packed:
+    """What has to be decided about a frame."""
     if by_reference:
-        return {"features": features, "question": question}, {}
-    arrays, fields = pack_features(features, False)
+        return {"question": question}, {}
+    arrays: dict[str, Any] = {}
+    fields: dict[str, Any] = {"size": list(question.size), "first": question.first}
     if question.evidence is not None:
-        more, strides = _pack_tensors("e.", question.evidence.maps)
-        arrays |= more
-        fields["strides"] |= strides
+        arrays, fields["strides"] = _pack_tensors("e.", question.evidence.maps)
         fields["evidence_ids"] = list(question.evidence.object_ids)
     if question.annotation is not None:
         arrays["given"] = question.annotation.label_map
         fields["given_ids"] = list(question.annotation.object_ids)
-    return arrays, {**fields, "first": question.first}
+    return arrays, fields
 
 
-def unpack_question(inbox: Inbox, message: Message, device: torch.device) -> tuple[Features, Question]:
+def unpack_question(inbox: Inbox, message: Message, device: torch.device) -> Question:
     """What `pack_question` packed.
 
     Raises:
         Refused: it is not there.
     """
-    features = unpack_features(inbox, message, device)
     if "question" in message.arrays:
-        return features, inbox.tensor(message, "question")
+        question: Question = inbox.tensor(message, "question")
+        return question
     evidence = annotation = None
     if (ids := message.get("evidence_ids")) is not None:
         evidence = Evidence(_unpack_tensors(inbox, message, "e.", device), tuple(ids))
     if (ids := message.get("given_ids")) is not None:
         annotation = Annotation(inbox.tensor(message, "given").to(device), tuple(ids))
-    return features, Question(evidence, annotation, bool(message["first"]))
+    height, width = message["size"]
+    return Question((int(height), int(width)), evidence, annotation, bool(message["first"]))
 
 
 def pack_decision(decision: Decision, by_reference: bool) -> Packed:

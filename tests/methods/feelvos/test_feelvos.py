@@ -124,7 +124,7 @@ def test_soft_probabilities_of_cells_come_back_exactly():
     first, second, third = (features_of(scene, size) for scene in scenes(3, grid))
     target.annotate(first, boxes(size, id2=(3, 3, 20, 20)), (2,))
     evidence = target.read(second)
-    probabilities = FEELVOS(FEELVOSOptions(network=SMALL)).decoder(second, evidence)
+    probabilities = FEELVOS(FEELVOSOptions(network=SMALL)).decoder(evidence, second.size)
     target.write(second, probabilities)
     target.head = Passes(PREVIOUS)
     assert torch.equal(target.read(third)["logits"], evidence["logits"].softmax(0))
@@ -268,15 +268,15 @@ def test_a_state_continues_bit_identically(previous):
         later = boxes((50, 61), id2=(6, 6, 32, 32), id4=(1, 40, 12, 60), id9=(20, 30, 45, 50))
         target.annotate(frames[1], later, (2, 4, 9), (4,), certain(later, (2, 4, 9)))
         evidence = target.read(frames[2])
-        target.write(frames[2], method.decoder(frames[2], evidence))
+        target.write(frames[2], method.decoder(evidence, frames[2].size))
         other = method.target()
         other.load_state_dict({name: value.clone() for name, value in target.state_dict().items()})
         assert other.object_ids == (2, 4, 9)
         for features in frames[3:]:
             one, two = target.read(features), other.read(features)
             assert torch.equal(one["logits"], two["logits"])
-            target.write(features, method.decoder(features, one))
-            other.write(features, method.decoder(features, two))
+            target.write(features, method.decoder(one, features.size))
+            other.write(features, method.decoder(two, features.size))
 
 
 def test_an_empty_state_is_a_state():
@@ -376,11 +376,11 @@ def test_decoding_enlarges_logits_and_inserts_what_is_given():
     target = showing(GLOBAL)
     target.annotate(first, boxes(size, id2=(3, 3, 20, 20)), (2,))
     evidence = target.read(now)
-    plain = method.decoder(now, evidence)
+    plain = method.decoder(evidence, now.size)
     logits = nn.functional.interpolate(evidence["logits"][None], size, mode="bilinear", align_corners=True)[0]
     assert torch.equal(plain, logits.softmax(0))
     given = boxes(size, id1=(25, 25, 30, 30))
-    both = method.decoder(now, evidence, Annotation(given, (1,)))
+    both = method.decoder(evidence, now.size, Annotation(given, (1,)))
     assert both.shape == (3, *size)
     assert (both[1, 25:30, 25:30] == 1).all()
     assert (both.sum(0) - 1).abs().max() < 1e-5
@@ -485,7 +485,7 @@ def test_a_gradient_reaches_every_weight_through_matching():
     first, now = (Features({n: v[k : k + 1] for n, v in both.maps.items()}, both.size) for k in range(2))
     target = method.target()
     target.annotate(first, labels, (1,))
-    probabilities = method.decoder(now, target.read(now))
+    probabilities = method.decoder(target.read(now), now.size)
     nn.functional.nll_loss(probabilities[None].log(), labels[None]).backward()
     reached = {name for name, weight in method.named_parameters() if weight.grad is not None}
     assert reached == {name for name, _ in method.named_parameters()}

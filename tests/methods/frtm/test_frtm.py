@@ -99,10 +99,10 @@ def test_a_run_is_the_authors(shared, file, dtype, scores, pixels, scores_last, 
         evidence = target.read(features)
         within, wrong = (scores, pixels) if t < 9 else (scores_last, pixels_last)
         assert off(evidence["scores"], golden["scores"][t - 1]) < within, f"frame {t}"
-        probabilities = method.decoder(features, evidence)
+        probabilities = method.decoder(evidence, features.size)
         assert (probabilities.argmax(0).numpy() != golden["labels"][t]).sum() <= wrong, f"frame {t}"
         if f"logits_{t - 1}" in golden:
-            logits = method.decoder.logits(features, evidence)[0].numpy()
+            logits = method.decoder.logits(evidence, features.size)[0].numpy()
             exact = dtype == torch.float64
             # logits reach 30; the segmentation network passes on what the scores differ by, enlarged by ten
             assert np.abs(logits - golden[f"logits_{t - 1}"]).max() < (2e-6 if exact else 1e-3)
@@ -263,7 +263,7 @@ def test_a_corrected_object_is_learned_anew_and_the_others_go_on():
     labels = torch.zeros(64, 96, dtype=torch.int64)
     labels[40:60, 5:30] = 9
     given = Annotation(labels, (9,))
-    probabilities = method.decoder(features, corrected.read(features), given)
+    probabilities = method.decoder(corrected.read(features), features.size, given)
     assert torch.equal(probabilities[2] > 0.5, labels == 9)
     corrected.annotate(features, labels, (4, 9), (9,), probabilities)
     fresh.annotate(features, labels, (9,))
@@ -300,7 +300,7 @@ def test_decoding_is_a_distribution(aggregation):
     target = method.target()
     target.annotate(frame_of(method), label_map(4, 9), (4, 9))
     features = frame_of(method, 1)
-    probabilities = method.decoder(features, target.read(features))
+    probabilities = method.decoder(target.read(features), features.size)
     assert probabilities.shape == (3, 64, 96)
     assert torch.allclose(probabilities.sum(0), torch.ones(64, 96), atol=1e-6)
     assert probabilities.min() >= 0
@@ -339,7 +339,7 @@ def test_given_masks_enter_before_objects_compete():
     features = frame_of(method)
     evidence = Evidence({"scores": torch.full((1, 4, 6), 3.0)}, (4,))
     given = Annotation(label_map(9), (9,))
-    probabilities = method.decoder(features, evidence, given)
+    probabilities = method.decoder(evidence, features.size, given)
     assert probabilities.shape == (3, 64, 96)
     assert torch.equal(probabilities[2], (given.label_map == 9).float())
     assert torch.equal(probabilities[1][given.label_map == 9], torch.zeros(16 * 24))

@@ -77,8 +77,8 @@ def test_two_objects_are_tracked_as_by_the_authors(shared):
             check_state(target, expected, t - 1)
             evidence = target.read(features)
             if t == 1:
-                check_logits(method.decoder.logits(features, evidence), expected["scores_crop_frame1"])
-            probabilities = method.decoder(features, evidence)
+                check_logits(method.decoder.logits(evidence, features.size), expected["scores_crop_frame1"])
+            probabilities = method.decoder(evidence, features.size)
             target.write(features, probabilities)
         label_map = probabilities.argmax(0).numpy()
         assert (label_map != expected["segmentation"][t]).sum() <= 5, f"frame {t}"
@@ -146,7 +146,7 @@ def advance(method: JOINT, target, frames: torch.Tensor) -> list[torch.Tensor]:
     answers = []
     for frame in frames:
         features = method.extractor(frame[None])
-        answers.append(method.decoder(features, target.read(features)))
+        answers.append(method.decoder(target.read(features), features.size))
         target.write(features, answers[-1])
     return answers
 
@@ -267,7 +267,7 @@ def test_a_new_object_joins_and_a_named_one_begins_anew(window):
     given = torch.zeros(60, 80, dtype=torch.int64)
     given[40:55, 50:70], given[:20, :20] = 7, 1
     annotation = Annotation(given, (1, 7))
-    probabilities = method.decoder(features, target.read(features), annotation)
+    probabilities = method.decoder(target.read(features), features.size, annotation)
     assert probabilities.shape == (4, 60, 80)
     assert (probabilities[3][given == 7] > 0.999).all()
     assert (probabilities[1][given == 1] > 0.999).all()
@@ -306,7 +306,7 @@ def test_what_was_read_of_another_frame_is_not_remembered():
     method, frames = small(), clip(3)
     target, twin = (start(method, frames, a_mask(), (1, 2)) for _ in range(2))
     first, second = (method.extractor(frames[t : t + 1]) for t in (1, 2))
-    probabilities = method.decoder(first, target.read(first))
+    probabilities = method.decoder(target.read(first), first.size)
     for one in (target, twin):
         one.write(first, probabilities)
     target.read(first)  # and then the frame changes
@@ -345,7 +345,7 @@ def test_writing_without_having_read_looks_first():
     one, other = (start(method, frames, a_mask(), (1, 2)) for _ in range(2))
     for k in range(1, 5):
         features = method.extractor(frames[k : k + 1])
-        probabilities = method.decoder(features, one.read(features))
+        probabilities = method.decoder(one.read(features), features.size)
         one.write(features, probabilities)
         other.write(features, probabilities)
     a, b = (advance(method, target, frames[5:])[0] for target in (one, other))
@@ -357,10 +357,10 @@ def test_one_object_competes_with_the_background_unless_told_otherwise():
     target = start(method, frames, a_mask((1,)), (1,))
     features = method.extractor(frames[1:])
     evidence = target.read(features)
-    logits = method.decoder.logits(features, evidence)
+    logits = method.decoder.logits(evidence, features.size)
     # the clamp of the background's probability is 1e-7
-    assert (method.decoder(features, evidence)[1] - (2 * logits[0]).sigmoid()).abs().max() < 1e-6
-    alone = small(merging="sigmoid").decoder(features, evidence)
+    assert (method.decoder(evidence, features.size)[1] - (2 * logits[0]).sigmoid()).abs().max() < 1e-6
+    alone = small(merging="sigmoid").decoder(evidence, features.size)
     assert torch.equal(alone[1], logits[0].sigmoid())
 
 
@@ -394,7 +394,7 @@ def test_an_annotation_that_names_nobody_is_a_write():
     one, other = (start(method, frames, a_mask(), (1, 2)) for _ in range(2))
     for k in range(1, 5):
         features = method.extractor(frames[k : k + 1])
-        probabilities = method.decoder(features, one.read(features))
+        probabilities = method.decoder(one.read(features), features.size)
         one.write(features, probabilities)
         other.read(features)
         other.annotate(features, probabilities.argmax(0), (1, 2), (), probabilities)

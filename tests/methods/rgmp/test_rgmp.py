@@ -189,7 +189,7 @@ def test_several_objects_are_the_authors(golden, published):
                 before[0] = 1 - before[0]
                 difference = before.numpy() - golden["prob_mo_f1_before_aggregation"]
                 assert np.abs(difference).max() < PROBABILITY
-            probabilities = method.decoder(features, evidence)
+            probabilities = method.decoder(evidence, features.size)
             target.write(features, probabilities)
             wrong = probabilities.argmax(0).numpy() != golden["maps_mo"][t]
             assert wrong.sum() <= PIXELS, f"frame {t}"
@@ -248,7 +248,7 @@ THREE = label_map((3, 5, 25, 5, 30), (7, 10, 40, 32, 50), (40, 20, 44, 55, 78))
 def follow(method: RGMP, target, images: list[torch.Tensor]) -> torch.Tensor:
     for image in images:
         features = method.extractor(image)
-        probabilities = method.decoder(features, target.read(features))
+        probabilities = method.decoder(target.read(features), features.size)
         target.write(features, probabilities)
     return probabilities
 
@@ -285,13 +285,13 @@ def test_the_border_guides_the_next_frame_as_it_was_read(rng):
     target.annotate(method.extractor(images[0]), THREE, (3, 7, 40))
     features = method.extractor(images[1])
     evidence = target.read(features)
-    target.write(features, method.decoder(features, evidence))
+    target.write(features, method.decoder(evidence, features.size))
     guides = target.state_dict()["previous"]
     assert torch.equal(guides, aggregate(evidence["runs"]))
     # a prediction that was never read here has a border of background
     other = method.target()
     other.load_state_dict(target.state_dict())
-    other.write(features, method.decoder(features, evidence))
+    other.write(features, method.decoder(evidence, features.size))
     canvas = canvas_of(SIZE, method.options)
     border = other.state_dict()["previous"]
     assert torch.equal(canvas.crop(border), canvas.crop(guides))
@@ -333,7 +333,7 @@ def annotate_midway(method: RGMP, target, features, given: torch.Tensor) -> torc
     named = tuple(int(i) for i in given.unique() if i not in (0, 255))
     annotation = Annotation(given, named)
     ids = tuple(sorted({*target.object_ids, *named}))
-    probabilities = method.decoder(features, target.read(features), annotation)
+    probabilities = method.decoder(target.read(features), features.size, annotation)
     winners = torch.tensor((0, *ids))[probabilities.argmax(0)]
     labels = torch.where((given == 0) | (given == 255), winners, given)
     target.annotate(features, labels, ids, named, probabilities)
@@ -406,7 +406,7 @@ def test_features_may_come_in_any_memory_format(rng):
             features = type(features)(maps, features.size)
             if t == 0:
                 target.annotate(features, THREE, (3, 7, 40))
-        found.append(method.decoder(features, target.read(features)))
+        found.append(method.decoder(target.read(features), features.size))
     assert torch.equal(*found)
 
 

@@ -74,7 +74,7 @@ def test_soft_labels_are_the_authors(golden, published, case):
     for t in range(1, 20):
         features = features_of(method, golden["frames_rgb"][t])
         evidence = target.read(features)
-        target.write(features, method.decoder(features, evidence))
+        target.write(features, method.decoder(evidence, features.size))
         assert np.abs(evidence["labels"].flatten(1).numpy() - golden[f"soft_{case}"][t - 1]).max() < TOLERANCE
 
 
@@ -111,7 +111,7 @@ def test_sixty_frames_of_propagation_are_the_authors(shared, case, temperature, 
             target.annotate(features, mask, (1, 2))
             continue
         evidence = target.read(features)
-        probabilities = decoder(features, evidence)
+        probabilities = decoder(evidence, features.size)
         target.write(features, probabilities)
         worst = max(
             worst, float(np.abs(evidence["labels"].flatten(1).numpy() - golden[f"soft_{case}"][t - 1]).max())
