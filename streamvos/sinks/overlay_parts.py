@@ -1,8 +1,8 @@
-"""An overlay video in parts: what is left of it when its writer is killed, and how the next one goes on.
+"""An overlay video in parts: what a killed writer leaves, and how the next writer continues.
 
-A killed process leaves NAME.partial.mp4, which plays but for its last moments
-(`OverlayVideoSink(recoverable=True)`). A video cannot be written on from there, so what is left is given its
-final name, and the next writer makes a new part: overlay.mp4, overlay.2.mp4, ...
+A killed process leaves NAME.partial.mp4, a fragmented MP4 that plays except for its last fragment
+(`OverlayVideoSink(recoverable=True)`). It cannot be appended to, so it gets its final name and the next
+writer starts a new part: overlay.mp4, overlay.2.mp4, ...
 
     last = rescue_parts("out/overlay.mp4")           # index of the last frame that is safe
     sink = OverlayVideoSink(part_path("out/overlay.mp4", 2), recoverable=True)
@@ -16,8 +16,13 @@ import os
 import re
 from pathlib import Path
 
-from streamvos.sinks.fragments import rescue
-from streamvos.sinks.sink import cannot_write, partial_path
+import av
+import av.error
+
+from streamvos.sinks.sink import cannot_write
+
+FIRST_FRAME = "first frame "
+"""The comment of a recoverable video is this and the index of its first frame."""
 
 
 def part_path(path: str | Path, number: int) -> Path:
@@ -27,9 +32,9 @@ def part_path(path: str | Path, number: int) -> Path:
 
 
 def rescue_parts(path: str | Path) -> int | None:
-    """Finish what killed writers left of a video, and give each part its final name.
+    """Give the partial files of killed writers their final names, without their torn ends.
 
-    What cannot be played is removed.
+    A file without a single playable frame is removed. Takes the time to read the files once.
 
     Returns:
         Index of the last frame of the last part; None if there is none.
@@ -40,7 +45,7 @@ def rescue_parts(path: str | Path) -> int | None:
     last = None
     for number, partial in _partial_parts(Path(path)):
         try:
-            found = rescue(partial)
+            found = cut_torn_end(partial)
             if found is None:
                 partial.unlink(missing_ok=True)
                 continue
@@ -52,19 +57,46 @@ def rescue_parts(path: str | Path) -> int | None:
     return last
 
 
+def cut_torn_end(partial: Path) -> tuple[int, int] | None:
+    """Shorten a fragmented MP4 to its last whole fragment.
+
+    Returns:
+        Index of its first frame and the number of frames; None if none can be played, the file unchanged.
+
+    Raises:
+        OSError: it cannot be shortened.
+    """
+    frames = end = 0  # packets so far, and where the last of them ends, in bytes
+    whole = (0, 0)  # the same at the end of the last whole fragment
+    try:
+        with av.open(f"file:{partial.absolute()}") as container:
+            number = container.metadata.get("comment", "").removeprefix(FIRST_FRAME)
+            announced = container.streams.video[0].frames
+            for packet in container.demux(video=0):
+                if packet.is_corrupt:
+                    break
+                if packet.size == 0 or packet.pos != end:  # the fragments' headers lie between their packets
+                    whole = (frames, end)
+                frames, end = frames + (packet.size > 0), (packet.pos or 0) + packet.size
+    except (av.error.FFmpegError, OSError, ValueError, IndexError):
+        if not whole[0]:
+            return None
+    frames, end = whole
+    if frames != announced:  # a finished file announces all its frames, in an index behind them
+        os.truncate(partial, end)
+    return (int(number) if number.isdecimal() else 0, frames) if frames else None
+
+
 def remove_partial_parts(path: str | Path) -> None:
-    """Remove what killed writers of an earlier run left, so that it is not taken for this run's."""
+    """Remove partial files of an earlier run, so that they are not taken for this run's."""
     for _, partial in _partial_parts(Path(path)):
         with contextlib.suppress(OSError):
             partial.unlink()
 
 
 def _partial_parts(path: Path) -> list[tuple[int, Path]]:
+    """Number and path of each partial file of a video, in order."""
     name = re.compile(re.escape(path.stem) + r"(?:\.(\d+))?\.partial" + re.escape(path.suffix))
-    found = []
-    for candidate in path.parent.glob(f"{glob.escape(path.stem)}*.partial{path.suffix}"):
-        match = name.fullmatch(candidate.name)
-        if match is not None and candidate.is_file():
-            found.append((int(match[1] or 1), candidate))
-    assert all(partial_path(part_path(path, number)) == one for number, one in found)
-    return sorted(found)
+    candidates = path.parent.glob(f"{glob.escape(path.stem)}*.partial{path.suffix}")
+    matches = [(name.fullmatch(one.name), one) for one in candidates if one.is_file()]
+    return sorted((int(match[1] or 1), one) for match, one in matches if match is not None)

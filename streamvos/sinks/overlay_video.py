@@ -1,7 +1,7 @@
-"""The stream as a video with the objects drawn over it, for people: an MP4 that every browser plays.
+"""The stream as a video with the objects drawn over it: an MP4 that every browser plays.
 
-H.264 in yuv420p with the index in front of the pictures, so that it starts before it is loaded. Time
-stamps are those of the frames, so that a live stream with dropped frames still plays at life's own speed.
+H.264 in yuv420p. Each frame keeps its time stamp, so a live stream with dropped frames plays at its real
+speed.
 
     with OverlayVideoSink("out/overlay.mp4") as sink:
         sink.write(frame, result)
@@ -10,7 +10,9 @@ stamps are those of the frames, so that a live stream with dropped frames still 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
@@ -21,15 +23,14 @@ import av.video.stream
 import cv2
 import numpy as np
 
-from streamvos.sinks.fragments import FIRST_FRAME, rescue
 from streamvos.sinks.overlay import Overlay
-from streamvos.sinks.patient_file import PatientFile
-from streamvos.sinks.sink import Sink, cannot_write, make_folder, partial_path
+from streamvos.sinks.overlay_parts import FIRST_FRAME, cut_torn_end
+from streamvos.sinks.sink import Sink, cannot_write, is_full, make_folder, partial_path
 from streamvos.types import Frame, InputError, Result, SinkError
 
 _ENCODERS = {
     # Name of the encoder -> its options. Quality 20 is hard to tell from the original; at 480p "superfast"
-    # costs 8 ms of processor a frame and "veryfast" 14, for files that are 8 % smaller.
+    # takes 8 ms of CPU per frame and "veryfast" 14, for files that are 8 % smaller.
     "libx264": {"preset": "superfast", "crf": "20"},
     "libopenh264": {"rc_mode": "quality"},
     "h264_videotoolbox": {"q:v": "65"},
@@ -38,11 +39,15 @@ _ENCODERS = {
 NOMINAL_FPS = 24.0
 """Frames per second by which a video of a single frame gets its length."""
 
-_INDEX_FIRST = {"movflags": "+faststart"}  # by a second pass over the file, when all is known
-# Fragments of half a second, each with an index of its own, hidden behind one index at the end; no picture is
-# out of order. Measured on 60 synthetic frames at 480p against the above: 8.3 to 8.7 ms of processor a frame
-# instead of 9.6 to 10.8, closed in 12 to 19 ms instead of 34 to 36, and a file 17 % larger.
-_RECOVERABLE = {"movflags": "+hybrid_fragmented", "frag_duration": "500000", "flush_packets": "1"}
+_INDEX_FIRST = {"movflags": "+faststart"}  # by a second pass over the file, when it is complete
+# A fragmented MP4, which the muxer turns into an ordinary one at the end by an index behind the pictures. A
+# fragment lasts half a second. Measured on 60 synthetic frames at 480p against the above: 8.3 to 8.7 ms of
+# CPU per frame instead of 9.6 to 10.8, closed in 12 to 19 ms instead of 34 to 36, and a file 17 % larger.
+_RECOVERABLE = {
+    "movflags": "+hybrid_fragmented+empty_moov+default_base_moof",
+    "frag_duration": "500000",
+    "flush_packets": "1",
+}
 
 _ERRORS = (OSError, av.error.FFmpegError)
 _TICKS = 90_000
@@ -53,18 +58,19 @@ _LIMITED_RANGE = 1
 class OverlayVideoSink(Sink):
     """Writes each frame with its result drawn over it into an H.264 video.
 
-    It is written as NAME.partial.mp4 and renamed when closed. After an exception the partial file is
-    completed, so that the frames so far can be watched, and keeps that name; if not even that works, or
-    no frame was written, it is removed. Odd widths and heights get one more column or row, since
-    yuv420p has none.
+    The video is written as NAME.partial.mp4 and renamed when closed. After an exception the partial file is
+    completed, so that the frames so far can be watched, and keeps that name; if that fails too, or no frame
+    was written, it is removed. Odd widths and heights get one more column or row, as yuv420p requires.
 
     Args:
         path: the final file, ending in .mp4; its folder is made if missing.
         fps: constant frame rate; None: the frames' own time stamps.
         overlay: how objects are drawn.
-        recoverable: the partial file plays at any moment, also when the process is killed, up to half a
-            second before; `overlay_parts` finishes it. The index then comes last, so that closing is cheap; a
-            file that cannot be completed is kept. `on_full` is asked of such a video alone.
+        recoverable: the partial file plays at any moment, also after the process was killed, except for its
+        last
+            half second; `overlay_parts.rescue_parts` finishes it. A file that cannot be completed is kept,
+            and a full disk can be waited for (`on_full`). The index comes last, so that closing is cheap;
+            otherwise it comes first, so that a browser can play the file while loading it.
 
     Raises:
         InputError: the name does not end in .mp4, or `fps` is not > 0. Later: a frame has another size
@@ -99,13 +105,13 @@ class OverlayVideoSink(Sink):
         self._failure: Exception | None = None
         self._is_begun = False  # its head is written; without one, FFmpeg crashes over a second packet
         self._duration = round(_TICKS / (fps or NOMINAL_FPS))
-        self._file: PatientFile | None = None
+        self._file: _WaitingFile | None = None
         make_folder(self.path.parent)
         try:
-            # PyAV opens the file with the first frame; what is amiss with it shall show now.
+            # PyAV opens the file with the first frame; an error shall show now.
             self._partial.write_bytes(b"")
             if recoverable:
-                self._file = PatientFile(self._partial, self._may_try_again)
+                self._file = _WaitingFile(self._partial, self._may_try_again)
             self._container = av.open(
                 self._file or f"file:{self._partial.absolute()}",  # the index in front needs the file's name
                 mode="w",
@@ -159,7 +165,7 @@ class OverlayVideoSink(Sink):
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
         context.time_base = stream.time_base = Fraction(1, _TICKS)
-        # A key frame every few seconds lets a player jump; players guess the colors' matrix if not told.
+        # A key frame every few seconds lets a player jump; players guess the color matrix if it is missing.
         context.gop_size = 60
         if self._recoverable:
             # Pictures are stored in the order in which they are shown, so that none is missing before a kill.
@@ -208,16 +214,16 @@ class OverlayVideoSink(Sink):
                 raise SinkError("nothing to keep")
             self._complete()
             _check(self._partial, self._written)
-        except Exception:  # we are here because of another error, which is the one to be told
+        except Exception:  # the error that led here is the one to report
             self._give_up()
 
     def _give_up(self) -> None:
-        """It cannot be completed: what is whole all the same keeps its partial name, the rest is removed."""
+        """It cannot be completed: a recoverable video keeps its whole fragments, any other is removed."""
         self._let_go()
         found = None
         if self._recoverable:
             with contextlib.suppress(OSError):
-                found = rescue(self._partial)
+                found = cut_torn_end(self._partial)
         if found is None:
             self._remove()
 
@@ -232,6 +238,28 @@ class OverlayVideoSink(Sink):
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
+
+
+class _WaitingFile(io.FileIO):
+    """A file whose writer may wait for room on a full disk.
+
+    FFmpeg's muxer writes a fragment in many pieces and stops for good at the first that fails. Here a piece
+    is continued where the disk ended it, until `on_full` gives up (`Sink.on_full`).
+    """
+
+    def __init__(self, path: Path, on_full: Callable[[Exception], bool]):
+        super().__init__(path, "wb")
+        self._on_full = on_full
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                if not (is_full(error) and self._on_full(error)):
+                    raise
+        return len(data)
 
 
 def _find_encoder() -> tuple[str, dict[str, str]]:

@@ -1,6 +1,10 @@
 """What is left of an overlay video when its writer is killed: it plays, whatever the moment."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,35 @@ def test_wherever_it_was_cut_off_what_is_kept_plays(tmp_path, killed):
             assert count(part) == last - 99
             part.unlink()
         assert not (tmp_path / "overlay.2.partial.mp4").exists()
+
+
+WRITER = """
+import itertools, sys
+import numpy as np
+from streamvos.sinks import OverlayVideoSink
+from streamvos.types import Frame, Result
+
+sink = OverlayVideoSink(sys.argv[1], recoverable=True)
+for index in itertools.count():
+    image = np.full((48, 64, 3), index % 256, np.uint8)
+    result = Result(np.zeros((48, 64), np.uint8), 0, (), lambda: np.zeros(0), dict)
+    sink.write(Frame(image, index, 0, index / 24, "clip"), result)
+    print(index, flush=True)
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_process_loses_at_most_the_last_fragment(tmp_path, seed):
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "overlay.mp4")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        stop = random.Random(seed).randint(60, 120)
+        written = next(int(line) for line in writer.stdout if int(line) >= stop)
+        os.kill(writer.pid, signal.SIGKILL)
+        written = max([written, *map(int, writer.stdout)])
+    last = rescue_parts(tmp_path / "overlay.mp4")
+    assert last is not None
+    assert count(tmp_path / "overlay.mp4") == last + 1
+    assert written - last <= 24  # a fragment of 12 frames, and what the encoder held
 
 
 def test_one_that_was_finished_but_for_its_name_is_renamed(tmp_path, make_pair):
