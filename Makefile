@@ -21,15 +21,15 @@ $(BIN)/python:
 # torch first and alone: its exact version decides which build pip takes
 $(STAMP): $(BIN)/python setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,pipeline]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
 demo: install
 	$(BIN)/streamvos demo --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)") $(if $(MASK),--mask "$(MASK)") $(if $(BOX),--box "$(BOX)")
 
 lint: install
-	$(BIN)/ruff check streamvos tests bench setup.py
-	$(BIN)/ruff format --check streamvos tests bench setup.py
+	$(BIN)/ruff check streamvos tests bench examples setup.py
+	$(BIN)/ruff format --check streamvos tests bench examples setup.py
 	$(BIN)/mypy
 
 test: lint

@@ -38,26 +38,26 @@ setup(
     install_requires=[
         "torch>=2.11",
         "numpy>=1.26",
-        "opencv-python-headless>=4.10",
+        "opencv-python-headless>=4.10",  # or another OpenCV wheel: docs/pipeline.md, Install
         "av>=13",
         "pillow>=10.3",
         "safetensors>=0.5",
         "pydantic>=2.7",
         "typer>=0.15",
         "rich>=13.7",
-        'tomli>=2.0; python_version < "3.11"',  # recipes
+        "pyzmq>=26",
+        "msgpack>=1.0",
+        "prometheus-client>=0.21",
+        "platformdirs>=4.3",
+        "filelock>=3.16",
+        'tomli>=2.0; python_version < "3.11"',
     ],
     extras_require={
         "train": ["matplotlib>=3.9"],
-        "pipeline": [
-            "pyzmq>=26",
-            "msgpack>=1.0",
-            "prometheus-client>=0.21",
-            'tomli>=2.0; python_version < "3.11"',
-        ],
         "tensorrt": ["torch-tensorrt>=2.13,<2.14"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5"],
         "dev": [
+            "build>=1.2",
             "matplotlib>=3.9",
             "pytest>=8",
             "pytest-benchmark>=5",
@@ -67,11 +67,11 @@ setup(
             'triton>=3.6; platform_system == "Linux" and platform_machine == "x86_64"',
             "ruff>=0.9",
             "mypy>=1.15",
+            "setuptools>=77",
         ],
     },
     entry_points={"console_scripts": ["streamvos=streamvos.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",

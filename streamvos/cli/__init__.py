@@ -20,7 +20,7 @@ import typer
 import streamvos
 from streamvos.cli.common import examples, report_error, warnings_shown, with_json_target, write_output
 from streamvos.cli.signals import Stopped, signals_caught
-from streamvos.types import InputError, StreamvosError
+from streamvos.types import StreamvosError
 
 # Typer brings a click of its own since 0.26; this is the class of its usage errors, whichever it is.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -43,10 +43,6 @@ COMMANDS = {
 """Command -> function in the module of that name; None = the module's `app` has commands of its own."""
 
 _MODULES = {"eval": "evaluate"}
-
-_ADVICE = "pip install 'streamvos[pipeline]'"
-
-_EXTRA = ("zmq", "msgpack", "tomli")  # of the extra "pipeline", which others do without
 
 
 def make_app(wanted: str | None = None) -> typer.Typer:
@@ -72,24 +68,13 @@ def make_app(wanted: str | None = None) -> typer.Typer:
     )
     app.callback()(_options)
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
-        try:
-            module: Any = import_module(f"streamvos.cli.{_MODULES.get(name, name)}")
-        except ModuleNotFoundError as error:
-            if error.name not in _EXTRA:
-                raise
-            anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-            app.command(name, context_settings=anything, help=f"Not installed: {_ADVICE}.")(_refuse)
-            continue
+        module: Any = import_module(f"streamvos.cli.{_MODULES.get(name, name)}")
         function = COMMANDS[name]
         if function is None:
             app.add_typer(module.app, name=name)
         else:
             app.command(name, epilog=module.EXAMPLES)(getattr(module, function))
     return app
-
-
-def _refuse() -> None:
-    raise InputError(f"this command needs packages that are not installed: {_ADVICE}")
 
 
 def _print_version(wanted: bool) -> None:
@@ -127,10 +112,6 @@ def main(arguments: list[str] | None = None) -> int:
             report_error(_usage(error, given))
         except StreamvosError as error:
             report_error(error)
-        except ModuleNotFoundError as error:
-            if error.name not in _EXTRA:
-                raise
-            report_error(f"this command needs {error.name}, which is not installed: {_ADVICE}")
         except (MemoryError, RuntimeError) as error:
             # the second is torch's, which need not have been imported
             if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":

@@ -196,10 +196,8 @@ def torch_device() -> torch.device:
 
 
 def _zeromq() -> Finding:
-    try:
-        import zmq
-    except ImportError:
-        return Finding("ZeroMQ", "optional", "pyzmq is not installed", "pip install 'streamvos[pipeline]'")
+    import zmq
+
     return Finding("ZeroMQ", "ok", f"{zmq.zmq_version()}, pyzmq {zmq.__version__}")
 
 

@@ -179,14 +179,8 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
     Raises:
         InputError: it cannot be run; nothing has been started.
     """
-    try:
-        from streamvos.pipeline.supervision.supervisor import Supervisor
-    except ModuleNotFoundError as error:
-        if error.name not in ("zmq", "msgpack"):
-            raise
-        raise InputError(
-            f"serving needs {error.name}, which is not installed; pip install 'streamvos[pipeline]' brings it"
-        ) from None
+    from streamvos.pipeline.supervision.supervisor import Supervisor
+
     _check_method(config)
     _check_backend(config)
     log = EventLog(config.observe.log)
