@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from streamvos.segmenter import Extraction, StreamState, annotation_of, decide
+from streamvos.segmenter import Extraction, StreamState, check_mask, decide
 from streamvos.types import Features
 
 SIZE = (96, 128)
@@ -104,9 +104,9 @@ def prepared(name: str, device: str = "cpu") -> Flat:
 def follow(extract: Extraction, frame: torch.Tensor) -> None:
     """Two steps of a stream."""
     state = StreamState(extract.method, extract.device)
-    mask = torch.zeros(SIZE, dtype=torch.int64, device=extract.device)
+    mask = torch.zeros(SIZE, dtype=torch.int64)
     mask[10:50, 10:60], mask[50:90, 60:120] = 1, 2
-    for annotation in (annotation_of(mask), None):
+    for annotation in (check_mask(mask, SIZE, extract.device), None):
         features = extract([frame])
         question = state.ask(features, annotation)
         state.learn(features, question, decide(extract.method, question))

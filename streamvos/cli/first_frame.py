@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from streamvos.masks.boxes import Box
+from streamvos.masks.boxes import Box, parse_boxes
 from streamvos.sources import Source
-from streamvos.sources.first_frame import first_label_map, parse_boxes
+from streamvos.sources.first_frame import first_label_map
 from streamvos.sources.first_frame import given_label_map as _given_label_map
 from streamvos.types import Frame, InputError, SinkError, SourceError
 
@@ -42,7 +42,7 @@ def given_label_map(source: Source, path: Path | None, boxes: Mapping[int, Box])
     Raises:
         InputError: nothing says what to follow; or as `streamvos.sources.first_frame.given_label_map`.
     """
-    given = _given_label_map(source, path, boxes, "--mask")
+    given = _given_label_map(source, path, boxes)
     if given is None and not boxes:
         raise InputError(f"{source.name}: {HOW_TO_BEGIN}")
     return given

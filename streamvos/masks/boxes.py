@@ -1,30 +1,32 @@
-"""A first mask from rectangles: for who has a camera and no label map.
+"""A first mask from rectangles, for users who have a camera and no label map.
 
-A rectangle drawn around an object holds background in its corners, and what follows the object would
-follow that too. GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004; OpenCV's) tells the two apart by color:
-what lies around the rectangle is background, what lies in it may be either.
+A rectangle drawn around an object also holds background in its corners, and a method would follow that too.
+GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004; OpenCV's) separates the two by color: pixels around the
+rectangle are background, pixels inside may be either.
 
-    >>> parse_box("1:200,120,420,460")
-    (1, (200, 120, 420, 460))
+    >>> boxes = parse_boxes(["1:200,120,420,460"])
+    >>> boxes
+    {1: (200, 120, 420, 460)}
 
-    label_map = label_map_from_boxes(frame.image, {1: (200, 120, 420, 460)})
+    label_map = label_map_from_boxes(frame.image, boxes)
     vos.step(frame.image, label_map)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from streamvos.masks.checks import object_ids
 from streamvos.types import MAX_OBJECT_ID, InputError
 
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, right and bottom exclusive, as in `ObjectResult.box`."""
 
 SMALLEST_BOX = 4
-"""Rectangles narrower or lower than this, in pixels, are taken for slips."""
+"""Rectangles narrower or lower than this, in pixels, are taken for slips of the mouse."""
 
 _SIDE = 400  # GrabCut works at most at this size: its cost grows with the pixels, its answer does not
 _MARGIN = 0.5  # of the box's longer side is shown around it, to learn the background from
@@ -34,12 +36,25 @@ _SMALLEST_PART = 0.1  # of the largest connected part; smaller ones are noise
 _SEED = 7
 
 
-def parse_box(text: str) -> tuple[int, Box]:
-    """Object id and rectangle from "ID:LEFT,TOP,RIGHT,BOTTOM".
+def parse_boxes(texts: Iterable[str] | None) -> dict[int, Box]:
+    """Rectangles by object id.
+
+    Args:
+        texts: "ID:LEFT,TOP,RIGHT,BOTTOM" each; None means there are none.
 
     Raises:
-        InputError: another form, or an id that is not in 1..254.
+        InputError: one has another form or an id that is not in 1..254, or an id comes twice.
     """
+    boxes: dict[int, Box] = {}
+    for text in texts or ():
+        object_id, box = _parse_box(text)
+        if object_id in boxes:
+            raise InputError(f"the box {text}: object {object_id} has a box already; give each id once")
+        boxes[object_id] = box
+    return boxes
+
+
+def _parse_box(text: str) -> tuple[int, Box]:
     match = re.fullmatch(r"\s*(\d+)\s*:\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*", text)
     if match is None:
         raise InputError(
@@ -69,7 +84,7 @@ def label_map_from_boxes(image: np.ndarray, boxes: Mapping[int, Box]) -> np.ndar
     label_map = np.zeros(image.shape[:2], np.uint8)
     for object_id in sorted(masks, key=lambda one: (-int(masks[one].sum()), one)):
         label_map[masks[object_id]] = object_id
-    hidden = sorted(set(boxes) - set(np.unique(label_map).tolist()))
+    hidden = sorted(set(boxes) - set(object_ids(label_map)))
     if hidden:
         raise InputError(
             f"nothing is left of object {hidden[0]}: other boxes cover it; draw them closer to their objects"

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from streamvos.masks.checks import check_label_map
 from streamvos.types import InputError, SinkError
 
 Binary = Literal["auto", "always", "never"]
@@ -116,16 +117,7 @@ def write_label_map(path: str | Path, mask: np.ndarray) -> None:
         SinkError: the file cannot be written (full disk, missing folder or permission).
     """
     path = Path(path)
-    mask = np.asarray(mask)
-    if mask.ndim != 2 or mask.size == 0:
-        raise InputError(f"a label map has the shape (H, W), got {mask.shape}; give one label per pixel")
-    if mask.dtype != np.bool_ and not np.issubdtype(mask.dtype, np.integer):
-        raise InputError(f"a label map holds whole numbers, got {mask.dtype}; convert it, e.g. to uint8")
-    if mask.dtype != np.uint8:
-        lowest, highest = int(mask.min()), int(mask.max())
-        if lowest < 0 or highest > 255:
-            raise InputError(f"labels must lie within 0..255, got {lowest}..{highest}")
-    picture = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
+    picture = Image.fromarray(check_label_map(mask))
     picture.putpalette(_PALETTE_BYTES)
     # Hidden, so that no listing of *.png meets it; unique, so that two writers do not mix.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")

@@ -15,6 +15,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from streamvos.masks.checks import check_label_map
 from streamvos.types import InputError
 
 
@@ -50,8 +51,7 @@ def encode_rles(label_map: np.ndarray, ids: Iterable[int]) -> dict[int, Rle]:
     Raises:
         InputError: another shape.
     """
-    if label_map.ndim != 2 or label_map.size == 0:
-        raise InputError(f"a mask has the shape (H, W), got {label_map.shape}")
+    label_map = check_label_map(label_map)
     height, width = label_map.shape
     columns = label_map.ravel(order="F")
     starts = np.concatenate([[0], np.flatnonzero(columns[1:] != columns[:-1]) + 1])

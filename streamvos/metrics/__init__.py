@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from streamvos.lazy import import_on_use
 
 if TYPE_CHECKING:
-    from streamvos.metrics.evaluation import evaluate_sequence
+    from streamvos.metrics.evaluation import SequenceScorer, evaluate_sequence
     from streamvos.metrics.folders import DATASETS, score_folders
     from streamvos.metrics.latency import Latencies
     from streamvos.metrics.measures import TOLERANCE, boundary_accuracy, measure_objects, region_similarity
@@ -41,6 +41,7 @@ __all__ = [
     "ObjectScore",
     "Scores",
     "SequenceScore",
+    "SequenceScorer",
     "Statistics",
     "YouTubeScores",
     "boundary_accuracy",
@@ -58,7 +59,7 @@ __all__ = [
 __getattr__ = import_on_use(
     __name__,
     {
-        "streamvos.metrics.evaluation": ["evaluate_sequence"],
+        "streamvos.metrics.evaluation": ["SequenceScorer", "evaluate_sequence"],
         "streamvos.metrics.folders": ["DATASETS", "score_folders"],
         "streamvos.metrics.latency": ["Latencies"],
         "streamvos.metrics.measures": [

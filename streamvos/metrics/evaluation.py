@@ -1,10 +1,15 @@
 """The semi-supervised protocol: score the label maps of one sequence against the true ones.
 
-The first frame is left out, because its mask was given, and so is the last, as DAVIS does. Masks are
-taken one pair at a time, so that a sequence of any length needs the memory of two frames.
+The first frame is left out, because its mask was given, and so is the last, as DAVIS does. Frames come one
+at a time, so that a sequence of any length needs the memory of two.
 
-    score = evaluate_sequence(truths, predictions, name="goat")  # any iterables of (H, W) label maps
-    score.percent()["J"]  # 68.2
+    >>> truth = np.zeros((40, 60), np.uint8)
+    >>> truth[10:30, 10:30] = 1
+    >>> scorer = SequenceScorer("goat")
+    >>> for _ in range(3):
+    ...     scorer.add(truth, np.roll(truth, 10, axis=1))
+    >>> round(scorer.result().percent()["J"], 1)  # 200 pixels shared of 600
+    33.3
 """
 
 from __future__ import annotations
@@ -16,84 +21,102 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamvos.metrics.measures import TOLERANCE, boundary_radius, label_map, measure_objects
+from streamvos.masks.checks import check_label_map, object_ids
+from streamvos.metrics.measures import TOLERANCE, boundary_radius, measure_objects
 from streamvos.metrics.scores import ObjectScore, SequenceScore
-from streamvos.types import MAX_OBJECT_ID, VOID, InputError
+from streamvos.types import MAX_OBJECT_ID, InputError
 
 _END = object()
+
+
+class SequenceScorer:
+    """J and F of every object in every frame of a sequence but the first and the last.
+
+    Args:
+        name: the sequence's name.
+        ids: the objects to score; None stands for those of the first true label map. Where an object is
+            absent from both maps its J and F are 1. True labels of other objects count as background.
+        tolerance: boundary tolerance; below 1 a part of the diagonal, from 1 upwards pixels.
+
+    Raises:
+        InputError: bad ids or a bad tolerance.
+    """
+
+    def __init__(
+        self, name: str = "sequence", ids: Iterable[int] | None = None, tolerance: float = TOLERANCE
+    ):
+        boundary_radius((1, 1), tolerance)  # refuses a bad tolerance
+        self.name = name
+        self._ids = None if ids is None else check_object_ids(ids)
+        self._tolerance = tolerance
+        self._size: tuple[int, int] | None = None
+        self._count = 0
+        self._waiting: tuple[np.ndarray, np.ndarray] | None = (
+            None  # judged once it is known not to be the last
+        )
+        self._values: list[tuple[np.ndarray, np.ndarray]] = []  # J and F of each judged frame, (K,) each
+
+    def add(self, truth: np.ndarray, prediction: np.ndarray, frame: str | int | None = None) -> None:
+        """Take the next frame into account.
+
+        Args:
+            truth: (H, W) integer label map; 0 background, 255 void, which is left out.
+            prediction: (H, W) integer label map.
+            frame: what errors call the frame; by default frames are counted from 0.
+
+        Raises:
+            InputError: a size that differs from the first frame's, a value that is no label, a predicted
+                object that is not among those scored, or no object to score.
+        """
+        where = f"{self.name}, frame {self._count if frame is None else frame}"
+        truth = check_label_map(truth, self._size, f"{where}: the truth")
+        self._size = truth.shape[0], truth.shape[1]
+        prediction = check_label_map(prediction, self._size, f"{where}: the prediction")
+        if self._ids is None:
+            self._ids = tuple(object_ids(truth))
+            if not self._ids:
+                raise InputError(
+                    f"{where}: the true label map holds no object; give the ids, or a first mask"
+                )
+        check_predicted(prediction, self._ids, where)
+        if self._waiting is not None:
+            self._values.append(measure_objects(*self._waiting, self._ids, self._tolerance))
+        self._waiting = (truth, prediction) if self._count else None
+        self._count += 1
+
+    def result(self) -> SequenceScore:
+        """The score of the frames so far, of which the last is left out.
+
+        Raises:
+            InputError: there were fewer than three.
+        """
+        if self._count < 3 or self._ids is None:
+            raise InputError(
+                f"{self.name} has {self._count} frame{'' if self._count == 1 else 's'}; at least 3 are "
+                "needed, because the first and the last are not judged"
+            )
+        table = np.array(self._values)  # (N, 2, K)
+        objects = (ObjectScore(one, table[:, 0, k], table[:, 1, k]) for k, one in enumerate(self._ids))
+        return SequenceScore(self.name, tuple(objects))
 
 
 def evaluate_sequence(
     truths: Iterable[np.ndarray],
     predictions: Iterable[np.ndarray],
-    object_ids: Iterable[int] | None = None,
+    ids: Iterable[int] | None = None,
     *,
     name: str = "sequence",
     tolerance: float = TOLERANCE,
-    frame_names: Sequence[str] | None = None,
 ) -> SequenceScore:
-    """J and F of every object in every frame but the first and the last.
-
-    Args:
-        truths: (H, W) integer label maps of all frames in order; 0 background, 255 void (left out).
-        predictions: (H, W) integer label maps of the same frames, the first and last included.
-        object_ids: the objects to score; by default those of the first true label map. Where an object
-            is absent from both maps its J and F are 1. True labels of other objects count as background.
-        name: of the sequence.
-        tolerance: of the boundary; below 1 a part of the diagonal, from 1 upwards pixels.
-        frame_names: what to call the frames in an error; by default they are counted from 0.
+    """The score of a sequence from its true and predicted label maps, each in order; see `SequenceScorer`.
 
     Raises:
-        InputError: fewer than three frames, different numbers of frames, a size that differs within a
-            pair or from the first frame's, a value that is no label, a predicted object that is not
-            among those scored, or no object to score.
+        InputError: as `SequenceScorer`, or different numbers of frames.
     """
-    boundary_radius((1, 1), tolerance)  # refuses a bad tolerance before the first frame is read
-    ids = None if object_ids is None else check_object_ids(object_ids)
-    regions: list[np.ndarray] = []
-    boundaries: list[np.ndarray] = []
-    waiting: tuple[np.ndarray, np.ndarray] | None = None  # judged once it is known not to be the last
-    size: tuple[int, ...] | None = None
-    count = 0
-    labels = iter(frame_names or ())
-    for index, (truth, prediction) in enumerate(pairs(truths, predictions, name)):
-        where = f"{name}, frame {next(labels, index)}"
-        truth = label_map(truth, f"{where}: the truth")
-        prediction = label_map(prediction, f"{where}: the prediction")
-        if ids is None:
-            ids = labels_of(truth)
-            if not ids:
-                raise InputError(
-                    f"{where}: the true label map holds no object; give object_ids, or a first mask"
-                )
-        size = truth.shape if size is None else size
-        for what, array in (("truth", truth), ("prediction", prediction)):
-            if array.shape != size:
-                raise InputError(
-                    f"{where}: the {what} is {array.shape[0]} x {array.shape[1]} (height x width); expected "
-                    f"{size[0]} x {size[1]} as in the first true label map"
-                )
-        check_predicted(prediction, ids, where)
-        if waiting is not None:
-            region, boundary = measure_objects(*waiting, ids, tolerance)
-            regions.append(region)
-            boundaries.append(boundary)
-        waiting = (truth, prediction) if index > 0 else None
-        count = index + 1
-    if count < 3 or ids is None:
-        raise InputError(
-            f"{name} has {count} frame{'' if count == 1 else 's'}; at least 3 are needed, because the first "
-            "and the last are not judged"
-        )
-    return sequence_score(name, ids, regions, boundaries)
-
-
-def sequence_score(
-    name: str, object_ids: Sequence[int], regions: Sequence[np.ndarray], boundaries: Sequence[np.ndarray]
-) -> SequenceScore:
-    """The score of one sequence from N frames' J and F, each (K,) in the order of `object_ids`."""
-    by_object = zip(object_ids, np.stack(regions, axis=1), np.stack(boundaries, axis=1), strict=True)
-    return SequenceScore(name, tuple(ObjectScore(*columns) for columns in by_object))
+    scorer = SequenceScorer(name, ids, tolerance)
+    for truth, prediction in pairs(truths, predictions, name):
+        scorer.add(truth, prediction)
+    return scorer.result()
 
 
 def pairs(
@@ -114,37 +137,30 @@ def pairs(
         yield truth, prediction
 
 
-def labels_of(labels: np.ndarray) -> tuple[int, ...]:
-    """The object ids in a (H, W) uint8 label map, ascending, without background and void."""
-    present = np.flatnonzero(cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel())
-    return tuple(int(label) for label in present if 0 < label < VOID)
-
-
-def check_object_ids(object_ids: Iterable[int]) -> tuple[int, ...]:
+def check_object_ids(ids: Iterable[int]) -> tuple[int, ...]:
     """The ids, ascending.
 
     Raises:
         InputError: there is none, one occurs twice, or one is not in 1..254.
     """
-    ids = sorted(int(one) for one in object_ids)
-    if not ids or len(set(ids)) != len(ids) or ids[0] < 1 or ids[-1] > MAX_OBJECT_ID:
+    ordered = sorted(int(one) for one in ids)
+    if not ordered or len(set(ordered)) != len(ordered) or ordered[0] < 1 or ordered[-1] > MAX_OBJECT_ID:
         raise InputError(
-            f"the object ids are {ids}; expected at least one, all different, in 1..{MAX_OBJECT_ID}"
+            f"the object ids are {ordered}; expected at least one, all different, in 1..{MAX_OBJECT_ID}"
         )
-    return tuple(ids)
+    return tuple(ordered)
 
 
-def check_predicted(prediction: np.ndarray, object_ids: Sequence[int], where: str) -> None:
-    """Refuse a prediction of an object that does not exist: it is a mix-up, and no score would show it.
+def check_predicted(prediction: np.ndarray, ids: Sequence[int], where: str) -> None:
+    """Refuse a prediction of an object that does not exist: ids were mixed up, and no score would show it.
 
     Raises:
         InputError: the (H, W) uint8 label map holds a value that is neither 0 nor among the ids.
     """
     present = np.flatnonzero(cv2.calcHist([prediction], [0], None, [256], [0, 256]).ravel())
-    unknown = sorted({int(label) for label in present} - {0, *object_ids})
+    unknown = sorted({int(label) for label in present} - {0, *ids})
     if unknown:
         raise InputError(
             f"{where}: the prediction holds the label{'s' if len(unknown) > 1 else ''} "
-            f"{', '.join(map(str, unknown))}; the objects are {', '.join(map(str, object_ids))} (and 0, "
-            "background)"
+            f"{', '.join(map(str, unknown))}; the objects are {', '.join(map(str, ids))} (and 0, background)"
         )

@@ -27,8 +27,9 @@ from streamvos.datasets.clips import (
     listing,
     read_labels,
 )
+from streamvos.masks.checks import object_ids
 from streamvos.masks.labelmap import read_label_map
-from streamvos.metrics.evaluation import evaluate_sequence, labels_of
+from streamvos.metrics.evaluation import SequenceScorer
 from streamvos.metrics.measures import TOLERANCE
 from streamvos.metrics.scores import Scores, SequenceScore, summarize
 from streamvos.types import VOID, InputError
@@ -156,10 +157,8 @@ def _label_folders(folder: Path, what: str) -> dict[str, Path]:
 
 
 def _match(name: str, truth: Path, prediction: Path) -> MatchedSequence:
-    true_files, predicted_files = (
-        list_pictures(truth, LABEL_SUFFIXES),
-        list_pictures(prediction, LABEL_SUFFIXES),
-    )
+    true_files = list_pictures(truth, LABEL_SUFFIXES)
+    predicted_files = list_pictures(prediction, LABEL_SUFFIXES)
     missing = [stem for stem in true_files if stem not in predicted_files]
     if missing:
         raise InputError(
@@ -179,18 +178,14 @@ def _match(name: str, truth: Path, prediction: Path) -> MatchedSequence:
 def _score(sequence: MatchedSequence, merge: bool, tolerance: float) -> SequenceScore:
     first = sequence.truths[0]
     binary = holds_binary_mask(read_label_map(first, binary="never"))
-    object_ids = labels_of(read_labels(first, binary, merge))
-    if not object_ids:
+    ids = object_ids(read_labels(first, binary, merge))
+    if not ids:
         raise InputError(f"{first} holds no object; the first frame must show what was to be tracked")
-
-    return evaluate_sequence(
-        (read_labels(path, binary, merge) for path in sequence.truths),
-        (_read_prediction(path, merge, len(object_ids)) for path in sequence.predictions),
-        object_ids,
-        name=sequence.name,
-        tolerance=tolerance,
-        frame_names=[path.stem for path in sequence.truths],
-    )
+    scorer = SequenceScorer(sequence.name, ids, tolerance)
+    for true_path, path in zip(sequence.truths, sequence.predictions, strict=True):
+        prediction = _read_prediction(path, merge, len(ids))
+        scorer.add(read_labels(true_path, binary, merge), prediction, frame=true_path.stem)
+    return scorer.result()
 
 
 def _read_prediction(path: Path, merge: bool, count: int) -> np.ndarray:

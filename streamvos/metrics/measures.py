@@ -25,7 +25,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from streamvos.types import MAX_OBJECT_ID, VOID, InputError
+from streamvos.masks.checks import check_label_map
+from streamvos.types import VOID, InputError
 
 TOLERANCE = 0.008
 """Boundary tolerance of DAVIS, as a part of the frame's diagonal."""
@@ -37,7 +38,7 @@ def region_similarity(truth: np.ndarray, prediction: np.ndarray, void: np.ndarra
     """Region similarity J: the intersection over the union of two masks.
 
     Args:
-        truth: (H, W) bool or integer; every pixel that is not 0 belongs to the object.
+        truth: (H, W) bool or integer in 0..255; every pixel that is not 0 belongs to the object.
         prediction: (H, W) bool or integer, the same.
         void: (H, W) bool or integer; pixels that are not 0 are left out. A 255 in `truth` is not
             taken for void here, because a single mask is often stored as 0 and 255;
@@ -47,7 +48,7 @@ def region_similarity(truth: np.ndarray, prediction: np.ndarray, void: np.ndarra
         J in 0..1; 1 if both masks are empty.
 
     Raises:
-        InputError: a mask is not (H, W), is not bool or integer, or the sizes differ.
+        InputError: a mask is no label map (`check_label_map`), or the sizes differ.
     """
     region, _ = _measure(*_masks(truth, prediction, void), radius=None)
     return region
@@ -66,7 +67,7 @@ def boundary_accuracy(
     neither has one, F is 1. F is 0 where precision and recall both are.
 
     Args:
-        truth: (H, W) bool or integer; every pixel that is not 0 belongs to the object.
+        truth: (H, W) bool or integer in 0..255; every pixel that is not 0 belongs to the object.
         prediction: (H, W) bool or integer, the same.
         tolerance: below 1 a part of the diagonal, from 1 upwards pixels; rounded up to whole pixels.
         void: (H, W) bool or integer; where it is not 0, both masks are taken as empty (so that the rim
@@ -76,8 +77,8 @@ def boundary_accuracy(
         F in 0..1.
 
     Raises:
-        InputError: a mask is not (H, W), is not bool or integer, the sizes differ, or the tolerance
-            is negative or not finite.
+        InputError: a mask is no label map (`check_label_map`), the sizes differ, or the tolerance is
+            negative or not finite.
     """
     first, second = _masks(truth, prediction, void)
     _, boundary = _measure(first, second, boundary_radius(first.shape, tolerance))
@@ -118,9 +119,8 @@ def measure_objects(
         InputError: a label map is not (H, W) integers in 0..255, the sizes differ, or the tolerance
             is out of range.
     """
-    truth, prediction = label_map(truth, "the truth"), label_map(prediction, "the prediction")
-    if truth.shape != prediction.shape:
-        raise InputError(_sizes_differ("prediction", prediction, truth))
+    truth = check_label_map(truth, name="the truth")
+    prediction = check_label_map(prediction, (truth.shape[0], truth.shape[1]), "the prediction")
     radius = boundary_radius(truth.shape, tolerance)
     void = truth == VOID
     if void.any():  # rare, so that the copy is rarely paid for
@@ -133,63 +133,17 @@ def measure_objects(
     return scores[0], scores[1]
 
 
-def label_map(labels: np.ndarray, what: str = "the label map") -> np.ndarray:
-    """`labels` as a contiguous (H, W) uint8 array; nothing is copied that already is one.
-
-    Args:
-        labels: (H, W) bool or integer, values 0..255.
-        what: what to call it in an error.
-
-    Raises:
-        InputError: it is anything else.
-    """
-    labels = _two_dimensional(labels, what)
-    if labels.dtype == np.bool_:
-        labels = labels.view(np.uint8)
-    elif labels.dtype != np.uint8:
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high > VOID:
-            raise InputError(
-                f"{what} holds values {low}..{high}; expected 0 (background), object ids 1..{MAX_OBJECT_ID} "
-                f"and {VOID} (void)"
-            )
-        labels = labels.astype(np.uint8)
-    return np.ascontiguousarray(labels)
-
-
 def _masks(
     truth: np.ndarray, prediction: np.ndarray, void: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both masks as contiguous uint8 of 0 and 1, empty where void."""
-    first = _two_dimensional(truth, "the truth") != 0
-    second = _two_dimensional(prediction, "the prediction") != 0
-    if first.shape != second.shape:
-        raise InputError(_sizes_differ("prediction", second, first))
+    first = check_label_map(truth, name="the truth") != 0
+    size = first.shape[0], first.shape[1]
+    second = check_label_map(prediction, size, "the prediction") != 0
     if void is not None:
-        left_out = _two_dimensional(void, "the void mask") != 0
-        if left_out.shape != first.shape:
-            raise InputError(_sizes_differ("void mask", left_out, first))
-        first, second = first & ~left_out, second & ~left_out
-    return np.ascontiguousarray(first).view(np.uint8), np.ascontiguousarray(second).view(np.uint8)
-
-
-def _two_dimensional(array: np.ndarray, what: str) -> np.ndarray:
-    array = np.asarray(array)
-    if array.ndim != 2 or array.size == 0:
-        raise InputError(f"{what} has shape {array.shape}; expected (height, width), neither of them 0")
-    if array.dtype != np.bool_ and not np.issubdtype(array.dtype, np.integer):
-        raise InputError(
-            f"{what} is {array.dtype}; expected bool or integers (compare probabilities with a threshold "
-            "first)"
-        )
-    return array
-
-
-def _sizes_differ(what: str, other: np.ndarray, truth: np.ndarray) -> str:
-    return (
-        f"the {what} is {other.shape[0]} x {other.shape[1]} (height x width), the truth {truth.shape[0]} x "
-        f"{truth.shape[1]}; they must have the same size"
-    )
+        judged = check_label_map(void, size, "the void mask") == 0
+        first, second = first & judged, second & judged
+    return first.view(np.uint8), second.view(np.uint8)
 
 
 def _measure(truth: np.ndarray, prediction: np.ndarray, radius: int | None) -> tuple[float, float]:

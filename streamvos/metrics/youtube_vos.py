@@ -24,9 +24,10 @@ import numpy as np
 
 from streamvos.datasets.clips import LABEL_SUFFIXES, list_pictures, listing
 from streamvos.datasets.youtube import YouTubeVideo, YouTubeVosDataset
+from streamvos.masks.checks import check_label_map
 from streamvos.masks.labelmap import read_label_map
 from streamvos.metrics.evaluation import check_object_ids, check_predicted, pairs
-from streamvos.metrics.measures import TOLERANCE, label_map, measure_objects
+from streamvos.metrics.measures import TOLERANCE, measure_objects
 from streamvos.metrics.scores import ObjectScore, SequenceScore
 from streamvos.types import InputError
 
@@ -88,15 +89,11 @@ def evaluate_youtube_sequence(
     ids = check_object_ids(first_frames)
     values: dict[int, list[tuple[float, float]]] = {one: [] for one in ids}
     for index, (truth, prediction) in enumerate(pairs(truths, predictions, name)):
-        truth = label_map(truth, f"{name}, label map {index}: the truth")
-        prediction = label_map(prediction, f"{name}, label map {index}: the prediction")
-        if truth.shape != prediction.shape:
-            raise InputError(
-                f"{name}, label map {index}: the prediction is {prediction.shape[0]} x {prediction.shape[1]} "
-                f"(height x width), the truth {truth.shape[0]} x {truth.shape[1]}; they must have the same "
-                "size"
-            )
-        check_predicted(prediction, ids, f"{name}, label map {index}")
+        where = f"{name}, label map {index}"
+        truth = check_label_map(truth, name=f"{where}: the truth")
+        size = truth.shape[0], truth.shape[1]
+        prediction = check_label_map(prediction, size, f"{where}: the prediction")
+        check_predicted(prediction, ids, where)
         judged = [one for one in ids if first_frames[one] < index]
         for one, region, boundary in zip(
             judged, *measure_objects(truth, prediction, judged, tolerance), strict=True

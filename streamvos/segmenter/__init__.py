@@ -8,7 +8,7 @@ A step has four parts, of which a pipeline makes stages: `Extraction`, `StreamSt
 `StreamState.learn`.
 """
 
-from streamvos.segmenter.checks import SMALLEST_SIDE, annotation_of, check_frame, check_mask
+from streamvos.segmenter.checks import SMALLEST_SIDE, check_frame, check_mask
 from streamvos.segmenter.decisions import Decision, Question, decide
 from streamvos.segmenter.extraction import Extraction
 from streamvos.segmenter.results import UNCERTAIN_BELOW, label_map_of, make_result
@@ -23,7 +23,6 @@ __all__ = [
     "Question",
     "Segmenter",
     "StreamState",
-    "annotation_of",
     "check_frame",
     "check_mask",
     "decide",

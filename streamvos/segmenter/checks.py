@@ -1,4 +1,4 @@
-"""What a caller gives, checked before anything changes: frames and label maps."""
+"""Frames and masks from the caller, checked before anything changes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamvos.types import MAX_OBJECT_ID, VOID, Annotation, InputError
+from streamvos.masks.checks import check_label_map, named_objects
+from streamvos.types import Annotation, InputError
 
 SMALLEST_SIDE = 16
 """Frames narrower or lower than this have too few cells to follow anything in."""
 
 
-def annotation_of(given: torch.Tensor) -> Annotation:
-    """What a mask, (H, W) int64 as checked, names.
+def check_mask(mask: np.ndarray | torch.Tensor, size: tuple[int, int], device: torch.device) -> Annotation:
+    """A mask as an annotation of the frame.
+
+    Args:
+        mask: (H, W) integer or bool label map, as the caller gave it.
+        size: (H, W) of the frame.
+        device: where the annotation's label map, (H, W) int64, is put.
 
     Raises:
-        InputError: nothing.
+        InputError: it is no label map of this size, or names no object.
     """
-    named = tuple(int(i) for i in torch.unique(given) if int(i) not in (0, VOID))
-    if not named:
-        raise InputError("the mask names no object: every pixel is 0 (background) or 255 (void)")
-    return Annotation(given, named)
+    given: Any = mask
+    if isinstance(mask, torch.Tensor):
+        try:
+            given = mask.detach().cpu().numpy()
+        except TypeError:  # bfloat16, which NumPy does not have
+            got = f"{tuple(mask.shape)} {_dtype_name(mask)}"
+            raise InputError(f"the mask must be an integer label map {size}, got {got}") from None
+    label_map = check_label_map(given, size)
+    ids = named_objects(label_map)
+    return Annotation(torch.from_numpy(label_map.astype(np.int64)).to(device), tuple(ids))
 
 
 def check_frame(frame: np.ndarray | torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
@@ -49,30 +61,6 @@ def check_frame(frame: np.ndarray | torch.Tensor, size: tuple[int, int] | None) 
         raise InputError(
             f"the frame size changed mid-stream: expected {size[0]} x {size[1]} (H x W), "
             f"got {height} x {width}; resize the frame, or call reset() and begin with a mask of the new size"
-        )
-    return tensor
-
-
-def check_mask(mask: np.ndarray | torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """A label map as (H, W) int64, of the frame's size.
-
-    Raises:
-        InputError: it is something else.
-    """
-    expected = f"an integer label map ({size[0]}, {size[1]})"
-    tensor = _as_tensor(mask, "mask", expected)
-    if tensor.dtype == torch.bool:
-        tensor = tensor.long()
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-        raise InputError(f"mask must be {expected}, got NaN or infinity in it")
-    if tensor.is_floating_point() or tensor.is_complex() or tuple(tensor.shape) != size:
-        raise InputError(f"mask must be {expected}, got {tuple(tensor.shape)} {_dtype_name(tensor)}")
-    tensor = tensor.long()
-    lowest, highest = int(tensor.min()), int(tensor.max())
-    if lowest < 0 or highest > VOID:
-        raise InputError(
-            f"mask values must be 0 (background), 1..{MAX_OBJECT_ID} (objects) or {VOID} (void), "
-            f"got values from {lowest} to {highest}"
         )
     return tensor
 

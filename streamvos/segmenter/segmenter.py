@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from streamvos.methods import Method
-from streamvos.segmenter.checks import annotation_of, check_frame, check_mask
+from streamvos.segmenter.checks import check_frame, check_mask
 from streamvos.segmenter.decisions import decide
 from streamvos.segmenter.extraction import Extraction
 from streamvos.segmenter.results import make_result
@@ -58,12 +58,12 @@ class Segmenter:
         """
         state = self._state
         image = check_frame(frame, state.size)
-        given = None if mask is None else check_mask(mask, (image.shape[0], image.shape[1]))
-        if not state.started and given is None:
+        size = image.shape[0], image.shape[1]
+        annotation = None if mask is None else check_mask(mask, size, self.device)
+        if not state.started and annotation is None:
             raise InputError(
                 "step(frame) came before any mask; begin with step(frame, mask), mask an (H, W) label map"
             )
-        annotation = None if given is None else annotation_of(given.to(self.device))
         features = self.extraction([image])
         question = state.ask(features, annotation)
         decision = decide(self.method, question)

@@ -154,7 +154,10 @@ def test_a_mask_and_a_box_together(run, inputs):
     first = read_label_map(inputs / "out/labels/00000.png")
     assert (first[rows, columns] == 1).all()  # the mask wins where it names something
     assert (first == 2).any()
-    assert "object 1 is in --mask" in run("clip.mp4", "--mask", "one.png", "--box", "1:0,0,64,48").error
+    assert (
+        "object 1 is in the mask one.png"
+        in run("clip.mp4", "--mask", "one.png", "--box", "1:0,0,64,48").error
+    )
 
 
 def test_the_first_frame_is_stored_to_paint_on(call, inputs, video):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streamvos.datasets.davis import DavisDataset
-from streamvos.masks.boxes import label_map_from_boxes, object_in_box, parse_box
+from streamvos.masks.boxes import label_map_from_boxes, object_in_box, parse_boxes
 from streamvos.types import InputError
 
 
@@ -99,8 +99,14 @@ def test_several_objects_keep_their_ids_and_the_smaller_is_in_front(rng):
 
 
 def test_boxes_are_read_from_text():
-    assert parse_box("1:200,120,420,460") == (1, (200, 120, 420, 460))
-    assert parse_box(" 254 : -5, 0 ,30, 40 ") == (254, (-5, 0, 30, 40))
+    texts = ["1:200,120,420,460", " 254 : -5, 0 ,30, 40 "]
+    assert parse_boxes(texts) == {1: (200, 120, 420, 460), 254: (-5, 0, 30, 40)}
+    assert parse_boxes(None) == {}
+
+
+def test_an_object_has_one_box():
+    with pytest.raises(InputError, match="object 1 has a box already"):
+        parse_boxes(["1:2,3,9,9", "1:4,3,9,9"])
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,7 @@ def test_boxes_are_read_from_text():
 )
 def test_other_texts_are_refused(text):
     with pytest.raises(InputError, match=r"ID:LEFT,TOP,RIGHT,BOTTOM|1\.\.254"):
-        parse_box(text)
+        parse_boxes([text])
 
 
 def test_real_objects_are_cut_out_better_than_by_an_ellipse(shared):

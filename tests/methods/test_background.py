@@ -17,7 +17,7 @@ from small_methods import SMALL, small
 
 import streamvos
 from streamvos.methods.base import Lesson, Method
-from streamvos.segmenter import Extraction, StreamState, annotation_of, decide
+from streamvos.segmenter import Extraction, StreamState, check_mask, decide
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 LEARNING = {
@@ -404,9 +404,9 @@ def test_masks_beside_are_as_good_as_inline(worker, capsys):
                 _, lesson, future = under_way.popleft()
                 future.result()
                 assert state.target.take_over(lesson)
-            given = torch.from_numpy(clip[t].label_map.astype(np.int64)) if t == 0 else None
+            given = check_mask(clip[t].label_map, (120, 208), extract.device) if t == 0 else None
             features = extract([torch.from_numpy(clip[t].image)])
-            question = state.ask(features, None if given is None else annotation_of(given))
+            question = state.ask(features, given)
             decision = decide(method, question)
             begun = time.perf_counter()
             state.learn(features, question, decision)

@@ -1,6 +1,6 @@
 """Between two masks the host never waits for the GPU: all of a step is queued before its mask is fetched.
 
-A step with an annotation may wait, and does: for the ids in the mask (`checks.annotation_of`), for the
+A step with an annotation may wait, and does: for the ids in the mask (`checks.check_mask`), for the
 objects that have pixels, for FRTM's synthetic frames, which are painted on the host, for the sizes of
 FEELVOS's references.
 """
@@ -18,7 +18,7 @@ from small_methods import SMALL, small
 
 from streamvos.methods import Method
 from streamvos.nn.transfer import Arrival, send, take
-from streamvos.segmenter import Extraction, StreamState, annotation_of, decide, label_map_of
+from streamvos.segmenter import Extraction, StreamState, check_mask, decide, label_map_of
 from streamvos.types import Features
 
 SIZE = (64, 96)
@@ -54,7 +54,7 @@ def begun(name: str, options: dict[str, Any], defer: bool, device: str = "cpu") 
     extract = Extraction(small(name, **options).method, device)
     state = StreamState(extract.method, extract.device, defer)
     for t, frame in enumerate(frames(3)):
-        annotation = annotation_of(three_objects().to(extract.device)) if t == 0 else None
+        annotation = check_mask(three_objects(), SIZE, extract.device) if t == 0 else None
         step(extract.method, state, extract([frame]), annotation)
     return extract.method, state
 

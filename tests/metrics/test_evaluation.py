@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from streamvos.metrics import boundary_accuracy, evaluate_sequence, region_similarity
+from streamvos.metrics import SequenceScorer, boundary_accuracy, evaluate_sequence, region_similarity
 from streamvos.types import InputError
 
 EXACT = 1e-6
@@ -115,9 +115,12 @@ class TestBadInput:
 
     def test_sizes(self):
         small = frame((1, 5, 5, 6), size=(20, 29))
-        with pytest.raises(InputError, match=r"goat, frame b: the prediction is 20 x 29 .*expected 20 x 30"):
-            evaluate_sequence([STILL] * 4, [STILL, small, STILL, STILL], name="goat", frame_names="abcd")
-        with pytest.raises(InputError, match=r"frame 2: the truth is 20 x 29"):
+        scorer = SequenceScorer("goat")
+        scorer.add(STILL, STILL, frame="a")
+        words = r"goat, frame b: the prediction must be .*\(20, 30\), got \(20, 29\)"
+        with pytest.raises(InputError, match=words):
+            scorer.add(STILL, small, frame="b")
+        with pytest.raises(InputError, match=r"frame 2: the truth must be .*\(20, 30\), got \(20, 29\)"):
             evaluate_sequence([STILL, STILL, small, STILL], [STILL, STILL, small, STILL])
 
     def test_a_predicted_object_that_does_not_exist(self):
@@ -135,7 +138,7 @@ class TestBadInput:
             evaluate_sequence([STILL] * 4, [STILL] * 4, ids)
 
     def test_a_probability_map(self):
-        with pytest.raises(InputError, match="frame 1: the prediction is float32"):
+        with pytest.raises(InputError, match=r"frame 1: the prediction must be .*float32"):
             evaluate_sequence([STILL] * 4, [STILL, np.full((20, 30), 0.5, np.float32), STILL, STILL])
 
     def test_a_tolerance_that_is_none_fails_before_anything_is_read(self):

@@ -49,7 +49,7 @@ class TestSequence:
     def test_bad_input(self):
         with pytest.raises(InputError, match="predictions end"):
             evaluate_youtube_sequence([frame(1)] * 3, [frame(1)] * 2, {1: 0})
-        with pytest.raises(InputError, match="label map 1: the prediction is 10 x 40"):
+        with pytest.raises(InputError, match=r"label map 1: the prediction must be .*got \(10, 40\)"):
             evaluate_youtube_sequence([frame(1)] * 2, [frame(1), frame(1)[:10]], {1: 0})
         with pytest.raises(InputError, match="label 3"):
             evaluate_youtube_sequence([frame(1)] * 2, [frame(1), frame(3)], {1: 0})

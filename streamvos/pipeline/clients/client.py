@@ -20,7 +20,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from streamvos.pipeline.clients.control import MASK_BYTES
+from streamvos.masks.checks import MASK_BYTES, check_label_map
 from streamvos.pipeline.clients.subscribing import End, Form, Mask, Subscription
 from streamvos.pipeline.wire.messages import HEADER_BYTES, Array, Message, Refused, decode, encode
 from streamvos.pipeline.wire.rejections import RejectionCounter
@@ -116,7 +116,10 @@ class Client:
             InputError: it is no mask, or the pipeline refused it; the stream is unchanged.
             PipelineError: nobody answers in time. The mask may be applied all the same.
         """
-        return self._ask("annotate", stream, arrays={"mask": Array.of(_as_label_map(mask))}).seq
+        label_map = check_label_map(mask)
+        if label_map.size > MASK_BYTES:
+            raise InputError(f"the mask may have at most {MASK_BYTES} pixels, got {label_map.shape}")
+        return self._ask("annotate", stream, arrays={"mask": Array.of(label_map)}).seq
 
     def forget(self, stream: str, object_id: int) -> int:
         """Forget an object; its id may be used again.
@@ -325,16 +328,3 @@ def _reachable(address: str, control: str) -> str:
         return address
     own = control.removeprefix("tcp://").rpartition(":")[0] if control.startswith("tcp://") else "127.0.0.1"
     return f"tcp://{own}:{port}"
-
-
-def _as_label_map(mask: np.ndarray) -> np.ndarray:
-    mask = np.asarray(mask)
-    if mask.ndim != 2 or mask.size == 0 or mask.dtype.kind not in "iub":
-        raise InputError(f"a mask is (H, W) of integers, got {mask.shape} {mask.dtype}")
-    if mask.size > MASK_BYTES:
-        raise InputError(f"a mask has at most {MASK_BYTES} pixels, got {mask.shape}")
-    if mask.dtype != np.uint8:
-        lowest, highest = int(mask.min()), int(mask.max())
-        if lowest < 0 or highest > 255:
-            raise InputError(f"ids are 1..254 and 255 is void, got values {lowest}..{highest}")
-    return np.ascontiguousarray(mask, np.uint8)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import zmq
 
+from streamvos.masks.checks import MASK_BYTES
 from streamvos.pipeline.wire.messages import (
     HEADER_BYTES,
     Buffer,
@@ -31,9 +32,6 @@ from streamvos.pipeline.wire.messages import (
 from streamvos.pipeline.wire.rejections import RejectionCounter
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
-
-MASK_BYTES = 2**26
-"""The largest mask, 8192 x 8192 pixels."""
 
 PENDING_PER_CLIENT = 16
 PENDING = 1024
@@ -262,7 +260,10 @@ def _mask_of(message: Message) -> np.ndarray:
     if array is None or len(message.arrays) != 1:
         raise Refused("arrays", "annotate has one, mask")
     if array.dtype != "uint8" or len(array.shape) != 2 or isinstance(array.data, Place):
-        raise Refused("mask", f"expected (H, W) uint8 in a buffer, got {array.dtype} {list(array.shape)}")
+        raise Refused(
+            "mask",
+            f"expected an integer label map (H, W) uint8 in a buffer, got {array.shape} {array.dtype}",
+        )
     if not 0 < array.nbytes <= MASK_BYTES:
         raise Refused("mask", f"{array.nbytes} pixels; expected 1 to {MASK_BYTES}")
     return array.numpy()

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from streamvos.addresses import is_url, redact, scheme_of
-from streamvos.masks.boxes import parse_box
+from streamvos.masks.boxes import parse_boxes
 from streamvos.pipeline.config.security import check_address
 from streamvos.pipeline.config.tables import ConfigPath, Table, checked_name, from_base
 from streamvos.sources.live_address import URL_SCHEMES
@@ -171,15 +171,10 @@ def _is_synthetic(source: str) -> bool:
 
 def _check_boxes(boxes: tuple[str, ...]) -> None:
     """They can be read, and each object has one."""
-    seen: set[int] = set()
-    for text in boxes:
-        try:
-            object_id, _ = parse_box(text)
-        except InputError as error:
-            raise ValueError(str(error)) from None
-        if object_id in seen:
-            raise ValueError(f'"{text}": object {object_id} has a box already; give each id once')
-        seen.add(object_id)
+    try:
+        parse_boxes(boxes)
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 def _check_stream(stream: StreamConfig) -> None:

@@ -29,7 +29,7 @@ from streamvos.pipeline.stages.serialization import (
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
 from streamvos.pipeline.wire.arenas import Arena, ArenaError
 from streamvos.pipeline.wire.messages import Array, Message, Place, Refused
-from streamvos.segmenter import Question, StreamState, annotation_of, check_mask
+from streamvos.segmenter import Question, StreamState, check_mask
 from streamvos.types import Annotation, Features, InputError
 
 SNAPSHOT_ARENAS = 3
@@ -227,7 +227,7 @@ class MemoryStage(Stage):
         self.tell("applied", number=number, seq=seq, incarnation=incarnation)
 
     def _annotation(self, mask: Any, size: tuple[int, int]) -> Annotation:
-        return annotation_of(check_mask(mask, size).to(self._device))
+        return check_mask(mask, size, self._device)
 
     def _make_room(self, arrays: dict[str, Any]) -> None:
         """Size the arena for what the method has shown to need, with room for more objects."""

@@ -21,13 +21,14 @@ import numpy as np
 import zmq
 
 from streamvos.addresses import redact
+from streamvos.masks.boxes import parse_boxes
 from streamvos.pipeline.stages.frame_store import FrameStore, StoredFrame
 from streamvos.pipeline.stages.mailbox import Arrival, FrameReader, Mailbox, check_size
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
 from streamvos.pipeline.wire.messages import Message, Refused
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.sources import Source, open_source
-from streamvos.sources.first_frame import first_label_map, given_label_map, parse_boxes
+from streamvos.sources.first_frame import first_label_map, given_label_map
 from streamvos.types import Frame, InputError, SourceError
 
 _STEMS_BYTES = 2**18

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from streamvos.masks.checks import fit_label_map
 from streamvos.pipeline.supervision.stream_manager import StreamManager, answer
 from streamvos.pipeline.supervision.streams import Command, Reply, StreamRecord
 from streamvos.types import InputError
@@ -43,7 +44,11 @@ class Commands:
             InputError: no such stream, or a mask of another size.
         """
         record = self._running(stream)
-        self._take_command(record, "annotate", reply, mask=_fitted(mask, record))
+        mask = mask.copy()  # it lies in the message
+        if record.facts is not None:  # else it waits for the source to open
+            size = tuple(record.facts["size"])
+            mask = fit_label_map(mask, size, tuple(record.facts.get("native_size", size)))
+        self._take_command(record, "annotate", reply, mask=mask)
 
     def forget(self, stream: str, object_id: int, reply: Reply) -> None:
         """Follow an object no longer.
@@ -121,23 +126,3 @@ class Commands:
         if stream.phase not in ("opening", "recovering") and stream.memory_restart is None:
             # else it goes with the next incarnation
             self._manager.send_command(stream, command)
-
-
-def _fitted(mask: np.ndarray, stream: StreamRecord) -> np.ndarray:
-    """A mask of our own, of the frames' size; one of the source's native size is resized as frames are.
-
-    Raises:
-        InputError: it has another size, or an object has no pixel left.
-    """
-    if stream.facts is None or mask.shape == (size := tuple(stream.facts["size"])):
-        return mask.copy()
-    native = tuple(stream.facts.get("native_size", size))
-    if mask.shape != native:
-        before = "" if native == size else f" and {native} before they are resized to the height"
-        raise InputError(f"the mask is {mask.shape}, the frames of {stream.name} are {size}{before} (H, W)")
-    rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, native, strict=True))
-    resized = np.ascontiguousarray(mask[rows][:, columns])
-    lost = sorted({int(one) for one in np.unique(mask)} - {int(one) for one in np.unique(resized)} - {0, 255})
-    if lost:
-        raise InputError(f"object {lost[0]} of the mask has no pixel left at {size} (H, W)")
-    return resized
