@@ -36,8 +36,9 @@ from streamvos.masks.labelmap import write_label_map
 from streamvos.metrics.latency import Latencies
 from streamvos.pipeline.clients.client import find_address, publishers_in
 from streamvos.pipeline.clients.subscribing import FORMS, End, Form, Mask, Subscription
+from streamvos.pipeline.wire.endpoints import is_loopback
 from streamvos.pipeline.wire.messages import Refused
-from streamvos.pipeline.wire.security import Curve, is_loopback
+from streamvos.pipeline.wire.security import Curve
 from streamvos.types import InputError, SinkError
 
 EXAMPLES = examples(

@@ -37,7 +37,7 @@ def test_json_names_the_files_and_not_the_secret(call, tmp_path):
 def test_what_cannot_be_is_told_in_one_line(call, tmp_path):
     assert call("keys", "new", tmp_path / "door").code == 0
     assert "is there already" in call("keys", "new", tmp_path / "door").error
-    assert "a name has" in call("keys", "new", tmp_path / "two words").error
+    assert "expected a name" in call("keys", "new", tmp_path / "two words").error
     assert "cannot read" in call("keys", "show", tmp_path / "absent.key").error
     (tmp_path / "empty").mkdir()
     assert "there are no keys" in call("keys", "show", tmp_path / "empty").error

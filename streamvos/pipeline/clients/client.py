@@ -22,8 +22,15 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamvos.masks.checks import MASK_BYTES, check_label_map
 from streamvos.pipeline.clients.subscribing import End, Form, Mask, Subscription
-from streamvos.pipeline.wire.messages import HEADER_BYTES, Array, Message, Refused, decode, encode
-from streamvos.pipeline.wire.rejections import RejectionCounter
+from streamvos.pipeline.wire.messages import (
+    HEADER_BYTES,
+    Array,
+    Message,
+    Refused,
+    RejectionCounter,
+    decode,
+    encode,
+)
 from streamvos.pipeline.wire.runtime import answers, find_control
 from streamvos.pipeline.wire.security import Curve
 from streamvos.types import InputError, StreamvosError

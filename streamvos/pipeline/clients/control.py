@@ -25,11 +25,11 @@ from streamvos.pipeline.wire.messages import (
     Message,
     Place,
     Refused,
+    RejectionCounter,
     decode,
     encode,
     unpack,
 )
-from streamvos.pipeline.wire.rejections import RejectionCounter
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
 

@@ -18,8 +18,7 @@ from PIL import Image
 
 from streamvos.masks.labelmap import davis_palette
 from streamvos.masks.rle import encode_rles
-from streamvos.pipeline.wire.messages import Array, Message, Refused, encode
-from streamvos.pipeline.wire.rejections import RejectionCounter
+from streamvos.pipeline.wire.messages import Array, Message, Refused, RejectionCounter, encode
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import Frame, Result
 

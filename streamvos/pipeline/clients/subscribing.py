@@ -20,9 +20,17 @@ from PIL import Image
 from zmq.utils.monitor import recv_monitor_message
 
 from streamvos.masks.rle import decode_rle
-from streamvos.pipeline.wire.messages import ARRAY_BYTES, HEADER_BYTES, Array, Message, Place, Refused, decode
-from streamvos.pipeline.wire.rejections import RejectionCounter
-from streamvos.pipeline.wire.runtime import NAME
+from streamvos.pipeline.wire.endpoints import NAME
+from streamvos.pipeline.wire.messages import (
+    ARRAY_BYTES,
+    HEADER_BYTES,
+    Array,
+    Message,
+    Place,
+    Refused,
+    RejectionCounter,
+    decode,
+)
 from streamvos.pipeline.wire.security import Curve
 from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
 

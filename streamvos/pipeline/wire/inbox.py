@@ -21,15 +21,16 @@ from streamvos.pipeline.wire.messages import (
     encode,
     tensor_over,
 )
-from streamvos.pipeline.wire.references import Held, references
 from streamvos.pipeline.wire.security import check_bind
 from streamvos.pipeline.wire.spec import (
     AT_ONCE,
     TOKEN,
     EdgeSpec,
+    Held,
     read_token,
     receive,
     reference_space,
+    references,
     routing_id,
     socket_of,
 )

@@ -11,8 +11,11 @@ that can be counted.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import threading
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,6 +60,8 @@ ITEM_SIZES = {
 _ENVELOPE = frozenset(("v", "kind", "session", "stream", "incarnation", "seq", "arrays"))
 _CONTAINERS = (list, tuple, dict)
 
+_logger = logging.getLogger("streamvos.pipeline")
+
 Buffer = bytes | bytearray | memoryview
 
 _packers = threading.local()  # a packer brings a buffer of 256 KiB: one for each thread, not for each message
@@ -72,6 +77,30 @@ class Refused(StreamvosError, ValueError):  # noqa: N818
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(f"{cause}: {detail}" if detail else cause)
         self.cause = cause
+
+
+class RejectionCounter(Counter[str]):
+    """Cause -> how often; each cause is logged at most once a second, so that a flood does not fill the log.
+
+    Causes are a few texts of our own, never something that a peer chose, so that nothing grows.
+
+    Args:
+        where: what the log calls the place.
+    """
+
+    def __init__(self, where: str):
+        super().__init__()
+        self._where = where
+        self._logged: dict[str, float] = {}
+
+    def count(self, cause: str, detail: object = "") -> None:
+        """Count a cause once more; the detail goes to the log, shortened."""
+        self[cause] += 1
+        now = time.monotonic()
+        if now - self._logged.get(cause, float("-inf")) >= 1.0:
+            self._logged[cause] = now
+            text = f" ({str(detail)[:120]!r})" if detail != "" else ""
+            _logger.warning("%s: refused: %s%s, %d so far", self._where, cause, text, self[cause])
 
 
 def told_to_strangers(session: bytes) -> bytes:

@@ -12,14 +12,15 @@ import zmq
 
 from streamvos.pipeline.wire.arenas import Arena, ArenaError, packed_bytes
 from streamvos.pipeline.wire.messages import Array, Buffer, Message, Place, Refused, decode, encode
-from streamvos.pipeline.wire.references import Held, references
 from streamvos.pipeline.wire.spec import (
     AT_ONCE,
     TOKEN,
     EdgeSpec,
+    Held,
     read_token,
     receive,
     reference_space,
+    references,
     routing_id,
     socket_of,
 )

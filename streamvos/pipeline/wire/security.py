@@ -1,46 +1,61 @@
-"""Who may connect: CURVE keys, the list of clients, and what may be bound (docs/protocol.md, 11).
+"""Who may connect: CURVE keys, the list of clients, and what may be bound (docs/protocol.md, Security).
 
-CURVE alone admits everybody who knows the server's public key. So a server of ours asks its gatekeeper about
-the key of each client; if no gatekeeper answers, nobody is admitted.
+CURVE alone admits everybody who knows the server's public key. Our servers therefore ask pyzmq's
+authenticator about the key of each client; where no authenticator answers, nobody is admitted.
 
     make_keys("keys", "server")
     make_keys("clients", "laptop")
     curve = Curve("keys/server.key_secret", clients="clients")
     bind(socket, "tcp://0.0.0.0:5599", curve)            # without curve: InputError
+    curve.denied                                         # RejectionCounter: {"unknown key": 2, "no CURVE": 1}
 
     Curve("clients/laptop.key_secret", server_key="keys/server.key").connect(socket)
+
+pyzmq reads and writes the key files and authenticates. Its `ThreadAuthenticator` is not used, for two
+reasons: it does not see clients that fail before their key is known (no CURVE, another server's key), which
+only the sockets' monitors report; and its sockets keep their context from ending. So a thread of ours runs
+pyzmq's `Authenticator`, reads the monitors, and ends with the context.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import itertools
 import os
 import re
-import socket as sockets
 import stat
+import tempfile
+import threading
 import time
+import weakref
 from contextlib import suppress
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import zmq
+import zmq.auth
+from zmq.utils.monitor import recv_monitor_message
 
-from streamvos.pipeline.wire.gatekeeper import AllowList, Gatekeeper
-from streamvos.pipeline.wire.rejections import RejectionCounter
-from streamvos.pipeline.wire.runtime import answers, check_name, ipc_address
+from streamvos.addresses import redact
+from streamvos.pipeline.wire.endpoints import check_address, check_name, is_loopback
+from streamvos.pipeline.wire.messages import RejectionCounter
+from streamvos.pipeline.wire.runtime import answers
 from streamvos.types import InputError, SinkError
 
-TRANSPORTS = ("ipc", "tcp", "inproc")
+_Z85 = re.compile(rb"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # ZeroMQ RFC 32
+_CLOSING_SECONDS = 1.0  # ZeroMQ closes in the background; a socket that was just closed may still answer
+_PERIOD_MS = 200  # how often the authenticator's thread looks for further sockets to watch
 
-_Z85 = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # ZeroMQ RFC 32
-_KEY_FILE_BYTES = 2**16
-_CLOSING_SECONDS = 1.0  # ZeroMQ closes in the background; one that we have just closed may still answer
-_HEAD = """\
-#   {what}, made {when} by streamvos
-#   {advice}
+HANDSHAKE_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+"""Events of a socket's monitor."""
 
-"""
+_CAUSES = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "no CURVE",
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "wrong server key",
+}
 
 
 class Curve:
@@ -55,10 +70,11 @@ class Curve:
 
     Attributes:
         public: our public key, Z85.
-        denied: cause -> clients that were turned away.
+        admits: whether there is a list of clients, so that something can be served.
+        denied: cause -> number of clients that were turned away.
 
     Raises:
-        InputError: a file is missing, no key, or a secret that others can read.
+        InputError: a file is missing, holds no key, or holds a secret that others can read.
     """
 
     def __init__(
@@ -70,33 +86,21 @@ class Curve:
     ):
         self.public, self._secret = read_secret_key(secret)
         self._server = self.public if server_key is None else read_public_key(server_key)
-        self._allowed: AllowList | None = None
-        if clients is not None:
-            if not Path(clients).is_dir():
-                raise InputError(f"there is no folder {clients} with the public keys of clients")
-            self._allowed = AllowList(Path(clients), always=(self.public,))
-        elif serves_own:
-            self._allowed = AllowList(None, always=(self.public,))
-
-    @property
-    def admits(self) -> bool:
-        """Whether there is a list of clients, so that something can be served."""
-        return self._allowed is not None
-
-    @property
-    def denied(self) -> RejectionCounter:
-        """Cause -> clients that were turned away."""
-        return self._allowed.denied if self._allowed is not None else RejectionCounter("no clients")
+        self._clients = None if clients is None else Path(clients)
+        if self._clients is not None and not self._clients.is_dir():
+            raise InputError(f"there is no folder {clients} with the public keys of clients")
+        self.admits = serves_own or clients is not None
+        self.denied = RejectionCounter(f"clients of {clients}")
 
     def serve(self, socket: zmq.Socket[Any]) -> None:
-        """Make a socket a CURVE server that admits those on the list alone; before it is bound.
+        """Make a socket a CURVE server that admits listed clients only; before it is bound.
 
         Raises:
-            InputError: there is no list.
+            InputError: there is no list, or the context has another authenticator.
         """
-        if self._allowed is None:
+        if not self.admits:
             raise InputError("CURVE needs the folder with the public keys of clients (security.clients)")
-        Gatekeeper.of(socket.context).guard(socket, self._allowed)
+        _Gatekeeper.of(socket.context).guard(socket, self)
         socket.curve_server = True
         socket.curve_secretkey = self._secret
         socket.curve_publickey = self.public
@@ -107,9 +111,117 @@ class Curve:
         socket.curve_secretkey = self._secret
         socket.curve_publickey = self.public
 
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether the authenticator may admit a client; the files are read each time, as they may change.
+
+        Args:
+            domain: of the socket.
+            key: the client's public key, Z85.
+        """
+        admitted = key == self.public or key in self._listed()
+        if not admitted:
+            self.denied.count("unknown key")
+        return admitted
+
+    def _listed(self) -> set[bytes]:
+        keys = set()
+        for path in () if self._clients is None else sorted(self._clients.glob("*.key")):
+            try:
+                keys.add(read_public_key(path))
+            except InputError as error:
+                self.denied.count("unreadable key file", error)
+        return keys
+
+
+class _Gatekeeper:
+    """Runs the authenticator of one ZeroMQ context in a thread, and counts failed handshakes.
+
+    The thread ends when the context does.
+    """
+
+    _all: ClassVar[weakref.WeakKeyDictionary[zmq.Context[Any], _Gatekeeper]] = weakref.WeakKeyDictionary()
+    _lock = threading.Lock()
+    _numbers = itertools.count(1)
+
+    @classmethod
+    def of(cls, context: zmq.Context[Any]) -> _Gatekeeper:
+        """The gatekeeper of a context, made on first use."""
+        with cls._lock:
+            if context not in cls._all:
+                cls._all[context] = cls(context)
+            return cls._all[context]
+
+    def __init__(self, context: zmq.Context[Any]):
+        # a shadow, so that `context.destroy()` in another thread does not close the sockets of this one
+        self._context: zmq.Context[Any] = zmq.Context.shadow(context.underlying)
+        self._authenticator = zmq.auth.Authenticator(self._context)
+        self._monitors: dict[zmq.Socket[bytes], Curve] = {}
+        try:
+            self._authenticator.start()
+        except zmq.ZMQError as error:
+            self._authenticator.stop()
+            raise InputError(
+                f"this ZeroMQ context has another authenticator already ({error.strerror})"
+            ) from None
+        threading.Thread(target=self._run, name="gatekeeper", daemon=True).start()
+
+    def guard(self, socket: zmq.Socket[bytes], curve: Curve) -> None:
+        """Let `curve` decide who may connect to a socket that is not bound yet."""
+        with self._lock:
+            number = next(self._numbers)
+        domain, place = f"streamvos-{number}", f"inproc://streamvos-monitor-{number}"
+        self._authenticator.configure_curve_callback(domain, curve)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an authenticator nobody is admitted
+        socket.monitor(place, HANDSHAKE_FAILURES | zmq.EVENT_MONITOR_STOPPED)
+        monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        monitor.linger = 0
+        monitor.rcvhwm = 0  # ZeroMQ's own thread writes there, and must never wait
+        monitor.connect(place)
+        with self._lock:  # from here on it belongs to the gatekeeper's thread
+            self._monitors[monitor] = curve
+
+    def _run(self) -> None:
+        import asyncio  # which clients and pipelines without keys do not need
+
+        zap, loop = self._authenticator.zap_socket, asyncio.new_event_loop()
+        try:
+            while True:
+                with self._lock:
+                    monitors = dict(self._monitors)
+                poller = zmq.Poller()
+                for socket in (zap, *monitors):
+                    poller.register(socket, zmq.POLLIN)
+                for socket, _ in poller.poll(_PERIOD_MS):
+                    if socket is zap:
+                        loop.run_until_complete(self._authenticator.handle_zap_message(zap.recv_multipart()))
+                    elif self._note(socket, monitors[socket]):
+                        with self._lock:
+                            del self._monitors[socket]
+                        socket.close()
+        except zmq.ZMQError:  # the context ends
+            pass
+        finally:
+            loop.close()
+            self._authenticator.stop()
+            with self._lock:
+                for socket in self._monitors:
+                    socket.close()
+                self._monitors.clear()
+
+    @staticmethod
+    def _note(monitor: zmq.Socket[bytes], curve: Curve) -> bool:
+        """Count a failed handshake; whether the socket has been closed."""
+        event = recv_monitor_message(monitor)
+        if event["event"] == zmq.EVENT_MONITOR_STOPPED:
+            return True
+        if event["event"] != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # `callback` has counted that one
+            curve.denied.count(_CAUSES.get(int(event["value"]), "bad handshake"))
+        return False
+
 
 def make_keys(folder: str | Path, name: str) -> tuple[Path, Path]:
-    """Make a pair of keys, in the certificates' form of ZeroMQ that pyzmq and czmq read too.
+    """Make a pair of keys, in the form of ZeroMQ's certificates that pyzmq and czmq read too.
 
     Args:
         folder: made if missing, for its owner alone.
@@ -119,26 +231,23 @@ def make_keys(folder: str | Path, name: str) -> tuple[Path, Path]:
         Paths of the public and the secret file.
 
     Raises:
-        InputError: the name is none, or there are such files already.
+        InputError: the name is not valid, or there are such files already.
         SinkError: they cannot be written.
     """
     check_name(name)
     folder = Path(folder)
     public_path, secret_path = folder / f"{name}.key", folder / f"{name}.key_secret"
     for path in (public_path, secret_path):
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):
             raise InputError(f"{path} is there already; choose another name, keys are never replaced")
-    public, secret = (key.decode() for key in zmq.curve_keypair())
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    open_head = _HEAD.format(what="ZeroMQ CURVE public key", when=when, advice="May be given to anybody.")
-    closed_head = _HEAD.format(
-        what="ZeroMQ CURVE SECRET key", when=when, advice="Stays with its owner; never copy it."
-    )
-    body = f'metadata\ncurve\n    public-key = "{public}"\n'
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_new(secret_path, f'{closed_head}{body}    secret-key = "{secret}"\n', 0o600)
-        _write_new(public_path, open_head + body, 0o644)
+        # pyzmq would replace files, and let others read the secret for a moment; a link does neither
+        with tempfile.TemporaryDirectory(dir=folder) as private:
+            public_made, secret_made = zmq.auth.create_certificates(private, name)
+            os.chmod(secret_made, 0o600)
+            os.link(secret_made, secret_path)
+            os.link(public_made, public_path)
     except OSError as error:
         raise SinkError(f"cannot write {error.filename or folder}: {error.strerror}") from None
     return public_path, secret_path
@@ -153,15 +262,14 @@ def read_secret_key(path: str | Path) -> tuple[bytes, bytes]:
     Raises:
         InputError: no such file, not a pair of keys, or others can read it.
     """
-    values = _read_key_file(Path(path))
-    public, secret = values.get("public-key"), values.get("secret-key")
+    public, secret = _load(path)
     if public is None or secret is None:
         raise InputError(f"{path} holds no secret key; give the file NAME.key_secret of `streamvos keys new`")
     if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
         raise InputError(f"others can read the secret key {path}; `chmod 600 {path}`, or make new keys")
-    if zmq.curve_public(secret.encode()) != public.encode():
+    if zmq.curve_public(secret) != public:
         raise InputError(f"the public and the secret key in {path} do not belong together; make new keys")
-    return public.encode(), secret.encode()
+    return public, secret
 
 
 def read_public_key(key: str | Path) -> bytes:
@@ -170,16 +278,26 @@ def read_public_key(key: str | Path) -> bytes:
     Raises:
         InputError: it is neither.
     """
-    if isinstance(key, str) and _Z85.fullmatch(key) and not Path(key).exists():
+    if isinstance(key, str) and _Z85.fullmatch(key.encode()) and not Path(key).exists():
         return key.encode()
-    public = _read_key_file(Path(key)).get("public-key")
+    public, _ = _load(key)
     if public is None:
         raise InputError(f"{key} holds no public key; give the file NAME.key of `streamvos keys new`")
-    return public.encode()
+    return public
+
+
+def _load(path: str | Path) -> list[bytes | None]:
+    """The public and the secret key in a file, None where there is none."""
+    try:
+        return [key if key and _Z85.fullmatch(key) else None for key in zmq.auth.load_certificate(path)]
+    except OSError as error:
+        raise InputError(f"cannot read the key {path}: {error.strerror or 'no such file'}") from None
+    except (ValueError, IndexError):  # pyzmq raises both for files that hold no key
+        return [None, None]
 
 
 def check_bind(address: str, curve: Curve | None = None) -> None:
-    """Refuse to serve where somebody might come who must not.
+    """Refuse to serve where others could connect who must not.
 
     Allowed are inproc://, ipc:// with a path, tcp:// at the loopback, and other tcp:// with keys and a list
     of clients.
@@ -187,52 +305,25 @@ def check_bind(address: str, curve: Curve | None = None) -> None:
     Raises:
         InputError: everything else.
     """
-    transport, separator, place = address.partition("://")
-    if not separator or transport not in TRANSPORTS or not place:
+    if address.startswith("inproc://"):
+        return
+    check_address(address)
+    if address.startswith("tcp://") and not is_loopback(address) and (curve is None or not curve.admits):
         raise InputError(
-            f"cannot serve at {_shown(address)}; expected ipc://PATH, tcp://HOST:PORT or inproc://NAME"
-        )
-    if transport == "ipc":
-        if place.startswith("@"):
-            raise InputError(
-                f"{address} has no place in the file system, so everybody could connect; give a path"
-            )
-        ipc_address(Path(place))
-    if transport == "tcp" and not is_loopback(address) and (curve is None or not curve.admits):
-        raise InputError(
-            f"{_shown(address)} can be reached from other hosts, so it needs CURVE keys and a list of "
+            f"{address} can be reached from other hosts, so it needs CURVE keys and a list of "
             "clients (security.secret and security.clients; `streamvos keys new` makes keys); or serve at "
             "tcp://127.0.0.1:PORT"
         )
 
 
-def is_loopback(address: str) -> bool:
-    """Whether a tcp:// address is this host's alone, whatever its name stands for.
-
-    Raises:
-        InputError: it is no tcp://HOST:PORT.
-    """
-    host, colon, port = address.removeprefix("tcp://").rpartition(":")
-    if not address.startswith("tcp://") or not colon or not (port == "*" or _is_port(port)):
-        raise InputError(f"{_shown(address)} is no address; expected tcp://HOST:PORT, PORT 1 to 65535 or *")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if host in ("*", ""):
-        return False
-    try:
-        found = {str(one[4][0]) for one in sockets.getaddrinfo(host, None, type=sockets.SOCK_STREAM)}
-        return bool(found) and all(ipaddress.ip_address(one).is_loopback for one in found)
-    except (OSError, ValueError, UnicodeError):  # an interface's name, for instance; rather too careful
-        return False
-
-
 def bind(socket: zmq.Socket[Any], address: str, curve: Curve | None = None) -> str:
-    """Serve at an address, if that is safe: with CURVE on tcp:// where keys are given, and for us alone on ipc://.
+    """Bind a socket, if that is safe: with CURVE on tcp:// where keys are given, and for us alone on ipc://.
 
     Returns:
         The address with its port, where the system chose one.
 
     Raises:
-        InputError: as `check_bind`; or somebody serves there already, or a file is in the way.
+        InputError: as `check_bind`; or another process serves there, or a file is in the way.
     """
     check_bind(address, curve)
     path = Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
@@ -243,7 +334,7 @@ def bind(socket: zmq.Socket[Any], address: str, curve: Curve | None = None) -> s
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
-        raise InputError(f"cannot serve at {_shown(address)}: {error.strerror}") from None
+        raise InputError(f"cannot serve at {redact(address)[:200]}: {error.strerror}") from None
     if path is not None:
         with suppress(OSError):  # its folder keeps others out as well
             path.chmod(0o600)
@@ -263,40 +354,7 @@ def _check_free(path: Path) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         raise InputError(f"{path} is in the way: it is no socket; choose another address, or move it")
     deadline = time.monotonic() + _CLOSING_SECONDS
-    while answers(path) and time.monotonic() < deadline:
+    while answers(path):
+        if time.monotonic() > deadline:
+            raise InputError(f"another process serves at ipc://{path} already; choose another address")
         time.sleep(0.02)
-    if answers(path):
-        raise InputError(f"somebody serves at ipc://{path} already; choose another address")
-
-
-def _read_key_file(path: Path) -> dict[str, str]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(_KEY_FILE_BYTES).decode("utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"cannot read the key {path}: {error.strerror}") from None
-    values = {}
-    for line in text.splitlines():
-        name, equals, value = line.strip().partition("=")
-        value = value.strip().strip("\"'")
-        if equals and name.strip() in ("public-key", "secret-key") and _Z85.fullmatch(value):
-            values[name.strip()] = value
-    return values
-
-
-def _write_new(path: Path, text: str, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536
-
-
-def _shown(address: str) -> str:
-    if "@" not in address and "?" not in address:
-        return address[:200]
-    from streamvos.addresses import redact  # brings much with it that nobody else here needs
-
-    return redact(address)[:200]
