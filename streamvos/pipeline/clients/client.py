@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from streamvos.masks.checks import MASK_BYTES, check_label_map
 from streamvos.pipeline.clients.subscribing import End, Form, Mask, Subscription
@@ -32,14 +31,9 @@ from streamvos.pipeline.wire.messages import (
     encode,
 )
 from streamvos.pipeline.wire.runtime import answers, find_control
-from streamvos.pipeline.wire.security import Curve
+from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, next_event
 from streamvos.types import InputError, StreamvosError
 
-_FAILURES = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
 _OVER = ("ended", "failed")
 _PATIENCE = 3
 
@@ -88,7 +82,7 @@ class Client:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a request waits here until somebody is there
         self._socket.setsockopt(zmq.MAXMSGSIZE, HEADER_BYTES)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_FAILURES | zmq.EVENT_DISCONNECTED)
+        self._monitor = self._socket.get_monitor_socket(HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED)
         self._masks: list[Subscription] = []
         try:
             if self._curve is not None:
@@ -234,7 +228,7 @@ class Client:
             raise InputError(f"{verb} cannot be sent: {error}") from None
         deadline = time.monotonic() + self._timeout
         while self._monitor.poll(0):  # of earlier connections
-            self._explain(recv_monitor_message(self._monitor)["event"], asked=False)
+            self._explain(next_event(self._monitor)[0], asked=False)
         self._wait(zmq.POLLOUT, deadline)
         self._socket.send_multipart([b"", *rest])
         while True:
@@ -262,7 +256,7 @@ class Client:
             if self._socket in ready:
                 return
             if self._monitor in ready:
-                self._explain(recv_monitor_message(self._monitor)["event"], asked)
+                self._explain(next_event(self._monitor)[0], asked)
         raise PipelineError(
             f"the pipeline at {self.address} does not answer within {self._timeout:g} s; "
             "`streamvos ctl status --at NAME` and the log of `streamvos serve` show whether it runs. What "

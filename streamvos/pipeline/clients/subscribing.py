@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import zmq
 from PIL import Image
-from zmq.utils.monitor import recv_monitor_message
 
 from streamvos.masks.rle import decode_rle
 from streamvos.pipeline.wire.endpoints import NAME
@@ -31,18 +30,13 @@ from streamvos.pipeline.wire.messages import (
     RejectionCounter,
     decode,
 )
-from streamvos.pipeline.wire.security import Curve
+from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, next_event
 from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
 
 Form = Literal["rle", "png", "raw"]
 FORMS: tuple[Form, ...] = ("rle", "png", "raw")
 
 QUEUE = 16
-_FAILURES = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-)
 _PATIENCE = 3  # handshakes that may break off before we take it personally
 _STATES = ("tracking", "uncertain", "lost")
 
@@ -141,7 +135,7 @@ class Subscription:
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
-            sum(_FAILURES) | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+            HANDSHAKE_FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -182,7 +176,7 @@ class Subscription:
             left = None if deadline is None else max(0, round(1000 * (deadline - time.monotonic())))
             ready = dict(self._poller.poll(left))
             if self._monitor in ready:
-                self._listen(recv_monitor_message(self._monitor)["event"])
+                self._listen(next_event(self._monitor)[0])
             if self._socket in ready:
                 one = self._next()
                 if one is not None:
@@ -211,7 +205,7 @@ class Subscription:
         self.connections += (event == zmq.EVENT_HANDSHAKE_SUCCEEDED) - (event == zmq.EVENT_DISCONNECTED)
         self.connections = max(0, self.connections)
         self._broken = 0 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else self._broken
-        self._broken += event in _FAILURES
+        self._broken += bool(event & HANDSHAKE_FAILURES)
         if self._broken >= _PATIENCE or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise InputError(
                 "the publisher of the masks does not agree with us on CURVE keys, or does not admit ours; "

@@ -23,6 +23,7 @@ import itertools
 import os
 import re
 import stat
+import struct
 import tempfile
 import threading
 import time
@@ -33,7 +34,6 @@ from typing import Any, ClassVar
 
 import zmq
 import zmq.auth
-from zmq.utils.monitor import recv_monitor_message
 
 from streamvos.addresses import redact
 from streamvos.pipeline.wire.endpoints import check_address, check_name, is_loopback
@@ -212,12 +212,21 @@ class _Gatekeeper:
     @staticmethod
     def _note(monitor: zmq.Socket[bytes], curve: Curve) -> bool:
         """Count a failed handshake; whether the socket has been closed."""
-        event = recv_monitor_message(monitor)
-        if event["event"] == zmq.EVENT_MONITOR_STOPPED:
+        event, value = next_event(monitor)
+        if event == zmq.EVENT_MONITOR_STOPPED:
             return True
-        if event["event"] != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # `callback` has counted that one
-            curve.denied.count(_CAUSES.get(int(event["value"]), "bad handshake"))
+        if event != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # `callback` has counted that one
+            curve.denied.count(_CAUSES.get(value, "bad handshake"))
         return False
+
+
+def next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
+    """What a socket's monitor reports next: the event, and its value.
+
+    `zmq.utils.monitor` reads the same, but imports asyncio, which clients and supervisors do without.
+    """
+    event, value = struct.unpack("=hi", monitor.recv_multipart()[0])
+    return event, value
 
 
 def make_keys(folder: str | Path, name: str) -> tuple[Path, Path]:
