@@ -39,7 +39,8 @@ from streamvos.cli.common import (
 from streamvos.cli.signals import Stopped
 from streamvos.datasets.davis import DavisDataset, DavisSequence
 from streamvos.masks.labelmap import write_label_map
-from streamvos.metrics import MEASURES, Scores, SequenceScore, evaluate_sequence, summarize
+from streamvos.metrics.evaluation import evaluate_sequence
+from streamvos.metrics.scores import MEASURES, Scores, SequenceScore, summarize
 from streamvos.sinks.sink import make_folder
 from streamvos.types import InputError
 

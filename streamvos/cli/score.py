@@ -20,7 +20,8 @@ from streamvos.cli.common import (
     write_json,
 )
 from streamvos.cli.evaluate import DatasetName, SequenceNames, print_scores
-from streamvos.metrics import SequenceScore, score_folders
+from streamvos.metrics.folders import score_folders
+from streamvos.metrics.scores import SequenceScore
 
 EXAMPLES = examples(
     "streamvos score DAVIS/Annotations/480p out/davis --json scores.json",

@@ -42,7 +42,8 @@ from streamvos.cli.first_frame import (
 )
 from streamvos.cli.output_folder import Kinds, OutputFolder, check_out
 from streamvos.cli.signals import Stopped, signals_held
-from streamvos.metrics import Latencies, evaluate_sequence
+from streamvos.metrics.evaluation import evaluate_sequence
+from streamvos.metrics.latency import Latencies
 from streamvos.sources import GeneratedSource, LiveSource, Source, open_source
 from streamvos.types import VOID, Frame, Result, StreamvosError
 

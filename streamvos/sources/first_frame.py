@@ -3,9 +3,6 @@
 The objects come from a label map, from rectangles, from both, or, for a synthetic source, from its ground
 truth. The command line and the pipeline both start their streams this way.
 
-    >>> parse_boxes(["2:200,120,420,460"])
-    {2: (200, 120, 420, 460)}
-
     given = given_label_map(source, Path("first.png"), boxes)
     frame = next(source)
     label_map = first_label_map(frame, given, boxes)

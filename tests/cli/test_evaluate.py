@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from streamvos.masks.labelmap import read_label_map, write_label_map
-from streamvos.metrics import MEASURES
+from streamvos.metrics.scores import MEASURES
 
 
 @pytest.fixture

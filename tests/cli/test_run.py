@@ -13,7 +13,7 @@ from PIL import Image
 
 from streamvos.masks.labelmap import read_label_map, write_label_map
 from streamvos.masks.rle import decode_rle
-from streamvos.metrics import evaluate_sequence
+from streamvos.metrics.evaluation import evaluate_sequence
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 LENGTH = 6

@@ -7,7 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from streamvos.metrics import SequenceScorer, boundary_accuracy, evaluate_sequence, region_similarity
+from streamvos.metrics.evaluation import SequenceScorer, evaluate_sequence
+from streamvos.metrics.measures import boundary_accuracy, region_similarity
 from streamvos.types import InputError
 
 EXACT = 1e-6

@@ -10,7 +10,8 @@ from goldens import shared_path
 from PIL import Image
 
 from streamvos.masks.labelmap import write_label_map
-from streamvos.metrics import evaluate_sequence, score_folders
+from streamvos.metrics.evaluation import evaluate_sequence
+from streamvos.metrics.folders import score_folders
 from streamvos.types import InputError
 
 

@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from streamvos.metrics import Latencies
+from streamvos.metrics.latency import Latencies
 from streamvos.types import InputError
 
 

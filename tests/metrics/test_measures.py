@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from streamvos.metrics import boundary_accuracy, measure_objects, region_similarity
-from streamvos.metrics.measures import boundary_radius
+from streamvos.metrics.measures import boundary_accuracy, boundary_radius, measure_objects, region_similarity
 from streamvos.types import InputError
 
 EXACT = 1e-6  # the agreement that is asked for on cases worked out by hand

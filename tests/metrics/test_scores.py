@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from streamvos.metrics import MEASURES, ObjectScore, SequenceScore, statistics, summarize
+from streamvos.metrics.scores import MEASURES, ObjectScore, SequenceScore, statistics, summarize
 from streamvos.types import InputError
 
 EXACT = 1e-6

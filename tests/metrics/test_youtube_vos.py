@@ -11,13 +11,8 @@ import pytest
 from PIL import Image
 
 from streamvos.masks.labelmap import write_label_map
-from streamvos.metrics import (
-    ObjectScore,
-    SequenceScore,
-    evaluate_youtube_sequence,
-    score_youtube_folders,
-    summarize_youtube,
-)
+from streamvos.metrics.scores import ObjectScore, SequenceScore
+from streamvos.metrics.youtube_vos import evaluate_youtube_sequence, score_youtube_folders, summarize_youtube
 from streamvos.types import InputError
 
 EXACT = 1e-6

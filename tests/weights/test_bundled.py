@@ -8,7 +8,7 @@ import pytest
 import streamvos
 from streamvos.datasets.davis import DavisDataset
 from streamvos.methods import METHODS
-from streamvos.metrics import evaluate_sequence
+from streamvos.metrics.evaluation import evaluate_sequence
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.types import InputError
 from streamvos.weights import BUNDLED, bundled_path, read_checkpoint
