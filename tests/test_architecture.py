@@ -71,6 +71,17 @@ def test_a_room_imports_only_rooms_above_it(path):
             assert LEVEL[other] < LEVEL[room] or other == room, f"{room} must not import {other}"
 
 
+def test_no_two_modules_import_each_other_in_a_circle():
+    """Not inside functions either, nor for type checkers alone."""
+    names = [".".join(("streamvos", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in MODULES]
+    modules = dict(zip(names, MODULES, strict=True))
+    imports = {name: (imported(path) & modules.keys()) - {name} for name, path in modules.items()}
+    while imports:
+        leaves = {name for name, others in imports.items() if not others & imports.keys()}
+        assert leaves, f"these import each other: {sorted(imports)}"
+        imports = {name: others for name, others in imports.items() if name not in leaves}
+
+
 PENDING = {
     ("config", "streamvos.pipeline.telemetry.prometheus"),
     ("telemetry", "streamvos.pipeline.supervision.streams"),

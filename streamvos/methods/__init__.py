@@ -16,7 +16,7 @@ from streamvos.methods.feelvos import FEELVOS, FEELVOSOptions
 from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMOptions
 from streamvos.methods.joint import JOINT, JOINTOptions
 from streamvos.methods.rgmp import RGMP, RGMPOptions
-from streamvos.methods.tvos.method import TVOS, TVOSNetwork, TVOSOptions
+from streamvos.methods.tvos import TVOS, TVOSOptions
 from streamvos.types import InputError
 
 
@@ -69,4 +69,4 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
         ) from None
 
 
-__all__ = ["METHODS", "TVOS", "Decoder", "Entry", "Method", "TVOSNetwork", "TVOSOptions", "Target", "build"]
+__all__ = ["METHODS", "Decoder", "Entry", "Method", "Target", "build"]

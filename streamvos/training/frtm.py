@@ -21,7 +21,7 @@ from torch import nn
 
 from streamvos.engines import choose_device
 from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMExtractor, FRTMOptions
-from streamvos.methods.frtm.target import TARGET_LEVEL
+from streamvos.methods.frtm.options import TARGET_LEVEL
 from streamvos.nn.segmentation_network import SegmentationNetwork
 from streamvos.nn.target_model.target_model import learn_both, make_samples, project, score
 from streamvos.training.loop import OF_THE_MACHINE, Report, Say, TrainingOptions, say_in_log, train

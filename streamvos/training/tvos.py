@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamvos.methods.tvos.method import TVOSExtractor, TVOSNetwork, TVOSOptions
+from streamvos.methods.tvos.method import TVOSExtractor
+from streamvos.methods.tvos.options import TVOSNetwork, TVOSOptions
 from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips, ClipDataset
 from streamvos.training.loop import (
     OF_THE_MACHINE,

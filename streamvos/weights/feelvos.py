@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import torch
 
-from streamvos.methods.feelvos.method import RATES
+from streamvos.methods.feelvos.options import RATES
 from streamvos.types import InputError
 
 BACKBONE = "xception_65/"

@@ -16,7 +16,8 @@ import torch
 from small_methods import SMALL, small
 
 import streamvos
-from streamvos.methods.base import Lesson, Method
+from streamvos.methods.background import Lesson
+from streamvos.methods.base import Method
 from streamvos.segmenter import Extraction, StreamState, check_mask, decide
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 

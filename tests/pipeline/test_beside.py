@@ -70,7 +70,7 @@ import time
 import torch
 
 from stub_methods import Drift, DriftOptions, _Target
-from streamvos.methods.base import Lesson
+from streamvos.methods.background import Lesson
 
 SECONDS = 0.7
 

@@ -16,7 +16,8 @@ from torch import nn
 
 import streamvos
 from streamvos.datasets.clips import Clip
-from streamvos.methods.tvos.method import TVOSExtractor, TVOSNetwork
+from streamvos.methods.tvos.method import TVOSExtractor
+from streamvos.methods.tvos.options import TVOSNetwork
 from streamvos.nn.resnet import resnet
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.training.davis_clips import AuthorsClipOptions

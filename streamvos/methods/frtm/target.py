@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from streamvos.methods.base import Lesson, Lessons, Modes, Target, use_on_current_stream
+from streamvos.methods.background import Lesson, Lessons, Modes, use_on_current_stream
+from streamvos.methods.base import Target
 from streamvos.methods.frtm.augmentation import augment
 from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
+from streamvos.methods.frtm.options import TARGET_LEVEL, FRTMOptions
 from streamvos.nn.target_model.target_model import (
     Samples,
     TargetWeights,
@@ -29,11 +31,8 @@ from streamvos.nn.target_model.target_model import (
 from streamvos.nn.transfer import Arrival, take
 from streamvos.types import MAX_OBJECT_ID, Evidence, Features, InputError
 
-if TYPE_CHECKING:
-    from streamvos.methods.frtm.method import FRTMExtractor, FRTMOptions
-
-TARGET_LEVEL = "layer4"
-"""What the target model sees; stride 16."""
+TargetFeatures = Callable[[torch.Tensor], torch.Tensor]
+"""Frames (B, 3, H, W) -> what the target model sees of them, (B, C, h, w)."""
 
 InitialWeights = Callable[[int, int, int], TargetWeights]
 """(object id, channels of the features, channels of the target model) -> where learning starts."""
@@ -80,9 +79,11 @@ class FRTMTarget(Target):
         late: whether learning waits for the next call; None = on a GPU.
     """
 
-    def __init__(self, options: FRTMOptions, extractor: FRTMExtractor, initial_weights: InitialWeights):
+    def __init__(
+        self, options: FRTMOptions, target_features: TargetFeatures, initial_weights: InitialWeights
+    ):
         self.options = options
-        self._extractor, self._initial_weights = extractor, initial_weights
+        self._target_features, self._initial_weights = target_features, initial_weights
         self._models: dict[int, ObjectModel] = {}
         self._size: tuple[int, int] | None = None
         self._projections: torch.Tensor | None = None  # (K, c, C, 1, 1), of all objects
@@ -228,7 +229,7 @@ class FRTMTarget(Target):
         )
         own = features[TARGET_LEVEL]
         parts = images.split(options.objects_per_batch)
-        synthetic = [self._extractor.target_features(part).to(own.dtype) for part in parts]
+        synthetic = [self._target_features(part).to(own.dtype) for part in parts]
         x = _solvable(torch.cat([own, *synthetic]))
         importance = options.first_importance(len(x))
         shares = importance.values[: len(x)].to(x)

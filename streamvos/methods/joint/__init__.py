@@ -1,9 +1,10 @@
 """JOINT: filters learned on the spot and attention to remembered windows, decoded together.
 
-`method` holds options, extractor, decoder and the method; `target` and `memory` the state of a stream;
-`network` the networks; `crops` the windows and how they move; `label_encoder` what masks are turned into.
+`method` holds the extractor, the decoder and the method; `target` and `memory` the state of a stream;
+`network` the networks; `crops` the windows and how they move; `label_encoder` the encoding of masks.
 """
 
-from streamvos.methods.joint.method import JOINT, JOINTNetworkOptions, JOINTOptions
+from streamvos.methods.joint.method import JOINT
+from streamvos.methods.joint.options import JOINTNetworkOptions, JOINTOptions
 
 __all__ = ["JOINT", "JOINTNetworkOptions", "JOINTOptions"]

@@ -14,20 +14,17 @@ summed up anew by and by, so rounding cannot pile up. docs/methods.md, JOINT.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 
 from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.network import JOINTNetwork
+from streamvos.methods.joint.options import JOINTOptions
 from streamvos.nn.few_shot import FewShotProblem, convolve, steepest_descent
 from streamvos.nn.precision import Precision, resolve_precision
 from streamvos.nn.target_model.sample_weights import SampleWeights
 from streamvos.nn.transformer import attention_sums, residual_norm
 from streamvos.types import InputError
-
-if TYPE_CHECKING:
-    from streamvos.methods.joint.method import JOINTOptions
 
 OF_PICTURES = ("induction", "transduction", "self_keys", "numerator", "denominator", "memory_keys", "carried")
 OF_OBJECTS = ("labels", "importance")

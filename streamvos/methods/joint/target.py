@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from streamvos.methods.base import Lesson, Lessons, Target, use_on_current_stream
+from streamvos.methods.background import Lesson, Lessons, use_on_current_stream
+from streamvos.methods.base import Target
 from streamvos.methods.joint.crops import (
     TargetState,
     Windows,
@@ -32,14 +33,12 @@ from streamvos.methods.joint.crops import (
 from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.memory import JOINTMemory
 from streamvos.methods.joint.network import LEVELS, JOINTNetwork, View
+from streamvos.methods.joint.options import JOINTOptions
 from streamvos.methods.parts import Part
 from streamvos.nn.few_shot import FewShotProblem, steepest_descent
 from streamvos.nn.precision import resolve_precision
 from streamvos.nn.transfer import take
 from streamvos.types import Evidence, Features, InputError
-
-if TYPE_CHECKING:
-    from streamvos.methods.joint.method import JOINTOptions
 
 BRANCHES = ("induction", "transduction")
 

@@ -1,9 +1,10 @@
 """RGMP: a network sees the frame, its mask before, and the frame where the object was given.
 
-`method` holds the target, the decoder and the method; `runs` the options, the extractor and the network over
-scales; `network` encoder and decoder; `canvas` padding and scales.
+`method` holds the target, the decoder and the method; `runs` the extractor and the network over scales;
+`network` encoder and decoder; `canvas` padding and scales.
 """
 
-from streamvos.methods.rgmp.method import RGMP, RGMPNetwork, RGMPOptions
+from streamvos.methods.rgmp.method import RGMP
+from streamvos.methods.rgmp.options import RGMPNetwork, RGMPOptions
 
 __all__ = ["RGMP", "RGMPNetwork", "RGMPOptions"]

@@ -24,19 +24,11 @@ from streamvos.methods.base import Method, Target
 from streamvos.methods.parts import Part
 from streamvos.methods.rgmp.canvas import Canvas
 from streamvos.methods.rgmp.network import MaskGuidedEncoder, RefinementDecoder
-from streamvos.methods.rgmp.runs import (
-    STRIDE,
-    GuidedRuns,
-    RGMPExtractor,
-    RGMPNetwork,
-    RGMPOptions,
-    canvas_of,
-)
+from streamvos.methods.rgmp.options import RGMPOptions
+from streamvos.methods.rgmp.runs import STRIDE, GuidedRuns, RGMPExtractor, canvas_of
 from streamvos.nn.aggregation import insert_given, odds_softmax
 from streamvos.nn.resnet import resnet
 from streamvos.types import MAX_OBJECT_ID, Annotation, Evidence, Features, InputError
-
-__all__ = ["RGMP", "RGMPDecoder", "RGMPNetwork", "RGMPOptions", "RGMPTarget", "aggregate"]
 
 
 def aggregate(runs: torch.Tensor) -> torch.Tensor:

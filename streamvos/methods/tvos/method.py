@@ -15,126 +15,21 @@ and defaults are those of the authors' code; where the paper differs there is an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from streamvos.methods.base import Method, Target
-from streamvos.methods.tvos.history import (
-    History,
-    Schedule,
-    authors_schedule,
-    consecutive_schedule,
-    keep_first,
-    paper_schedule,
-    uniform_schedule,
-)
+from streamvos.methods.tvos.history import History
+from streamvos.methods.tvos.options import TVOSNetwork, TVOSOptions
 from streamvos.nn.aggregation import insert_given
 from streamvos.nn.images import ImageNetNormalization
 from streamvos.nn.labels import one_hot_labels, resize_probabilities
 from streamvos.nn.precision import PrecisionChoice, in_precision, resolve_precision
-from streamvos.nn.propagation import PropagationOptions, propagate
+from streamvos.nn.propagation import propagate
 from streamvos.nn.resnet import resnet
 from streamvos.types import Annotation, Evidence, Features, InputError
-
-
-class TVOSNetwork(BaseModel):
-    """Shape of the embedding network. The defaults are the authors' ResNet-50.
-
-    Attributes:
-        depth: ResNet 18, 34, 50 or 101.
-        stages: how many of the four stages are used.
-        planes: width of each stage. The authors halve the last one.
-        embedding: channels of the 1x1 convolution at the end; None = none, the last stage's output is
-            the embedding (the authors' ResNet-18).
-        normalize: divide every embedding by its L2 norm. The authors do not.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    depth: Literal[18, 34, 50, 101] = 50
-    stages: int = Field(4, ge=2, le=4)
-    planes: tuple[int, ...] = (64, 128, 256, 256)
-    embedding: int | None = Field(256, ge=1)
-    normalize: bool = False
-
-
-class TVOSOptions(BaseModel):
-    """Everything about TVOS that is not a weight. The defaults are the authors'.
-
-    Attributes:
-        network: see `TVOSNetwork`.
-        schedule: which past frames are references, see `streamvos.methods.tvos.history`.
-        references: n, how many.
-        span: R, over how many frames the sparse ones are spread.
-        keep_first: the annotated frame is always a reference. The authors let it go after 44 frames.
-        history_labels: "hard" remembers the most likely label of every cell (the authors), "soft" the
-            prediction itself (eq. 4 of the paper).
-        temperature: multiplies the similarities.
-        spatial_prior: "authors" multiplies after the softmax, "paper" is eq. 6, "none" leaves it out.
-        sigma_dense: sigma of recent references, in cells.
-        sigma_sparse: sigma of distant references, in cells.
-        sigma_sparse_from: the first target frame at which distant references get `sigma_sparse`.
-        dense: how many references count as recent.
-        top_k: only the k most similar cells of all references vote; None = all (the authors).
-        radius: a cell sees only cells at most so far away, in cells, in rows and in columns; None = all.
-        precision: "bfloat16" runs the network under autocast and rounds the similarities; "auto" does so
-            where the device has instructions for it. The authors' is "float32".
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    network: TVOSNetwork = TVOSNetwork()
-    schedule: Literal["authors", "paper", "consecutive", "uniform"] = "authors"
-    references: int = Field(9, ge=1, le=254)
-    span: int = Field(40, ge=1, le=1000)
-    keep_first: bool = False
-    history_labels: Literal["hard", "soft"] = "hard"
-    temperature: float = Field(1.0, gt=0)
-    spatial_prior: Literal["authors", "paper", "none"] = "authors"
-    sigma_dense: float = Field(8.0, gt=0)
-    sigma_sparse: float = Field(21.0, gt=0)
-    sigma_sparse_from: int = Field(16, ge=1)
-    dense: int = Field(4, ge=1)
-    top_k: int | None = Field(None, ge=1)
-    radius: int | None = Field(None, ge=0)
-    precision: PrecisionChoice = "float32"
-
-    @model_validator(mode="after")
-    def _schedule_must_be_possible(self) -> TVOSOptions:
-        self.choose(10_000)
-        return self
-
-    @property
-    def choose(self) -> Schedule:
-        """The schedule with its numbers filled in."""
-        n, span = self.references, self.span
-        schedules: dict[str, Schedule] = {
-            "authors": lambda t: authors_schedule(t, n, span),
-            "paper": lambda t: paper_schedule(t, n, self.dense, span),
-            "consecutive": lambda t: consecutive_schedule(t, n),
-            "uniform": lambda t: uniform_schedule(t, n, span),
-        }
-        schedule = schedules[self.schedule]
-        return keep_first(schedule) if self.keep_first else schedule
-
-    @property
-    def reach(self) -> int:
-        """How many frames back the oldest reference may lie, frame 0 apart."""
-        return {"authors": self.span + 4, "consecutive": self.references}.get(self.schedule, self.span)
-
-    def propagation(self, device: torch.device) -> PropagationOptions:
-        """The part that concerns one step of propagation."""
-        return PropagationOptions(
-            temperature=self.temperature,
-            spatial_prior=self.spatial_prior,
-            top_k=self.top_k,
-            radius=self.radius,
-            precision=resolve_precision(self.precision, device),
-        )
 
 
 class TVOSExtractor(nn.Module):

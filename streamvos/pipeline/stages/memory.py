@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from streamvos.methods.base import Lesson, Target
+from streamvos.methods.background import Lesson
+from streamvos.methods.base import Target
 from streamvos.pipeline.stages.method import shared_extraction
 from streamvos.pipeline.stages.serialization import (
     array_sizes,

@@ -14,7 +14,8 @@ import torch
 from goldens import procedural, shared_path
 
 from streamvos.methods.rgmp.canvas import resize
-from streamvos.methods.rgmp.method import RGMP, RGMPNetwork, RGMPOptions, aggregate
+from streamvos.methods.rgmp.method import RGMP, aggregate
+from streamvos.methods.rgmp.options import RGMPNetwork, RGMPOptions
 from streamvos.methods.rgmp.runs import canvas_of
 from streamvos.nn.images import IMAGE_DEVIATION, IMAGE_MEAN
 from streamvos.segmenter import Segmenter

@@ -16,7 +16,7 @@ from goldens import procedural, shared_path
 
 import streamvos
 from streamvos.methods import Method
-from streamvos.methods.tvos.method import TVOS, TVOSOptions
+from streamvos.methods.tvos import TVOS, TVOSOptions
 from streamvos.segmenter import Segmenter
 from streamvos.types import Features, InputError
 from streamvos.weights import load_method

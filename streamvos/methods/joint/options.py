@@ -1,0 +1,85 @@
+"""The options of JOINT; docs/methods.md, JOINT, says where paper and code differ."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from streamvos.methods.base import Options
+from streamvos.methods.joint.crops import STRIDE
+from streamvos.nn.precision import PrecisionChoice
+
+
+class JOINTNetworkOptions(Options):
+    """Shape of the networks, see `streamvos.methods.joint.network`. The defaults are the authors'."""
+
+    depth: Literal[18, 34, 50, 101] = 50
+    planes: tuple[int, int, int, int] = (64, 128, 256, 512)
+    channels: int = Field(512, ge=1)
+    keys: int = Field(128, ge=1)
+    labels: int = Field(16, ge=1)
+    label_widths: tuple[int, int, int] = (16, 32, 64)
+    widths: tuple[int, int, int, int] = (256, 128, 128, 64)
+
+
+class JOINTOptions(Options):
+    """Everything about JOINT that is not a weight. The defaults are the authors', for DAVIS.
+
+    Attributes:
+        network: see `JOINTNetworkOptions`.
+        window: "object" looks for each object in a window of its own (the authors); "frame" sees the whole
+            frame once for all objects, so that backbone and memory cost the same for one object and for many.
+        crop_size: (h, w) to which windows are resized; multiples of 16.
+        search_factor: side of a window in those of the object.
+        box: the size of the first box is the difference of its outermost rows and columns ("authors"), or
+            one more ("pixels").
+        scale_limits: by how much the size of an object may change from frame to frame.
+        visible: a prediction of fewer pixels (the sum of its probabilities) does not move the window.
+        update_interval: T, every so many frames one is remembered. The authors: 3 for DAVIS, 5 for
+            YouTube-VOS (and in the paper).
+        memory_size: N, how many frames are remembered; the first always, then the most recent.
+        learning_rate: weight of the first sample that is added for the learner.
+        first_weight_floor: the least weight of the first frame for the learner (not in the paper).
+        init_iterations: steps of the learner on the first frame.
+        update_iterations: steps on every frame that is remembered.
+        merging: "authors" lets even a single object compete with the background, which sharpens its
+            probability to sigmoid(2 s); "sigmoid" takes sigmoid(s) for a single object.
+        refresh: "incremental" adds the new frame's share to the encoding of the memory and takes that of the
+            oldest away; "whole" encodes everything anew, which costs the square of the frames.
+        objects_at_once: how many windows pass the networks together.
+        precision: "bfloat16" runs backbone, feature layers and decoder under autocast and rounds what the
+            self-attention sums up; similarities, the attention that carries labels, and the learner stay
+            float32. "auto" does so where the device has instructions for it. The authors' is "float32".
+    """
+
+    network: JOINTNetworkOptions = JOINTNetworkOptions()
+    window: Literal["object", "frame"] = "object"
+    crop_size: tuple[int, int] = (480, 832)
+    search_factor: float = Field(5.0, gt=0)
+    box: Literal["authors", "pixels"] = "authors"
+    scale_limits: tuple[float, float] = (0.95, 1.1)
+    visible: float = Field(100.0, ge=0)
+    update_interval: int = Field(3, ge=1)
+    memory_size: int = Field(20, ge=2, le=254)
+    learning_rate: float = Field(0.1, gt=0, lt=1)
+    first_weight_floor: float = Field(0.25, ge=0, lt=1)
+    init_iterations: int = Field(20, ge=1)
+    update_iterations: int = Field(3, ge=0)
+    merging: Literal["authors", "sigmoid"] = "authors"
+    refresh: Literal["incremental", "whole"] = "incremental"
+    objects_at_once: int = Field(4, ge=1)
+    precision: PrecisionChoice = "float32"
+
+    @model_validator(mode="after")
+    def _numbers_must_make_sense(self) -> JOINTOptions:
+        if min(self.crop_size) < 2 * STRIDE or any(side % STRIDE for side in self.crop_size):
+            raise ValueError(f"crop_size must be two multiples of {STRIDE}, at least {2 * STRIDE}")
+        if not 0 < self.scale_limits[0] <= 1 <= self.scale_limits[1]:
+            raise ValueError("scale_limits must be 0 < least <= 1 <= most")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w): cells of a crop."""
+        return self.crop_size[0] // STRIDE, self.crop_size[1] // STRIDE

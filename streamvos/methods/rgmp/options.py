@@ -1,0 +1,54 @@
+"""The options of RGMP; docs/methods.md, RGMP, says where paper and code differ."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from streamvos.methods.base import Options
+from streamvos.methods.rgmp.canvas import Growth
+from streamvos.nn.precision import PrecisionChoice
+from streamvos.nn.winograd import Tile
+
+
+class RGMPNetwork(Options):
+    """Shape of the network. The defaults are the authors' ResNet-50.
+
+    Attributes:
+        depth: ResNet 18, 34, 50 or 101.
+        planes: width of each stage.
+        channels: of the decoder.
+    """
+
+    depth: Literal[18, 34, 50, 101] = 50
+    planes: tuple[int, int, int, int] = (64, 128, 256, 512)
+    channels: int = Field(256, ge=1)
+
+
+class RGMPOptions(Options):
+    """Everything about RGMP that is not a weight. The defaults are the authors'.
+
+    Attributes:
+        network: see `RGMPNetwork`.
+        scales: of the canvas; the maps of all are averaged. The authors' three for testing.
+        padding: "authors" grows a side to the next multiple of 32 even where it is one already, of the frame
+            and of every scale but 1; "least" leaves those. The paper is silent.
+        align_corners: how the decoder enlarges its maps. The authors' code leaves it to PyTorch, which in
+            their version (0.3.1) put corner on corner; later versions put center on center (False).
+        runs_per_batch: the runs of a frame (objects + 1) are one batch of at most so many, to bound memory.
+            None = eight on a GPU; on a processor as many as its caches are worth at that scale, since larger
+            batches are slower than smaller ones there (`PIXELS_AT_ONCE`).
+        winograd: side of the tiles in which the decoder's 3x3 convolutions are computed on a processor, with
+            fewer multiplications and more rounding (`streamvos.nn.winograd`); 0 = directly.
+        precision: "bfloat16" runs the networks under autocast; "auto" does so where the device has
+            instructions for it. The authors' is "float32".
+    """
+
+    network: RGMPNetwork = RGMPNetwork()
+    scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 0.75, 1.0), min_length=1)
+    padding: Growth = "authors"
+    align_corners: bool = True
+    runs_per_batch: int | None = Field(None, ge=1)
+    winograd: Tile = 0
+    precision: PrecisionChoice = "float32"
