@@ -1,4 +1,8 @@
-"""Policy "lossless": the masks of a pipeline are those of a `Segmenter`, bit for bit, in every placement."""
+"""Policy "lossless": the masks of a pipeline are those of a `Segmenter`, bit for bit, in every placement.
+
+Every method is held to it with the stages in this process, with the edges, arenas and threads of the workers;
+processes of their own run one method per placement.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import pytest
 import torch
 from serving import label_maps, serving
 from small_methods import SMALL
+from stages_in_process import run_stages
 
 import streamvos
 from streamvos.pipeline.config.method import MethodConfig
@@ -66,22 +71,45 @@ def configuration(method: str, placement: str, folder: Path, streams: int, **mor
     }
 
 
-@pytest.mark.parametrize("placement", ["fused", "split"])
-@pytest.mark.parametrize("method", list(SMALL))
-def test_masks_are_those_of_a_segmenter(tmp_path, method, placement):
-    streams = 2 if placement == "fused" else 1
-    # batches are allowed to run even where they are no faster, so that their rounding is put to the test
-    config = configuration(method, placement, tmp_path, streams, extractor={"measured": False})
-    with serving(config, tmp_path) as pipeline:
-        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+def check(folder: Path, method: str, streams: int) -> None:
     for k in range(streams):
         results = expected(method, k)
-        masks = label_maps(tmp_path / f"s{k}")
+        masks = label_maps(folder / f"s{k}")
         assert list(masks) == [f"{t:05d}.png" for t in range(FRAMES)]
         for t, result in enumerate(results):
             assert np.array_equal(masks[f"{t:05d}.png"], result.mask), f"stream {k}, frame {t}"
-        lines = [json.loads(line) for line in (tmp_path / f"s{k}.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (folder / f"s{k}.jsonl").read_text().splitlines()]
         assert [line["index"] for line in lines] == list(range(FRAMES))
         for line, result in zip(lines, results, strict=True):
             for one in line["objects"]:
                 assert one["score"] == round(result.objects[one["id"]].score, 6)
+
+
+# batches are allowed to run even where they are no faster, so that their rounding is put to the test
+UNMEASURED = {"measured": False}
+
+
+@pytest.fixture
+def _one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)  # which the stages set
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("placement", ["fused", "split"])
+@pytest.mark.parametrize("method", list(SMALL))
+def test_masks_of_every_method_are_those_of_a_segmenter(tmp_path, method, placement):
+    run_stages(configuration(method, placement, tmp_path, 2, extractor=UNMEASURED))
+    check(tmp_path, method, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "placement", "streams"), [("frtm-fast", "fused", 2), ("tvos", "split", 1)]
+)
+def test_masks_of_a_pipeline_of_processes_are_those_of_a_segmenter(tmp_path, method, placement, streams):
+    with serving(
+        configuration(method, placement, tmp_path, streams, extractor=UNMEASURED), tmp_path
+    ) as pipeline:
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    check(tmp_path, method, streams)
