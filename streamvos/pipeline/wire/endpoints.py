@@ -66,7 +66,9 @@ def split_tcp(address: str) -> tuple[str, str]:
     """
     match = _TCP.fullmatch(address)
     if match is None or (match["port"] != "*" and not 0 < int(match["port"]) < 65536):
-        raise InputError(f'expected an address such as "tcp://127.0.0.1:5555", got "{redact(address)[:200]}"')
+        raise InputError(
+            f'"{redact(address)[:200]}" is no address; expected an address such as "tcp://127.0.0.1:5555"'
+        )
     return match["host"].strip("[]"), match["port"]
 
 
