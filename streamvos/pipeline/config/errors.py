@@ -1,8 +1,6 @@
 """What is wrong with a pipeline.toml, in one line: where, what came, what was expected, what was meant.
 
-    pipeline.toml: [[streams]] "front": unknown key "sorce"; did you mean "source"? (docs/pipeline.md)
-
-Apart from `reading`, since it is only words.
+pipeline.toml: [[streams]] "front": unknown key "sorce"; did you mean "source"? (docs/pipeline.md)
 """
 
 from __future__ import annotations
@@ -16,23 +14,28 @@ from pydantic import BaseModel, ValidationError
 from streamvos.addresses import is_url, redact
 
 Location = tuple[int | str, ...]
-Tables = Mapping[tuple[str, ...], type[BaseModel]]
-"""Path of a table, without numbers of arrays and names that users choose -> its model."""
+Tables = Mapping[Location, type[BaseModel]]
+"""Path of a table, with "*" for numbers in arrays and names that users choose -> its model."""
 
-_WORDS = {
-    "Input should be a valid string": "expected a text",
-    "Input should be a valid integer": "expected a whole number",
-    "Input should be a valid number": "expected a number",
-    "Input should be a finite number": "expected a finite number",
-    "Input should be a valid boolean": "expected true or false",
-    "Input should be a valid tuple": "expected an array",
-    "Input is not a valid path": "expected a path",
+_RANK = {"extra_forbidden": 0, "missing": 2}  # a mistyped key is both; the first says more
+_EXPECTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "an array",
+    "path_type": "a path",
+    "model_type": "a table",
+    "dict_type": "a table",
 }
-_OF_TABLES = ("value_error", "model_type", "model_attributes_type", "dict_type")
-_RANK = {
-    "extra_forbidden": 0,
-    "missing": 2,
-}  # a mistyped key is both unknown and missing; the first says more
+_WORDS = {
+    "Input should be ": "",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+    "'": '"',
+}
 
 
 def explain(error: ValidationError, values: Any, where: str, tables: Tables) -> str:
@@ -46,133 +49,84 @@ def explain(error: ValidationError, values: Any, where: str, tables: Tables) -> 
     """
     found = sorted(error.errors(), key=lambda one: _RANK.get(one["type"], 1))
     first = found[0]
-    location = tuple(first["loc"])
-    kind, given = first["type"], first.get("input")
-    if kind in ("extra_forbidden", "missing"):
-        table, key, name = location[:-1], "", str(location[-1])
-        said = _unknown(table, name, tables) if kind == "extra_forbidden" else _missing(table, name)
+    location, kind = tuple(first["loc"]), first["type"]
+    last = len(location) - (kind in _RANK)  # the key that is unknown or missing is no place of its own
+    end = next(n for n in range(last, -1, -1) if _path(location[:n]) in tables)
+    if kind == "extra_forbidden":
+        said = _unknown(str(location[-1]), _path(location[:-1]), tables)
+    elif location == ("streams",) and (kind == "missing" or isinstance(first["input"], Mapping)):
+        said = "there is no stream; add a [[streams]] table with a name and a source"
+        if kind != "missing":
+            said = (
+                "one table came, expected an array of them; write [[streams]] with two brackets on each side"
+            )
+    elif kind == "missing":
+        said = f'the key "{location[-1]}" is missing'
+    elif kind == "value_error":  # one of ours, which says everything itself
+        said = first["msg"].removeprefix("Value error, ")
     else:
-        is_whole = kind in _OF_TABLES and _plain(location) in tables
-        table, key = (location, "") if is_whole else _split(location)
-        said = _wrong(first, key, given)
-    place = " ".join(filter(None, (_place(table, values), key)))
+        said = f"{_expected(first['msg'], kind)}, got {_shown(first['input'])}"
+        choices = str(first.get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(", ")
+        said += _meant(str(first["input"]), [word.strip("'") for word in choices], "; ")
+    place = " ".join(filter(None, (_table(location[:end], values), *map(str, location[end:last][:1]))))
     more = "" if len(found) == 1 else f"; {len(found) - 1} more wrong"
     return f"{where}: {place}{': ' if place else ''}{said} (docs/pipeline.md{more})"
 
 
-def shown(value: Any) -> str:
-    """A value as TOML would have it, shortened and without credentials."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, (list, tuple)):
-        return "an array"
-    if isinstance(value, str):
-        text = redact(value) if is_url(value) else value
-        return f'"{text if len(text) <= 80 else text[:77] + "..."}"'
-    return str(value)[:80]
-
-
-def quoted(words: Sequence[str]) -> str:
-    """A list of words for people."""
-    return ", ".join(f'"{word}"' for word in words)
-
-
-def nearest(word: str, words: Sequence[str]) -> str | None:
-    """What was probably meant."""
-    found = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
-    return found[0] if found else None
-
-
-def _unknown(table: Location, key: str, tables: Tables) -> str:
-    known = _keys(tables, _plain(table))
-    meant = nearest(key, known)
-    if meant is not None:
-        return f'unknown key "{key}"; did you mean "{meant}"?'
-    elsewhere = [path for path in tables if path != _plain(table) and key in _keys(tables, path)]
+def _unknown(key: str, table: Location, tables: Tables) -> str:
+    known = list(tables[table].model_fields)
+    if meant := _meant(key, known, "; "):
+        return f'unknown key "{key}"{meant}'
+    elsewhere = [path for path in tables if key in tables[path].model_fields]
     if elsewhere:
-        return f'unknown key "{key}" here; it belongs into {_name(elsewhere[0])}'
+        names = {(): "the top of the file, before every table", ("streams", "*"): "[[streams]]"}
+        name = "a sink of [[streams]]" if "sinks" in elsewhere[0] else f"[{'.'.join(map(str, elsewhere[0]))}]"
+        return f'unknown key "{key}" here; it belongs in {names.get(elsewhere[0], name)}'
     return f'unknown key "{key}"; expected one of {", ".join(known)}'
 
 
-def _missing(table: Location, key: str) -> str:
-    if not table and key == "streams":
-        return "there is no stream; add a [[streams]] table with a name and a source"
-    return f'the key "{key}" is missing'
+def _meant(word: str, words: Sequence[str], before: str) -> str:
+    found = difflib.get_close_matches(word.lower(), words, n=1)
+    return f'{before}did you mean "{found[0]}"?' if found else ""
 
 
-def _wrong(error: Any, key: str, given: Any) -> str:
-    if error["type"] == "value_error":  # one of ours, which says everything itself
-        return error["msg"].removeprefix("Value error, ")
-    if error["type"] == "tuple_type" and isinstance(given, Mapping) and key == "streams":
-        return "one table came, expected an array of them; write [[streams]] with two brackets on each side"
-    if error["type"] in _OF_TABLES:
-        return f"expected a table, got {shown(given)}"
-    expected = _WORDS.get(error["msg"]) or _expected(error["msg"])
-    said = f"{expected}, got {shown(given)}"
-    if error["type"] == "literal_error" and isinstance(given, str):
-        choices = [word.strip("'") for word in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        meant = nearest(given, choices)
-        said += f'; did you mean "{meant}"?' if meant else ""
-    return said
+def _expected(message: str, kind: str) -> str:
+    for word, better in _WORDS.items():
+        message = message.replace(word, better)
+    return f"expected {_EXPECTED.get(kind, message)}"
 
 
-def _expected(message: str) -> str:
-    text = message.removeprefix("Input should be ")
-    text = text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
-    text = text.replace("greater than", "more than").replace("'", '"')
-    return f"expected {text}" if text != message else message[:1].lower() + message[1:]
-
-
-def _split(location: Location) -> tuple[Location, str]:
-    """Table and key of a value; numbers behind the key are places in an array."""
-    end = len(location)
-    while end and isinstance(location[end - 1], int):
-        end -= 1
-    return location[: end - 1], str(location[end - 1]) if end else ""
-
-
-def _place(table: Location, values: Any) -> str:
-    """The table's name for people; nothing at the top level."""
-    if not table:
-        return ""
-    if table[0] != "streams":
-        return f"[{'.'.join(map(str, table))}]"
-    number = table[1] if len(table) > 1 else 0
-    assert isinstance(number, int)
-    stream = _at(values, ("streams", number, "name"))
-    name = f" {shown(stream)}" if isinstance(stream, str) else f" no. {number + 1}"
-    if len(table) > 3 and table[2] == "sinks":
-        assert isinstance(table[3], int)
-        kind = _at(values, (*table[:4], "kind"))
-        told = f' ("{kind}")' if isinstance(kind, str) else ""
-        return f"[[streams]]{name}, sink {table[3] + 1}{told}"
-    return f"[[streams]]{name}"
-
-
-def _at(values: Any, location: Location) -> Any:
-    for part in location:
-        try:
-            values = values[part]
-        except (LookupError, TypeError):
-            return None
-    return values
-
-
-def _plain(location: Location) -> tuple[str, ...]:
+def _path(location: Location) -> Location:
     """The path of a table as `Tables` has it."""
-    parts = tuple(part for part in location if isinstance(part, str))
-    return ("remote", "*") if len(parts) == 2 and parts[0] == "remote" else parts
+    named = location[:1] == ("remote",)
+    return tuple("*" if isinstance(one, int) or (named and n == 1) else one for n, one in enumerate(location))
 
 
-def _keys(tables: Tables, path: tuple[str, ...]) -> list[str]:
-    return list(tables[path].model_fields) if path in tables else []
+def _table(location: Location, values: Any) -> str:
+    """The table's name for people; nothing at the top level."""
+    if location[:1] != ("streams",):
+        return f"[{'.'.join(map(str, location))}]" if location else ""
+    (_, number, *rest), stream = location, values["streams"][location[1]]
+    name = stream.get("name") if isinstance(stream, Mapping) else None
+    text = f"[[streams]] {_shown(name) if isinstance(name, str) else f'no. {int(number) + 1}'}"
+    if rest:
+        sink = stream["sinks"][rest[1]]
+        kind = sink.get("kind") if isinstance(sink, Mapping) else None
+        text += f", sink {int(rest[1]) + 1}" + (f' ("{kind}")' if isinstance(kind, str) else "")
+    return text
 
 
-def _name(path: tuple[str, ...]) -> str:
-    if not path:
-        return "the top of the file, before every table"
-    if path == ("streams", "sinks"):
-        return "a sink of [[streams]]"
-    return "[[streams]]" if path == ("streams",) else f"[{'.'.join(path)}]"
+def _shown(value: Any) -> str:
+    """A value as TOML would have it, shortened and without credentials."""
+    if isinstance(value, str):
+        text = redact(value) if is_url(value) else value
+        return f'"{text if len(text) <= 80 else text[:77] + "..."}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (
+        "a table"
+        if isinstance(value, Mapping)
+        else "an array"
+        if isinstance(value, Sequence)
+        else str(value)[:80]
+    )

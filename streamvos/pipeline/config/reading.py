@@ -26,11 +26,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TABLES: dict[tuple[str, ...], type[BaseModel]] = {
+_TABLES: dict[tuple[int | str, ...], type[BaseModel]] = {
     (): PipelineConfig,
     ("method",): MethodConfig,
-    ("streams",): StreamConfig,
-    ("streams", "sinks"): SinkConfig,
+    ("streams", "*"): StreamConfig,
+    ("streams", "*", "sinks", "*"): SinkConfig,
     ("supervision",): SupervisionConfig,
     ("extractor",): ExtractorConfig,
     ("observe",): ObserveConfig,

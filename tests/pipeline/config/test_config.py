@@ -124,8 +124,8 @@ def test_weights_may_be_none():
         ({"streams": "camera:0"}, 'streams: expected an array, got "camera:0"'),
         ({"streams": [{"source": "camera:0"}]}, '[[streams]] no. 1: the key "name" is missing'),
         (pipeline({"sorce": "x"}), '[[streams]] "front": unknown key "sorce"; did you mean "source"?'),
-        (pipeline({"trace": "x"}), 'unknown key "trace" here; it belongs into [observe]'),
-        (pipeline(hang_timeout=3), 'unknown key "hang_timeout" here; it belongs into [supervision]'),
+        (pipeline({"trace": "x"}), 'unknown key "trace" here; it belongs in [observe]'),
+        (pipeline(hang_timeout=3), 'unknown key "hang_timeout" here; it belongs in [supervision]'),
         (pipeline(xyzzy=3), 'unknown key "xyzzy"; expected one of name, placement, method, streams'),
         (
             pipeline(placement="Fused"),
