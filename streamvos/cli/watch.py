@@ -1,7 +1,7 @@
 """`streamvos watch`: what a pipeline publishes, as it comes: rates, gaps, latencies, objects.
 
 streamvos watch door
-streamvos watch ipc:///tmp/streamvos-1000/door/masks-front.sock --save masks/
+streamvos watch ipc:///run/user/1000/streamvos/door/masks-front.sock --save masks/
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from streamvos.types import InputError, SinkError
 EXAMPLES = examples(
     "streamvos watch",
     "streamvos watch door --stream front --max 100 --json",
-    "streamvos watch ipc:///tmp/streamvos-1000/door/masks-front.sock --form raw --save masks/",
+    "streamvos watch ipc:///run/user/1000/streamvos/door/masks-front.sock --form raw --save masks/",
     "streamvos watch tcp://10.0.0.5:5601 --secret clients/laptop.key_secret --server-key keys/door.key",
 )
 

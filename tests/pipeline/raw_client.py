@@ -1,8 +1,8 @@
 """A client that knows docs/protocol.md and nothing of streamvos: pyzmq, msgpack, NumPy, and Pillow for PNG.
 
-with RawClient("ipc:///tmp/streamvos-1000/door/control.sock") as client:
+with RawClient("ipc:///run/user/1000/streamvos/door/control.sock") as client:
     client.request("annotate", "front", mask=mask)
-with RawSubscriber("ipc:///tmp/streamvos-1000/door/masks-front.sock", "rle", "front") as masks:
+with RawSubscriber("ipc:///run/user/1000/streamvos/door/masks-front.sock", "rle", "front") as masks:
     header, label_map = masks.receive()
 """
 

@@ -1,4 +1,4 @@
-"""Names and addresses that a pipeline may use, checked before anything is bound (docs/protocol.md, Security).
+"""Names and addresses that a pipeline may use, checked before anything is bound (docs/protocol.md, 11).
 
 check_name("door")                               # pipelines and streams; also names of folders
 check_address("tcp://127.0.0.1:5599")            # what users write: ipc://PATH or tcp://HOST:PORT

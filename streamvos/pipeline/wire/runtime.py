@@ -1,4 +1,4 @@
-"""Where a pipeline's sockets are, and that only one pipeline of a name runs (docs/protocol.md, Security).
+"""Where a pipeline's sockets are, and that only one pipeline of a name runs (docs/protocol.md, 11).
 
 Whoever can open a pipeline's ipc:// socket can send commands to it. The sockets are therefore in a folder
 that only its owner can enter: streamvos/NAME in the user's runtime folder ($XDG_RUNTIME_DIR, /run/user/UID,

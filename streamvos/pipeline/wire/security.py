@@ -1,4 +1,4 @@
-"""Who may connect: CURVE keys, the list of clients, and what may be bound (docs/protocol.md, Security).
+"""Who may connect: CURVE keys, the list of clients, and what may be bound (docs/protocol.md, 11).
 
 CURVE alone admits everybody who knows the server's public key. Our servers therefore ask pyzmq's
 authenticator about the key of each client; where no authenticator answers, nobody is admitted.
