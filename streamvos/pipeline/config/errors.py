@@ -79,7 +79,10 @@ def _unknown(key: str, table: Location, tables: Tables) -> str:
         return f'unknown key "{key}"{meant}'
     elsewhere = [path for path in tables if key in tables[path].model_fields]
     if elsewhere:
-        names = {(): "the top of the file, before every table", ("streams", "*"): "[[streams]]"}
+        names: dict[Location, str] = {
+            (): "the top of the file, before every table",
+            ("streams", "*"): "[[streams]]",
+        }
         name = "a sink of [[streams]]" if "sinks" in elsewhere[0] else f"[{'.'.join(map(str, elsewhere[0]))}]"
         return f'unknown key "{key}" here; it belongs in {names.get(elsewhere[0], name)}'
     return f'unknown key "{key}"; expected one of {", ".join(known)}'
