@@ -3,17 +3,20 @@
 A video is a folder of JPEGs; its label maps are PNGs of the same names in another folder. A clip is a
 short run of frames with their label maps, cut out for training.
 
-    clip = load_clip("goat", frame_paths[10:13], annotation_paths[10:13], read_labels)
+    clip = dataset.frames(10, count=3)
     clip.images.shape, clip.masks.shape, clip.object_ids  # (3, 480, 854, 3), (3, 480, 854), (1,)
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -30,7 +33,7 @@ class Clip:
     """Some frames of one video with their label maps.
 
     Attributes:
-        name: of the video.
+        name: name of the video.
         frame_names: one per frame, such as "00010".
         images: (N, H, W, 3) uint8, RGB.
         masks: (N, H, W) uint8 label maps; 0 background, 255 void.
@@ -58,6 +61,109 @@ class Clip:
         return replace(self, masks=keep[self.masks])
 
 
+@dataclass(frozen=True, eq=False)
+class Video(ABC):
+    """One video: where its files are, and what is in them when asked.
+
+    Attributes:
+        name: name of its folder.
+        frame_paths: one picture per frame, in order.
+    """
+
+    name: str
+    frame_paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.frame_paths)
+
+    def image(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of frame `index`, counted from 0.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return read_image(self.frame_paths[index])
+
+    @abstractmethod
+    def training_files(self) -> list[tuple[Path, Path]]:
+        """Picture and label map of every frame that a training clip may hold, in order."""
+
+    @abstractmethod
+    def read_mask(self, path: Path) -> np.ndarray:
+        """The label map in one of the video's files, (H, W) uint8."""
+
+
+VideoType = TypeVar("VideoType", bound=Video)
+
+
+class VideoDataset(ABC, Generic[VideoType]):
+    """The videos of a data set.
+
+    Iterating gives each video; `dataset["goat"]` and `dataset[0]` give one of them.
+
+    Attributes:
+        root: folder of the data set.
+        names: names of the videos, in order.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+
+    @abstractmethod
+    def _find(self, name: str) -> VideoType:
+        """Find the files of a video; refuse it where frames and label maps do not match."""
+
+    @cached_property
+    def _found(self) -> dict[str, VideoType]:
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[VideoType]:
+        return (self[name] for name in self.names)
+
+    def __getitem__(self, which: int | str) -> VideoType:
+        name = pick(self.names, which, str(self.root))[0] if isinstance(which, str) else self.names[which]
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return [len(video.training_files()) for video in self]
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames of all videos together can be trained on."""
+        return sum(self._lengths)
+
+    def starts(self, count: int, stride: int = 1) -> list[int]:
+        """Every `i` for which `frames(i, count, stride)` exists: the indices of a training epoch."""
+        return starts(self._lengths, count, stride)
+
+    def frames(self, i: int, count: int, stride: int = 1) -> Clip:
+        """The training clip that starts at frame `i` of the frames with label maps of all videos in a row.
+
+        Near the end of a video the clip is shifted back until it fits, so that every frame is the index of
+        a clip (as in the TVOS authors' training code). Frames without a label map are passed over. Objects
+        that appear inside the clip keep their labels; `Clip.known` drops them.
+
+        Args:
+            i: 0 .. `frame_count` - 1.
+            count: number of frames.
+            stride: distance from one to the next, in frames with label maps; 1 for consecutive ones.
+
+        Raises:
+            InputError: `i` is out of range, the video is too short, or a file is unreadable.
+        """
+        which, position = locate(self._lengths, i)
+        video = self[which]
+        files = video.training_files()
+        chosen = [files[k] for k in window(position, count, stride, len(files), video.name)]
+        return load_clip(video.name, chosen, video.read_mask)
+
+
 def list_pictures(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The pictures in a folder: name without suffix -> path, in the order of the frames.
 
@@ -69,9 +175,8 @@ def list_pictures(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         InputError: the folder cannot be read, or one name occurs with two suffixes.
     """
     pictures: dict[str, Path] = {}
-    for path in sorted(
-        children(folder), key=lambda path: path.name
-    ):  # so that of two files it is always the same that is refused
+    # sorted, so that of two files it is always the same that is refused
+    for path in sorted(children(folder), key=lambda path: path.name):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
             if path.stem in pictures:
                 raise InputError(
@@ -134,7 +239,7 @@ def read_labels(path: Path, binary: bool, merge: bool) -> np.ndarray:
     """The label map in a file, (H, W) uint8.
 
     Args:
-        path: of the PNG.
+        path: the PNG.
         binary: the video's label maps are binary masks (`holds_binary_mask`): what is not 0 becomes 1.
         merge: all objects become object 1; void stays 255.
 
@@ -149,33 +254,23 @@ def read_labels(path: Path, binary: bool, merge: bool) -> np.ndarray:
     return labels
 
 
-def load_clip(
-    name: str,
-    frame_paths: Sequence[Path],
-    annotation_paths: Sequence[Path],
-    read: Callable[[Path], np.ndarray],
-) -> Clip:
-    """Read frames and their label maps into one clip.
-
-    Args:
-        name: of the video.
-        frame_paths: N pictures.
-        annotation_paths: their N label maps.
-        read: reads one of them.
+def load_clip(name: str, files: Sequence[tuple[Path, Path]], read: Callable[[Path], np.ndarray]) -> Clip:
+    """Read frames and their label maps, the latter by `read`, into one clip.
 
     Raises:
         InputError: a file cannot be read, or its size is not that of the first frame.
     """
-    images = [read_image(path) for path in frame_paths]
-    masks = [read(path) for path in annotation_paths]
+    images = [read_image(picture) for picture, _ in files]
+    masks = [read(labels) for _, labels in files]
     size = images[0].shape[:2]
-    for path, array in zip((*frame_paths, *annotation_paths), (*images, *masks), strict=True):
-        if array.shape[:2] != size:
-            raise InputError(
-                f"{path} is {array.shape[0]} x {array.shape[1]} (height x width); expected {size[0]} x "
-                f"{size[1]} as {frame_paths[0]}"
-            )
-    return Clip(name, tuple(path.stem for path in frame_paths), np.stack(images), np.stack(masks))
+    for pair, arrays in zip(files, zip(images, masks, strict=True), strict=True):
+        for path, array in zip(pair, arrays, strict=True):
+            if array.shape[:2] != size:
+                raise InputError(
+                    f"{path} is {array.shape[0]} x {array.shape[1]} (height x width); expected {size[0]} x "
+                    f"{size[1]} as {files[0][0]}"
+                )
+    return Clip(name, tuple(picture.stem for picture, _ in files), np.stack(images), np.stack(masks))
 
 
 def window(position: int, count: int, stride: int, length: int, name: str) -> range:
@@ -221,7 +316,7 @@ def locate(lengths: Sequence[int], i: int) -> tuple[int, int]:
 
 
 def pick(names: Sequence[str], wanted: Sequence[str] | str | None, where: str) -> list[str]:
-    """The names that were asked for, in that order; all where nothing was.
+    """The wanted names, in that order; all of them if `wanted` is None.
 
     Raises:
         InputError: one of them does not exist, or occurs twice; the message lists those that exist.

@@ -26,18 +26,14 @@ import numpy as np
 from streamvos.datasets.clips import (
     FRAME_SUFFIXES,
     LABEL_SUFFIXES,
-    Clip,
+    Video,
+    VideoDataset,
     holds_binary_mask,
     list_folders,
     list_pictures,
     listing,
-    load_clip,
-    locate,
     pick,
-    read_image,
     read_labels,
-    starts,
-    window,
 )
 from streamvos.masks.labelmap import read_label_map
 from streamvos.types import VOID, InputError
@@ -51,36 +47,21 @@ _LAYOUT = (
 
 
 @dataclass(frozen=True, eq=False)
-class DavisSequence:
-    """One sequence: where its files are, and what is in them when asked.
+class DavisSequence(Video):
+    """One sequence.
 
     Attributes:
-        name: of the sequence.
-        frame_paths: one picture per frame, in order.
         annotation_paths: one label map per frame, or that of the first frame alone (test sets).
         merge: all objects count as one, object 1 (DAVIS 2016).
     """
 
-    name: str
-    frame_paths: tuple[Path, ...]
     annotation_paths: tuple[Path, ...]
     merge: bool
-
-    def __len__(self) -> int:
-        return len(self.frame_paths)
 
     @property
     def annotated(self) -> bool:
         """Whether every frame has a label map, so that the sequence can be scored and trained on."""
         return len(self.annotation_paths) == len(self.frame_paths)
-
-    def image(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB of frame `index`, counted from 0.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
-        return read_image(self.frame_paths[index])
 
     def mask(self, index: int) -> np.ndarray:
         """(H, W) uint8 label map of frame `index`; 0 background, 255 void; 2016: the object is 1.
@@ -90,7 +71,7 @@ class DavisSequence:
         """
         if not self.annotated and index != 0:
             raise InputError(f"{self.name}: only the first frame has a label map; asked for frame {index}")
-        return self._read(self.annotation_paths[index])
+        return self.read_mask(self.annotation_paths[index])
 
     def first_mask(self) -> np.ndarray:
         """(H, W) uint8 label map of the first frame: what a method is given.
@@ -107,7 +88,7 @@ class DavisSequence:
 
     def masks(self) -> Iterator[np.ndarray]:
         """Every label map in order, read one at a time."""
-        return (self._read(path) for path in self.annotation_paths)
+        return (self.read_mask(path) for path in self.annotation_paths)
 
     @cached_property
     def object_ids(self) -> tuple[int, ...]:
@@ -118,15 +99,15 @@ class DavisSequence:
     def _binary(self) -> bool:
         return holds_binary_mask(read_label_map(self.annotation_paths[0], binary="never"))
 
-    def _read(self, path: Path) -> np.ndarray:
+    def read_mask(self, path: Path) -> np.ndarray:
         return read_labels(path, self._binary, self.merge)
 
+    def training_files(self) -> list[tuple[Path, Path]]:
+        return list(zip(self.frame_paths, self.annotation_paths, strict=True)) if self.annotated else []
 
-class DavisDataset:
-    """The sequences of a DAVIS folder.
 
-    Iterating gives a `DavisSequence` each; `dataset["goat"]` and `dataset[0]` give one of them.
-    """
+class DavisDataset(VideoDataset[DavisSequence]):
+    """The sequences of a DAVIS folder. Clips are cut from those with a label map for every frame."""
 
     def __init__(
         self,
@@ -165,56 +146,8 @@ class DavisDataset:
         if split is not None or sequences is None:
             available = self._split(available, split)
         self.names = tuple(pick(available, sequences, str(self.root)))
-        self._sequences = {name: self._sequence(name) for name in self.names}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[DavisSequence]:
-        return iter(self._sequences.values())
-
-    def __getitem__(self, which: int | str) -> DavisSequence:
-        if isinstance(which, str):
-            (which_name,) = pick(self.names, which, str(self.root))
-            return self._sequences[which_name]
-        return self._sequences[self.names[which]]
-
-    @cached_property
-    def _lengths(self) -> list[int]:
-        return [len(sequence) if sequence.annotated else 0 for sequence in self]
-
-    @property
-    def frame_count(self) -> int:
-        """How many frames with a label map the fully annotated sequences have together."""
-        return sum(self._lengths)
-
-    def starts(self, count: int, stride: int = 1) -> list[int]:
-        """Every `i` for which `frames(i, count, stride)` exists: the index of a training epoch."""
-        return starts(self._lengths, count, stride)
-
-    def frames(self, i: int, count: int, stride: int = 1) -> Clip:
-        """The training clip that starts at frame `i` of all sequences in a row.
-
-        Near the end of a sequence the clip is shifted back until it fits, so that every frame is the
-        index of a clip (as in the TVOS authors' training code).
-
-        Args:
-            i: 0 .. `frame_count` - 1.
-            count: how many frames.
-            stride: distance from one to the next; 1 for consecutive frames.
-
-        Raises:
-            InputError: `i` is out of range, the sequence is too short, or a file is unreadable.
-        """
-        which, position = locate(self._lengths, i)
-        sequence = self[which]
-        places = window(position, count, stride, len(sequence), sequence.name)
-        return load_clip(
-            sequence.name,
-            [sequence.frame_paths[place] for place in places],
-            [sequence.annotation_paths[place] for place in places],
-            sequence._read,
-        )
+        for name in self.names:
+            self._found[name] = self._find(name)
 
     def _folder(self, part: str, resolution: str) -> Path:
         folder = self.root / part / resolution
@@ -252,8 +185,7 @@ class DavisDataset:
             )
         return names
 
-    def _sequence(self, name: str) -> DavisSequence:
-        """Find the files of one sequence, and refuse it where frames and label maps do not match."""
+    def _find(self, name: str) -> DavisSequence:
         frames = list_pictures(self._frames / name, FRAME_SUFFIXES)
         annotations = list_pictures(self._annotations / name, LABEL_SUFFIXES)
         if not frames:

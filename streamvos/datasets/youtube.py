@@ -29,17 +29,13 @@ import numpy as np
 from streamvos.datasets.clips import (
     FRAME_SUFFIXES,
     LABEL_SUFFIXES,
-    Clip,
+    Video,
+    VideoDataset,
     list_folders,
     list_pictures,
     listing,
-    load_clip,
-    locate,
     pick,
-    read_image,
     read_labels,
-    starts,
-    window,
 )
 from streamvos.types import MAX_OBJECT_ID, VOID, InputError
 
@@ -62,31 +58,16 @@ class YouTubeObject:
 
 
 @dataclass(frozen=True, eq=False)
-class YouTubeVideo:
-    """One video: where its files are, and what is in them when asked.
+class YouTubeVideo(Video):
+    """One video.
 
     Attributes:
-        name: of the video.
-        frame_paths: one picture per frame, in order.
         annotation_paths: frame index -> label map, ascending; not every frame has one.
         meta: what meta.json says of the video's objects, if anything.
     """
 
-    name: str
-    frame_paths: tuple[Path, ...]
     annotation_paths: dict[int, Path]
     meta: dict[str, Any] | None
-
-    def __len__(self) -> int:
-        return len(self.frame_paths)
-
-    def image(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB of frame `index`, counted from 0.
-
-        Raises:
-            InputError: the file cannot be read.
-        """
-        return read_image(self.frame_paths[index])
 
     def mask(self, index: int) -> np.ndarray:
         """(H, W) uint8 label map of frame `index`; 0 background, 255 void.
@@ -99,7 +80,7 @@ class YouTubeVideo:
                 f"{self.name}: frame {index} has no label map; those that have: "
                 f"{listing([str(key) for key in self.annotation_paths])}"
             )
-        return _read(self.annotation_paths[index])
+        return self.read_mask(self.annotation_paths[index])
 
     @cached_property
     def objects(self) -> tuple[YouTubeObject, ...]:
@@ -133,10 +114,16 @@ class YouTubeVideo:
                 )
             yield index, np.where(np.isin(mask, ids), mask, np.uint8(0))
 
+    def read_mask(self, path: Path) -> np.ndarray:
+        return read_labels(path, binary=False, merge=False)
+
+    def training_files(self) -> list[tuple[Path, Path]]:
+        return [(self.frame_paths[index], path) for index, path in self.annotation_paths.items()]
+
     def _objects_in_masks(self) -> list[YouTubeObject]:
         firsts: dict[int, int] = {}
         for index, path in self.annotation_paths.items():
-            for label in np.unique(_read(path)):
+            for label in np.unique(self.read_mask(path)):
                 if 0 < label < VOID:
                     firsts.setdefault(int(label), index)
         return [YouTubeObject(label, None, index) for label, index in firsts.items()]
@@ -166,10 +153,10 @@ class YouTubeVideo:
         return found
 
 
-class YouTubeVosDataset:
-    """The videos of one split of YouTube-VOS.
+class YouTubeVosDataset(VideoDataset[YouTubeVideo]):
+    """The videos of one split of YouTube-VOS, each listed when first asked for: there are thousands.
 
-    Iterating gives a `YouTubeVideo` each; `dataset["003234408d"]` and `dataset[0]` give one of them.
+    Consecutive frames of a clip are five frames of the video apart, as only those have label maps.
     """
 
     def __init__(
@@ -198,68 +185,13 @@ class YouTubeVosDataset:
         if not available:
             raise InputError(f"JPEGImages and Annotations in {self.root} have no video in common; {_LAYOUT}")
         self.names = tuple(pick(available, videos, str(self.root)))
-        self._videos: dict[str, YouTubeVideo] = {}
 
     @property
     def has_meta(self) -> bool:
         """Whether there is a meta.json, and so categories."""
         return self._meta is not None
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[YouTubeVideo]:
-        return (self[name] for name in self.names)
-
-    def __getitem__(self, which: int | str) -> YouTubeVideo:
-        if isinstance(which, str):
-            (name,) = pick(self.names, which, str(self.root))
-        else:
-            name = self.names[which]
-        if name not in self._videos:  # listed when first asked for: there are thousands
-            self._videos[name] = self._video(name)
-        return self._videos[name]
-
-    @cached_property
-    def _lengths(self) -> list[int]:
-        return [len(video.annotation_paths) for video in self]
-
-    @property
-    def frame_count(self) -> int:
-        """How many frames with a label map there are in all videos together."""
-        return sum(self._lengths)
-
-    def starts(self, count: int, stride: int = 1) -> list[int]:
-        """Every `i` for which `frames(i, count, stride)` exists: the index of a training epoch."""
-        return starts(self._lengths, count, stride)
-
-    def frames(self, i: int, count: int, stride: int = 1) -> Clip:
-        """The training clip that starts at annotated frame `i` of all videos in a row.
-
-        Frames without a label map are passed over, so consecutive frames of a clip are five frames of
-        the video apart. Near the end of a video the clip is shifted back until it fits. Objects that
-        appear inside the clip keep their labels; `Clip.known` drops them.
-
-        Args:
-            i: 0 .. `frame_count` - 1.
-            count: how many frames.
-            stride: distance from one to the next, in annotated frames.
-
-        Raises:
-            InputError: `i` is out of range, the video is too short, or a file is unreadable.
-        """
-        which, position = locate(self._lengths, i)
-        video = self[which]
-        annotated = list(video.annotation_paths)
-        indices = [annotated[k] for k in window(position, count, stride, len(annotated), video.name)]
-        return load_clip(
-            video.name,
-            [video.frame_paths[index] for index in indices],
-            [video.annotation_paths[index] for index in indices],
-            _read,
-        )
-
-    def _video(self, name: str) -> YouTubeVideo:
+    def _find(self, name: str) -> YouTubeVideo:
         frames = list_pictures(self.root / "JPEGImages" / name, FRAME_SUFFIXES)
         annotations = list_pictures(self.root / "Annotations" / name, LABEL_SUFFIXES)
         index_of = {stem: index for index, stem in enumerate(frames)}
@@ -273,10 +205,6 @@ class YouTubeVosDataset:
             raise InputError(f"video {name} in {self.root}: {problem}; {_LAYOUT}")
         by_index = {index_of[stem]: path for stem, path in annotations.items()}
         return YouTubeVideo(name, tuple(frames.values()), by_index, (self._meta or {}).get(name))
-
-
-def _read(path: Path) -> np.ndarray:
-    return read_labels(path, binary=False, merge=False)
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ def parse_parameters(text: str) -> tuple[int, SyntheticOptions]:
     return seed, SyntheticOptions(**values)
 
 
+@lru_cache(maxsize=8)
 def list_stills(folder: Path) -> tuple[str, ...]:
     """Names, without suffix, of the photographs in `folder`/images that have a map in `folder`/regions.
 

@@ -74,7 +74,6 @@ class Still:
     count: int
 
 
-@lru_cache(maxsize=8)
 @lru_cache(maxsize=48)
 def read_still(folder: Path, name: str) -> Still:
     """One photograph and its regions; the last few are kept.

@@ -12,32 +12,20 @@ palette colors, so that a block on a border may fall to a third label (docs/meth
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamvos.datasets.clips import Clip
+from streamvos.datasets.clips import VideoDataset
 from streamvos.masks.labelmap import davis_palette
 from streamvos.training.synthetic_clips import CELL
 from streamvos.types import InputError
 
 CLASSES = 22
 """Palette colors that the authors' loss knows."""
-
-
-class ClipDataset(Protocol):
-    """A data set that cuts clips: `DavisDataset`, `YouTubeVosDataset`."""
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def starts(self, count: int) -> list[int]: ...
-
-    def frames(self, i: int, count: int) -> Clip: ...
 
 
 class AuthorsClipOptions(BaseModel):
@@ -64,7 +52,7 @@ class AuthorsClips:
     order every epoch, by mistake. Videos shorter than a clip are passed over.
 
     Args:
-        dataset: see `ClipDataset`.
+        dataset: DAVIS or YouTube-VOS.
         options: see `AuthorsClipOptions`.
         seed: of all of it, 0 or more.
 
@@ -72,7 +60,7 @@ class AuthorsClips:
         InputError: no video is as long as a clip.
     """
 
-    def __init__(self, dataset: ClipDataset, options: AuthorsClipOptions, seed: int = 0):
+    def __init__(self, dataset: VideoDataset[Any], options: AuthorsClipOptions, seed: int = 0):
         self.dataset, self.options, self.seed = dataset, options, seed
         self.starts = dataset.starts(options.frames)
         if not self.starts:

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamvos.datasets.clips import VideoDataset
 from streamvos.methods.tvos.method import TVOSExtractor
 from streamvos.methods.tvos.options import TVOSNetwork, TVOSOptions
-from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips, ClipDataset
+from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
 from streamvos.training.loop import (
     OF_THE_MACHINE,
     Loss,
@@ -205,7 +206,7 @@ def synthetic_recipe(
 
 
 def authors_recipe(
-    dataset: ClipDataset,
+    dataset: VideoDataset[Any],
     training: TrainingOptions | None = None,
     clips: AuthorsClipOptions | None = None,
     network: TVOSNetwork | None = None,
