@@ -26,7 +26,7 @@ from streamvos.engines import EngineCache, parity
 from streamvos.engines.recipes import recipe_for, recipes
 from streamvos.engines.signature import Signature
 from streamvos.methods import METHODS, Method
-from streamvos.segmenter import Extraction, StreamState, annotation_of, decide, make_result
+from streamvos.segmenter import Extraction, StreamState, check_mask, decide, make_result
 from streamvos.segmenter.building import Builder
 from streamvos.weights import load_method
 
@@ -98,7 +98,7 @@ def follow(
         wait(device)
         started = time.perf_counter()
         features = extract([frame])
-        question = state.ask(features, annotation_of(truth) if t == 0 else None)
+        question = state.ask(features, check_mask(truth, size, device) if t == 0 else None)
         decision = decide(method, question)
         shown = decision.shown()
         state.learn(features, question, decision if t == 0 else replace(decision, predicted=certain))

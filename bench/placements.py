@@ -38,14 +38,14 @@ def evidence_bytes(method: str, source: str) -> int:
     from streamvos.pipeline.config.method import MethodConfig
     from streamvos.pipeline.stages.method import make_method
     from streamvos.pipeline.stages.serialization import array_sizes, pack_question
-    from streamvos.segmenter import Extraction, StreamState, annotation_of, decide
+    from streamvos.segmenter import Extraction, StreamState, check_mask, decide
 
     extract = Extraction(make_method(MethodConfig(name=method, **WEIGHTS.get(method, {}))), "cpu")
     state = StreamState(extract.method, extract.device)
     with open_source(source) as frames, torch.inference_mode():
         for t, frame in enumerate(frames):
             features = extract([torch.from_numpy(frame.image)])
-            given = annotation_of(torch.from_numpy(frames.label_map(0)).long()) if t == 0 else None
+            given = check_mask(frames.label_map(0), frame.size, extract.device) if t == 0 else None
             question = state.ask(features, given)
             if t:
                 arrays, _ = pack_question(question, by_reference=False)

@@ -1,4 +1,12 @@
-"""Training in the background: what a target puts off, and which of it is still wanted."""
+"""Training in the background: tasks that a target puts off, and which of them are still wanted.
+
+target.defer = True                              # once, before the first frame
+...
+for task in target.take_tasks():                 # after annotate and write
+    executor.submit(task.run).add_done_callback(lambda _, task=task: done.put(task))
+...
+target.take_over(done.get())                     # between two frames, in the stream's own thread
+"""
 
 from __future__ import annotations
 
@@ -10,7 +18,7 @@ import torch
 
 
 class Modes:
-    """PyTorch's modes at this object's birth; they are a thread's own.
+    """Torch's inference and gradient mode at the time of construction; both belong to a thread.
 
     Tensors that were made in inference mode cannot be changed in place outside of it.
     """
@@ -26,27 +34,27 @@ class Modes:
             yield
 
 
-class Lesson:
-    """Learning that a target has put off; made by the target, learned by whoever has the time.
+class TrainingTask:
+    """Training that a target has put off; any thread may run it.
 
-    It works on tensors that nobody changes as long as it is wanted, so the target may be read, written, asked
-    for its state, or thrown away meanwhile. On CUDA it may run in a stream of its own
-    (`with torch.cuda.stream(side): lesson.learn()`), and its caller synchronizes nothing: it begins when what
-    the target's stream had queued at the lesson's birth is done, and returns when its own kernels are done.
+    It works on tensors that do not change while it is wanted, so the target may be read, written, asked
+    for its state, or discarded meanwhile. On CUDA it may run in a stream of its own
+    (`with torch.cuda.stream(side): task.run()`) without further synchronization: it waits for what the
+    target's stream had queued when the task was made, and returns when its own kernels are done.
 
     Args:
-        object_ids: whose model learns.
-        work: gives what the target then takes over.
-        device: of the tensors.
+        object_ids: the objects whose model is trained.
+        work: returns what the target then takes over.
+        device: where the tensors are.
 
     Attributes:
         object_ids: as given.
-        learned: whether there is something to take over.
-        mode: see `Modes`.
+        succeeded: whether there is something to take over.
+        mode: torch's modes in which the task was made.
     """
 
     def __init__(self, object_ids: tuple[int, ...], work: Callable[[], Any], device: torch.device):
-        self.object_ids, self.learned = object_ids, False
+        self.object_ids, self.succeeded = object_ids, False
         self._work: Callable[[], Any] | None = work
         self._outcome: Any = None
         self.mode = Modes()
@@ -54,11 +62,11 @@ class Lesson:
         if device.type == "cuda":
             self._made = torch.cuda.current_stream(device).record_event()
 
-    def learn(self) -> None:
-        """Do it, once; in any thread, but in one at a time. Nothing happens if it is not wanted any more.
+    def run(self) -> None:
+        """Train, once, unless the task was cancelled; in any thread.
 
-        What it raises concerns this lesson only: give it to `Target.take_over` all the same, and the object
-        goes on with what it had learned before.
+        An exception concerns this task only: give the task to `Target.take_over` all the same, and the object
+        keeps the model that it had before.
         """
         work, self._work = self._work, None
         if work is None:
@@ -69,62 +77,62 @@ class Lesson:
             self._outcome = work()
             if self._made is not None:
                 torch.cuda.current_stream(self._device).synchronize()
-        self.learned = True
+        self.succeeded = True
 
     def collect(self) -> Any:
-        """What was learned; for the target. The lesson holds nothing afterwards."""
+        """The outcome, for the target; the task holds nothing afterwards."""
         outcome, self._work, self._outcome = self._outcome, None, None
         return outcome
 
-    def drop(self) -> None:
-        """It is not wanted any more; if it has begun it is learned in vain."""
+    def cancel(self) -> None:
+        """Do not run, if it has not begun."""
         self._work = None
 
 
-class Lessons:
-    """Which lessons of a target are on their way: at most one for each object."""
+class TrainingTasks:
+    """The tasks of a target that are not finished: at most one for each object."""
 
     def __init__(self) -> None:
-        self._on_their_way: dict[int, Lesson] = {}
-        self._new: list[Lesson] = []
+        self._running: dict[int, TrainingTask] = {}  # handed out or about to be, by object
+        self._new: list[TrainingTask] = []
 
-    def add(self, lesson: Lesson) -> None:
-        """To be handed out; none of its objects may have one on its way."""
-        self._on_their_way |= dict.fromkeys(lesson.object_ids, lesson)
-        self._new.append(lesson)
+    def add(self, task: TrainingTask) -> None:
+        """A task to be handed out; none of its objects may have another one."""
+        self._running |= dict.fromkeys(task.object_ids, task)
+        self._new.append(task)
 
     def concern(self, object_id: int) -> bool:
-        """Whether this object has one on its way."""
-        return object_id in self._on_their_way
+        """Whether this object has a task that is not finished."""
+        return object_id in self._running
 
-    def hand_out(self) -> list[Lesson]:
-        """Those that are new and still wanted, oldest first."""
+    def hand_out(self) -> list[TrainingTask]:
+        """The new tasks that are still wanted, oldest first."""
         new, self._new = self._new, []
         return new
 
     def cancel(self, object_ids: Iterable[int]) -> None:
-        """What these objects learn is not wanted any more."""
+        """What is trained for these objects is not wanted any more."""
         for i in object_ids:
-            lesson = self._on_their_way.pop(i, None)
-            if lesson is not None and lesson not in self._on_their_way.values():
-                lesson.drop()
-        wanted = set(map(id, self._on_their_way.values()))
-        self._new = [lesson for lesson in self._new if id(lesson) in wanted]
+            task = self._running.pop(i, None)
+            if task is not None and task not in self._running.values():
+                task.cancel()
+        wanted = set(map(id, self._running.values()))
+        self._new = [task for task in self._new if id(task) in wanted]
 
-    def settle(self, lesson: Lesson) -> tuple[int, ...]:
-        """It has come back.
+    def finish(self, task: TrainingTask) -> tuple[int, ...]:
+        """Remove a task that has run.
 
         Returns:
-            Those of its objects that still want what it learned; none if it learned nothing.
+            The objects that still want its outcome; none if it failed.
         """
-        ids = tuple(i for i in lesson.object_ids if self._on_their_way.get(i) is lesson)
+        ids = tuple(i for i in task.object_ids if self._running.get(i) is task)
         for i in ids:
-            del self._on_their_way[i]
-        return ids if lesson.learned else ()
+            del self._running[i]
+        return ids if task.succeeded else ()
 
 
 def use_on_current_stream(tensors: Iterable[torch.Tensor]) -> None:
-    """Tell CUDA's allocator that tensors of a lesson's stream are used on this one from now on."""
+    """Tell CUDA's allocator that tensors of another stream are used on this one from now on."""
     for tensor in tensors:
         if tensor.is_cuda:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))

@@ -18,15 +18,7 @@ the target is told:
     probabilities = method.decoder(target.read(features), features.size, annotation)
     target.annotate(features, label_map, object_ids, annotation.object_ids, probabilities)
 
-A target that learns may do so beside the stream. With `defer` it puts what is dear into lessons; somebody
-else learns them, in any thread, while the target goes on with what it knows:
-
-    target.defer = True                              # once, before the first frame
-    ...
-    for lesson in target.take_lessons():             # after annotate and write
-        executor.submit(lesson.learn).add_done_callback(lambda _, lesson=lesson: done.put(lesson))
-    ...
-    target.take_over(done.get())                     # between two frames, in the stream's own thread
+A target that trains may do so in the background, see `streamvos.methods.background`.
 """
 
 from __future__ import annotations
@@ -39,7 +31,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from streamvos.methods.background import Lesson
+from streamvos.methods.background import TrainingTask
 from streamvos.methods.parts import ExtractorPart, Part
 from streamvos.types import Annotation, Evidence, Features
 
@@ -77,8 +69,8 @@ class Target(ABC):
     as it was. All calls come from one thread.
 
     Attributes:
-        defer: whether what is dear to learn becomes a `Lesson` instead of taking the time of `annotate` and
-            `write`. To be set before the first frame. A target that does not learn has no lessons.
+        defer: whether expensive training becomes a `TrainingTask` instead of taking the time of `annotate`
+            and `write`; set before the first frame. A target that does not train has no tasks.
     """
 
     defer: bool = False
@@ -135,24 +127,24 @@ class Target(ABC):
             InputError: something is missing or does not fit together; the state is unchanged.
         """
 
-    def take_lessons(self) -> list[Lesson]:
-        """The lessons that came up since the last call, to be learned in this order.
+    def take_tasks(self) -> list[TrainingTask]:
+        """The training put off since the last call, to be run in this order.
 
-        There is at most one on its way for each object: what would be learned meanwhile waits, or is passed
-        over. So every lesson has to be given back to `take_over`, even one that failed; those that were
-        dropped because the object is gone may be. `state_dict` does not hold what they will have learned.
+        There is at most one unfinished task per object; what falls due meanwhile waits or is skipped. So
+        every task has to be given back to `take_over`, even one that failed; only those cancelled because
+        their object is gone need not be. `state_dict` does not contain what unfinished tasks will learn.
         """
         return []
 
-    def take_over(self, lesson: Lesson) -> bool:
-        """Use what was learned; between two frames. It takes no longer than copying it.
+    def take_over(self, task: TrainingTask) -> bool:
+        """Use the outcome of a task; between two frames. It takes no longer than copying it.
 
         Args:
-            lesson: of this target or of any other; `learn` has returned or raised.
+            task: of this target or of another; `run` has returned or raised.
 
         Returns:
-            Whether it changed anything: not if it learned nothing, or if its objects have been forgotten,
-            annotated anew, or restored since.
+            Whether anything changed: not if the task failed, or if its objects have been forgotten, annotated
+            anew, or restored since.
         """
         return False
 

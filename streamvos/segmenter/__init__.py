@@ -9,11 +9,17 @@ A step has four parts, of which a pipeline makes stages: `Extraction`, `StreamSt
 """
 
 from streamvos.segmenter.checks import SMALLEST_SIDE, check_frame, check_mask
-from streamvos.segmenter.decisions import Decision, Question, decide
 from streamvos.segmenter.extraction import Extraction
-from streamvos.segmenter.results import UNCERTAIN_BELOW, label_map_of, make_result
 from streamvos.segmenter.segmenter import Segmenter
-from streamvos.segmenter.state import StreamState
+from streamvos.segmenter.state import (
+    UNCERTAIN_BELOW,
+    Decision,
+    Question,
+    StreamState,
+    decide,
+    label_map_of,
+    make_result,
+)
 
 __all__ = [
     "SMALLEST_SIDE",

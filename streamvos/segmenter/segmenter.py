@@ -7,11 +7,9 @@ import torch
 
 from streamvos.methods import Method
 from streamvos.segmenter.checks import check_frame, check_mask
-from streamvos.segmenter.decisions import decide
 from streamvos.segmenter.extraction import Extraction
-from streamvos.segmenter.results import make_result
-from streamvos.segmenter.state import StreamState
-from streamvos.types import InputError, Result
+from streamvos.segmenter.state import StreamState, decide, make_result
+from streamvos.types import Result
 
 
 class Segmenter:
@@ -60,10 +58,6 @@ class Segmenter:
         image = check_frame(frame, state.size)
         size = image.shape[0], image.shape[1]
         annotation = None if mask is None else check_mask(mask, size, self.device)
-        if not state.started and annotation is None:
-            raise InputError(
-                "step(frame) came before any mask; begin with step(frame, mask), mask an (H, W) label map"
-            )
         features = self.extraction([image])
         question = state.ask(features, annotation)
         decision = decide(self.method, question)

@@ -1,17 +1,19 @@
-"""The state of one stream: the half of a step that remembers.
+"""A step in four parts, as a segmenter takes them in one process and a pipeline in its stages.
 
-    question = state.ask(features, annotation)
-    decision = decide(method, question)
-    state.learn(features, question, decision)
-
-A segmenter does it in one process; in a pipeline it is the memory stage.
+question = state.ask(features, annotation)              # memory: what the target says about the frame
+decision = decide(method, question)                     # decoder: stateless
+state.learn(features, question, decision)               # memory
+make_result(decision.shown(), decision.object_ids, 0)   # label map, and scores when asked
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -19,10 +21,58 @@ from safetensors.torch import save as save_tensors
 
 from streamvos.methods import Method
 from streamvos.methods.base import Target
-from streamvos.segmenter.decisions import Decision, Question
-from streamvos.types import Annotation, Features, InputError
+from streamvos.nn.aggregation import all_ids, insert_given
+from streamvos.nn.labels import winners
+from streamvos.types import VOID, Annotation, Evidence, Features, InputError, ObjectResult, Result, State
 
 SNAPSHOT = "streamvos-snapshot-1"
+
+UNCERTAIN_BELOW = 0.6
+"""An object whose own pixels are believed less than this, on average, is "uncertain"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is known about a frame before it is decoded.
+
+    Attributes:
+        size: (H, W) of the frame in pixels.
+        evidence: of the objects that are followed; None while there are none.
+        annotation: what the user says about the frame.
+        first: nothing was ever followed before; void stays void, as there is no prediction.
+    """
+
+    size: tuple[int, int]
+    evidence: Evidence | None
+    annotation: Annotation | None
+    first: bool
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Those followed and those annotated, ascending."""
+        followed = () if self.evidence is None else self.evidence.object_ids
+        return all_ids(followed, self.annotation)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a frame shows.
+
+    Attributes:
+        object_ids: K.
+        predicted: (1 + K, H, W) float32, as decoded with the annotation.
+        label_map: (H, W) int64, given pixels and elsewhere the prediction; None without annotation.
+    """
+
+    object_ids: tuple[int, ...]
+    predicted: torch.Tensor
+    label_map: torch.Tensor | None
+
+    def shown(self) -> torch.Tensor:
+        """(1 + K, H, W) float32 of the result: a given label map is certain."""
+        return (
+            self.predicted if self.label_map is None else _as_probabilities(self.label_map, self.object_ids)
+        )
 
 
 class StreamState:
@@ -31,7 +81,7 @@ class StreamState:
     Args:
         method: on its device; its options and its targets are used, it is not changed.
         device: where snapshots are loaded to.
-        defer: training is put off, to be done beside the stream (`streamvos.methods.base.Lesson`).
+        defer: whether targets put training off, to run in the background (`streamvos.methods.background`).
 
     Attributes:
         target: of the method.
@@ -147,6 +197,85 @@ class StreamState:
 
     def _options(self) -> dict[str, Any]:
         return self.method.options.model_dump(mode="json")
+
+
+@torch.inference_mode()
+def decide(method: Method, question: Question) -> Decision:
+    """Decode one frame.
+
+    Args:
+        method: whose decoder it is.
+        question: what is known about it.
+    """
+    annotation, ids = question.annotation, question.object_ids
+    predicted = _predict(method, question)
+    if annotation is None:
+        return Decision(ids, predicted, None)
+    given = annotation.label_map
+    if question.first:
+        return Decision(ids, predicted, given)
+    untold = (given == 0) | (given == VOID)
+    return Decision(ids, predicted, torch.where(untold, label_map_of(predicted, ids).long(), given))
+
+
+def _predict(method: Method, question: Question) -> torch.Tensor:
+    """(1 + K, H, W) float32; all background while no object is followed."""
+    annotation = question.annotation
+    if question.evidence is not None:
+        return method.decoder(question.evidence, question.size, annotation)
+    if annotation is None:
+        return torch.ones((1, *question.size))
+    background = torch.ones((1, *question.size), device=annotation.label_map.device)
+    return insert_given(background, (), annotation)
+
+
+def _as_probabilities(label_map: torch.Tensor, object_ids: tuple[int, ...]) -> torch.Tensor:
+    """A given label map as certainty; void, which is no object, counts as background."""
+    ids = torch.tensor(object_ids, device=label_map.device)
+    objects = (label_map[None] == ids[:, None, None]).float()
+    return torch.cat([1 - objects.sum(0, keepdim=True), objects])
+
+
+@torch.inference_mode()
+def make_result(probabilities: torch.Tensor, object_ids: tuple[int, ...], index: int) -> Result:
+    """A `Result` whose mask is made now and whose other parts are made when asked.
+
+    Args:
+        probabilities: (1 + K, H, W) float32 on any device; must not be written to afterwards.
+        object_ids: the K ids.
+        index: of the frame.
+    """
+    mask = label_map_of(probabilities, object_ids).cpu().numpy()
+
+    @lru_cache(maxsize=1)
+    def on_host() -> np.ndarray:
+        return probabilities.float().cpu().numpy()
+
+    @lru_cache(maxsize=1)
+    def objects() -> dict[int, ObjectResult]:
+        channels = on_host()
+        return {i: _describe(i, mask == i, channels[k]) for k, i in enumerate(object_ids, start=1)}
+
+    return Result(mask, index, object_ids, on_host, objects)
+
+
+def _describe(object_id: int, pixels: np.ndarray, probability: np.ndarray) -> ObjectResult:
+    rows = np.flatnonzero(pixels.any(1))
+    if not len(rows):
+        return ObjectResult(object_id, 0.0, "lost", None, 0)
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(pixels[top:bottom].any(0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    window = pixels[top:bottom, left:right]
+    area = int(window.sum())
+    score = float(probability[top:bottom, left:right][window].mean(dtype=np.float64))
+    state: State = "tracking" if score >= UNCERTAIN_BELOW else "uncertain"
+    return ObjectResult(object_id, score, state, (left, top, right, bottom), area)
+
+
+def label_map_of(probabilities: torch.Tensor, object_ids: tuple[int, ...]) -> torch.Tensor:
+    """(H, W) uint8: the id of the most probable channel; the lowest id wins a tie. Ids ascend."""
+    return winners(probabilities, (0, *object_ids))
 
 
 def _read_snapshot(blob: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -35,7 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 LEARN = ["frtm", "joint, one window"]
-"""Those that may learn beside the stream."""
+"""Methods that may train in the background."""
 
 
 def frames(count: int) -> list[torch.Tensor]:
@@ -79,10 +79,10 @@ def test_a_step_without_annotation_waits_for_nothing(case, defer):
             label_map = step(method, state, method.extractor(frame))
         assert crossings.waits == []
         assert (label_map.device, label_map.shape, label_map.dtype) == (GPU, SIZE, torch.uint8)
-        for lesson in state.target.take_lessons():
+        for task in state.target.take_tasks():
             with Crossings():
-                lesson.learn()
-                state.target.take_over(lesson)
+                task.run()
+                state.target.take_over(task)
 
 
 @pytest.mark.cuda

@@ -33,7 +33,7 @@ from streamvos.nn.target_model.target_model import (
 from streamvos.types import InputError
 
 MOST_WAITING = 8
-"""So many samples of an object wait for a lesson at most; then the oldest is never learned from."""
+"""So many samples of an object wait for a task at most; then the oldest is never learned from."""
 
 Sample = tuple[torch.Tensor, Samples]
 """(1, c, h, w) and its quadratic form."""

@@ -2,9 +2,9 @@
 
 The networks are those of `streamvos.methods.frtm.method`; what is known of each object is an `ObjectModel`.
 
-With `defer`, an object begins with a model that has learned from its given mask alone, without the synthetic
-frames; a lesson makes the model that it would have had at once otherwise. Later lessons take in what was
-remembered, which is where most of the time goes, and refit the filters of those whose turn it is.
+With `defer`, an object begins with a model trained on its given mask alone, without the synthetic frames; a
+background task trains the full model. Later tasks add the remembered frames, which takes most of the time,
+and refit the filters when that is due.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from streamvos.methods.background import Lesson, Lessons, Modes, use_on_current_stream
+from streamvos.methods.background import Modes, TrainingTask, TrainingTasks, use_on_current_stream
 from streamvos.methods.base import Target
 from streamvos.methods.frtm.augmentation import augment
 from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
@@ -88,7 +88,7 @@ class FRTMTarget(Target):
         self._size: tuple[int, int] | None = None
         self._projections: torch.Tensor | None = None  # (K, c, C, 1, 1), of all objects
         self._read: tuple[Features, torch.Tensor] | None = None  # the frame between read and write, projected
-        self._lessons = Lessons()
+        self._tasks = TrainingTasks()
         self._pending: _Pending | None = None
         self.late: bool | None = None
 
@@ -128,7 +128,7 @@ class FRTMTarget(Target):
                 soft = soft_labels(probabilities, self.options)[[object_ids.index(i) for i in old]]
             self._remember(features, old, soft)
             self._settle()
-        self._lessons.cancel(set(self._models) - set(old))
+        self._tasks.cancel(set(self._models) - set(old))
         self._models = {i: started[i] if i in started else self._models[i] for i in object_ids}
         self._size, self._projections, self._read = features.size, None, None
         if self.defer and self.options.augmentations > 1:  # else nothing was left out
@@ -164,7 +164,7 @@ class FRTMTarget(Target):
             raise InputError(f"object {object_id} is not followed; known objects: {list(self._models)}")
         self._models = {i: model for i, model in self._models.items() if i != object_id}
         self._projections, self._read = None, None
-        self._lessons.cancel((object_id,))
+        self._tasks.cancel((object_id,))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         self._settle()
@@ -191,23 +191,23 @@ class FRTMTarget(Target):
         if len(grids) > 1:
             raise InputError(f"the state's objects have features of different sizes: {sorted(grids)}")
         size = [int(side) for side in state["size"]] if "size" in state else None
-        self._lessons.cancel(self._models)
+        self._tasks.cancel(self._models)
         self._pending = None
         self._models, self._size = models, None if size is None else (size[0], size[1])
         self._projections, self._read = None, None
 
-    def take_lessons(self) -> list[Lesson]:
+    def take_tasks(self) -> list[TrainingTask]:
         if self._pending is not None and self._pending.seen.ready():  # else they come with the next frame's
             self._settle()
-        return self._lessons.hand_out()
+        return self._tasks.hand_out()
 
-    def take_over(self, lesson: Lesson) -> bool:
+    def take_over(self, task: TrainingTask) -> bool:
         self._settle()
-        for i in self._lessons.settle(lesson):  # there is one, or none
-            model, learned = self._models[i], lesson.collect()
+        for i in self._tasks.finish(task):  # there is one, or none
+            model, learned = self._models[i], task.collect()
             use_on_current_stream(learned.tensors())
             if isinstance(learned, Draft):
-                with lesson.mode():
+                with task.mode():
                     model.adopt(learned)
             else:
                 # what was remembered since is in terms of a projection that is given up
@@ -217,7 +217,7 @@ class FRTMTarget(Target):
         return False
 
     def _put_off(self, object_id: int, work: Callable[[], ObjectModel]) -> None:
-        self._lessons.add(Lesson((object_id,), work, self._models[object_id].matrix.device))
+        self._tasks.add(TrainingTask((object_id,), work, self._models[object_id].matrix.device))
 
     def _start(
         self, features: Features, mask: torch.Tensor, object_id: int, alone: bool = False
@@ -308,11 +308,11 @@ class FRTMTarget(Target):
             take_over(chosen, learn(chosen, self.options.update_iterations, self.options.rule))
 
     def _put_learning_off(self, object_ids: tuple[int, ...]) -> None:
-        """Lessons for those that have something to learn and learn nothing else now."""
+        """Tasks for those that have something to learn and learn nothing else now."""
         options = self.options
         for i in object_ids:
             model = self._models[i]
-            if self._lessons.concern(i) or not (model.waiting or model.due):
+            if self._tasks.concern(i) or not (model.waiting or model.due):
                 continue
             iterations, model.due = options.update_iterations if model.due else 0, False
             self._put_off(i, partial(study, model, model.stop_waiting(), iterations, options.rule))

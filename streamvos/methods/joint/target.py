@@ -4,9 +4,9 @@ The order of things is the authors': a frame is read in the windows that the las
 probabilities are known it is remembered if that is due (and then the filters learn on and the memory is
 encoded anew), and the windows move. All of that happens when writing, so that reading finds it done.
 
-With `defer`, what is due is remembered by a lesson, in a draft of the memory that then takes its place; what
-is due meanwhile is passed over. New objects begin with filters of a few steps, and a lesson takes the full
-number; what the networks make of their first window is needed for the next frame and cannot wait.
+With `defer`, a background task remembers what is due, in a draft of the memory that then replaces it; what
+falls due meanwhile is skipped. New objects begin with filters of a few steps, and a task takes the full
+number; the features of their first window are needed for the next frame and cannot wait.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from streamvos.methods.background import Lesson, Lessons, use_on_current_stream
+from streamvos.methods.background import TrainingTask, TrainingTasks, use_on_current_stream
 from streamvos.methods.base import Target
 from streamvos.methods.joint.crops import (
     TargetState,
@@ -76,7 +76,7 @@ class JOINTTarget(Target):
         self.state: TargetState | None = None  # rows in the order of the ids
         self._object_ids: tuple[int, ...] = ()
         self._seen: Seen | None = None
-        self._lessons = Lessons()
+        self._tasks = TrainingTasks()
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -168,17 +168,17 @@ class JOINTTarget(Target):
         if sorted(i for memory in memories for i in memory.object_ids) != list(ids):
             raise InputError(f"the memories of the state are not those of the objects {list(ids)}")
         self.state = _target_state(state, len(ids))
-        self._lessons.cancel(self._object_ids)
+        self._tasks.cancel(self._object_ids)
         self.memories, self._object_ids, self._seen = memories, ids, None
 
-    def take_lessons(self) -> list[Lesson]:
-        return self._lessons.hand_out()
+    def take_tasks(self) -> list[TrainingTask]:
+        return self._tasks.hand_out()
 
-    def take_over(self, lesson: Lesson) -> bool:
-        ids = self._lessons.settle(lesson)
+    def take_over(self, task: TrainingTask) -> bool:
+        ids = self._tasks.finish(task)
         if not ids:
             return False
-        learned: JOINTMemory = lesson.collect()
+        learned: JOINTMemory = task.collect()
         for i in set(learned.object_ids) - set(ids):
             learned.drop(i)
         use_on_current_stream(learned.tensors())
@@ -188,7 +188,7 @@ class JOINTTarget(Target):
         return True
 
     def _put_off(self, memory: JOINTMemory, work: Callable[[], JOINTMemory]) -> None:
-        self._lessons.add(Lesson(memory.object_ids, work, memory.filters.device))
+        self._tasks.add(TrainingTask(memory.object_ids, work, memory.filters.device))
 
     def _begin(
         self, features: Features, masks: torch.Tensor, ids: tuple[int, ...]
@@ -264,9 +264,9 @@ class JOINTTarget(Target):
         self.state = follow(self.state, probabilities, self.options.visible, self.options.scale_limits)
 
     def _put_remembering_off(self, seen: Seen, due: list[JOINTMemory], probabilities: torch.Tensor) -> None:
-        """Lessons for the memories of `due` that learn nothing else now; (K, H, W) of all objects."""
+        """Tasks for the memories of `due` that learn nothing else now; (K, H, W) of all objects."""
         for memory in due:
-            if any(self._lessons.concern(i) for i in memory.object_ids):
+            if any(self._tasks.concern(i) for i in memory.object_ids):
                 continue
             row, ids = self._row(seen, memory), memory.object_ids
             picture = seen.view.induction[row].clone(), seen.view.transduction[row].clone()
@@ -282,13 +282,13 @@ class JOINTTarget(Target):
         masks: torch.Tensor,
         windows: Windows,
     ) -> JOINTMemory:
-        """For a lesson: reads nothing of this target but the networks."""
+        """The work of a task; of this target it uses the networks only."""
         draft.remember(induction, transduction, self._encode(masks, windows, (-1,)))
         return draft
 
     def _drop(self, object_id: int) -> None:
         assert self.state is not None
-        self._lessons.cancel((object_id,))
+        self._tasks.cancel((object_id,))
         for memory in self.memories:
             if object_id in memory.object_ids and len(memory.object_ids) > 1:
                 memory.drop(object_id)

@@ -15,7 +15,7 @@ class MethodConfig(Table):
 
     Attributes:
         training: "inline" (a target model that trains does so within its frame; bit-identical to `Segmenter`)
-            or "beside" (it goes on with the old one until the new one is ready).
+            or "background" (the stream goes on with the old model until the new one is ready).
         threads: that torch uses within an operation, in each worker; None leaves it to torch.
     """
 
@@ -24,7 +24,7 @@ class MethodConfig(Table):
     device: str = "auto"
     backend: str = "eager"
     options: dict[str, Any] = Field(default_factory=dict)
-    training: Literal["inline", "beside"] = "inline"
+    training: Literal["inline", "background"] = "inline"
     threads: int | None = Field(None, ge=1, le=1024)
 
     @field_validator("weights")

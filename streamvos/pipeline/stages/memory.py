@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from streamvos.methods.background import Lesson
+from streamvos.methods.background import TrainingTask
 from streamvos.methods.base import Target
 from streamvos.pipeline.stages.method import shared_extraction
 from streamvos.pipeline.stages.serialization import (
@@ -70,15 +70,15 @@ class MemoryStage(Stage):
         self._written = 0  # frames before this one cannot be changed any more
         self._obeyed: dict[int, int] = {}  # number of a command -> at which frame, since the last restart
         self._snapshots = _Snapshots(self, context)
-        self._lessons: _Lessons | None = None
+        self._training: _BackgroundTraining | None = None
 
     def prepare(self) -> dict[str, Any]:
         extraction = shared_extraction(self.context)
         self._device = extraction.device
-        beside = self.context.config.method.training == "beside"
-        self._state = StreamState(extraction.method, extraction.device, defer=beside)
-        if beside:
-            self._lessons = _Lessons(self, self._device)
+        in_background = self.context.config.method.training == "background"
+        self._state = StreamState(extraction.method, extraction.device, defer=in_background)
+        if in_background:
+            self._training = _BackgroundTraining(self, self._device)
         return {}
 
     def reset(self, message: Message) -> dict[str, Any]:
@@ -140,8 +140,8 @@ class MemoryStage(Stage):
             self._begin(message)
 
     def close(self) -> None:
-        if self._lessons is not None:
-            self._lessons.close()
+        if self._training is not None:
+            self._training.close()
         super().close()
 
     def beat(self) -> dict[str, Any]:
@@ -157,8 +157,8 @@ class MemoryStage(Stage):
         received = self.busy_since = now()
         features = unpack_features(self._features, message, self._device)
         message = with_own_picture(self._features, message)
-        if self._lessons is not None:
-            self._lessons.take_over(self._state.target)
+        if self._training is not None:
+            self._training.take_over(self._state.target)
         annotation, obeyed = self._obey(message, features.size)
         applied = [command["number"] for command in obeyed]
         self._features.grant(message)
@@ -188,8 +188,8 @@ class MemoryStage(Stage):
         self.busy_since = now()
         decision = unpack_decision(self._predictions, prediction, self._device)
         self._state.learn(frame.features, frame.question, decision)
-        if self._lessons is not None:
-            self._lessons.begin(self._state.target)
+        if self._training is not None:
+            self._training.begin(self._state.target)
         self._asked, self._last = None, frame.message.seq
         self.frames += 1
         self._snapshots.write_if_due(self._state, frame.message, frame.question.annotation is not None)
@@ -323,37 +323,37 @@ class _Snapshots:
         return Array("uint8", (len(blob),), Place(arena.name, 0, generation, 0))
 
 
-class _Lessons:
-    """Training beside the stream: what a target has put off is learned in a thread of its own."""
+class _BackgroundTraining:
+    """Runs the training that a target has put off, in a thread of its own."""
 
     def __init__(self, stage: MemoryStage, device: torch.device):
         self._stage = stage
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._todo: queue.SimpleQueue[Lesson | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Lesson] = queue.SimpleQueue()
-        threading.Thread(target=self._teach, name=f"{stage.name} lessons", daemon=True).start()
+        self._todo: queue.SimpleQueue[TrainingTask | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[TrainingTask] = queue.SimpleQueue()
+        threading.Thread(target=self._train, name=f"{stage.name} training", daemon=True).start()
 
     def begin(self, target: Target) -> None:
         """Start what the target has put off."""
-        for lesson in target.take_lessons():
-            self._todo.put(lesson)
+        for task in target.take_tasks():
+            self._todo.put(task)
 
     def take_over(self, target: Target) -> None:
-        """Hand the target what is ready; it knows by itself what is out of date."""
+        """Give the target the tasks that have run; it ignores those that are out of date."""
         while not self._done.empty():
             target.take_over(self._done.get())
 
     def close(self) -> None:
-        """No more lessons; one that runs is left to itself."""
+        """Start no more tasks; one that runs is not waited for."""
         self._todo.put(None)
 
-    def _teach(self) -> None:
+    def _train(self) -> None:
         with torch.inference_mode():
-            while (lesson := self._todo.get()) is not None:
+            while (task := self._todo.get()) is not None:
                 try:
                     with torch.cuda.stream(self._side) if self._side else contextlib.nullcontext():
-                        lesson.learn()
+                        task.run()
                 except Exception as error:  # the object goes on with the model it has
                     text = f"{type(error).__name__}: {error}"
-                    self._stage.tell("event", event="lesson_failed", level="warning", error=text)
-                self._done.put(lesson)
+                    self._stage.tell("event", event="training_failed", level="warning", error=text)
+                self._done.put(task)

@@ -1,4 +1,4 @@
-"""Training beside the stream: it goes on with the model it has, takes over the new one, outlives a kill."""
+"""Training in the background: the stream goes on meanwhile, takes over the new model, and survives a kill."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def configuration(folder: Path, iterations: int, **stream: Any) -> dict[str, Any
     options = {**SMALL["frtm-fast"], "init_iterations": (3, 3), "update_iterations": iterations}
     options["update_interval"] = 8
     return {
-        "name": "beside",
+        "name": "background",
         "method": {
             "name": "frtm-fast",
             "weights": None,
             "device": "cpu",
             "threads": 1,
-            "training": "beside",
+            "training": "background",
             "options": json.loads(json.dumps(options)),
         },
         "streams": [
@@ -58,7 +58,7 @@ def test_every_frame_comes_whoever_is_killed(tmp_path, killed):
             pipeline.kill_worker("compute")
         assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
     assert len(pipeline.events("died")) == killed
-    assert not pipeline.events("lesson_failed")
+    assert not pipeline.events("training_failed")
     assert [one["index"] for one in lines(tmp_path)] == list(range(LENGTH))
     assert len(label_maps(tmp_path / "labels")) == LENGTH
     assert all(len(one["objects"]) == 2 for one in lines(tmp_path))
@@ -70,7 +70,7 @@ import time
 import torch
 
 from stub_methods import Drift, DriftOptions, _Target
-from streamvos.methods.background import Lesson
+from streamvos.methods.background import TrainingTask
 
 SECONDS = 0.7
 
@@ -82,16 +82,16 @@ class Learner(_Target):
         super().write(features, probabilities)
         if self.count % 10 == 0 and not self.waits:
             if self.defer:
-                lesson = Lesson(self.ids, lambda: time.sleep(SECONDS), torch.device("cpu"))
-                self.new, self.waits = (lesson,), True
+                task = TrainingTask(self.ids, lambda: time.sleep(SECONDS), torch.device("cpu"))
+                self.new, self.waits = (task,), True
             else:
                 time.sleep(SECONDS)
 
-    def take_lessons(self):
+    def take_tasks(self):
         new, self.new = list(self.new), ()
         return new
 
-    def take_over(self, lesson):
+    def take_over(self, task):
         self.waits = False
         return True
 
@@ -104,11 +104,11 @@ class SlowLearner(Drift):
 def make():
     return SlowLearner(DriftOptions())
 """
-"""A method whose lessons take as long as many frames."""
+"""A method whose tasks take as long as many frames."""
 
 
-@pytest.mark.parametrize("training", ["beside", "inline"])
-def test_lessons_beside_do_not_hold_the_stream(tmp_path, monkeypatch, training):
+@pytest.mark.parametrize("training", ["background", "inline"])
+def test_background_training_does_not_hold_the_stream(tmp_path, monkeypatch, training):
     (tmp_path / "slow_learner.py").write_text(LEARNER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     config = configuration(tmp_path, 3, policy="lossless", realtime=True)
@@ -117,5 +117,5 @@ def test_lessons_beside_do_not_hold_the_stream(tmp_path, monkeypatch, training):
         assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
     assert [one["index"] for one in lines(tmp_path)] == list(range(LENGTH))
     late = pipeline.summary()["streams"]["s"]["latencies"]["glass to mask"]["p95"]
-    # eight lessons of 0.7 s, and each holds the frames behind it, two or three of 90: more than a twentieth
-    assert (late < 500) == (training == "beside")
+    # eight tasks of 0.7 s, and each holds the frames behind it, two or three of 90: more than a twentieth
+    assert (late < 500) == (training == "background")
