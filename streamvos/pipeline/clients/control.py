@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,9 +146,7 @@ class ControlServer:
     def __enter__(self) -> ControlServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _take(self, socket: zmq.Socket[bytes], peer: bytes, parts: list[bytes]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,10 @@ from PIL import Image
 
 from streamvos.masks.labelmap import davis_palette
 from streamvos.masks.rle import encode_rles
+from streamvos.pipeline.clients.subscribing import FORMS, QUEUE
 from streamvos.pipeline.wire.messages import Array, Message, Refused, RejectionCounter, encode
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import Frame, Result
-
-FORMS = ("rle", "png", "raw")
-
-QUEUE = 16
-"""Messages that wait for one subscriber; more are dropped for that one."""
 
 _PEER_BYTES = 1024  # the longest topic has 70; the handshake of CURVE needs some hundred
 _BUDGET = 4096  # subscriptions taken per message
@@ -62,7 +57,7 @@ class Publisher:
         self.stream = stream
         self.refused = RejectionCounter(f"subscribers of {stream}")
         self._session = session
-        self._topics = {form: f"{form}/{stream}/".encode() for form in FORMS}
+        self._topics: dict[str, bytes] = {form: f"{form}/{stream}/".encode() for form in FORMS}
         # ZeroMQ reports the first subscription to a topic and the end of the last one, so a set is enough;
         # and only prefixes of three topics get into it, so it is small whatever comes
         self._wanted: set[bytes] = set()
@@ -108,7 +103,7 @@ class Publisher:
         more = {name: value for name, value in header.items() if name not in ("seq", "incarnation")}
         fields = {**more, "size": [int(n) for n in result.mask.shape], "objects": objects}
         for form in forms:
-            self._send(form, "mask", header, *_dressed(form, result.mask, fields))
+            self._send(form, "mask", header, *_encoded(form, result.mask, fields))
 
     def end(self, header: Mapping[str, Any]) -> None:
         """Tell all subscribers that the stream has ended.
@@ -127,9 +122,7 @@ class Publisher:
     def __enter__(self) -> Publisher:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _send(
@@ -168,7 +161,7 @@ class Publisher:
                 self._wanted.discard(topic)
 
 
-def _dressed(
+def _encoded(
     form: str, mask: np.ndarray, fields: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], dict[str, Array]]:
     """The header's fields and the arrays of one form."""

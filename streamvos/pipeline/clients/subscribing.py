@@ -1,4 +1,4 @@
-"""The other end of a publisher: masks as they come, checked and undressed (docs/protocol.md, 9).
+"""The other end of a publisher: masks as they come, checked (docs/protocol.md, 9).
 
 with Subscription(context, ["ipc:///run/user/1000/streamvos/door/masks-front.sock"], "front") as masks:
     one = masks.receive(timeout=1.0)          # Mask, End, or None: nothing came
@@ -11,7 +11,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from streamvos.pipeline.wire.messages import (
     Refused,
     RejectionCounter,
     decode,
+    is_count,
 )
 from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, next_event
 from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
@@ -37,6 +38,8 @@ Form = Literal["rle", "png", "raw"]
 FORMS: tuple[Form, ...] = ("rle", "png", "raw")
 
 QUEUE = 16
+"""Messages that wait for one subscriber, on either side; more are dropped for that one."""
+
 _PATIENCE = 3  # handshakes that may break off before we take it personally
 _STATES = ("tracking", "uncertain", "lost")
 
@@ -71,7 +74,7 @@ class Mask:
     recovered: bool
     stamps: Mapping[str, list[int]]
     received_ns: int
-    _undress: Callable[[], np.ndarray] = field(repr=False)
+    _decode: Callable[[], np.ndarray] = field(repr=False)
 
     @property
     def label_map(self) -> np.ndarray:
@@ -80,7 +83,7 @@ class Mask:
         Raises:
             Refused: what came is no label map of this size.
         """
-        return self._undress()
+        return self._decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +225,7 @@ class Subscription:
     def __enter__(self) -> Subscription:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -232,90 +233,57 @@ def _read(parts: list[bytes], form: Form) -> Mask | End:
     received = time.monotonic_ns()
     form_text, _, name = parts[0].decode(errors="replace").partition("/")
     # a stream's name may become that of a folder, so that it must be one
-    if form_text != form or not name.endswith("/") or not NAME.fullmatch(name[:-1]):
-        raise Refused("topic", repr(parts[0])[:80])
+    _need(form_text == form and name.endswith("/") and NAME.fullmatch(name[:-1]), "topic", parts[0][:80])
     message = decode([name[:-1].encode(), *parts[1:]], None)
     if message.kind == "end":
         return End(message.stream, message.seq, message.incarnation)
-    if message.kind != "mask":
-        raise Refused("kind", message.kind)
-    size = message["size"]
-    if not (isinstance(size, list) and len(size) == 2 and all(map(_is_count, size))):
-        raise Refused("size")
-    height, width = size
-    if not 0 < height * width <= ARRAY_BYTES:
-        raise Refused("size", f"{height} x {width}")
-    objects = message["objects"]
-    if not isinstance(objects, list) or len(objects) > MAX_OBJECT_ID:
-        raise Refused("objects")
+    _need(message.kind == "mask", "kind", message.kind)
+    size, objects = message["size"], message["objects"]
     captured, pts = message["captured"], message["pts"]
-    if not _is_count(captured) or not _is_number(pts):
-        raise Refused("captured or pts")
+    dropped, stamps = message.get("dropped", {}), message.get("stamps", {})
+    _need(_are_counts(size, 2) and 0 < size[0] * size[1] <= ARRAY_BYTES, "size", size)
+    _need(isinstance(objects, list) and len(objects) <= MAX_OBJECT_ID, "objects")
+    _need(is_count(captured) and _is_number(pts), "captured or pts")
+    _need(_is_small_map(dropped) and all(map(is_count, dropped.values())), "dropped")
+    _need(_is_small_map(stamps) and all(_are_counts(one, 3) for one in stamps.values()), "stamps")
     return Mask(
         stream=message.stream,
         seq=message.seq,
         incarnation=message.incarnation,
         captured_ns=captured,
         pts=float(pts),
-        size=(height, width),
+        size=(size[0], size[1]),
         objects={one.id: one for one in map(_object, objects)},
-        dropped=_dropped(message.get("dropped", {})),
+        dropped=dropped,
         recovered=message.get("recovered", False) is True,
-        stamps=_stamps(message.get("stamps", {})),
+        stamps=stamps,
         received_ns=received,
-        _undress=_undressing(form, message, (height, width)),
+        _decode=_decoder(form, message, (size[0], size[1])),
     )
 
 
 def _object(value: Any) -> ObjectResult:
-    if not isinstance(value, dict):
-        raise Refused("objects")
-    number: Any
-    area: Any
-    score: Any
-    number, score, state = value.get("id"), value.get("score"), value.get("state")
-    box, area = value.get("box"), value.get("area")
-    if not (_is_count(number) and 1 <= number <= MAX_OBJECT_ID and _is_number(score) and state in _STATES):
-        raise Refused("objects", "id, score or state")
-    if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_is_count, box))):
-        raise Refused("objects", "box")
-    if not _is_count(area):
-        raise Refused("objects", "area")
-    return ObjectResult(
-        number, float(score), state, None if box is None else (box[0], box[1], box[2], box[3]), area
-    )
+    _need(isinstance(value, dict), "objects")
+    number, score, state, box, area = (value.get(key) for key in ("id", "score", "state", "box", "area"))
+    _need(is_count(number) and 1 <= number <= MAX_OBJECT_ID, "objects", "id")
+    _need(_is_number(score) and state in _STATES, "objects", "score or state")
+    _need(box is None or _are_counts(box, 4), "objects", "box")
+    _need(is_count(area), "objects", "area")
+    return ObjectResult(number, float(score), state, None if box is None else tuple(box), area)
 
 
-def _dropped(value: Any) -> dict[str, int]:
-    if not isinstance(value, dict) or len(value) > 64 or not all(map(_is_count, value.values())):
-        raise Refused("dropped")
-    return value
-
-
-def _stamps(value: Any) -> dict[str, list[int]]:
-    if not isinstance(value, dict) or len(value) > 64:
-        raise Refused("stamps")
-    for one in value.values():
-        if not (isinstance(one, list) and len(one) == 3 and all(map(_is_count, one))):
-            raise Refused("stamps")
-    return value
-
-
-def _undressing(form: Form, message: Message, size: tuple[int, int]) -> Callable[[], np.ndarray]:
+def _decoder(form: Form, message: Message, size: tuple[int, int]) -> Callable[[], np.ndarray]:
     """What makes the label map when it is asked for; what can be checked cheaply is checked now."""
     if form == "rle":
         runs = {one["id"]: one.get("rle") for one in message["objects"]}
         for one in runs.values():
-            if not isinstance(one, dict) or one.get("size") != list(size):
-                raise Refused("rle")
+            _need(isinstance(one, dict) and one.get("size") == list(size), "rle")
         return lambda: _from_runs(runs, size)
     array = message.arrays.get("mask")
     if array is None or array.dtype != "uint8" or isinstance(array.data, Place):
         raise Refused("mask")
-    if (array.shape != size and form == "raw") or (len(array.shape) != 1 and form == "png"):
-        raise Refused("mask", f"{form}: {array.shape}")
-    found: Array = array
-    return (lambda: found.numpy()) if form == "raw" else (lambda: _from_png(found, size))
+    _need(array.shape == size if form == "raw" else len(array.shape) == 1, "mask", f"{form}: {array.shape}")
+    return array.numpy if form == "raw" else partial(_from_png, array, size)
 
 
 def _from_runs(runs: Mapping[int, Mapping[str, object]], size: tuple[int, int]) -> np.ndarray:
@@ -331,8 +299,8 @@ def _from_runs(runs: Mapping[int, Mapping[str, object]], size: tuple[int, int]) 
 def _from_png(array: Array, size: tuple[int, int]) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(array.data), formats=("PNG",)) as picture:
-            if picture.size != size[::-1] or picture.mode != "P":  # before anything is unpacked
-                raise Refused("png", f"{picture.mode} {picture.size}")
+            # before anything is unpacked
+            _need(picture.size == size[::-1] and picture.mode == "P", "png", f"{picture.mode} {picture.size}")
             return np.array(picture)
     except Refused:
         raise
@@ -340,8 +308,17 @@ def _from_png(array: Array, size: tuple[int, int]) -> np.ndarray:
         raise Refused("png", type(error).__name__) from None
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+def _need(condition: object, cause: str, detail: object = "") -> None:
+    if not condition:
+        raise Refused(cause, str(detail)[:80])
+
+
+def _are_counts(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(map(is_count, value))
+
+
+def _is_small_map(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) <= 64
 
 
 def _is_number(value: Any) -> bool:

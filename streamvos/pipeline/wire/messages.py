@@ -212,7 +212,7 @@ def encode(message: Message, session: bytes) -> list[Buffer]:
     if not _ENVELOPE.isdisjoint(message.fields):
         names = ", ".join(sorted(_ENVELOPE.intersection(message.fields)))
         raise Refused("field", f"{message.kind}: the envelope has its own {names}")
-    if not (_is_count(message.incarnation) and _is_count(message.seq)):
+    if not (is_count(message.incarnation) and is_count(message.seq)):
         raise Refused("header", "incarnation or seq")
     if len(message.arrays) > MAX_ARRAYS:
         raise Refused("arrays", f"{len(message.arrays)}")
@@ -261,7 +261,7 @@ def decode(parts: Sequence[Buffer], session: bytes | None) -> Message:
     if not isinstance(kind, str) or not isinstance(stream, str) or parts[0] != stream.encode():
         raise Refused("header", "kind or stream")
     incarnation, seq = header.pop("incarnation", 0), header.pop("seq", 0)
-    if not (_is_count(incarnation) and _is_count(seq)):
+    if not (is_count(incarnation) and is_count(seq)):
         raise Refused("header", "incarnation or seq")
     described = header.pop("arrays", {})
     if not isinstance(described, dict) or len(described) > MAX_ARRAYS:
@@ -299,8 +299,8 @@ def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
     if not (isinstance(described, list) and len(described) == 3):
         raise Refused("arrays")
     dtype, shape, where = described
-    size = _checked_size(dtype, shape, ARRAY_BYTES if _is_count(where) else PLACE_BYTES)
-    if _is_count(where):
+    size = _checked_size(dtype, shape, ARRAY_BYTES if is_count(where) else PLACE_BYTES)
+    if is_count(where):
         buffer = unnamed.pop(where, None)
         if buffer is None or len(buffer) != size:
             raise Refused("buffer", f"{dtype} {shape}")
@@ -309,7 +309,7 @@ def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
         isinstance(where, list)
         and len(where) == 4
         and isinstance(where[0], str)
-        and all(map(_is_count, where[1:]))
+        and all(map(is_count, where[1:]))
     ):
         return Array(dtype, tuple(shape), Place(*where))
     raise Refused("where")
@@ -357,7 +357,7 @@ def _check_nesting(values: dict[str, Any]) -> None:
 def _checked_size(dtype: Any, shape: Any, most: int) -> int:
     """Bytes of an array."""
     _check_dtype(dtype)
-    if not isinstance(shape, (list, tuple)) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):
+    if not isinstance(shape, (list, tuple)) or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
         raise Refused("shape")
     # no number of a shape may be absurd, not even beside a zero: NumPy would choke on it
     if math.prod(n or 1 for n in shape) * ITEM_SIZES[dtype] > most:
@@ -370,7 +370,8 @@ def _check_dtype(dtype: Any) -> None:
         raise Refused("dtype", dtype[:40] if isinstance(dtype, str) else type(dtype).__name__)
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value that came is an integer of 0 to 2**63 - 1."""
     return type(value) is int and 0 <= value < 2**63
 
 

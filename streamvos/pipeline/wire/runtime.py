@@ -18,7 +18,6 @@ import stat
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -93,9 +92,7 @@ class Runtime:
     def __enter__(self) -> Runtime:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _remove_sockets(self) -> None:

@@ -112,8 +112,8 @@ def test_a_png_is_one_that_every_tool_reads(publisher, place, rng, tmp_path):
 
 def test_only_what_is_wanted_is_made(publisher, place, rng, monkeypatch):
     made = []
-    dressed = publishing._dressed
-    monkeypatch.setattr(publishing, "_dressed", lambda form, *rest: made.append(form) or dressed(form, *rest))
+    encoded = publishing._encoded
+    monkeypatch.setattr(publishing, "_encoded", lambda form, *rest: made.append(form) or encoded(form, *rest))
 
     def publish() -> list[str]:
         made.clear()
