@@ -1,4 +1,4 @@
-"""What the README says works, works: its blocks are run, in their order, in one folder.
+"""What the README and docs/usage.md say works, works: their blocks are run in order, in one folder.
 
 The folder holds what a reader would have: clip.mp4, first.png (the label map of its first frame), a small
 DAVIS, and published checkpoints (with random weights). Of a console block, every line that begins with
@@ -39,7 +39,8 @@ from streamvos.masks.labelmap import read_label_map, write_label_map
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/usage.md")}
+README = "\n".join(PAGES.values())
 
 
 def blocks(language: str) -> list[str]:
@@ -187,8 +188,16 @@ def test_the_python_examples_run(in_folder, door, capsys):
     np.testing.assert_array_equal(vos.step(frame.image).mask, other.step(frame.image).mask)
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", PAGES[page])
     assert links
     for link in links:
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+        assert link.startswith("https://") or (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_the_first_minute_fits_one_screen():
+    before, first_screen, _ = PAGES["README.md"].partition("## Install")
+    assert first_screen
+    assert len(before.splitlines()) <= 40
+    assert before.count("```console") == before.count("```python") == before.count("![") == 1
