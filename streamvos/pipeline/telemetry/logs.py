@@ -1,4 +1,4 @@
-"""What happened, one line per event, on the standard error: for people, or as JSON for programs.
+"""The pipeline's log: one line per event on the standard error, as text for people or JSON for programs.
 
     log = EventLog("text")
     log.event("worker ready", worker="compute", pid=4711)
@@ -7,8 +7,8 @@
     2026-11-20T18:24:20.123+00:00 info    worker ready  worker=compute pid=4711
     2026-11-20T18:24:20.131+00:00 warning refused  stream=front stage=extractor cause=dtype
 
-The words of a line never hold a credential: addresses are shortened wherever in a text they stand. What a
-stranger can repeat at will (an event with a `cause`) is written once per second, and the others are counted.
+Python's `logging` does the work: a filter removes credentials, a formatter writes text or JSON, and a handler
+writes an event with a `cause`, which a stranger can provoke at will, once per second and counts the others.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ import json
 import logging
 import math
 import re
-import sys
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TextIO, get_args
 
@@ -31,17 +29,14 @@ from streamvos.addresses import redact
 from streamvos.types import InputError
 
 Form = Literal["text", "json"]
-Level = Literal["debug", "info", "warning", "error"]
-
-LEVELS: tuple[Level, ...] = get_args(Level)
-
-FIRST_FIELDS = ("stream", "stage", "incarnation", "worker")
-"""What is written first of an event's fields, if it has them."""
+Level = Literal["info", "warning", "error"]
 
 PERIOD = 1.0
-"""Seconds within which an event is written once for each cause."""
+"""Seconds within which an event with a `cause` is written once."""
 
-_CAUSES = 256  # that are told apart at a time; a stranger may invent more
+_FIRST_FIELDS = ("stream", "stage", "incarnation", "worker")
+_REPETITION = ("cause", "stream", "stage")  # events that agree in these repeat each other
+_CAUSES = 256  # causes that are told apart at a time; a stranger may invent more
 _LONGEST = 2000  # characters of one value
 
 # From a scheme to the last "@" before the next address, blanks included (passwords hold anything), and on to
@@ -51,23 +46,64 @@ _ADDRESS = re.compile(rf"{_SCHEME}(?:(?:(?!\b{_SCHEME})[^\n])*@)?(?:(?!\b{_SCHEM
 _SECRET_NAME = re.compile(r"passw|secret|token|credential|authorization", re.IGNORECASE)
 
 
-class _Handler(logging.Handler):
-    def __init__(self, say: Callable[[Level, str], None]):
-        super().__init__(logging.WARNING)
-        self._say = say
+class EventLog:
+    """Writes events. Any thread may call it; it never raises, whatever is logged and whether anyone reads.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._say("error" if record.levelno >= logging.ERROR else "warning", record.getMessage()[:_LONGEST])
+    Args:
+        form: "text" or "json".
+        stream: where the lines go; None = the standard error.
+        clock: seconds of a monotonic clock.
+
+    Raises:
+        InputError: an unknown form.
+    """
+
+    def __init__(
+        self,
+        form: Form = "text",
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if form not in get_args(Form):
+            raise InputError(f'the log is {form!r}; expected "text" or "json"')
+        self._handler = _OncePerSecond(stream, clock)
+        self._handler.addFilter(_without_credentials)
+        self._handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+        self._logger = logging.Logger("streamvos.pipeline")
+        self._logger.addHandler(self._handler)
+
+    def event(self, event: str, /, level: Level = "info", **fields: Any) -> None:
+        """Write one event.
+
+        Args:
+            event: what happened, in a few words that are the same every time.
+            level: an unknown one counts as "error".
+            fields: further facts; those that are None are left out. An event with a `cause` is written once
+                per second for each event, cause, stream and stage; the number of the others follows as
+                `suppressed`.
+        """
+        number = getattr(logging, level.upper()) if level in get_args(Level) else logging.ERROR
+        self._logger.log(number, event, extra={"fields": fields})
+
+    def close(self) -> None:
+        """Write how many events have been suppressed since their last line; the log stays usable."""
+        self._handler.write_suppressed()
 
 
 @contextmanager
 def warnings_as_events(say: Callable[[Level, str], None]) -> Iterator[None]:
-    """Within the block, what the rooms warn of by Python's own logging is said here and nowhere else.
+    """Within the block, warnings that streamvos gives through Python's logging go to `say` alone.
 
     Args:
-        say: takes a level and the text; from any thread.
+        say: takes a level and the text, in any thread.
     """
-    logger, handler = logging.getLogger("streamvos"), _Handler(say)
+
+    def forward(record: logging.LogRecord) -> bool:
+        say("error" if record.levelno >= logging.ERROR else "warning", record.getMessage()[:_LONGEST])
+        return False
+
+    logger, handler = logging.getLogger("streamvos"), logging.NullHandler(logging.WARNING)
+    handler.addFilter(forward)
     others, propagate = list(logger.handlers), logger.propagate
     logger.handlers, logger.propagate = [handler], False
     try:
@@ -87,117 +123,84 @@ def without_credentials(text: str) -> str:
 
 @dataclass
 class _Repeated:
-    """An event of one cause: when it was last written, and how often it was not since."""
+    """The last line of an event with a cause: when it was written, and how many followed it unwritten."""
 
     written: float
-    level: Level
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    record: logging.LogRecord
     suppressed: int = 0
 
 
-class EventLog:
-    """Writes events. Any thread may call it; it never raises for what is logged, nor when nobody reads.
+class _OncePerSecond(logging.StreamHandler[Any]):
+    """Writes of events that repeat a cause within a second the first, and later the number of the others."""
 
-    Args:
-        form: "text" or "json".
-        stream: where to; None = the standard error of the moment.
-        least: events below this level are not written.
-        clock: monotonic seconds.
+    def __init__(self, stream: TextIO | None, clock: Callable[[], float]) -> None:
+        super().__init__(stream)
+        self._clock = clock
+        self._repeated: OrderedDict[tuple[str, ...], _Repeated] = OrderedDict()  # the oldest line first
 
-    Raises:
-        InputError: no such form or level.
-    """
+    def handle(self, record: logging.LogRecord) -> bool:
+        fields: Mapping[str, Any] = record.__dict__["fields"]
+        with self.lock:  # type: ignore[union-attr]
+            now = self._clock()
+            while self._repeated and now - next(iter(self._repeated.values())).written >= PERIOD:
+                key, one = self._repeated.popitem(last=False)
+                if self._write_number(one):  # that was a line of this cause; the next is a second away
+                    self._repeated[key] = _Repeated(now, one.record)
+            if "cause" in fields:
+                key = (record.msg, *(str(fields.get(name, ""))[:80] for name in _REPETITION))
+                if key in self._repeated:
+                    self._repeated[key].suppressed += 1
+                    return False
+                if len(self._repeated) >= _CAUSES:
+                    self._write_number(self._repeated.popitem(last=False)[1])
+                self._repeated[key] = _Repeated(now, record)
+            return super().handle(record)
 
-    def __init__(
-        self,
-        form: Form = "text",
-        stream: TextIO | None = None,
-        least: Level = "info",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        if form not in get_args(Form):
-            raise InputError(f'the log is {form!r}; expected "text" or "json"')
-        if least not in LEVELS:
-            raise InputError(f"the least level is {least!r}; expected one of {', '.join(LEVELS)}")
-        self.form = form
-        self._stream, self._least, self._clock = stream, LEVELS.index(least), clock
-        self._lock = threading.Lock()
-        self._repeated: OrderedDict[tuple[str, ...], _Repeated] = OrderedDict()
+    def write_suppressed(self) -> None:
+        """Write the numbers of everything that has been suppressed so far."""
+        with self.lock:  # type: ignore[union-attr]
+            while self._repeated:
+                self._write_number(self._repeated.popitem(last=False)[1])
 
-    def event(self, event: str, /, level: Level = "info", **fields: Any) -> None:
-        """Write one event.
-
-        Args:
-            event: what happened, in a few words that are the same every time.
-            level: an unknown one counts as "error".
-            fields: what else is known; those that are None are left out. One with a `cause` is written once
-                per second for each event, cause, stream and stage; how many were not follows as `suppressed`.
-        """
-        level = level if level in LEVELS else "error"
-        if LEVELS.index(level) < self._least:
-            return
-        with self._lock:
-            self._write_suppressed(only_due=True)
-            if "cause" in fields and self._is_repeated(event, level, fields):
-                return
-            self._write(event, level, fields)
-
-    def flush(self) -> None:
-        """Write how many events were left out and not told yet; the last thing before the end."""
-        with self._lock:
-            self._write_suppressed(only_due=False)
-
-    close = flush
-
-    def _is_repeated(self, event: str, level: Level, fields: Mapping[str, Any]) -> bool:
-        key = (event, *(str(fields.get(name, ""))[:80] for name in ("cause", "stream", "stage")))
-        known = self._repeated.get(key)
-        if known is not None:  # `_write_suppressed` has removed it if its second is over
-            known.suppressed += 1
-            return True
-        if len(self._repeated) >= _CAUSES:
-            self._tell(*self._repeated.popitem(last=False))
-        told = {name: fields[name] for name in ("cause", "stream", "stage") if name in fields}
-        self._repeated[key] = _Repeated(self._clock(), level, told)
-        return False
-
-    def _write_suppressed(self, only_due: bool) -> None:
-        now = self._clock()
-        while self._repeated:  # the oldest first, so the rest is not due either
-            key, one = next(iter(self._repeated.items()))
-            if only_due and now - one.written < PERIOD:
-                return
-            del self._repeated[key]
-            self._tell(key, one)
-            if only_due and one.suppressed:  # that was a line of this cause; the next is a second away
-                self._repeated[key] = _Repeated(now, one.level, one.fields)
-
-    def _tell(self, key: tuple[str, ...], one: _Repeated) -> None:
+    def _write_number(self, one: _Repeated) -> bool:
         if one.suppressed:
-            self._write(key[0], one.level, {**one.fields, "suppressed": one.suppressed})
+            fields = {k: v for k, v in one.record.__dict__["fields"].items() if k in _REPETITION}
+            fields["suppressed"] = one.suppressed
+            changed = {"fields": fields, "created": time.time()}
+            super().handle(logging.makeLogRecord({**one.record.__dict__, **changed}))
+        return one.suppressed > 0
 
-    def _write(self, event: str, level: Level, fields: Mapping[str, Any]) -> None:
-        moment = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        first = [name for name in FIRST_FIELDS if name in fields]
-        names = [*first, *(name for name in fields if name not in first)]
-        values = {name: _plain(fields[name], name) for name in names if fields[name] is not None}
-        event = without_credentials(event)
-        if self.form == "json":
-            reserved = {"time": moment, "level": level, "event": event}
-            line = json.dumps({**reserved, **{n: v for n, v in values.items() if n not in reserved}})
-        else:
-            told = " ".join(f"{name}={_word(value)}" for name, value in values.items())
-            line = f"{moment} {level:7} {_one_line(event)}  {told}".rstrip()
-        stream = self._stream if self._stream is not None else sys.stderr
-        try:
-            stream.write(line + "\n")
-            stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed, full, or there is none: the stream goes on
-            return
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Closed, full, or not there: the pipeline goes on without its log."""
+
+
+def _without_credentials(record: logging.LogRecord) -> bool:
+    """Filter: fields become what JSON can hold, without credentials, in the order of the line."""
+    fields: Mapping[str, Any] = record.__dict__["fields"]
+    names = dict.fromkeys((*(name for name in _FIRST_FIELDS if name in fields), *fields))
+    plain = {name: _plain(fields[name], name) for name in names if fields[name] is not None}
+    record.__dict__["fields"], record.msg = plain, without_credentials(record.msg)
+    return True
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        first = {"time": _time(record), "level": record.levelname.lower(), "event": record.msg}
+        return json.dumps({**first, **record.__dict__["fields"], **first})  # no field takes their place
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        words = " ".join(f"{name}={_word(value)}" for name, value in record.__dict__["fields"].items())
+        return f"{_time(record)} {record.levelname.lower():7} {_one_line(record.msg)}  {words}".rstrip()
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
 
 
 def _plain(value: Any, name: str = "", depth: int = 0) -> Any:
-    """What JSON can hold, without credentials."""
+    """A value as JSON can hold it, without credentials."""
     if _SECRET_NAME.search(name):
         return "***"
     if value is None or isinstance(value, (bool, int)):
@@ -205,7 +208,7 @@ def _plain(value: Any, name: str = "", depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if depth < 4 and isinstance(value, Mapping):
-        return {_text(key): _plain(one, str(key), depth + 1) for key, one in value.items()}
+        return {(name := _text(key)): _plain(one, name, depth + 1) for key, one in value.items()}
     if depth < 4 and isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(one, "", depth + 1) for one in value]
     return _text(value)
