@@ -1,4 +1,4 @@
-"""Latencies of a stream that never ends, in a few kilobytes.
+"""Latencies of an endless stream, in a few kilobytes.
 
 A tail (p99) needs all the values or a histogram. This one has buckets whose widths grow with the value,
 so that the relative error of every percentile is bounded, as in DDSketch (Masson et al., "DDSketch: a
@@ -25,7 +25,7 @@ class Latencies:
 
     Memory is fixed when it is made (about 14 kB at 1 percent). Count, mean, minimum and maximum are
     exact. A percentile is that of the nearest rank (the smallest value that at least q percent of all
-    do not exceed), off by at most `relative_error` of itself, for durations of 1 ns to 116 days.
+    do not exceed), off by at most `relative_error` of itself, for durations from 1 ns to 116 days.
 
     One thread adds; another may read at any time and sees all but perhaps the newest value.
     """
@@ -71,23 +71,6 @@ class Latencies:
     def add_seconds(self, seconds: float) -> None:
         """Take one duration in seconds into account; as `add`."""
         self.add(seconds * 1e9)
-
-    def merge(self, other: Latencies) -> None:
-        """Take all durations of another into account, as if they had been added here.
-
-        Raises:
-            InputError: its relative error is another.
-        """
-        if other.relative_error != self.relative_error:
-            raise InputError(
-                f"cannot merge latencies with relative errors {self.relative_error} and "
-                f"{other.relative_error}"
-            )
-        self._buckets = [mine + theirs for mine, theirs in zip(self._buckets, other._buckets, strict=True)]
-        self._count += other._count
-        self._sum += other._sum
-        self._minimum = min(self._minimum, other._minimum)
-        self._maximum = max(self._maximum, other._maximum)
 
     def __len__(self) -> int:
         return self._count
@@ -149,14 +132,15 @@ class Latencies:
         for bucket, count in enumerate(self._buckets):
             seen += count
             if seen >= rank:
-                middle = (
-                    2 * self._growth**bucket / (self._growth + 1)
-                )  # at most relative_error from either end
+                middle = 2 * self._growth**bucket / (self._growth + 1)  # relative_error from either end
                 return min(max(middle, self.minimum), self.maximum)
         return self.maximum
 
-    def summary(self) -> dict[str, float | int | None]:
-        """Count, and mean, p50, p95, p99 and max in milliseconds; None (null) where there is none."""
+    def milliseconds(self) -> dict[str, float | int | None]:
+        """count; mean, p50, p95, p99 and max in milliseconds, or None without any duration."""
         values = {"mean": self.mean, "p50": self.p50, "p95": self.p95, "p99": self.p99, "max": self.maximum}
-        in_milliseconds = {name: None if math.isnan(ns) else ns / 1e6 for name, ns in values.items()}
-        return {"count": self._count, **{f"{name}_ms": value for name, value in in_milliseconds.items()}}
+        return {"count": self._count, **{k: ns / 1e6 if self._count else None for k, ns in values.items()}}
+
+    def summary(self) -> dict[str, float | int | None]:
+        """As `milliseconds`, with the unit in the names: count, mean_ms, p50_ms, p95_ms, p99_ms, max_ms."""
+        return {k if k == "count" else f"{k}_ms": value for k, value in self.milliseconds().items()}

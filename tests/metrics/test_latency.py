@@ -71,18 +71,6 @@ def test_memory_does_not_grow():
     assert grown < 1850 * 40
 
 
-def test_merging_is_the_same_as_adding_all_to_one():
-    first, second = np.random.default_rng(4).lognormal(15, 2, (2, 500))
-    together = filled(first)
-    together.merge(filled(second))
-    alone = filled(np.concatenate([first, second]))
-    assert [together.percentile(q) for q in range(101)] == [alone.percentile(q) for q in range(101)]
-    assert (together.count, together.maximum) == (alone.count, alone.maximum)
-    assert together.mean == pytest.approx(alone.mean, rel=1e-12)
-    with pytest.raises(InputError, match="relative errors"):
-        together.merge(Latencies(0.02))
-
-
 def test_whole_nanoseconds_and_seconds_are_the_same():
     latencies = filled([2_000_000])
     latencies.add_seconds(0.002)

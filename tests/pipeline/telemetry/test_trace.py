@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 
 from streamvos.pipeline.telemetry.statistics import STAGES
-from streamvos.pipeline.telemetry.trace import PIPELINE, TraceWriter, read_trace
+from streamvos.pipeline.telemetry.trace import PIPELINE, TraceWriter
 from streamvos.types import SinkError
 
 MS = 1_000_000
@@ -34,6 +34,21 @@ def frame(seq, captured, dropped=None, recovered=False, sinks=4):
         stamps[stage] = [at, at + MS // 2, at + work * MS]
         at += work * MS
     return [seq, captured, stamps, dropped or {}, recovered]
+
+
+def read_trace(path):
+    """The events of a trace that may have been cut off in the middle of a line, as Perfetto reads it."""
+    first, *lines = path.read_text().splitlines()
+    assert first == "["
+    whole = [line.removesuffix(",") for line in lines if line.removesuffix(",").endswith("}")]
+    return [event for line in whole if (event := parsed(line)) is not None]
+
+
+def parsed(line):
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def slices(events):
