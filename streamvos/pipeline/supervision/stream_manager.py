@@ -36,9 +36,12 @@ class StreamManager:
     """All streams.
 
     Args:
-        config, topology: of the pipeline.
+        config: the pipeline's configuration.
+        topology: which worker runs which stage.
         send: sends a control message to an instance.
-        observation, log: where things are told.
+        observation: counts what happens.
+        log: where events go.
+        clock: monotonic seconds.
 
     Attributes:
         streams: by name.
@@ -56,9 +59,10 @@ class StreamManager:
         send: Callable[[Instance, Message], None],
         observation: Observation,
         log: EventLog,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._config, self._topology, self._send = config, topology, send
-        self._observation, self._log = observation, log
+        self._observation, self._log, self._clock = observation, log, clock
         self.streams = {one.name: StreamRecord(one) for one in config.streams}
         self.closing = False
         self.code = 0
@@ -82,7 +86,7 @@ class StreamManager:
             if kind == "source":
                 stream = self.streams[name]
                 stream.facts, stream.tried = told, True
-                stream.opened_at = stream.opened_at or time.monotonic()
+                stream.opened_at = stream.opened_at or self._clock()
 
     def on_ready(self, worker: WorkerSlot) -> None:
         """A worker can be told to begin."""
@@ -105,7 +109,7 @@ class StreamManager:
             stream.tried = stream.tried or worker.is_source
         if not streams or self.closing:
             return False
-        if worker.restarts.died(time.monotonic()):
+        if worker.restarts.died(self._clock()):
             return True
         window = self._config.supervision.restart_window
         for stream in streams:
@@ -152,7 +156,7 @@ class StreamManager:
 
     def watch(self) -> None:
         """Streams that stand still though they should not: a message was lost on a network."""
-        now = time.monotonic()
+        now = self._clock()
         for stream in self.streams.values():
             if stream.phase == "ending":
                 self._watch_end(stream, now)
@@ -240,7 +244,7 @@ class StreamManager:
             stream.next_seq = max(stream.next_seq, message["next"])  # after what an earlier life wrote
         if stream.reset_done(kind, message.incarnation):
             stream.phase = "running"
-            stream.progress_at = time.monotonic()
+            stream.progress_at = self._clock()
             start = {
                 "next": stream.next_seq,
                 "fresh": stream.fresh,
@@ -258,7 +262,7 @@ class StreamManager:
             self.tell(stream, "memory", "release", stream.incarnation, 0, {"slot": slot})
 
     def _release_frames(self, stream: StreamRecord) -> None:
-        stream.progress_at = time.monotonic()
+        stream.progress_at = self._clock()
         if stream.releasable > stream.released:
             stream.released = stream.releasable
             self.tell(stream, "source", "release", stream.incarnation, stream.released)
@@ -283,7 +287,7 @@ class StreamManager:
 
     def cut_short(self) -> None:
         """The drain takes too long: the sinks close with what they have, and if they do not, so be it."""
-        now = time.monotonic()
+        now = self._clock()
         for stream in self.streams.values():
             if not stream.over and stream.cut_at is None:
                 stream.cut_at = now
@@ -302,7 +306,7 @@ class StreamManager:
         if stream.over or stream.cut_at is not None:
             return
         stream.input_fault, stream.reason = input_fault, reason
-        stream.cut_at = time.monotonic()
+        stream.cut_at = self._clock()
         self._close_sinks(stream)
 
     def ask_to_end(self, stream: StreamRecord) -> None:
@@ -351,9 +355,39 @@ class StreamManager:
                 found.append(stream.name)
         return found
 
-    def status(self) -> Mapping[str, Any]:
-        """Everything that is known of streams and workers."""
-        return self._observation.status(self.streams.values(), self.pool.status())
+    def status(self) -> dict[str, Any]:
+        """Everything that is known of streams and workers (docs/protocol.md, 8)."""
+        workers = self.pool.status()
+        stages: dict[str, Mapping[str, Any]] = {}
+        for worker in workers.values():
+            stages |= worker["beat"].get("stages", {})
+        return {
+            "pipeline": self._config.name,
+            "placement": self._config.placement,
+            "method": self._config.method.name,
+            "streams": {name: self._status_of(one, stages) for name, one in self.streams.items()},
+            "publish": dict(self._topology.publish),
+            "workers": workers,
+            **self._observation.totals(stages),
+        }
+
+    def _status_of(self, stream: StreamRecord, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        waiting = None if stream.over else self._observation.waiting(stream.name)
+        facts = stream.facts or {"size": (), "label": None}
+        return {
+            "state": stream.state(waiting is not None),
+            "reason": stream.reason,
+            "waiting_for": waiting[0] if waiting else "",
+            "waiting_seconds": waiting[1] if waiting else 0.0,
+            "last_failure": stream.trouble,
+            "incarnation": stream.incarnation,
+            "objects": stages.get(f"memory.{stream.name}", {}).get("objects", []),
+            "size": list(facts["size"]) or None,
+            "source": facts.get("label"),
+            "policy": stream.config.effective_policy,
+            "queues": stages.get(f"sinks.{stream.name}", {}).get("queues", {}),
+            **self._observation.of_stream(stream.name),
+        }
 
     # ---- what is sent
 

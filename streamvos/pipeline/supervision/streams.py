@@ -1,4 +1,4 @@
-"""One stream as the supervisor knows it: its incarnation, its snapshots, and what users said to it.
+"""One stream as the supervisor knows it: its incarnation, its snapshots, and its users' commands.
 
 Pure bookkeeping, without sockets or clocks, so that tests can try out the race order of docs/protocol.md.
 """
@@ -23,7 +23,7 @@ RESET_STAGES = ("sinks", "decoder", "extractor", "memory")
 
 @dataclass
 class Command:
-    """What a user said.
+    """What a user asked for.
 
     Attributes:
         number: in the order in which it came.
@@ -129,6 +129,16 @@ class StreamRecord:
     def over(self) -> bool:
         """Whether it has ended."""
         return self.phase == "over"
+
+    def state(self, waits: bool) -> str:
+        """The stream's state in `status`; `waits`: a stage waits for its source or a disk."""
+        if self.over:
+            return "failed" if self.reason else "ended"
+        if self.phase == "running" and self.paused:
+            return "paused"
+        if self.phase in ("running", "ending"):
+            return "waiting" if waits else "running"
+        return "recovering" if self.phase == "recovering" or self.incarnation > 1 else "starting"
 
     # ---- incarnations
 

@@ -3,8 +3,8 @@
     Supervisor(config, EventLog("text")).run()
 
 One thread, one loop. Every message, death, deadline and signal is handled to its end before the next one, so
-that docs/protocol.md, 5, is the whole of what can happen. What concerns workers is in `pool`, what concerns
-streams in `manager`.
+that docs/protocol.md, 5, is the whole of what can happen. Here are the sockets, processes and signals; the
+`dispatcher` decides.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
 import zmq
 
-from streamvos.addresses import redact
 from streamvos.pipeline.clients.control import ControlServer
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.supervision.commands import Commands
+from streamvos.pipeline.supervision.dispatcher import Dispatcher
 from streamvos.pipeline.supervision.processes import Instance, start_worker
-from streamvos.pipeline.supervision.stream_manager import StreamManager
 from streamvos.pipeline.supervision.topology import Topology
-from streamvos.pipeline.supervision.worker_pool import WorkerPool, WorkerSlot
+from streamvos.pipeline.supervision.worker_pool import WorkerSlot
 from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events
-from streamvos.pipeline.telemetry.observation import Observation, checked_beat, in_our_time
+from streamvos.pipeline.telemetry.observation import Observation
+from streamvos.pipeline.telemetry.trace import TraceWriter
 from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.messages import ARRAY_BYTES, Message, Refused, decode, encode, told_to_strangers
 from streamvos.pipeline.wire.runtime import Runtime
@@ -39,17 +38,14 @@ from streamvos.pipeline.wire.security import Curve, bind
 
 TICK_SECONDS = 0.05
 
-TOLD_SECONDS = 0.5
-"""How old what the metrics' endpoint tells may be."""
+STATUS_SECONDS = 0.5
+"""How old the metrics of the endpoint may be."""
 
 HELD_SECONDS = 0.5
 """A wait for events that took so long was no wait: this process was stopped, or the machine slept."""
 
 PING_SECONDS = 1.0
 """How often remote workers hear that the supervisor lives."""
-
-LATE_SECONDS = 5.0
-"""When one source is open, the networks wait so long for the others; who comes later begins beside them."""
 
 _QUEUE = 10_000  # messages to a worker; never reached by workers with manners
 _HELD = 256  # messages of each peer that wait here; those of a worker beyond that wait with the worker
@@ -67,12 +63,11 @@ class Supervisor:
     def __init__(self, config: PipelineConfig, log: EventLog):
         self.config, self._log = config, log
         self._session = secrets.token_bytes(8)
-        self._observation = Observation(config, log)
         self._drained_by: float | None = None  # monotonic seconds; None = nobody wants us to stop
         self._signal: int | None = None
         self._forced = False
-        self._told: dict[str, Any] = {}
-        self._told_at = self._pinged_at = 0.0
+        self._status: dict[str, Any] = {}
+        self._status_at = self._pinged_at = 0.0
         self._turned_at = time.monotonic()
 
     def run(self) -> int:
@@ -94,15 +89,15 @@ class Supervisor:
             self._pool.start_all()
             while not (self._forced or self._manager.all_over):
                 self._turn()
-            self._told = dict(self._manager.status())
+            self._status = self._manager.status()
             self._pool.dismiss(self._forced, lambda: self._read(self._workers))
         code = 128 + (self._signal or signal.SIGINT) if self._forced else self._manager.code
         self._log.event("done", exit_code=code)
         return code
 
     def summary(self) -> dict[str, Any]:
-        """What it amounted to; as `status` told it last."""
-        return self._told
+        """The last status, as `ctl status` would show it."""
+        return self._status
 
     # ---- beginning
 
@@ -111,6 +106,11 @@ class Supervisor:
         self._curve = None if security.secret is None else Curve(security.secret, security.clients)
         runtime = stack.enter_context(Runtime.claim(config.name))
         self._runtime, self._topology = runtime, Topology.of(config, runtime)
+        trace = None
+        if config.observe.trace is not None:
+            workers = {stage: name for name, stages in self._topology.workers.items() for stage in stages}
+            trace = stack.enter_context(TraceWriter(config.observe.trace, workers, config.name))
+        self._observation = Observation([one.name for one in config.streams], self._log, trace)
         self._arenas = {name: Arena.create(name) for name in self._topology.arenas}
         for arena in self._arenas.values():
             stack.callback(os.close, arena.fd)
@@ -129,18 +129,12 @@ class Supervisor:
             own = None if security.secret is None else Curve(security.secret, serves_own=True)
             self._remote = self._router(f"tcp://{config.host}:{config.port}", own)
             if own is not None:
-                self._observation.count_too("remote workers", own.denied)
-        self._manager = StreamManager(config, self._topology, self._send, self._observation, self._log)
-        self._pool = WorkerPool(
-            config,
-            self._topology,
-            self._start_one,
-            self._send,
-            self._init,
-            self._manager.on_death,
-            self._log,
+                self._observation.include("remote workers", own.denied)
+        init = {"pipeline_session": self._session, "runtime": str(runtime.folder)}
+        self._dispatcher = Dispatcher(
+            config, self._topology, self._start_one, self._send, init, self._observation, self._log
         )
-        self._manager.pool = self._pool
+        self._manager, self._pool = self._dispatcher.manager, self._dispatcher.pool
         self._users = ControlServer(
             self._zmq,
             runtime.control,
@@ -150,12 +144,17 @@ class Supervisor:
             self._curve,
         )
         stack.callback(self._users.close)
-        self._observation.count_too("control", self._users.refused)
+        self._observation.include("control", self._users.refused)
         if self._curve is not None:
-            self._observation.count_too("control keys", self._curve.denied)
+            self._observation.include("control keys", self._curve.denied)
         for one in self._users.sockets():
             self._poller.register(one, zmq.POLLIN)
-        self._observation.open(stack, self._topology, runtime, lambda: self._told)
+        self._status = self._manager.status()
+        if config.observe.prometheus is not None:
+            from streamvos.pipeline.telemetry.prometheus import serve_metrics  # 10 MiB that few ask for
+
+            url = stack.enter_context(serve_metrics(config.observe.prometheus, lambda: self._status))
+            self._log.event("metrics", url=url)
         self._log.event("serving", pipeline=config.name, control=runtime.control)
 
     def _router(self, address: str, curve: Curve | None = None) -> zmq.Socket[bytes]:
@@ -212,14 +211,12 @@ class Supervisor:
         if self._remote is not None:
             self._read(self._remote)
             self._ping(now)
-        self._pool.watch()
-        self._pool.tell_to_prepare(self._may_prepare)
-        self._manager.watch()
+        self._dispatcher.watch()
         self._free_arenas()
         if self._drained_by is not None and now >= self._drained_by:
             self._manager.cut_short()
-        if now >= self._told_at + TOLD_SECONDS:
-            self._told, self._told_at = dict(self._manager.status()), now
+        if now >= self._status_at + STATUS_SECONDS:
+            self._status, self._status_at = self._manager.status(), now
         self._turned_at = time.monotonic()
 
     def _drain(self, now: float) -> None:
@@ -271,54 +268,7 @@ class Supervisor:
         if remote != (instance.process is None):  # somebody elsewhere with the name of a worker of ours
             raise Refused("peer")
         own = None if remote and not instance.told else self._session  # which a remote one learns with INIT
-        self._handle(worker, instance, decode(parts, own))
-
-    def _handle(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
-        instance.last_beat = time.monotonic()
-        kind = message.kind
-        if kind == "hello":
-            instance.state = "initializing"
-        elif kind == "ready":
-            self._manager.on_facts({} if instance.spare else message["facts"])
-            if self._pool.ready(worker, instance, message):
-                self._connect_all()
-                self._manager.on_ready(worker)
-        elif kind == "beat":
-            beat = checked_beat(message.fields, worker.stages)
-            instance.beat = in_our_time(beat) if instance.process is None else beat
-            self._observation.beat(instance.beat["stages"])
-        elif kind == "failed":
-            self._failed(worker, instance, message)
-        elif kind == "dying":
-            instance.kill(f"failed in {message['stage']}")
-        elif kind == "event":
-            own = {"event", "level", "stream", "worker"}
-            more = {key: value for key, value in message.fields.items() if key not in own}
-            level = message.get("level", "info")
-            self._log.event(str(message["event"]), level, stream=message.stream, worker=worker.name, **more)
-        elif not instance.spare:
-            self._manager.on_message(message)
-
-    def _failed(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
-        """A stage could not go on. The input's fault ends its stream; anything else is tried again."""
-        stage, error = message["stage"], message["error"]
-        self._log.event(
-            "failed",
-            "error",
-            worker=worker.name,
-            stage=stage,
-            stream=message.stream,
-            error=error,
-            details=message.get("details", ""),
-        )
-        concerned = self._manager.streams.get(message.stream)
-        if message["fatal"] and concerned is not None and stage.startswith("source."):
-            self._manager.source_failed(concerned, error, message["ended"])
-        elif message["fatal"] and not instance.spare:
-            for stream in [concerned] if concerned else self._manager.of_worker(worker):
-                self._manager.end_badly(stream, error, input_fault=True)
-        else:
-            instance.kill(f"{stage} failed: {error}")
+        self._dispatcher.take(worker, instance, decode(parts, own))
 
     def _adopt(self, identity: bytes, parts: list[bytes]) -> None:
         """A remote worker says hello."""
@@ -328,14 +278,6 @@ class Supervisor:
             return
         if decode(parts, None).kind == "hello":
             self._pool.adopt(worker, identity)
-
-    def _connect_all(self) -> None:
-        """Tell everybody where the others can be reached."""
-        endpoints: dict[str, str] = {}
-        for instance in self._pool.working():
-            endpoints |= instance.endpoints
-        for instance in self._pool.working():
-            self._send(instance, Message("connect", fields={"endpoints": endpoints}))
 
     def _send(self, instance: Instance, message: Message) -> None:
         router = self._remote if instance.process is None else self._workers
@@ -356,39 +298,3 @@ class Supervisor:
             self._pipe,
             spare,
         )
-
-    def _may_prepare(self, worker: WorkerSlot) -> bool:
-        """Sources at once; others when it is known what the frames are like.
-
-        Where there is an extractor, a stream that cannot be opened, or not soon, does not hold up the others.
-        """
-        streams = self._manager.of_worker(worker)
-        if "extractor" in worker.stages:
-            opened = [stream.opened_at for stream in streams if stream.opened_at is not None]
-            late = bool(opened) and time.monotonic() > min(opened) + LATE_SECONDS
-            return late or all(stream.tried for stream in streams)
-        return worker.is_source or all(stream.facts is not None for stream in streams)
-
-    def _init(self, worker: WorkerSlot, instance: Instance) -> Message:
-        streams = self._manager.streams.values()
-        return Message(
-            "init",
-            fields={
-                "pipeline_session": self._session,
-                "config": self._config_for(worker),
-                "stages": list(worker.stages),
-                "edges": [{**asdict(edge), "curve": None} for edge in self._topology.edges.values()],
-                "facts": {one.name: one.facts for one in streams if one.facts is not None},
-                "life": instance.life,
-                "runtime": str(self._runtime.folder),
-                "standby": instance.spare,
-            },
-        )
-
-    def _config_for(self, worker: WorkerSlot) -> dict[str, Any]:
-        """The configuration, with the passwords of those cameras alone that this worker reads."""
-        config = self.config.model_dump(mode="json")
-        for stream in config["streams"]:
-            if f"source.{stream['name']}" not in worker.stages:
-                stream["source"] = redact(stream["source"])
-        return config

@@ -1,4 +1,4 @@
-"""Which stages, workers, edges and arenas a configuration means.
+"""Which stages, workers, edges and arenas a configuration describes.
 
 topology = Topology.of(config, runtime)
 topology.workers["compute"]             # ("extractor", "memory.front", "decoder.front")
@@ -36,25 +36,27 @@ class Topology:
 
     Attributes:
         workers: name -> its stages; without remote ones.
-        remote: names of stages that somebody starts by hand.
+        remote: names of the stages that a person starts by hand on another host.
         edges: by name, such as "front/frames".
         arenas: names of the memfds that the supervisor makes.
-        standby: worker of which a second one is held ready, or None.
+        publish: stream -> address at which its masks are published.
+        standby: worker of which a second process is held ready, or None.
     """
 
     workers: dict[str, tuple[str, ...]]
     remote: tuple[str, ...]
     edges: dict[str, EdgeSpec]
     arenas: tuple[str, ...]
+    publish: dict[str, str]
     standby: str | None
 
     @classmethod
     def of(cls, config: PipelineConfig, runtime: Runtime, curve: Any = None) -> Topology:
-        """What a configuration means.
+        """The shape that a configuration describes.
 
         Args:
-            config: of the pipeline.
-            runtime: where its local sockets lie.
+            config: the pipeline's configuration.
+            runtime: the folder of its local sockets.
             curve: keys for edges that leave this host.
         """
         workers = {name: stages for name, stages in _workers(config).items() if name not in config.remote}
@@ -86,8 +88,14 @@ class Topology:
             if f"memory.{stream.name}" not in config.remote
             for k in range(SNAPSHOT_ARENAS)
         ]
+        publish = {
+            stream.name: sink.address or runtime.masks(stream.name)
+            for stream in config.streams
+            for sink in stream.sinks
+            if sink.kind == "publish"
+        }
         standby = COMPUTE if config.standby else None
-        return cls(workers, tuple(config.remote), edges, tuple(arenas), standby)
+        return cls(workers, tuple(config.remote), edges, tuple(arenas), publish, standby)
 
     def worker_of(self, stage: str) -> str:
         """The worker that runs a stage; a remote stage is its own."""

@@ -79,10 +79,11 @@ class WorkerPool:
         initialize: INIT for an instance.
         on_death: (worker, reason) -> whether to start it again.
         log: where events go.
+        clock: monotonic seconds.
 
     Attributes:
         workers: by name.
-        leaving: nobody is started again.
+        leaving: the pipeline ends, and no worker is started again.
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class WorkerPool:
         initialize: Callable[[WorkerSlot, Instance], Message],
         on_death: Callable[[WorkerSlot, str], bool],
         log: EventLog,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        self._limits, self._topology, self._log = config.supervision, topology, log
+        self._limits, self._topology, self._log, self._clock = config.supervision, topology, log, clock
         self._start_one, self._send, self._init, self._on_death = start_one, send, initialize, on_death
         self.leaving = False
         self._buried: deque[bytes] = deque(maxlen=256)
@@ -152,14 +154,14 @@ class WorkerPool:
         if worker.current is not None:
             self._bury(worker, worker.current, "it was started anew")
         instance = Instance(worker.name, worker.stages, identity, worker.lives, None, state="initializing")
-        instance.last_beat = time.monotonic()
+        instance.last_beat = self._clock()
         instance.deadline = instance.last_beat + self._limits.start_timeout
         worker.current, worker.start_at = instance, None
         worker.lives += 1
         self._log.event("joined", worker=worker.name, life=instance.life)
 
-    def tell_to_prepare(self, may: Callable[[WorkerSlot], bool]) -> None:
-        """INIT to everybody who has said hello, was not told yet, and may be told."""
+    def prepare(self, may: Callable[[WorkerSlot], bool]) -> None:
+        """Send INIT to every instance that has said hello, has not had it yet, and whose worker may begin."""
         for worker in self:
             for instance in worker.instances:
                 if instance.state != "initializing" or instance.told:
@@ -167,7 +169,7 @@ class WorkerPool:
                 if may(worker):
                     self._prepare(worker, instance)
                 else:
-                    instance.deadline = time.monotonic() + self._limits.start_timeout
+                    instance.deadline = self._clock() + self._limits.start_timeout
 
     def ready(self, worker: WorkerSlot, instance: Instance, message: Message) -> bool:
         """An instance has said READY; whether it is at work now."""
@@ -180,7 +182,7 @@ class WorkerPool:
         self._log.event("ready", worker=worker.name, life=instance.life)
         if worker.name == self._topology.standby and worker.spare is None:
             # the next one waits as long as a worker would that died as often
-            worker.spare_at = time.monotonic() + max(SPARE_DELAY, worker.restarts.delay)
+            worker.spare_at = self._clock() + max(SPARE_DELAY, worker.restarts.delay)
         return True
 
     def look(self) -> None:
@@ -198,7 +200,7 @@ class WorkerPool:
 
     def watch(self) -> None:
         """Deaths that were seen, deadlines, and restarts that are due."""
-        now = time.monotonic()
+        now = self._clock()
         for worker in self:
             for instance in worker.instances:
                 if instance.seen_dead:
@@ -238,9 +240,9 @@ class WorkerPool:
                 instance.kill("interrupted twice")
             else:
                 self._send(instance, Message("exit"))
-        limit = time.monotonic() + KILL_AFTER
+        limit = self._clock() + KILL_AFTER
         own = [one for one in everybody if one.process is not None]
-        while time.monotonic() < limit and not all(one.has_ended() for one in own):
+        while self._clock() < limit and not all(one.has_ended() for one in own):
             time.sleep(0.01)
             meanwhile()
         for instance in own:
@@ -251,18 +253,18 @@ class WorkerPool:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Name -> what is known of each worker, its heartbeat included."""
-        told = {}
-        for worker in self:
-            current, spare = worker.current, worker.spare
-            told[worker.name] = {
-                "pid": None if current is None else current.pid,
+        return {
+            worker.name: {
+                "pid": None if (current := worker.current) is None else current.pid,
                 "state": "dead" if current is None else current.state,
+                "up": worker.is_ready,
                 "stages": list(worker.stages),
                 "restarts": worker.restarts.count,
-                "standby": None if spare is None else spare.state,
+                "standby": None if worker.spare is None else worker.spare.state,
                 "beat": {} if current is None else dict(current.beat),
             }
-        return told
+            for worker in self
+        }
 
     # ---- inside
 
@@ -272,7 +274,7 @@ class WorkerPool:
         except OSError as error:  # no descriptors, no memory: perhaps later
             self._cannot_start(worker, spare, f"cannot be started: {error.strerror or error}")
             return
-        instance.deadline = time.monotonic() + self._limits.start_timeout
+        instance.deadline = self._clock() + self._limits.start_timeout
         worker.lives += 1
         if spare:
             worker.spare, worker.spare_at = instance, None
@@ -285,11 +287,11 @@ class WorkerPool:
     def _cannot_start(self, worker: WorkerSlot, spare: bool, reason: str) -> None:
         self._log.event("died", "error", worker=worker.name, life=worker.lives, reason=reason)
         if spare:
-            worker.spare_at = time.monotonic() + 10 * SPARE_DELAY
+            worker.spare_at = self._clock() + 10 * SPARE_DELAY
             return
         worker.start_at = None
         if self._on_death(worker, reason):
-            worker.start_at = time.monotonic() + max(worker.restarts.delay, SPARE_DELAY)
+            worker.start_at = self._clock() + max(worker.restarts.delay, SPARE_DELAY)
 
     def _prepare(self, worker: WorkerSlot, instance: Instance) -> None:
         instance.told = True
@@ -298,7 +300,7 @@ class WorkerPool:
     def _promote(self, worker: WorkerSlot, instance: Instance) -> None:
         """What was held ready gets to work."""
         instance.state = "initializing"
-        instance.deadline = time.monotonic() + self._limits.start_timeout
+        instance.deadline = self._clock() + self._limits.start_timeout
         self._prepare(worker, instance)
 
     def _revive(self, worker: WorkerSlot) -> None:
@@ -325,7 +327,7 @@ class WorkerPool:
             worker.spare = None
             if not (self.leaving or worker.retired):
                 self._log.event("standby_died", "warning", worker=worker.name, reason=reason)
-                worker.spare_at = time.monotonic() + 10 * SPARE_DELAY
+                worker.spare_at = self._clock() + 10 * SPARE_DELAY
             return
         worker.current = None
         if instance.expected:
@@ -336,7 +338,7 @@ class WorkerPool:
         if not self._on_death(worker, reason):
             return
         delay = worker.restarts.delay
-        worker.start_at = time.monotonic() + delay
+        worker.start_at = self._clock() + delay
         if not delay or (worker.spare is not None and worker.spare.state == "ready"):
             self._revive(worker)
 
@@ -354,6 +356,6 @@ class WorkerPool:
             return f"no heartbeat for {limits.heartbeat_timeout:g} s"
         for stage, beat in instance.beat.get("stages", {}).items():
             since = beat.get("busy_since", 0)
-            if since and time.monotonic_ns() - since > limits.hang_timeout * 1e9:
+            if since and now - since * 1e-9 > limits.hang_timeout:
                 return f"hung for {limits.hang_timeout:g} s in {stage}"
         return ""

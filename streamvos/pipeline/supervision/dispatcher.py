@@ -1,0 +1,161 @@
+"""What a worker's message means, and who may begin: decided without sockets, processes or signals.
+
+    dispatcher = Dispatcher(config, topology, start, send, {"runtime": ...}, observation, log)
+    dispatcher.pool.start_all()
+    dispatcher.take(worker, instance, message)       # for every message
+    dispatcher.watch()                               # many times a second
+
+Workers are the pool's business, streams the manager's; here they meet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from streamvos.addresses import redact
+from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.supervision.processes import Instance
+from streamvos.pipeline.supervision.stream_manager import StreamManager
+from streamvos.pipeline.supervision.topology import Topology
+from streamvos.pipeline.supervision.worker_pool import WorkerPool, WorkerSlot
+from streamvos.pipeline.telemetry.logs import EventLog
+from streamvos.pipeline.telemetry.observation import Observation, checked_beat, in_local_time
+from streamvos.pipeline.wire.messages import Message
+
+LATE_SECONDS = 5.0
+"""When one source is open, the networks wait so long for the others; later ones begin beside them."""
+
+
+class Dispatcher:
+    """The decisions of one pipeline.
+
+    Args:
+        config: the pipeline's configuration.
+        topology: which worker runs which stage.
+        start: starts a process: (worker, spare) -> instance.
+        send: sends a control message to an instance.
+        init: fields of every INIT: the session and the runtime folder.
+        observation: counts what happens.
+        log: where events go.
+        clock: monotonic seconds.
+
+    Attributes:
+        manager: the streams.
+        pool: the workers.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        topology: Topology,
+        start: Callable[[WorkerSlot, bool], Instance],
+        send: Callable[[Instance, Message], None],
+        init: Mapping[str, Any],
+        observation: Observation,
+        log: EventLog,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._config, self._topology, self._send, self._init_fields = config, topology, send, init
+        self._observation, self._log, self._clock = observation, log, clock
+        self.manager = StreamManager(config, topology, send, observation, log, clock)
+        self.pool = WorkerPool(config, topology, start, send, self._init, self.manager.on_death, log, clock)
+        self.manager.pool = self.pool
+
+    def watch(self) -> None:
+        """Deaths that were seen, deadlines, restarts and beginnings that are due."""
+        self.pool.watch()
+        self.pool.prepare(self._may_prepare)
+        self.manager.watch()
+
+    def take(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
+        """A message from an instance of a worker.
+
+        Raises:
+            Refused: a heartbeat is malformed.
+            LookupError, TypeError, ValueError: any other message is.
+        """
+        instance.last_beat = self._clock()
+        kind = message.kind
+        if kind == "hello":
+            instance.state = "initializing"
+        elif kind == "ready":
+            self.manager.on_facts({} if instance.spare else message["facts"])
+            if self.pool.ready(worker, instance, message):
+                self._connect_all()
+                self.manager.on_ready(worker)
+        elif kind == "beat":
+            beat = checked_beat(message.fields, worker.stages)
+            remote = instance.process is None
+            instance.beat = in_local_time(beat, round(self._clock() * 1e9)) if remote else beat
+            self._observation.beat(instance.beat["stages"])
+        elif kind == "failed":
+            self._failed(worker, instance, message)
+        elif kind == "dying":
+            instance.kill(f"failed in {message['stage']}")
+        elif kind == "event":
+            own = {"event", "level", "stream", "worker"}
+            more = {key: value for key, value in message.fields.items() if key not in own}
+            level = message.get("level", "info")
+            self._log.event(str(message["event"]), level, stream=message.stream, worker=worker.name, **more)
+        elif not instance.spare:
+            self.manager.on_message(message)
+
+    def _failed(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
+        """A stage could not go on. The input's fault ends its stream; anything else is tried again."""
+        stage, error = message["stage"], message["error"]
+        self._log.event(
+            "failed",
+            "error",
+            worker=worker.name,
+            stage=stage,
+            stream=message.stream,
+            error=error,
+            details=message.get("details", ""),
+        )
+        concerned = self.manager.streams.get(message.stream)
+        if message["fatal"] and concerned is not None and stage.startswith("source."):
+            self.manager.source_failed(concerned, error, message["ended"])
+        elif message["fatal"] and not instance.spare:
+            for stream in [concerned] if concerned else self.manager.of_worker(worker):
+                self.manager.end_badly(stream, error, input_fault=True)
+        else:
+            instance.kill(f"{stage} failed: {error}")
+
+    def _connect_all(self) -> None:
+        """Send every worker the addresses of all the others."""
+        endpoints: dict[str, str] = {}
+        for instance in self.pool.working():
+            endpoints |= instance.endpoints
+        for instance in self.pool.working():
+            self._send(instance, Message("connect", fields={"endpoints": endpoints}))
+
+    def _may_prepare(self, worker: WorkerSlot) -> bool:
+        """Sources at once; others when it is known what the frames are like.
+
+        Where there is an extractor, a stream that cannot be opened, or not soon, does not hold up the others.
+        """
+        streams = self.manager.of_worker(worker)
+        if "extractor" in worker.stages:
+            opened = [stream.opened_at for stream in streams if stream.opened_at is not None]
+            late = bool(opened) and self._clock() > min(opened) + LATE_SECONDS
+            return late or all(stream.tried for stream in streams)
+        return worker.is_source or all(stream.facts is not None for stream in streams)
+
+    def _init(self, worker: WorkerSlot, instance: Instance) -> Message:
+        streams = self.manager.streams.values()
+        config = self._config.model_dump(mode="json")
+        for stream in config["streams"]:
+            if f"source.{stream['name']}" not in worker.stages:  # the passwords of its own cameras alone
+                stream["source"] = redact(stream["source"])
+        fields = {
+            "config": config,
+            "stages": list(worker.stages),
+            "edges": [{**asdict(edge), "curve": None} for edge in self._topology.edges.values()],
+            "facts": {one.name: one.facts for one in streams if one.facts is not None},
+            "life": instance.life,
+            "standby": instance.spare,
+        }
+        return Message("init", fields={**self._init_fields, **fields})
