@@ -1,4 +1,4 @@
-"""Reading and writing weight files without executing anything in them.
+"""Reading and writing weight files without executing anything from them.
 
     checkpoint = read_checkpoint(Path("davis_train.pth.tar"))
     checkpoint.tensors["module.backbone.0.weight"]
@@ -30,6 +30,9 @@ from streamvos.weights.safe_unpickle import authors_classes_as_stand_ins, foreig
 
 FORMAT = "streamvos"
 
+COUNTER = "num_batches_tracked"
+"""End of the names of batch norm's counters, which no network here needs."""
+
 LARGEST = 16 * 2**30
 """Bytes of all arrays of an .npz when unpacked; the published networks take less than one GiB."""
 
@@ -39,9 +42,9 @@ class Checkpoint:
     """What a weight file holds.
 
     Attributes:
-        path: where it was read.
+        path: the file.
         tensors: name -> tensor, on the CPU.
-        metadata: of a file of ours: "method", "options" and whatever else was stored; else empty.
+        metadata: "method", "options" and whatever else a file of ours stores; empty for any other.
     """
 
     path: Path
@@ -67,6 +70,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return _read_npz(path)
     is_torch = zipfile.is_zipfile(path) or head[:1] == b"\x80"
     return _read_torch(path) if is_torch else _read_safetensors(path)
+
+
+def plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict without DataParallel's prefix "module." and without batch norm's counters."""
+    plain = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return {name: value for name, value in plain.items() if not name.endswith(COUNTER)}
 
 
 def _is_npz(path: Path) -> bool:
@@ -145,7 +154,7 @@ def _read_torch(path: Path) -> Checkpoint:
 
 
 def _is_plain(value: torch.Tensor) -> bool:
-    """Numbers in memory, as many as the shape says: an expanded tensor claims more than the file holds."""
+    """Whether its storage holds as many numbers as its shape says; an expanded tensor's does not."""
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
@@ -161,13 +170,13 @@ def save_weights(
     """Write a file of ours: to a temporary name, flushed to disk, then renamed.
 
     Args:
-        path: where to.
+        path: the file to write.
         tensors: the state dict.
         method: name of the method.
-        metadata: "options" of the method, and whatever a reader should know; JSON.
+        metadata: the method's "options" and whatever else a reader should know, in JSON types.
 
     Raises:
-        SinkError: it cannot be written; nothing bears the name `path` that did not before.
+        SinkError: it cannot be written; an older file of that name is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

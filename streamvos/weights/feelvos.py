@@ -60,8 +60,8 @@ def from_authors(
     """TensorFlow variables as our state dict.
 
     Args:
-        tensors: name -> value; a trailing ":0" is tolerated, the optimizer's slots and the step are left out.
-        cue_order: of the head's input channels: features, global distance, previous probability, local
+        tensors: name -> value; a trailing ":0" is accepted, the optimizer's slots and the step are left out.
+        cue_order: order of the head's input channels: features, global distance, previous probability, local
             distance in the authors' code; the paper lists global, local, previous, features.
 
     Returns:
@@ -77,9 +77,9 @@ def from_authors(
     unknown = sorted(set(plain) - set(names))
     if unknown:
         raise InputError(
-            f"{len(unknown)} variables are none of FEELVOS as far as its names are known, the first are "
-            f"{unknown[:3]}; rename them (the head of streamvos/weights/feelvos.py says what is "
-            "expected), or leave out what belongs to something else"
+            f"{len(unknown)} variables do not belong to FEELVOS as far as its names are known, the first are "
+            f"{unknown[:3]}; rename them (streamvos/weights/feelvos.py lists the expected names), or leave "
+            "them out"
         )
     state = {names[name]: _our_layout(name, value) for name, value in plain.items()}
     network = _network(state)
@@ -155,7 +155,7 @@ def _after_backbone(rates: int, head_layers: int) -> Iterator[Layer]:
 
 
 def _our_names(names: Iterable[str]) -> dict[str, str]:
-    """TensorFlow's name -> ours, for a network of as many blocks, rates and layers as the names speak of."""
+    """TensorFlow's name -> ours, for a network with the blocks, rates and layers that occur in the names."""
 
     def count(pattern: str) -> int:
         found = (re.match(pattern, name) for name in names)
@@ -169,7 +169,7 @@ def _our_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _our_layout(name: str, value: torch.Tensor) -> torch.Tensor:
-    """Height x width x inputs x outputs to outputs x inputs x height x width; vectors stay as they are."""
+    """(height, width, inputs, outputs) to (outputs, inputs, height, width); vectors stay as they are."""
     is_kernel, is_depthwise = name.endswith("weights"), name.endswith("depthwise_weights")
     if value.ndim != (4 if is_kernel else 1) or (is_depthwise and value.shape[3] != 1):
         expected = (
@@ -187,7 +187,7 @@ def _network(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
     def shape(name: str) -> torch.Size:
         if name not in state:
-            raise InputError(f"the variables of a FEELVOS network are not complete: nothing gives {name}")
+            raise InputError(f"the variables of the FEELVOS network are incomplete: {name} is missing")
         return state[name].shape
 
     def count(prefix: str) -> int:
@@ -204,7 +204,7 @@ def _network(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     }
     rates = count("extractor.pyramid.dilated.")
     if rates != BRANCHES:
-        raise InputError(f"a pyramid of {rates} dilated branches is none of FEELVOS, which has {BRANCHES}")
+        raise InputError(f"the pyramid has {rates} dilated branches; FEELVOS has {BRANCHES}")
     return network
 
 

@@ -15,8 +15,8 @@ import torch
 
 from streamvos.nn.resnet import resnet
 from streamvos.types import InputError
+from streamvos.weights.checkpoints import plain_names
 
-COUNTER = "num_batches_tracked"
 CLASSIFIER = ("fc.weight", "fc.bias")
 
 THEIRS, OURS, BACKBONE = "refiner.", "decoder.refiner.", "extractor.backbone."
@@ -40,8 +40,7 @@ def from_authors(
     """A published state dict and torchvision's backbone as ours.
 
     Args:
-        tensors: the entry "model" of the checkpoint, with or without the `module.` prefix and the
-            `num_batches_tracked` counters.
+        tensors: the entry "model" of the checkpoint, with or without prefix and counters.
         backbone: state dict of torchvision's ResNet-18 or -101; its classifier is left out.
 
     Returns:
@@ -52,12 +51,10 @@ def from_authors(
             network's.
     """
     converted = {}
-    for name, value in tensors.items():
-        plain = name.removeprefix("module.")
-        if not plain.startswith(THEIRS):
+    for name, value in plain_names(tensors).items():
+        if not name.startswith(THEIRS):
             raise InputError(f"{name!r} is no entry of an FRTM checkpoint")
-        if not plain.endswith(COUNTER):
-            converted[OURS + plain.removeprefix(THEIRS)] = value
+        converted[OURS + name.removeprefix(THEIRS)] = value
     depth = _depth(converted)
     if backbone is None:
         raise InputError(
@@ -70,7 +67,7 @@ def from_authors(
 
 
 def _depth(tensors: Mapping[str, torch.Tensor]) -> int:
-    """Of the backbone that the segmentation network was trained on."""
+    """Depth of the backbone that the segmentation network was trained on."""
     if OURS + TELLTALE not in tensors:
         raise InputError(f"this is no FRTM checkpoint: {THEIRS + TELLTALE} is missing")
     shape = tuple(tensors[OURS + TELLTALE].shape)
@@ -82,11 +79,10 @@ def _depth(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def _checked_backbone(tensors: Mapping[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
-    """Without prefix, classifier and counters, if it is the right one."""
-    plain = {name.removeprefix("module."): value for name, value in tensors.items()}
-    given = {n: v for n, v in plain.items() if not n.endswith(COUNTER) and n not in CLASSIFIER}
+    """The backbone without prefix, classifier and counters, if it is the right one."""
+    given = {name: value for name, value in plain_names(tensors).items() if name not in CLASSIFIER}
     with torch.device("meta"):
-        expected = {n: v for n, v in resnet(depth).state_dict().items() if not n.endswith(COUNTER)}
+        expected = plain_names(resnet(depth).state_dict())
     missing, surplus = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     shapes = [n for n in expected if n in given and given[n].shape != expected[n].shape]
     if missing or surplus or shapes:

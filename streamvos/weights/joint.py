@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from streamvos.types import InputError
-
-COUNTER = "num_batches_tracked"
+from streamvos.weights.checkpoints import plain_names
 
 PREFIXES = {
     "feature_extractor.": "backbone.",
@@ -39,7 +38,7 @@ TWICE = ("transformer.decoder.self_attn.", "transformer.encoder.self_attn.")
 """The same layer under two names: the copy, and the one that is read."""
 
 DEPTHS = {(3, True): 50, (2, False): 18, (3, False): 34}
-"""(blocks of the first stage, whether they are bottlenecks) -> layers, but for ResNet-101."""
+"""(blocks of the first stage, whether they are bottlenecks) -> layers, except for ResNet-101."""
 
 
 def is_authors_layout(names: list[str]) -> bool:
@@ -49,10 +48,7 @@ def is_authors_layout(names: list[str]) -> bool:
 
 
 def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """A published state dict as ours.
-
-    Args:
-        tensors: with or without the `module.` prefix and the `num_batches_tracked` counters.
+    """A published state dict, with or without prefix and counters, as ours.
 
     Returns:
         The state dict of `JOINT.networks`, and the options that follow from it (the network's widths).
@@ -61,21 +57,20 @@ def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.T
         InputError: names that do not belong to a JOINT checkpoint, missing ones, or two copies of the
             shared layer that differ.
     """
-    plain = {name.removeprefix("module."): value for name, value in tensors.items()}
+    plain = plain_names(tensors)
     converted: dict[str, torch.Tensor] = {}
     for name, value in plain.items():
-        if name.endswith(COUNTER) or ".WV." in name:
+        if ".WV." in name:
             continue
         if name.startswith(TWICE[0]):
             other = plain.get(TWICE[1] + name.removeprefix(TWICE[0]))
             if other is None or not torch.equal(value, other):
                 raise InputError(f"{name!r} should be a copy of the encoder's layer, and is not")
             continue
-        ours = next((own for theirs, own in PREFIXES.items() if name.startswith(theirs)), None)
-        if ours is None:
+        theirs = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if theirs is None:
             raise InputError(f"{name!r} is no entry of a JOINT checkpoint")
-        theirs = next(theirs for theirs in PREFIXES if name.startswith(theirs))
-        converted[ours + name.removeprefix(theirs)] = value
+        converted[PREFIXES[theirs] + name.removeprefix(theirs)] = value
     return converted, {"network": _network(converted)}
 
 

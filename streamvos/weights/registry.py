@@ -14,7 +14,7 @@ import torch
 from streamvos.methods import METHODS, Method, build
 from streamvos.types import InputError
 from streamvos.weights import feelvos, frtm, joint, rgmp, tvos
-from streamvos.weights.checkpoints import Checkpoint, read_checkpoint
+from streamvos.weights.checkpoints import Checkpoint, plain_names, read_checkpoint
 
 
 class Layout(Protocol):
@@ -34,11 +34,9 @@ BUNDLED = {"tvos": "tvos.safetensors", "frtm-fast": "frtm-fast.safetensors"}
 LAYOUTS: dict[str, Layout] = {"tvos": tvos, "rgmp": rgmp, "frtm": frtm, "joint": joint, "feelvos": feelvos}
 """Method -> how its authors named what they published."""
 
-COUNTER = "num_batches_tracked"
-
 
 def bundled_path(method: str) -> Path:
-    """Where the bundled weights of a method lie.
+    """Path of the bundled weights of a method.
 
     Raises:
         InputError: none are bundled.
@@ -66,14 +64,7 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
 
 
 def check_method(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> None:
-    """Find out whether `load_method` would refuse; no network of the method's size is made.
-
-    Args:
-        name, weights, options: as `load_method` takes them.
-
-    Raises:
-        InputError: it would; the very same.
-    """
+    """Raise the `InputError` that `load_method` would raise, without making a network."""
     given = _weights_for(name, weights, options)
     with torch.device("meta"):
         if given is None:
@@ -86,13 +77,9 @@ def check_method(name: str, weights: str | Path | None, options: Mapping[str, An
 def _weights_for(
     name: str, weights: str | Path | None, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Path] | None:
-    """Options, tensors and their file for `build_with`; None for random weights.
-
-    Raises:
-        InputError: there is no such method, or its weights cannot be had.
-    """
+    """Options, tensors and their file for `build_with`; None for random weights."""
     if name not in METHODS:
-        build(name)  # refuses it, naming the known ones
+        build(name)  # raises the error that names the known ones
     if weights is None:
         return None
     path = bundled_path(name) if weights == "default" else Path(weights)
@@ -113,13 +100,13 @@ def _weights_for(
 def build_with(
     name: str, options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path
 ) -> Method:
-    """A method with these weights; nothing of its size is made before they are known to fit.
+    """A method with these weights; no memory is taken before they are known to fit.
 
     Args:
         name: a key of `METHODS`.
-        options: of the method.
+        options: the method's options.
         tensors: the state dict of its networks.
-        path: where they come from, for errors.
+        path: file of the tensors, for error messages.
 
     Raises:
         InputError: see `build` and `load_exactly`.
@@ -132,7 +119,7 @@ def build_with(
 
 
 def recognize(checkpoint: Checkpoint) -> str | None:
-    """Whose weights a file holds: the name of the method, or None if nobody's that is known."""
+    """Name of the method whose weights a file holds; None if the file's layout is unknown."""
     if checkpoint.metadata:
         return str(checkpoint.metadata.get("method"))
     names = list(checkpoint.tensors)
@@ -145,7 +132,7 @@ def as_ours(
     """The state dict for the method's networks, and the options that belong to the weights.
 
     Args:
-        checkpoint: one that `recognize` knows.
+        checkpoint: of a method that `recognize` knows.
         backbone: torchvision's ImageNet weights, for published checkpoints without a backbone (FRTM).
 
     Raises:
@@ -167,13 +154,13 @@ def as_ours(
 
 
 def load_exactly(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load a state dict into a method's networks; every entry must find its place, counters apart.
+    """Load a state dict into a method's networks; every entry but the counters must have its place.
 
     Raises:
         InputError: names or shapes that do not agree; the method is unchanged.
     """
     check_fits(method, tensors, path)
-    method.networks.load_state_dict(_without_counters(tensors), strict=False)
+    method.networks.load_state_dict(plain_names(tensors), strict=False)
 
 
 def check_fits(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -182,7 +169,7 @@ def check_fits(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) 
     Raises:
         InputError: names, shapes or kinds of numbers that do not agree.
     """
-    own, given = _without_counters(method.networks.state_dict()), _without_counters(tensors)
+    own, given = plain_names(method.networks.state_dict()), plain_names(tensors)
     missing, surplus = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or surplus:
         raise InputError(
@@ -198,7 +185,3 @@ def check_fits(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) 
             raise InputError(f"{path}: {name} is {value.dtype}, the network expects floating point")
         if not torch.isfinite(value).all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
-
-
-def _without_counters(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}

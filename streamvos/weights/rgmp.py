@@ -15,8 +15,8 @@ import torch
 
 from streamvos.nn.images import IMAGE_DEVIATION, IMAGE_MEAN
 from streamvos.types import InputError
+from streamvos.weights.checkpoints import plain_names
 
-COUNTER = "num_batches_tracked"
 NORMALIZATION = {"Encoder.mean": IMAGE_MEAN, "Encoder.std": IMAGE_DEVIATION}
 RENAMED = [
     (re.compile(r"^Encoder\.(conv1|bn1)\."), r"encoder.backbone.\1."),
@@ -49,10 +49,7 @@ def is_authors_layout(names: list[str]) -> bool:
 
 
 def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """A published state dict as ours.
-
-    Args:
-        tensors: with or without the `module.` prefix and the `num_batches_tracked` counters.
+    """A published state dict, with or without prefix and counters, as ours.
 
     Returns:
         The state dict of the method's networks, and the options that follow from it (the network).
@@ -61,14 +58,11 @@ def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.T
         InputError: names that the authors' network does not have, or frames normalized by other numbers.
     """
     converted = {}
-    for name, value in tensors.items():
-        plain = name.removeprefix("module.")
-        if plain.endswith(COUNTER):
-            continue
-        if plain in NORMALIZATION:
-            _check_normalization(plain, value)
+    for name, value in plain_names(tensors).items():
+        if name in NORMALIZATION:
+            _check_normalization(name, value)
         else:
-            converted[_renamed(plain)] = value
+            converted[_renamed(name)] = value
     return converted, {"network": _network(converted)}
 
 
@@ -81,7 +75,7 @@ def _renamed(name: str) -> str:
 
 
 def _check_normalization(name: str, value: torch.Tensor) -> None:
-    """Ours is a constant; a checkpoint made with another would silently be misread."""
+    """Ours is a constant; a checkpoint that was made with another would give wrong masks silently."""
     expected = torch.tensor(NORMALIZATION[name])
     if value.numel() != 3 or not torch.allclose(value.flatten().float(), expected, rtol=0, atol=1e-6):
         raise InputError(f"{name} is {value.flatten().tolist()[:4]}, expected {expected.tolist()} (ImageNet)")

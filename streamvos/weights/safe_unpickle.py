@@ -1,9 +1,9 @@
-"""Objects of the authors' training code inside their checkpoints, read as something that does nothing.
+"""Reading checkpoints that contain objects of the authors' training code, without that code.
 
 FRTM's files hold running averages, JOINT's a network constructor, settings and statistics: instances of
-classes that this package neither has nor wants. While such a file is read by torch's restricted reader
-(tensors and plain containers, nothing else), the names of those classes stand for `StandIn`, which accepts
-whatever it is given and keeps none of it. A name outside the authors' packages is refused as ever.
+classes that this package neither has nor needs. While torch's restricted reader (tensors and plain
+containers only) reads such a file, `StandIn` replaces those classes: it accepts any arguments and keeps
+nothing. Any name outside the authors' packages is refused.
 
     with authors_classes_as_stand_ins(path):
         content = torch.load(path, weights_only=True)
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 
 AUTHORS_PACKAGES = ("lib.", "model.", "ltr.", "pytracking.")
-"""Where the classes of FRTM's (the first two) and JOINT's training code live."""
+"""Packages of FRTM's (the first two) and JOINT's training code."""
 
 NUMBERS = (
     "numpy.core.multiarray.scalar",
@@ -29,14 +29,14 @@ NUMBERS = (
     "numpy.dtype",
     "_codecs.encode",
 )
-"""How a statistic that is a NumPy number is stored."""
+"""Names by which pickle stores a NumPy number, such as a statistic."""
 
 LARGEST_HEAD = 64 * 2**20
-"""Bytes of the part of a checkpoint that says what it holds; real ones take less than one MiB."""
+"""Largest size in bytes of a checkpoint's pickle, without tensors; real ones take less than one MiB."""
 
 
 class StandIn:
-    """Stands for an object of a class that is not wanted; keeps nothing."""
+    """Replaces an object of an author's class; keeps nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> StandIn:
         return object.__new__(cls)
@@ -52,22 +52,22 @@ class StandIn:
 
 
 def foreign_names(path: Path) -> list[str]:
-    """What a checkpoint refers to that is neither torch's, nor a container, nor an author's class."""
+    """Names in a checkpoint that are neither torch's, nor containers, nor the authors' classes."""
     known = (*AUTHORS_PACKAGES, "torch.", "collections.")
     return sorted(n for n in _names_in(path) if not n.startswith(known) and n not in NUMBERS)
 
 
 def _plain_dict(*_: Any) -> dict[Any, Any]:
-    """Stands for `collections.defaultdict`, whose factory is an author's class."""
+    """Replaces `collections.defaultdict`, whose factory is an author's class."""
     return {}
 
 
 @contextmanager
 def authors_classes_as_stand_ins(path: Path) -> Iterator[None]:
-    """While it lasts, torch's restricted reader takes the authors' classes in `path` for `StandIn`.
+    """Context in which torch's restricted reader replaces the authors' classes in `path` by `StandIn`.
 
     Raises:
-        ValueError: the file's description of itself is damaged.
+        ValueError: the file's pickle is damaged.
     """
     names = {n for n in _names_in(path) if n.startswith(AUTHORS_PACKAGES) or n in NUMBERS}
     stand_ins: list[Any] = [(type("StandIn", (StandIn,), {}), name) for name in sorted(names)]
@@ -83,12 +83,12 @@ def _names_in(path: Path) -> set[str]:
             names: set[str] = set()
             for info in heads:
                 if info.file_size > LARGEST_HEAD:
-                    raise ValueError(f"its description takes {info.file_size} bytes")
+                    raise ValueError(f"its pickle takes {info.file_size} bytes")
                 with archive.open(info) as file:
                     names |= _names(file.read(LARGEST_HEAD))
             return names
     with path.open("rb") as file:
-        # the older form: a magic number, a version and the system, and then the content
+        # the older format: a magic number, a version and the system, then the content
         return set().union(*(_names(file) for _ in range(4)))
 
 

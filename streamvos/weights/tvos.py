@@ -1,7 +1,7 @@
 """The layout of the TVOS authors' checkpoints, and ours.
 
 Theirs names the children of a ResNet by position (`backbone.4.0.conv1.weight`), wrapped by
-DistributedDataParallel (`module.`); ours uses torchvision's names. methods/tvos.md, section 8.
+DistributedDataParallel (`module.`); ours uses torchvision's names. docs/methods.md, TVOS.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from streamvos.types import InputError
+from streamvos.weights.checkpoints import plain_names
 
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-COUNTER = "num_batches_tracked"
 
 
 def is_authors_layout(names: list[str]) -> bool:
@@ -23,10 +23,7 @@ def is_authors_layout(names: list[str]) -> bool:
 
 
 def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """A published state dict as ours.
-
-    Args:
-        tensors: with or without the `module.` prefix and the `num_batches_tracked` counters.
+    """A published state dict, with or without prefix and counters, as ours.
 
     Returns:
         The extractor's state dict, and the options that differ from the defaults (the network).
@@ -35,15 +32,13 @@ def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.T
         InputError: names that do not belong to any of the authors' networks.
     """
     converted = {}
-    for name, value in tensors.items():
-        plain = name.removeprefix("module.")
-        parts = plain.split(".")
+    for name, value in plain_names(tensors).items():
+        parts = name.split(".")
         if parts[0] == "backbone":
             if len(parts) < 3 or parts[1] not in CHILDREN:
                 raise InputError(f"{name!r} is no entry of a TVOS checkpoint")
-            plain = ".".join(["backbone", CHILDREN[parts[1]], *parts[2:]])
-        if not plain.endswith(COUNTER):
-            converted[plain] = value
+            parts[1] = CHILDREN[parts[1]]
+        converted[".".join(parts)] = value
     return converted, {"network": _network(converted)}
 
 

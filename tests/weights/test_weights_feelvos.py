@@ -154,7 +154,7 @@ def test_what_is_not_of_feelvos_is_refused(dump, tmp_path):
         from_authors({**tensors, "aspp0/weights": torch.zeros(6, 2048)})
     with pytest.raises(InputError, match="aspp1_depthwise"):
         from_authors({**tensors, "aspp1_depthwise/depthwise_weights": torch.zeros(3, 3, 2048, 2)})
-    with pytest.raises(InputError, match="not complete"):
+    with pytest.raises(InputError, match="incomplete"):
         from_authors({n: v for n, v in tensors.items() if not n.startswith("embedding/")})
     with pytest.raises(InputError, match="branches"):
         from_authors({n: v for n, v in tensors.items() if not n.startswith("aspp3")})
