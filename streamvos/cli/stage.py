@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from streamvos.cli.common import examples
-from streamvos.pipeline.config.security import check_tcp, is_open
+from streamvos.pipeline.wire.endpoints import is_loopback, split_tcp
 from streamvos.types import InputError
 
 EXAMPLES = examples(
@@ -54,12 +54,12 @@ def stage(
             "the name of a stream"
         )
     try:
-        check_tcp(connect)
-    except ValueError as error:
+        _, port = split_tcp(connect)
+    except InputError as error:
         raise InputError(f"--connect: {error}") from None
-    if connect.endswith(":*"):
+    if port == "*":
         raise InputError(f"--connect {connect}: give the supervisor's port, such as 5600")
-    if secret is None and is_open(connect):
+    if secret is None and not is_loopback(connect):
         raise InputError(
             f"--connect {connect} leaves this host, which needs the pipeline's key: give --secret "
             "(`streamvos keys new` makes one; all hosts of a pipeline share it)"

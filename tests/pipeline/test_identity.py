@@ -18,7 +18,7 @@ from small_methods import SMALL
 from stages_in_process import run_stages
 
 import streamvos
-from streamvos.pipeline.config.method import MethodConfig
+from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.pipeline.stages.method import make_method
 from streamvos.segmenter import Segmenter
 from streamvos.sources import open_source

@@ -20,7 +20,7 @@ import zmq
 from serving import TESTS, Serving, label_maps, serving
 from small_methods import SMALL
 
-from streamvos.pipeline.config.method import MethodConfig
+from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.pipeline.stages.method import make_method
 from streamvos.pipeline.wire.messages import Message, decode, encode
 from streamvos.segmenter import Segmenter

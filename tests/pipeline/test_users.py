@@ -23,7 +23,7 @@ from serving import TESTS, Serving, label_maps, serving
 from small_methods import SMALL
 
 from streamvos import Client, InputError
-from streamvos.pipeline.config.method import MethodConfig
+from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.pipeline.stages.method import make_method
 from streamvos.segmenter import Segmenter
 from streamvos.sources import open_source

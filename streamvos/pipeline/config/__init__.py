@@ -14,17 +14,9 @@
     height = 480
     sinks = [{ kind = "json", path = "out/front.jsonl" }, { kind = "publish" }]
 
-Every table and its keys are in docs/pipeline.md. Where the models of the tables are:
-
-| module | tables |
-|---|---|
-| `pipeline` | the whole, with name and placement; what no single table can know |
-| `method` | [method], [extractor]: what the networks are and how they run |
-| `streams` | [[streams]] and their sinks |
-| `supervision` | [supervision], [observe]: when something counts as dead, what is told |
-| `security` | [security], [remote]: keys, other hosts, and who may reach an address |
-| `reading` | from a file or from options to a `PipelineConfig` |
-| `tables`, `errors` | what tables have in common; what is wrong, in one line |
+Every table and its keys are in docs/pipeline.md. `reading` goes from a file or from options to the
+`PipelineConfig` of `pipeline`, whose tables are in `streams` ([[streams]] and their sinks), `supervision`
+([supervision], [observe]) and `tables` (the small ones); `errors` says in one line what is wrong.
 
 A check raises ValueError with a sentence; `reading` turns it into an `InputError` that names the place.
 """

@@ -7,11 +7,17 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from streamvos.pipeline.config.method import ExtractorConfig, MethodConfig
-from streamvos.pipeline.config.security import RemoteConfig, SecurityConfig, check_tcp, is_open
 from streamvos.pipeline.config.streams import StreamConfig, resolved
 from streamvos.pipeline.config.supervision import ObserveConfig, SupervisionConfig
-from streamvos.pipeline.config.tables import Table, checked_name
+from streamvos.pipeline.config.tables import (
+    ExtractorConfig,
+    MethodConfig,
+    Name,
+    RemoteConfig,
+    SecurityConfig,
+    Table,
+)
+from streamvos.pipeline.wire.endpoints import is_loopback, split_tcp
 
 Placement = Literal["fused", "split"]
 
@@ -25,7 +31,7 @@ RETAINED_BYTES = 2**29
 class PipelineConfig(Table):
     """The whole of it."""
 
-    name: str = "default"
+    name: Name = "default"
     placement: Placement = "fused"
     method: MethodConfig = Field(default_factory=MethodConfig)
     streams: tuple[StreamConfig, ...] = Field(strict=False)
@@ -42,16 +48,11 @@ class PipelineConfig(Table):
     remote: dict[str, RemoteConfig] = Field(default_factory=dict)
     """Stage -> where it runs: "extractor", "memory.STREAM", ..."""
 
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        return checked_name(name)
-
     @field_validator("control")
     @classmethod
     def _check_control(cls, address: str | None) -> str | None:
         if address is not None:
-            check_tcp(address)
+            split_tcp(address)
         return address
 
     @model_validator(mode="after")
@@ -152,7 +153,7 @@ def _check_safety(config: PipelineConfig) -> None:
     if config.remote and config.host is not None:
         hosts.append(("host", f"tcp://{config.host}:1"))
     for owner, address in [*published, ("control", config.control), *hosts]:
-        if address is not None and is_open(address):
+        if address is not None and not address.startswith("ipc://") and not is_loopback(address):
             told = address.removeprefix("tcp://").removesuffix(":1") if owner.endswith("host") else address
             raise ValueError(
                 f'{owner}: "{told}" can be reached from other hosts; that needs keys: make them with '

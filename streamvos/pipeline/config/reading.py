@@ -14,11 +14,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from streamvos.pipeline.config.errors import explain
-from streamvos.pipeline.config.method import ExtractorConfig, MethodConfig
 from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.config.security import RemoteConfig, SecurityConfig
 from streamvos.pipeline.config.streams import SinkConfig, StreamConfig
 from streamvos.pipeline.config.supervision import ObserveConfig, SupervisionConfig
+from streamvos.pipeline.config.tables import ExtractorConfig, MethodConfig, RemoteConfig, SecurityConfig
 from streamvos.types import InputError
 
 if sys.version_info >= (3, 11):

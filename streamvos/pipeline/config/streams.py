@@ -10,11 +10,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from streamvos.addresses import is_url, redact, scheme_of
 from streamvos.masks.boxes import parse_boxes
-from streamvos.pipeline.config.security import check_address
-from streamvos.pipeline.config.tables import ConfigPath, Table, checked_name, from_base
+from streamvos.pipeline.config.tables import ConfigPath, Name, Table, from_base
+from streamvos.pipeline.wire.endpoints import check_address
 from streamvos.sources.live_address import URL_SCHEMES
 from streamvos.synthetic.options import parse_parameters
-from streamvos.types import InputError
 
 Policy = Literal["latest", "lossless"]
 
@@ -44,7 +43,20 @@ class SinkConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> SinkConfig:
-        _check_sink(self)
+        """Path and address are what the kind needs."""
+        if self.kind == "publish":
+            if self.path is not None:
+                raise ValueError(f'a publish sink has an address and no path, got path = "{self.path}"')
+            if self.address is not None:
+                check_address(self.address)
+            return self
+        if self.address is not None:
+            raise ValueError(f'a {self.kind} sink has a path and no address, got address = "{self.address}"')
+        if self.path is None:
+            what = "folder" if self.kind == "labels" else "file"
+            raise ValueError(f'a {self.kind} sink needs path = "...", the {what} that it writes')
+        if self.kind == "overlay" and self.path.suffix.lower() != ".mp4":
+            raise ValueError(f'the overlay is an MP4: expected a path that ends in .mp4, got "{self.path}"')
         return self
 
 
@@ -63,7 +75,7 @@ class StreamConfig(Table):
             switched off looks like a stream that ends; not where max_frames says when it is enough.
     """
 
-    name: str
+    name: Name
     source: str = Field(repr=False)
     mask: ConfigPath | None = None
     boxes: tuple[str, ...] = Field((), strict=False)
@@ -77,11 +89,6 @@ class StreamConfig(Table):
     stall_timeout: float | None = Field(None, gt=0)
     reopen: bool | None = None
     sinks: tuple[SinkConfig, ...] = Field((), strict=False)
-
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        return checked_name(name)
 
     @field_validator("source")
     @classmethod
@@ -97,12 +104,31 @@ class StreamConfig(Table):
     @field_validator("boxes")
     @classmethod
     def _readable_boxes(cls, boxes: tuple[str, ...]) -> tuple[str, ...]:
-        _check_boxes(boxes)
+        parse_boxes(boxes)
         return boxes
 
     @model_validator(mode="after")
     def _check(self) -> StreamConfig:
-        _check_stream(self)
+        """Policy, source and first mask of a stream go together."""
+        if self.policy == "latest" and not self.live and not self.realtime:
+            raise ValueError(
+                f'policy: "latest" drops frames of a live source, and {redact(self.source)} is none; '
+                'use "lossless", or add realtime = true to play it at its own speed'
+            )
+        if self.fps is not None and self.live:
+            raise ValueError("fps: a live source has its own clock; leave it out")
+        if self.reopen and (not self.live or self.max_frames is not None):
+            raise ValueError(
+                "reopen: it is for cameras and network streams, and without max_frames; "
+                "a file ends where it ends"
+            )
+        nothing = self.mask is None and not self.boxes and not _is_synthetic(self.source)
+        if nothing and self.effective_policy == "lossless":
+            raise ValueError(
+                'policy "lossless" may drop no frame, and without mask or boxes nobody knows what to follow '
+                'in the first; add mask = "first.png" or boxes = ["ID:LEFT,TOP,RIGHT,BOTTOM"]'
+            )
+        _check_paths(self)
         return self
 
     @property
@@ -149,7 +175,7 @@ class StreamConfig(Table):
 
 
 def _check_source(source: str) -> None:
-    """It is named in a way that a source can be; whether it is there is found out when it is opened."""
+    """Check the form of a source; whether it is there shows when it is opened."""
     if not source.strip():
         raise ValueError("it is an empty text; expected a path, a glob, camera:N, a URL or synthetic:")
     if is_url(source):
@@ -158,45 +184,12 @@ def _check_source(source: str) -> None:
     elif source == "camera:":
         raise ValueError('"camera:" lacks its number or path; expected such as "camera:0"')
     elif _is_synthetic(source):
-        try:
-            parse_parameters(source.partition(":")[2])
-        except InputError as error:
-            raise ValueError(str(error)) from None
+        parse_parameters(source.partition(":")[2])
 
 
 def _is_synthetic(source: str) -> bool:
-    """Whether a source is made on the spot, and its truth known."""
+    """Whether a source is generated, so that its true masks are known."""
     return source == "synthetic" or source.startswith("synthetic:")
-
-
-def _check_boxes(boxes: tuple[str, ...]) -> None:
-    """They can be read, and each object has one."""
-    try:
-        parse_boxes(boxes)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
-def _check_stream(stream: StreamConfig) -> None:
-    """Policy, source and first mask of a stream go together."""
-    if stream.policy == "latest" and not stream.live and not stream.realtime:
-        raise ValueError(
-            f'policy: "latest" drops frames of a live source, and {redact(stream.source)} is none; '
-            'use "lossless", or add realtime = true to play it at its own speed'
-        )
-    if stream.fps is not None and stream.live:
-        raise ValueError("fps: a live source has its own clock; leave it out")
-    if stream.reopen and (not stream.live or stream.max_frames is not None):
-        raise ValueError(
-            "reopen: it is for cameras and network streams, and without max_frames; a file ends where it ends"
-        )
-    nothing = stream.mask is None and not stream.boxes and not _is_synthetic(stream.source)
-    if nothing and stream.effective_policy == "lossless":
-        raise ValueError(
-            'policy "lossless" may drop no frame, and without mask or boxes nobody knows what to follow in '
-            'the first; add mask = "first.png" or boxes = ["ID:LEFT,TOP,RIGHT,BOTTOM"]'
-        )
-    _check_paths_of(stream)
 
 
 def resolved(path: Path) -> Path:
@@ -204,7 +197,7 @@ def resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _check_paths_of(stream: StreamConfig) -> None:
+def _check_paths(stream: StreamConfig) -> None:
     """No sink writes over what the stream is read from."""
     place = Path(stream.source.removeprefix("camera:"))
     is_path = not is_url(stream.source) and not _is_synthetic(stream.source)
@@ -219,20 +212,3 @@ def _check_paths_of(stream: StreamConfig) -> None:
             raise ValueError(f"{told} would replace what is read from {stream.source}; write elsewhere")
         if mask is not None and path in ({mask, mask.parent} if sink.kind == "labels" else {mask}):
             raise ValueError(f"{told} could replace the mask {stream.mask}; write elsewhere")
-
-
-def _check_sink(sink: SinkConfig) -> None:
-    """Path and address are what the kind needs."""
-    if sink.kind == "publish":
-        if sink.path is not None:
-            raise ValueError(f'a publish sink has an address and no path, got path = "{sink.path}"')
-        if sink.address is not None:
-            check_address(sink.address)
-        return
-    if sink.address is not None:
-        raise ValueError(f'a {sink.kind} sink has a path and no address, got address = "{sink.address}"')
-    if sink.path is None:
-        what = "folder" if sink.kind == "labels" else "file"
-        raise ValueError(f'a {sink.kind} sink needs path = "...", the {what} that it writes')
-    if sink.kind == "overlay" and sink.path.suffix.lower() != ".mp4":
-        raise ValueError(f'the overlay is an MP4: expected a path that ends in .mp4, got "{sink.path}"')

@@ -1,16 +1,13 @@
-"""What all tables of a pipeline.toml have in common."""
+"""What all tables have in common, and the small ones: [method], [extractor], [security], [remote]."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo, field_validator
 
-from streamvos.addresses import redact
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+from streamvos.pipeline.wire.endpoints import check_name
 
 
 class Table(BaseModel):
@@ -28,16 +25,72 @@ def from_base(path: Path, info: ValidationInfo) -> Path:
 ConfigPath = Annotated[Path, Strict(False), AfterValidator(from_base)]
 """A path; a relative one starts from the folder of the file that it stands in."""
 
+Name = Annotated[str, AfterValidator(check_name)]
+"""Name of a pipeline or a stream."""
 
-def checked_name(name: str) -> str:
-    """A name that fits into topics, logs and names of files.
 
-    Raises:
-        ValueError: it does not.
+class MethodConfig(Table):
+    """Which method segments, as `streamvos.load` takes it.
+
+    Attributes:
+        training: "inline" (a target model that trains does so within its frame; bit-identical to `Segmenter`)
+            or "background" (the stream goes on with the old model until the new one is ready).
+        threads: that torch uses within an operation, in each worker; None leaves it to torch.
     """
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            "expected 1 to 64 letters, digits, '_', '.' or '-', beginning with a letter or a digit, "
-            f'got "{redact(name)[:80]}"'
-        )
-    return name
+
+    name: str = "tvos"
+    weights: str | None = "default"
+    device: str = "auto"
+    backend: str = "eager"
+    options: dict[str, Any] = Field(default_factory=dict)
+    training: Literal["inline", "background"] = "inline"
+    threads: int | None = Field(None, ge=1, le=1024)
+
+    @field_validator("weights")
+    @classmethod
+    def _place_weights(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        """TOML has no null: "none" stands for it."""
+        if weights is None or weights.lower() == "none":
+            return None
+        return weights if weights == "default" else str(from_base(Path(weights), info))
+
+
+class ExtractorConfig(Table):
+    """Batching over streams.
+
+    Attributes:
+        batches: sizes that may run, ascending, from 1.
+        measured: only those that prove faster, at the start, than their frames one by one.
+    """
+
+    batches: tuple[Annotated[int, Strict()], ...] = Field((1, 2, 4, 8), strict=False)
+    measured: bool = True
+
+    @field_validator("batches")
+    @classmethod
+    def _check(cls, batches: tuple[int, ...]) -> tuple[int, ...]:
+        if not batches or batches[0] != 1 or list(batches) != sorted(set(batches)) or batches[-1] > 64:
+            raise ValueError(f"expected sizes that ascend from 1 to at most 64, got {list(batches)}")
+        return batches
+
+
+class SecurityConfig(Table):
+    """CURVE keys, as `streamvos keys new` makes them.
+
+    Attributes:
+        secret: file with our secret key.
+        clients: folder with the public keys of those who may connect.
+    """
+
+    secret: ConfigPath | None = None
+    clients: ConfigPath | None = None
+
+
+class RemoteConfig(Table):
+    """A stage that is started by hand with `streamvos stage`, perhaps on another host.
+
+    Attributes:
+        host: address under which the other stages reach it, without a port.
+    """
+
+    host: str

@@ -11,7 +11,7 @@ from importlib import import_module
 import torch
 
 from streamvos.methods import Method
-from streamvos.pipeline.config.method import MethodConfig
+from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.pipeline.stages.stage import StageContext
 from streamvos.segmenter import Extraction
 from streamvos.types import InputError

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from streamvos.pipeline.config.method import ExtractorConfig, MethodConfig
 from streamvos.pipeline.config.pipeline import LIVE_SLOTS, PipelineConfig
 from streamvos.pipeline.config.reading import config_from_options, make_config, read_config, tomllib
-from streamvos.pipeline.config.security import RemoteConfig, SecurityConfig
 from streamvos.pipeline.config.streams import SinkConfig, StreamConfig
 from streamvos.pipeline.config.supervision import ObserveConfig, SupervisionConfig
+from streamvos.pipeline.config.tables import ExtractorConfig, MethodConfig, RemoteConfig, SecurityConfig
 from streamvos.types import InputError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -144,9 +143,9 @@ def test_weights_may_be_none():
         ),
         (pipeline({"realtime": "yes"}), 'realtime: expected true or false, got "yes"'),
         (pipeline({"name": 5}), "name: expected a text, got 5"),
-        (pipeline({"name": "../x"}), "name: expected 1 to 64 letters"),
+        (pipeline({"name": "../x"}), "name: expected a name of 1 to 64 letters"),
         (pipeline({"mask": 5}), "mask: "),
-        (pipeline(name="a b"), "name: expected 1 to 64 letters, digits, '_', '.' or '-'"),
+        (pipeline(name="a b"), "name: expected a name of 1 to 64 letters, digits, '_', '.' or '-'"),
         (
             pipeline(supervision={"hang_timeout": float("inf")}),
             "[supervision] hang_timeout: expected a finite number",
