@@ -12,11 +12,9 @@ renders them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -90,27 +88,6 @@ class Layer:
         return surface_map(self.path, self.deformation, self.surface.anchor, t, box, step)
 
 
-class _Stills(Sequence[Still]):
-    """Photographs that are read when they are needed."""
-
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self.folder, self.names = folder, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @overload
-    def __getitem__(self, index: int) -> Still: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> _Stills: ...
-
-    def __getitem__(self, index: int | slice) -> Still | _Stills:
-        if isinstance(index, slice):
-            return _Stills(self.folder, self.names[index])
-        return read_still(self.folder, self.names[index])
-
-
 class Scene:
     """Chooses what is in a video.
 
@@ -132,20 +109,25 @@ class Scene:
         self.drifts: dict[int, Array] = {}
         self.pan = np.zeros((len(self.times), 2))
         self.order = rng.permutation(options.objects + options.distractors)
+        # Names of the background's photograph and then of those for objects; empty where all is drawn.
+        self.stills: list[str] = []
 
     def build(self) -> list[Layer]:
         """The layers from back to front; the background, number 0, is the first."""
         options, rng = self.options, self.rng
-        stills = self._choose_stills()
-        background = self._background(stills)
-        objects = self._objects(stills, background.surface)
+        if options.stills is not None:
+            names = list_stills(Path(options.stills))
+            picks = rng.choice(len(names), size=3 + min(options.objects, 8))
+            self.stills = [names[int(k)] for k in picks]
+        background = self._background()
+        objects = self._objects(background.surface)
         distractors = []
         for k in range(options.distractors):
             number = 1 + options.objects + k
             surface = look_alike(rng, objects[k % len(objects)].surface)
             distractors.append(self._wanderer(number, surface))
         first = 1 + options.objects + options.distractors
-        occluders = [self._occluder(first + k, stills) for k in range(options.occluders)]
+        occluders = [self._occluder(first + k) for k in range(options.occluders)]
         middle = [*objects, *distractors]
         middle = [middle[int(k)] for k in rng.permutation(len(middle))]
         layers = self._settle([background, *middle, *occluders])
@@ -160,18 +142,14 @@ class Scene:
     def _is_occluder(self, layer: Layer) -> bool:
         return layer.number > self.options.objects + self.options.distractors
 
-    def _choose_stills(self) -> Sequence[Still]:
-        """The background's photograph and then those for objects; empty without stills."""
-        if self.options.stills is None:
-            return []
-        folder = Path(self.options.stills)
-        names = list_stills(folder)
-        picks = self.rng.choice(len(names), size=3 + min(self.options.objects, 8))
-        return _Stills(folder, [names[int(k)] for k in picks])
+    def _still(self, place: int) -> Still:
+        """A photograph, read when it is needed."""
+        assert self.options.stills is not None
+        return read_still(Path(self.options.stills), self.stills[place])
 
     # What stands in the scene
 
-    def _background(self, stills: Sequence[Still]) -> Layer:
+    def _background(self) -> Layer:
         """The farthest layer, moved by the camera: pan, shake, zoom, roll, and a slow bending as of depth."""
         rng, motion, times = self.rng, self.options.motion, self.times
         speed = self.pace * float(np.exp(rng.uniform(np.log(0.0005), np.log(0.014))))
@@ -195,15 +173,15 @@ class Scene:
         far_y = np.abs(-sine * corners[..., 0] + cosine * corners[..., 1]).max()
         spare = deformation.reach(0.0) + 2
         height, width = ceil(2 * (far_y + spare)), ceil(2 * (far_x + spare))
-        if stills:
+        if self.stills:
             # Mirrored, so that an object cut from the same photograph differs from what it was cut from.
             mirror = self.options.same_still > 0 or bool(rng.random() < 0.5)
-            surface = photograph_background(rng, stills[0], height, width, mirror)
+            surface = photograph_background(rng, self._still(0), height, width, mirror)
         else:
             surface = drawn_background(rng, height, width)
         return Layer(0, surface, Trajectory(centers, angles, np.stack([zoom, zoom], 1)), deformation)
 
-    def _objects(self, stills: Sequence[Still], background: Surface) -> list[Layer]:
+    def _objects(self, background: Surface) -> list[Layer]:
         rng, layers = self.rng, []
         total = self.options.objects + 0.5 * self.options.distractors
         room = float(np.sqrt(self.height * self.width / total))
@@ -213,14 +191,13 @@ class Scene:
         for k in range(self.options.objects):
             diameter = max(6.0, float(np.exp(rng.uniform(np.log(smallest), np.log(largest)))))
             own: list[Still] = []
-            if stills:
-                own = [stills[1 + k % (len(stills) - 1)]]
-                if rng.random() < self.options.same_still:
-                    own = [stills[0]]
+            if self.stills:
+                other = 1 + k % (len(self.stills) - 1)
+                own = [self._still(0 if rng.random() < self.options.same_still else other)]
             surface = object_surface(rng, own, diameter)
             if surface.area < enough:
                 surface = object_surface(rng, own, largest)
-            if stills and rng.random() < 0.25:
+            if self.stills and rng.random() < 0.25:
                 surface = camouflage(rng, surface, background)
             layers.append(self._wanderer(k + 1, surface))
         return layers
@@ -248,10 +225,11 @@ class Scene:
         path = Trajectory(self._wander(number, self._start(number)), angles, scales)
         return Layer(number, surface, path, deformation)
 
-    def _occluder(self, number: int, stills: Sequence[Still]) -> Layer:
+    def _occluder(self, number: int) -> Layer:
         """Something that goes to and fro across the frame on a straight line, from outside to outside."""
         rng, motion, times = self.rng, self.options.motion, self.times
-        surface = occluder_surface(rng, stills[2:3], self.side * float(rng.uniform(0.2, 0.55)), self.size)
+        stills = [self._still(2)] if self.stills else []
+        surface = occluder_surface(rng, stills, self.side * float(rng.uniform(0.2, 0.55)), self.size)
         away = rng.uniform(-0.3, 0.3, 2) * self.extent
         reach = 0.5 * max(self.size) + surface.radius + float(np.abs(away).max())
         tilt = rng.normal(0, 0.25) + (np.pi if rng.random() < 0.5 else 0)
