@@ -1,4 +1,4 @@
-"""Results as lines of JSON, one a frame, for programs that read along.
+"""Results as lines of JSON, one per frame, for programs that read them while they are written.
 
 A line is an object with these members:
 
@@ -36,18 +36,18 @@ _BLOCK = 65536
 
 
 class JsonLinesSink(Sink):
-    """Writes one line of JSON per frame; a line is either there as a whole or not at all.
+    """Writes one whole line of JSON per frame.
 
-    The lines go to NAME.partial.jsonl, each as soon as it is known, and the file is renamed when the
-    sink is closed. A line that does not fit on the disk is taken back before the error is raised.
+    The lines go to NAME.partial.jsonl at once, and the file is renamed when the sink is closed. A line that
+    does not fit on the disk is removed before the error is raised.
 
     Args:
         path: the final file, such as out/results.jsonl; its folder is made if missing.
-        resume: go on behind the last whole line that an earlier writer of the same stream left, be its file
-            partial (it was killed) or final; without one, begin anew.
+        resume: continue after the last whole line of an earlier writer of the same stream, whose file may be
+            partial (it was killed) or final; without such a file, begin a new one.
 
     Attributes:
-        last_index: frame of the last line that was there; None if there was none.
+        last_index: frame of the last earlier line; None if there was none.
 
     Raises:
         SinkError: the file cannot be made.
@@ -98,20 +98,20 @@ class JsonLinesSink(Sink):
 
 
 def _end_of_lines(file: FileIO) -> tuple[int, int | None]:
-    """Where the last sound line ends, in bytes, and the index of its frame; what is behind it is cut."""
+    """Where the last valid line ends, in bytes, and the index of its frame."""
     end = file.seek(0, os.SEEK_END)
     while (end := _newline_before(file, end)) > 0:
         start = _newline_before(file, end - 1)
         file.seek(start)
         try:
             return end, int(json.loads(file.read(end - start))["index"])
-        except (ValueError, KeyError, TypeError):  # no line of ours: look at the one before it
+        except (ValueError, KeyError, TypeError):  # not a line of this sink: look at the one before it
             end = start
     return 0, None
 
 
 def _newline_before(file: FileIO, end: int) -> int:
-    """Position behind the last newline of the first `end` bytes; 0 if there is none."""
+    """Position after the last newline in the first `end` bytes; 0 if there is none."""
     while end > 0:
         start = max(0, end - _BLOCK)
         file.seek(start)
@@ -147,5 +147,5 @@ def _line(frame: Frame, result: Result) -> bytes:
     try:
         text = json.dumps(record, allow_nan=False, separators=(",", ":"))
     except ValueError as error:
-        raise InputError(f"frame {frame.index} has a time or score that is no number: {error}") from error
+        raise InputError(f"frame {frame.index} has a time or score that is not a number: {error}") from error
     return text.encode() + b"\n"

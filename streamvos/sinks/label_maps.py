@@ -20,15 +20,15 @@ logger = logging.getLogger(__name__)
 class LabelMapSink(Sink):
     """Writes `result.mask` of each frame as a PNG with the DAVIS palette.
 
-    Each file is whole from the moment it appears, so nothing is partial: after an exception the maps of
-    the frames so far are there. Files of the same name are replaced; PNGs of an earlier run under other
-    names stay, and a warning is logged, since a score over the folder would count them.
+    Each file appears whole, so after an exception the maps of the frames so far are there. Files of the same
+    name are replaced; PNGs of an earlier run under other names stay, and a warning is logged, since a score
+    over the folder would count them.
 
     Args:
-        folder: where to; made if missing.
+        folder: the folder; made if missing.
         stems: frame index -> file name without suffix, such as `source.stem`; "%05d" if None.
-        resume: an earlier writer of the same stream, which was killed, has left maps here; they are this
-            run's too, and what it was writing is removed.
+        resume: the maps in the folder are those of an earlier, killed writer of the same stream; what it was
+            writing is removed.
 
     Raises:
         SinkError: the folder cannot be made or written.

@@ -22,11 +22,11 @@ from streamvos.types import Frame, Result
 class MultiSink(Sink):
     """Writes every result to each of several sinks, in their order, and closes them together.
 
-    If closing one fails, the others are closed all the same, and the first error is raised.
+    If closing one fails, the others are still closed, and the first error is raised.
 
     Args:
-        path: the folder that they share, or whatever names the whole.
-        sinks: name -> sink. They belong to this one from now on.
+        path: the folder that they share.
+        sinks: name -> sink; this sink closes them.
     """
 
     _repeatable: ClassVar[bool] = False  # some of the sinks have the frame already
@@ -66,20 +66,18 @@ def open_sinks(
     labels: bool = True,
     overlay: Overlay | bool = True,
     results: bool = True,
-    fps: float | None = None,
 ) -> MultiSink:
     """The usual sinks in one folder: labels/ (PNG), overlay.mp4 and results.jsonl.
 
     Args:
-        folder: where to; made if missing.
+        folder: the folder; made if missing.
         stems: frame index -> name of its label map without suffix, such as `source.stem`.
         labels: whether to write labels/.
         overlay: whether to write overlay.mp4, or how to draw it.
         results: whether to write results.jsonl.
-        fps: constant frame rate of overlay.mp4; None: the frames' own time stamps.
 
     Raises:
-        SinkError: something cannot be made; what was begun is taken back.
+        SinkError: a file or folder cannot be made; nothing is left open.
     """
     folder = Path(folder)
     make_folder(folder)
@@ -89,7 +87,7 @@ def open_sinks(
             sinks["labels"] = LabelMapSink(folder / "labels", stems=stems)
         if overlay is not False:
             drawing = overlay if isinstance(overlay, Overlay) else None
-            sinks["overlay"] = OverlayVideoSink(folder / "overlay.mp4", fps=fps, overlay=drawing)
+            sinks["overlay"] = OverlayVideoSink(folder / "overlay.mp4", overlay=drawing)
         if results:
             sinks["results"] = JsonLinesSink(folder / "results.jsonl")
     except BaseException:

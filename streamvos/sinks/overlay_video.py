@@ -36,8 +36,6 @@ _ENCODERS = {
     "h264_videotoolbox": {"q:v": "65"},
     "h264_mf": {},
 }
-NOMINAL_FPS = 24.0
-"""Frames per second by which a video of a single frame gets its length."""
 
 _INDEX_FIRST = {"movflags": "+faststart"}  # by a second pass over the file, when it is complete
 # A fragmented MP4, which the muxer turns into an ordinary one at the end by an index behind the pictures. A
@@ -64,38 +62,27 @@ class OverlayVideoSink(Sink):
 
     Args:
         path: the final file, ending in .mp4; its folder is made if missing.
-        fps: constant frame rate; None: the frames' own time stamps.
         overlay: how objects are drawn.
-        recoverable: the partial file plays at any moment, also after the process was killed, except for its
-        last
-            half second; `overlay_parts.rescue_parts` finishes it. A file that cannot be completed is kept,
-            and a full disk can be waited for (`on_full`). The index comes last, so that closing is cheap;
-            otherwise it comes first, so that a browser can play the file while loading it.
+        recoverable: the partial file plays at any moment, also after the process was killed, except for
+            its last half second; `overlay_parts.rescue_parts` finishes it. A file that cannot be completed
+            is kept, and a full disk can be waited for (`on_full`). The index comes last, so that closing is
+            cheap; otherwise it comes first, so that a browser can play the file while loading it.
 
     Raises:
-        InputError: the name does not end in .mp4, or `fps` is not > 0. Later: a frame has another size
-            than the first.
+        InputError: the name does not end in .mp4. Later: a frame has another size than the first.
         SinkError: the file cannot be made, or PyAV has no H.264 encoder.
     """
 
     _repeatable: ClassVar[bool] = False  # the encoder has the frame already
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        fps: float | None = None,
-        overlay: Overlay | None = None,
-        recoverable: bool = False,
+        self, path: str | Path, *, overlay: Overlay | None = None, recoverable: bool = False
     ) -> None:
         super().__init__(path)
         if self.path.suffix.lower() != ".mp4":
-            raise InputError(f"the overlay video is an MP4: let its name end in .mp4, not {self.path.name}")
-        if fps is not None and not 0 < fps <= 1000:
-            raise InputError(f"fps must lie within 0..1000, got {fps!r}")
+            raise InputError(f"the overlay video is an MP4: its name must end in .mp4, got {self.path.name}")
         self._encoder = _find_encoder()
         self._overlay = overlay or Overlay()
-        self._fps = fps
         self._recoverable = recoverable
         self._partial = partial_path(self.path)
         self._size: tuple[int, int] | None = None
@@ -103,8 +90,8 @@ class OverlayVideoSink(Sink):
         self._first_pts = 0.0
         self._last_tick = -1
         self._failure: Exception | None = None
-        self._is_begun = False  # its head is written; without one, FFmpeg crashes over a second packet
-        self._duration = round(_TICKS / (fps or NOMINAL_FPS))
+        self._is_begun = False  # its header is written; without one, FFmpeg crashes at a second packet
+        self._duration = _TICKS // 24  # of a video of a single frame
         self._file: _WaitingFile | None = None
         make_folder(self.path.parent)
         try:
@@ -141,7 +128,8 @@ class OverlayVideoSink(Sink):
             coded = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
             )
-            tick = self._tick(frame)
+            # An encoder takes only rising time stamps; a stream whose clock stands still gets the next tick.
+            tick = max(round((frame.pts - self._first_pts) * _TICKS), self._last_tick + 1)
             if self._written:
                 self._duration = tick - self._last_tick
             coded.pts = self._last_tick = tick
@@ -152,15 +140,9 @@ class OverlayVideoSink(Sink):
             raise cannot_write(self._partial, error) from error
         self._written += 1
 
-    def _tick(self, frame: Frame) -> int:
-        seconds = self._written / self._fps if self._fps else frame.pts - self._first_pts
-        # An encoder takes only rising time stamps; a stream whose clock stands still gets the next tick.
-        return max(round(seconds * _TICKS), self._last_tick + 1)
-
     def _start(self, height: int, width: int) -> av.video.stream.VideoStream:
         name, options = self._encoder
-        rate = Fraction(self._fps or 30).limit_denominator(1001)
-        stream = self._container.add_stream(name, rate=rate, options=dict(options))
+        stream = self._container.add_stream(name, rate=30, options=dict(options))
         assert isinstance(stream, av.video.stream.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
@@ -168,7 +150,7 @@ class OverlayVideoSink(Sink):
         # A key frame every few seconds lets a player jump; players guess the color matrix if it is missing.
         context.gop_size = 60
         if self._recoverable:
-            # Pictures are stored in the order in which they are shown, so that none is missing before a kill.
+            # Pictures are stored in the order of display, so that a kill costs the last ones only.
             context.max_b_frames = 0
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED_RANGE
@@ -281,7 +263,7 @@ def _make_even(picture: np.ndarray) -> np.ndarray:
 
 
 def _check(path: Path, frames: int) -> None:
-    """Whether the index of a finished video counts the frames that were written; costs no decoding."""
+    """Check, without decoding, that the index of a finished video counts the frames that were written."""
     with av.open(f"file:{path.absolute()}") as container:
         counted = container.streams.video[0].frames if container.streams.video else 0
     if counted != frames:

@@ -1,12 +1,12 @@
 """What every sink of results has in common: one way to open, write and close it.
 
-A sink is a context manager. What it makes appears under its final name only when the block ends in
-order. Sinks that write one file write it as NAME.partial.SUFFIX beside the final one and rename it when
-closed; if the block ends with an exception, the partial file is finished as far as can be (a video plays,
-lines are whole) and keeps its partial name, so that nothing half-written ever bears the final one.
+A sink is a context manager. Its output gets its final name only when the block ends without an exception.
+Sinks that write one file write it as NAME.partial.SUFFIX beside the final one and rename it when closed;
+after an exception the partial file is finished as far as possible (a video plays, lines are whole) and keeps
+its partial name, so that the final name always stands for a whole file.
 
-A full disk is an error like any other, unless somebody is there to wait for room (`Sink.on_full`). Then
-nothing is lost: what of a frame came onto the disk is taken back, or completed, before the next.
+A full disk is an error like any other, unless `Sink.on_full` waits for room. Then nothing is lost: a frame
+that was written in part is removed, or completed, before the next.
 
     with JsonLinesSink("out/results.jsonl") as sink:
         sink.write(frame, result)
@@ -34,16 +34,16 @@ class Sink(ABC):
     """Takes frames with their results, one after the other.
 
     Attributes:
-        path: the file or folder where the whole will be once the sink is closed.
+        path: the file or folder of the finished output.
         on_full: called with the error, by the thread that writes, when the disk is full or a quota used up.
-            It may wait; True means that the same is tried again, False that the error is raised. None: raised
-            at once. A label map, lines of JSON and a recoverable video can be tried again.
+            It may wait. If it returns True, the write is tried again; if False, or if there is none, the
+            error is raised. Label maps, lines of JSON and recoverable videos can be tried again.
     """
 
     on_full: Callable[[Exception], bool] | None = None
 
     _repeatable: ClassVar[bool] = True
-    """Whether a `_write` that failed has left nothing behind, and can be called again."""
+    """Whether a failed `_write` leaves nothing behind, so that it can be called again."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -54,7 +54,7 @@ class Sink(ABC):
 
         Raises:
             InputError: the mask's size is not the frame's, or the sink is closed. Nothing was written.
-            SinkError: it cannot be written (full disk, missing permission); the message names the path.
+            SinkError: it cannot be written (full disk, missing permission).
         """
         if not self._open:
             raise InputError(f"the sink for {self.path} is closed; open it again to write")
@@ -73,11 +73,11 @@ class Sink(ABC):
                     raise
 
     def _may_try_again(self, error: Exception) -> bool:
-        """Whether there is room on the disk now, as far as can be known."""
+        """Whether a failed write should be tried again, after waiting for room."""
         return is_full(error) and self.on_full is not None and self.on_full(error)
 
     def close(self) -> None:
-        """Finish what was written and give it its final name. Closing twice does no harm.
+        """Finish the output and give it its final name. Closing twice does no harm.
 
         Raises:
             SinkError: it cannot be finished or renamed.
@@ -87,7 +87,7 @@ class Sink(ABC):
             self._finish()
 
     def abort(self) -> None:
-        """End without a final name: what is whole so far stays under its partial one. Never raises."""
+        """End without a final name; whole frames stay under the partial name. Never raises."""
         if self._open:
             self._open = False
             self._abandon()
@@ -131,18 +131,18 @@ def make_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> SinkError:
-    """The error that says that `path` cannot be written, and why."""
+    """The error for a `path` that cannot be written, with the reason."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return SinkError(f"cannot write {path}: {reason}; free some space or choose another place")
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is that the disk is full or a quota used up."""
+    """Whether an error, or its cause, is a full disk or quota."""
     return full_reason(error) != ""
 
 
 def full_reason(error: BaseException) -> str:
-    """How the system calls a full disk or quota: "no space left on device", ...; "" for any other error."""
+    """The system's message for a full disk or quota, such as "no space left on device"; else ""."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _FULL:

@@ -79,15 +79,6 @@ def test_uneven_times_are_kept_and_standing_ones_rise(tmp_path, make_pair):
     assert played == pytest.approx([0, 0.1, 0.1, 0.7, 0.7, 1.0], abs=1e-3)
 
 
-def test_a_constant_rate_can_be_asked_for(tmp_path, make_pair):
-    with OverlayVideoSink(tmp_path / "overlay.mp4", fps=10) as sink:
-        for index in range(5):
-            sink.write(*make_pair(index, pts=0.0))
-    with VideoFileSource(sink.path) as source:
-        assert source.fps == pytest.approx(10)
-        assert [frame.pts for frame in source] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-4)
-
-
 def test_a_single_frame_is_a_video(tmp_path, make_pair):
     with OverlayVideoSink(tmp_path / "overlay.mp4") as sink:
         sink.write(*make_pair(0))
@@ -142,12 +133,6 @@ def test_a_full_disk_leaves_nothing_at_the_final_name(tmp_path, make_result, fil
 def test_other_kinds_of_file_are_refused(tmp_path, name):
     with pytest.raises(InputError, match=r"\.mp4"):
         OverlayVideoSink(tmp_path / name)
-
-
-@pytest.mark.parametrize("fps", [0, -1, float("nan")])
-def test_rates_that_are_none_are_refused(tmp_path, fps):
-    with pytest.raises(InputError, match="fps"):
-        OverlayVideoSink(tmp_path / "overlay.mp4", fps=fps)
 
 
 def test_a_folder_in_the_way(tmp_path):
