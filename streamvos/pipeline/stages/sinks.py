@@ -25,7 +25,7 @@ from streamvos.pipeline.config.streams import SinkConfig
 from streamvos.pipeline.stages.reassembly import ReceivedResult, read_result
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
-from streamvos.pipeline.wire.messages import Message, Refused, told_to_strangers
+from streamvos.pipeline.wire.messages import Message, Refused, public_session
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
 from streamvos.sinks.overlay_parts import part_path, remove_partial_parts, rescue_parts
@@ -285,7 +285,7 @@ class SinksStage(Stage):
             self.context.zmq,
             address,
             self.stream,
-            told_to_strangers(self.context.session),
+            public_session(self.context.session),
             curve=shared.get("curve"),
         )
         return PublishWriter(publisher)

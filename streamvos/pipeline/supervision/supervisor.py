@@ -32,7 +32,7 @@ from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events
 from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.telemetry.trace import TraceWriter
 from streamvos.pipeline.wire.arenas import Arena
-from streamvos.pipeline.wire.messages import ARRAY_BYTES, Message, Refused, decode, encode, told_to_strangers
+from streamvos.pipeline.wire.messages import ARRAY_BYTES, Message, Refused, decode, encode, public_session
 from streamvos.pipeline.wire.runtime import Runtime
 from streamvos.pipeline.wire.security import Curve, bind
 
@@ -138,7 +138,7 @@ class Supervisor:
         self._users = ControlServer(
             self._zmq,
             runtime.control,
-            told_to_strangers(self._session),
+            public_session(self._session),
             Commands(self._manager),
             config.control,
             self._curve,

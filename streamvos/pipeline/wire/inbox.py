@@ -100,33 +100,22 @@ class Inbox:
                 return message
         return None  # the socket stays readable, and others have their turn
 
-    def array(self, message: Message, name: str, out: np.ndarray | None = None) -> np.ndarray:
+    def array(self, message: Message, name: str) -> np.ndarray:
         """An array of the message, the caller's own to keep and change; by reference, the very same.
 
-        Args:
-            message: that `receive` gave.
-            name: of the array.
-            out: C-contiguous, of the same dtype and shape, to be filled and returned instead of a new one.
-
         Raises:
-            Refused: it is missing, its time is over, or `out` is of another kind.
+            Refused: the message lacks it, or its slot has been used again.
         """
         array = self._find(message, name)
         if isinstance(array.data, Held):
             held = array.data.value
-            found = held if isinstance(held, np.ndarray) else Array.of(held).numpy()
-        elif out is None and _is_own(array):
+            return held if isinstance(held, np.ndarray) else Array.of(held).numpy()
+        if _is_own(array):
             return array.numpy()
-        else:
-            return self._copied(array, out)
-        if out is None:
-            return found
-        _check_out(out, found.dtype, found.shape)
-        np.copyto(out, found)
-        return out
+        return self._copied(array).view(_numpy_dtype(array)).reshape(array.shape)
 
     def look(self, message: Message, name: str) -> np.ndarray:
-        """The same where it lies, not copied: nobody may write to it, and it counts if `check` agrees later.
+        """The array in shared memory, not copied: read-only, and valid only if `check` passes later.
 
         Raises:
             Refused: as `array`.
@@ -138,17 +127,17 @@ class Inbox:
         return np.frombuffer(view, _numpy_dtype(array)).reshape(array.shape)
 
     def check(self, message: Message, name: str) -> None:
-        """Whether what was looked at is still what the message brought.
+        """Check that an array that `look` gave is still what was sent.
 
         Raises:
-            Refused: its time is over.
+            Refused: its slot has been used again.
         """
         array = self._find(message, name)
         if isinstance(array.data, Place):
             self._arena_of(array.data).check(array.data)
 
     def tensor(self, message: Message, name: str) -> Any:
-        """An array as a tensor on the CPU; whatever was handed over by reference comes as it is.
+        """A copy of an array as a tensor on the CPU; by reference, the object that was sent.
 
         Raises:
             Refused: as `array`.
@@ -156,7 +145,7 @@ class Inbox:
         array = self._find(message, name)
         if isinstance(array.data, Held):
             return array.data.value
-        return tensor_over(self._copied(array, None).reshape(-1).view(np.uint8), array.dtype, array.shape)
+        return tensor_over(self._copied(array), array.dtype, array.shape)
 
     def grant(self, message: Message) -> None:
         """One credit; and the slot that the message named comes back, if it was of this edge.
@@ -206,19 +195,12 @@ class Inbox:
         except KeyError:
             raise Refused("field", f"{message.kind} lacks the array {name}") from None
 
-    def _copied(self, array: Array, out: np.ndarray | None) -> np.ndarray:
-        """A copy that has a memory of its own, aligned."""
-        dtype = _numpy_dtype(array)
-        if out is None:
-            out = np.empty(array.shape, dtype)
-        _check_out(out, dtype, array.shape)
-        flat = out.reshape(-1).view(np.uint8)
+    def _copied(self, array: Array) -> np.ndarray:
+        """Its bytes in memory of their own, aligned: (bytes,) uint8."""
         if not isinstance(array.data, Place):
-            flat[:] = np.frombuffer(array.data, np.uint8)
-            return out
+            return np.frombuffer(array.data, np.uint8).copy()
         with self._arena_of(array.data).read(array.data, array.nbytes) as view:
-            flat[:] = np.frombuffer(view, np.uint8)
-        return out
+            return np.frombuffer(view, np.uint8).copy()
 
     def _arena_of(self, place: Place) -> Arena:
         arena = self._arenas.get(place.arena)
@@ -238,8 +220,3 @@ def _is_own(array: Array) -> bool:
         and not array.data.readonly
         and np.frombuffer(array.data, np.uint8).ctypes.data % 8 == 0
     )
-
-
-def _check_out(out: np.ndarray, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    if out.dtype != dtype or out.shape != shape or not out.flags.c_contiguous:
-        raise Refused("out", f"need a contiguous {dtype} {shape}, got {out.dtype} {out.shape}")

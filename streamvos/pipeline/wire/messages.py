@@ -103,9 +103,9 @@ class RejectionCounter(Counter[str]):
             _logger.warning("%s: refused: %s%s, %d so far", self._where, cause, text, self[cause])
 
 
-def told_to_strangers(session: bytes) -> bytes:
-    """What stands for a session in messages to those who are no part of the pipeline; it leads not back."""
-    return hashlib.sha256(b"told to strangers" + session).digest()[:SESSION_BYTES]
+def public_session(session: bytes) -> bytes:
+    """What stands for a session in messages to clients, who must not learn the session itself."""
+    return hashlib.sha256(b"public" + session).digest()[:SESSION_BYTES]
 
 
 class Place(NamedTuple):
@@ -151,7 +151,9 @@ class Array:
         dtype = str(value.dtype).removeprefix("torch.")
         _check_dtype(dtype)
         host = value.detach().cpu().contiguous().reshape(-1)
-        return cls(dtype, tuple(value.shape), host.view(_torch().uint8).numpy().data)
+        import torch  # workers of sources and sinks do without it
+
+        return cls(dtype, tuple(value.shape), host.view(torch.uint8).numpy().data)
 
     def numpy(self) -> np.ndarray:
         """Without copying, read-only if the buffer is; bfloat16, which NumPy does not have, comes as uint16.
@@ -159,21 +161,10 @@ class Array:
         Raises:
             Refused: its bytes are not in the message.
         """
-        dtype = "uint16" if self.dtype == "bfloat16" else self.dtype
-        return np.frombuffer(self._bytes(), dtype).reshape(self.shape)
-
-    def tensor(self) -> torch.Tensor:
-        """As a tensor of its own, copied once.
-
-        Raises:
-            Refused: its bytes are not in the message.
-        """
-        return tensor_over(np.frombuffer(self._bytes(), np.uint8).copy(), self.dtype, self.shape)
-
-    def _bytes(self) -> Buffer:
         if not isinstance(self.data, (bytes, bytearray, memoryview)):
             raise Refused("where", f"the bytes of {self.dtype} {self.shape} lie elsewhere: {self.data!r:.80}")
-        return self.data
+        dtype = "uint16" if self.dtype == "bfloat16" else self.dtype
+        return np.frombuffer(self.data, dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +266,9 @@ def decode(parts: Sequence[Buffer], session: bytes | None) -> Message:
 
 
 def tensor_over(memory: np.ndarray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """A tensor over the (bytes,) uint8 that are its own."""
-    torch = _torch()
+    """A tensor of some dtype and shape that takes over `memory`, (bytes,) uint8."""
+    import torch
+
     if not memory.size:  # NumPy's strides of nothing are not to torch's liking
         return torch.empty(shape, dtype=getattr(torch, dtype))
     return torch.from_numpy(memory).view(getattr(torch, dtype)).reshape(shape)
@@ -380,9 +372,3 @@ def _packer() -> msgpack.Packer:
     if packer is None:
         packer = _packers.packer = msgpack.Packer()
     return packer
-
-
-def _torch() -> Any:
-    import torch  # the workers of sources and sinks do without it
-
-    return torch
