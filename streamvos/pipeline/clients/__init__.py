@@ -1,1 +1,1 @@
-"""What users of a running pipeline hold, and its counterparts in the pipeline."""
+"""Clients of a running pipeline, and the sockets of the pipeline that serve them."""

@@ -1,4 +1,4 @@
-"""A pipeline from outside: its state, its masks, and orders to it (docs/protocol.md, 8 and 9).
+"""A client of a running pipeline: its state, its masks, and commands to it (docs/protocol.md, 8 and 9).
 
 with streamvos.Client("door") as client:
     client.annotate("front", mask)                  # ids are the values of the mask
@@ -38,13 +38,11 @@ _PATIENCE = 3
 
 
 class PipelineError(StreamvosError, RuntimeError):
-    """The pipeline does not answer, or does not let us in."""
+    """The pipeline does not answer, or does not admit us."""
 
 
 class Client:
-    """Speaks to a pipeline that `streamvos serve` runs.
-
-    Not to be shared between threads; every thread makes its own.
+    """Talks to a pipeline that `streamvos serve` runs. Not thread-safe: each thread needs its own.
 
     Args:
         address_or_name: the pipeline's name, or its address, ipc://... or tcp://HOST:PORT.
@@ -79,7 +77,7 @@ class Client:
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a request waits here until somebody is there
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a request waits here until the pipeline is connected
         self._socket.setsockopt(zmq.MAXMSGSIZE, HEADER_BYTES)
         self._monitor = self._socket.get_monitor_socket(HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED)
         self._masks: list[Subscription] = []
@@ -97,7 +95,7 @@ class Client:
         """State of the pipeline: "streams", "workers", "publish"; docs/protocol.md, 8, names all keys.
 
         Raises:
-            PipelineError: nobody answers.
+            PipelineError: no answer came in time.
         """
         fields = self._ask("status").fields
         return {name: value for name, value in fields.items() if name not in ("id", "ok")}
@@ -107,14 +105,14 @@ class Client:
 
         Args:
             stream: its name.
-            mask: (H, W) of the frames' size, integers or bool; the values are ids, 0 says nothing.
+            mask: (H, W) of the frames' size, integers or bool: object ids, and 0 where nothing is said.
 
         Returns:
             Number of the frame that it was applied to.
 
         Raises:
-            InputError: it is no mask, or the pipeline refused it; the stream is unchanged.
-            PipelineError: nobody answers in time. The mask may be applied all the same.
+            InputError: it is not a mask, or the pipeline refused it; the stream is unchanged.
+            PipelineError: no answer came in time; the mask may still be applied.
         """
         label_map = check_label_map(mask)
         if label_map.size > MASK_BYTES:
@@ -133,7 +131,7 @@ class Client:
         return self._ask("forget", stream, object=int(object_id)).seq
 
     def pause(self, stream: str) -> None:
-        """Take no frames of a stream until `resume`; a live one drops them.
+        """Stop taking frames of a stream until `resume`; a live stream drops them.
 
         Raises:
             InputError, PipelineError: as `annotate`.
@@ -149,7 +147,7 @@ class Client:
         self._ask("resume", stream)
 
     def stop(self, stream: str = "") -> None:
-        """End a stream, or all and with them the pipeline, in order; returns when it has ended.
+        """End a stream, or all streams and the pipeline; returns when it has ended.
 
         Raises:
             InputError, PipelineError: as `annotate`.
@@ -159,18 +157,18 @@ class Client:
     def masks(self, stream: str = "", form: Form = "rle", newest: bool = False) -> Iterator[Mask]:
         """Masks from now on, until the stream ends.
 
-        Subscribed at once, even if the first is taken from the iterator later; when many wait to be taken,
-        new ones are lost. Between two masks the client may be used.
+        The subscription starts at once, not with the first mask that is taken; while many wait to be taken,
+        new ones are lost. The client may be used between two masks.
 
         Args:
             stream: "" for all that the pipeline publishes.
-            form: how they travel; see `Subscription`.
-            newest: pass over masks for which newer ones have come already: for who is slower than the stream
-                and wants to know how things are, not how they were. `Mask.seq` shows the gaps.
+            form: how masks travel; see `Subscription`.
+            newest: skip masks that newer ones have overtaken, for readers slower than the stream. `Mask.seq`
+                shows the gaps.
 
         Raises:
             InputError: no such stream, or it has no `publish` sink.
-            PipelineError: the pipeline has gone.
+            PipelineError: the pipeline no longer answers.
         """
         addresses = publishers_in(self.status(), stream, self.address)
         subscription = Subscription(self._context, addresses.values(), stream, form, self._curve)
@@ -178,7 +176,7 @@ class Client:
         return self._each(subscription, set(addresses), newest)
 
     def close(self) -> None:
-        """Let go of everything; iterators of masks end."""
+        """Close all sockets; iterators of masks end."""
         for one in self._masks:
             one.close()
         with suppress(zmq.ZMQError):
@@ -204,7 +202,7 @@ class Client:
                     yield one
                 elif isinstance(one, End):
                     streams.discard(one.stream)
-                else:  # silence may be the scene's or the end; the pipeline knows
+                else:  # nothing came: ask whether the stream has ended
                     known = self.status().get("streams", {})
                     streams -= {name for name in streams if known.get(name, {}).get("state") in _OVER}
         finally:
@@ -234,7 +232,7 @@ class Client:
                 reply = decode(self._socket.recv_multipart(), None)
                 if reply.kind != "reply":
                     raise Refused("kind")
-                if reply["id"] != number:  # the late answer to something that we do not wait for any more
+                if reply["id"] != number:  # a late reply to a request that timed out
                     continue
                 if reply["ok"] is True:
                     return reply
@@ -261,21 +259,21 @@ class Client:
         )
 
     def _explain(self, event: int, asked: bool) -> None:
-        """Raise, if what the monitor tells means that waiting is in vain."""
+        """Raise if no answer can come after what the monitor reports."""
         if event == zmq.EVENT_DISCONNECTED:
-            if asked:  # an answer belongs to the connection that the request came by
+            if asked:  # the reply would come on this connection
                 raise PipelineError(f"the pipeline at {self.address} ended before it answered")
             return
         self._broken += event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._broken < _PATIENCE:
-            return  # hung up in the middle: the pipeline has just died, or it does not like us
+            return  # closed during the handshake: the pipeline has just died, or refuses us
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise PipelineError(
                 f"the pipeline at {self.address} does not admit our key; put our NAME.key into its folder "
                 "of clients (security.clients)"
             )
         hint = "give secret and server_key" if self._curve is None else "is server_key its own?"
-        raise PipelineError(f"the pipeline at {self.address} does not agree with us on CURVE keys; {hint}")
+        raise PipelineError(f"the pipeline at {self.address} uses other CURVE keys than we do; {hint}")
 
 
 def find_address(address_or_name: str) -> str:
@@ -294,12 +292,12 @@ def find_address(address_or_name: str) -> str:
 
 
 def publishers_in(status: Mapping[str, Any], stream: str, control: str) -> dict[str, str]:
-    """Stream -> address of its masks, out of a status.
+    """Stream -> address of its masks, from a status.
 
     Args:
         status: as `Client.status` gives it.
         stream: one stream, or "" for all.
-        control: where the status is from; a publisher at tcp://* is reached at the same host.
+        control: address that the status came from; a publisher at tcp://* is on the same host.
 
     Raises:
         InputError: no such stream, or it does not publish.

@@ -1,7 +1,7 @@
-"""The socket for users: requests are checked, done, and answered when they are done (docs/protocol.md, 8).
+"""The socket for users: requests are checked, carried out and answered (docs/protocol.md, 8).
 
-The server owns no thread. Who polls for it calls `handle` when something has come; what is asked for is done
-by `Commands`, which may answer later.
+The server has no thread. Its owner polls its sockets and calls `handle`; `Commands` carries out the requests,
+and may answer later.
 
     with ControlServer(context, runtime.control, session, commands) as server:
         while poll(server.sockets()):
@@ -35,30 +35,30 @@ from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
 PENDING_PER_CLIENT = 16
 PENDING = 1024
 REPLY_SECONDS = 60.0
-"""After which a request that has not been done is answered with an error; it may be done all the same."""
+"""After which a request is answered with an error; it may still be carried out."""
 
-# per call of `handle`, so that a flood does not keep the caller from its other work
+# per call of `handle`, so that a flood does not hold up the caller
 _BUDGET = 64  # requests of each socket
 _BUDGET_SECONDS = 0.05
-_WAITING = 64  # requests of one client that ZeroMQ holds for us; its next ones wait in the client
+_WAITING = 64  # requests of one client that ZeroMQ queues here; further ones wait in the client
 _ID_RANGE = range(-(2**63), 2**64)  # integers that MessagePack can carry
 
 
 class Reply(Protocol):
-    """Answers one request; the first call counts, later ones do nothing."""
+    """Answers one request; only the first call counts."""
 
     def __call__(self, ok: bool, **fields: Any) -> None:
-        """Send the answer; with `ok` false, `error` is a sentence."""
+        """Send the answer; if `ok` is false, `error` says why."""
 
 
 class Commands(Protocol):
-    """What users can ask for. Every method may raise InputError, whose text is then the answer.
+    """What users can ask for. Each method may raise InputError, whose text is then the answer.
 
-    Where there is a `reply`, it is called once, now or later, in the thread of `ControlServer.handle`.
+    `reply` is called once, now or later, in the thread of `ControlServer.handle`.
     """
 
     def status(self) -> Mapping[str, Any]:
-        """What goes into the reply to `status`."""
+        """Fields of the reply to `status`."""
 
     def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
         """Start, add or correct objects; reply(True, seq=...). `mask`: (H, W) uint8, read-only."""
@@ -67,32 +67,32 @@ class Commands(Protocol):
         """Forget an object, 1..254; reply(True, seq=...)."""
 
     def pause(self, stream: str) -> None:
-        """Take no frames of a stream until `resume`."""
+        """Stop taking frames of a stream until `resume`."""
 
     def resume(self, stream: str) -> None:
-        """Take frames again."""
+        """Take frames of a stream again."""
 
     def stop(self, stream: str, reply: Reply) -> None:
-        """End a stream, "" for all, in order; reply(True) when it has ended."""
+        """End a stream, "" for all; reply(True) when it has ended."""
 
 
 class ControlServer:
-    """Takes requests, and sends replies.
+    """Receives requests and sends replies.
 
     Args:
-        context: the sockets are of it, and must be closed before it ends.
-        address: of the socket in the pipeline's folder, ipc://.
-        session: of the supervisor.
-        commands: does what is asked for.
-        second: another address, tcp://; needs `curve` beyond the loopback.
+        context: of the sockets, which must be closed before it ends.
+        address: ipc:// address in the pipeline's folder.
+        session: the public session, 8 bytes.
+        commands: carries out the requests.
+        second: further address, tcp://; needs `curve` beyond loopback.
         curve: keys and list of clients.
 
     Attributes:
-        refused: cause -> messages that broke a rule, and replies that nobody took.
+        refused: cause -> messages that broke a rule, and replies that could not be delivered.
         endpoints: where it listens, with ports.
 
     Raises:
-        InputError: one of the addresses cannot be bound, or must not.
+        InputError: an address cannot be bound, or is not safe.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class ControlServer:
             raise
 
     def sockets(self) -> list[zmq.Socket[bytes]]:
-        """What to poll for reading."""
+        """The sockets to poll for reading."""
         return list(self._sockets)
 
     def handle(self) -> None:
-        """Take what has come, for a short while; and give up on what has waited too long."""
+        """Handle requests that have arrived, for a short while, and end those that have waited too long."""
         until = time.monotonic() + _BUDGET_SECONDS
         for socket in self._sockets:
             for _ in range(_BUDGET):
@@ -137,10 +137,10 @@ class ControlServer:
         self._give_up()
 
     def close(self) -> None:
-        """Close the sockets; replies of what is still pending go nowhere."""
+        """Close the sockets; requests still pending get no reply."""
         self._pending.clear()
         for socket in self._sockets:
-            socket.close(linger=200)  # the reply to `stop` is the last thing that is said, and should arrive
+            socket.close(linger=200)  # the reply to `stop` is sent last and should arrive
         self._sockets = []
 
     def __enter__(self) -> ControlServer:
@@ -214,7 +214,7 @@ class ControlServer:
             parts = self._encoded(pending.number, False, {"error": text})
         try:
             pending.socket.send_multipart([pending.peer, *parts], zmq.NOBLOCK)
-        except zmq.ZMQError:  # it has gone, or does not read its answers
+        except zmq.ZMQError:  # the client has gone, or does not read its replies
             self.refused.count("client gone")
 
     def _encoded(self, number: int, ok: bool, fields: Mapping[str, Any]) -> list[Buffer]:
@@ -228,8 +228,8 @@ class ControlServer:
         deadline = time.monotonic() - REPLY_SECONDS
         for pending, since in list(self._pending.items()):
             if since > deadline:
-                break  # they stand in the order of their arrival
-            pending(False, error=f"not done within {REPLY_SECONDS:g} s; it will be, if the stream goes on")
+                break  # they are in the order of their arrival
+            pending(False, error=f"not done within {REPLY_SECONDS:g} s; it will be, if the stream continues")
 
 
 class _Pending:
@@ -243,7 +243,7 @@ class _Pending:
 
 
 def _with_stream(parts: list[bytes]) -> list[bytes]:
-    """Users leave the first part empty, as a REQ socket does: the header says which stream is meant."""
+    """Clients leave the first part empty, as a REQ socket does: the header names the stream."""
     if len(parts) < 2 or parts[0] or len(parts[1]) > HEADER_BYTES:
         return parts
     try:
@@ -276,10 +276,10 @@ def _object_of(message: Message) -> int:
 def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a reply to somebody who has gone fails, rather than vanish
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a reply to a client that has gone fails instead of vanishing
     socket.setsockopt(zmq.RCVHWM, _WAITING)
     socket.setsockopt(zmq.SNDHWM, _WAITING)
     socket.setsockopt(zmq.MAXMSGSIZE, max(MASK_BYTES, HEADER_BYTES))
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # a client that was unplugged is let go
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # drops clients that were unplugged
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
     return socket

@@ -1,7 +1,7 @@
-"""Masks for whoever subscribes; a form that nobody wants is not made (docs/protocol.md, 9).
+"""Publish masks in the forms that have subscribers (docs/protocol.md, 9).
 
 with Publisher(context, runtime.masks("front"), "front", session) as publisher:
-    publisher.publish(frame, result, header)        # never waits; slow subscribers lose messages
+    publisher.publish(frame, result, header)        # never blocks; slow subscribers lose messages
     publisher.end({"seq": 99})
 """
 
@@ -32,18 +32,18 @@ class Publisher:
     """Sends the masks of one stream.
 
     Args:
-        context: the socket is of it.
+        context: of the socket.
         address: ipc:// or tcp://; see `security.check_bind`.
         stream: its name.
-        session: of the supervisor.
-        curve: keys and list of clients.
+        session: the public session, 8 bytes.
+        curve: keys and list of clients, for tcp://.
 
     Attributes:
-        endpoint: where it is bound, with the port.
-        refused: cause -> subscriptions that match nothing, and messages that cannot be sent.
+        endpoint: where it is bound, with port.
+        refused: cause -> subscriptions that match no topic, and messages that cannot be sent.
 
     Raises:
-        InputError: the address cannot be bound, or must not.
+        InputError: the address cannot be bound, or is not safe.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class Publisher:
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The forms that somebody has subscribed to."""
+        """The forms that have subscribers."""
         self._take_subscriptions()
         return tuple(
             form for form, topic in self._topics.items() if any(topic.startswith(one) for one in self._wanted)
         )
 
     def publish(self, frame: Frame, result: Result, header: Mapping[str, Any]) -> None:
-        """Send one frame's masks in the forms that are wanted; nothing is made if none is.
+        """Send one frame's masks in the forms that have subscribers.
 
         Args:
-            frame: that the result is of.
-            result: its mask, and its objects.
+            frame: the frame of the result.
+            result: its label map and its objects.
             header: seq, incarnation, captured (ns), pts (s), dropped, recovered, stamps.
         """
         forms = self.forms
@@ -109,14 +109,14 @@ class Publisher:
         """Tell all subscribers that the stream has ended.
 
         Args:
-            header: seq of the last frame, incarnation, and what else should be said.
+            header: seq of the last frame, incarnation, and further fields.
         """
         more = {name: value for name, value in header.items() if name not in ("seq", "incarnation")}
         for form in self.forms:
             self._send(form, "end", header, more, {})
 
     def close(self) -> None:
-        """Close the socket; what was sent last has a quarter of a second to leave."""
+        """Close the socket; messages under way get a quarter of a second."""
         self._socket.close(linger=_LINGER_MS)
 
     def __enter__(self) -> Publisher:
@@ -151,7 +151,7 @@ class Publisher:
             except zmq.Again:
                 return
             topic = parts[0][1:]
-            # the form at least must be there: who subscribes to everything wants no form in particular
+            # a topic without a form, such as the empty one, asks for none in particular
             known = b"/" in topic and any(one.startswith(topic) for one in self._topics.values())
             if len(parts) != 1 or parts[0][:1] not in (b"\0", b"\1") or not known:
                 self.refused.count("subscription", parts[0])

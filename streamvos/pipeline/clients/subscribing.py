@@ -1,7 +1,7 @@
-"""The other end of a publisher: masks as they come, checked (docs/protocol.md, 9).
+"""Subscribe to the masks of a pipeline: received, checked, decoded on demand (docs/protocol.md, 9).
 
 with Subscription(context, ["ipc:///run/user/1000/streamvos/door/masks-front.sock"], "front") as masks:
-    one = masks.receive(timeout=1.0)          # Mask, End, or None: nothing came
+    one = masks.receive(timeout=1.0)          # Mask, End, or None after 1 s
     one.label_map
 """
 
@@ -40,7 +40,7 @@ FORMS: tuple[Form, ...] = ("rle", "png", "raw")
 QUEUE = 16
 """Messages that wait for one subscriber, on either side; more are dropped for that one."""
 
-_PATIENCE = 3  # handshakes that may break off before we take it personally
+_PATIENCE = 3  # handshakes that may break off before it counts as a refusal
 _STATES = ("tracking", "uncertain", "lost")
 
 
@@ -50,17 +50,16 @@ class Mask:
 
     Attributes:
         stream: its name.
-        seq: number of the frame, from 0; a gap means that messages were lost on the way to us, since frames
-            that the pipeline dropped have no number.
-        incarnation: how often the stream was begun anew.
+        seq: number of the frame, from 0; a gap means lost messages, since dropped frames have no number.
+        incarnation: number of the stream's incarnation (docs/protocol.md, 5).
         captured_ns: when the frame was taken, monotonic ns of the pipeline's host.
         pts: seconds from the start of the stream.
         size: (H, W) in pixels.
         objects: id -> score, state, box, area.
         dropped: cause -> frames that the pipeline dropped since the frame before.
-        recovered: whether it is the first after a part of the pipeline died.
+        recovered: whether it is the first after a recovery.
         stamps: stage -> [received, started, done], monotonic ns.
-        received_ns: when it came here, monotonic ns of this host.
+        received_ns: when it was received, monotonic ns of this host.
     """
 
     stream: str
@@ -78,10 +77,10 @@ class Mask:
 
     @property
     def label_map(self) -> np.ndarray:
-        """(H, W) uint8, 0 is background; made anew each time it is asked for.
+        """(H, W) uint8, 0 is background; decoded on each access.
 
         Raises:
-            Refused: what came is no label map of this size.
+            Refused: what was sent is not a label map of this size.
         """
         return self._decode()
 
@@ -102,21 +101,21 @@ class End:
 
 
 class Subscription:
-    """A SUB socket. Not to be shared between threads.
+    """Masks of one publisher or several. Not thread-safe.
 
     Args:
-        context: the socket is of it.
-        addresses: of publishers.
+        context: of the socket.
+        addresses: the publishers'.
         stream: one stream; "" for all that the publishers have.
-        form: how masks travel: "rle" is small, "raw" is quick on one host.
+        form: how masks travel: "rle" and "png" are small, "raw" is fast on one host.
         curve: our keys, for tcp:// addresses.
 
     Attributes:
         refused: cause -> messages that broke a rule.
-        connections: publishers that were there when `receive` last looked.
+        connections: publishers that were connected when `receive` last looked.
 
     Raises:
-        InputError: an unknown form, or an address that is none.
+        InputError: unknown form, or invalid address.
     """
 
     def __init__(
@@ -158,17 +157,17 @@ class Subscription:
         self._socket.setsockopt_string(zmq.SUBSCRIBE, f"{form}/{stream}/" if stream else f"{form}/")
 
     def receive(self, timeout: float | None = None, newest: bool = False) -> Mask | End | None:
-        """The next message that breaks no rule; None if none came within `timeout` seconds.
+        """The next valid message; None if none came within `timeout` seconds.
 
         Args:
-            timeout: seconds; None = as long as it takes.
-            newest: pass over masks for which newer ones of their stream have come already.
+            timeout: seconds; None waits without limit.
+            newest: skip masks that newer ones of their stream have overtaken.
 
         Raises:
-            InputError: a publisher does not agree with us on keys, and nothing will come.
-            zmq.ZMQError: it is closed.
+            InputError: a publisher refuses our keys or uses others.
+            zmq.ZMQError: the subscription is closed.
         """
-        if self._socket.closed:  # a poll would take it for one on which nothing comes
+        if self._socket.closed:  # a poll would only time out
             raise zmq.ZMQError(zmq.ENOTSOCK)
         if newest:
             self._take_all()
@@ -188,7 +187,7 @@ class Subscription:
                 return None
 
     def _take_all(self) -> None:
-        """What has come until now, of each stream the last mask; an end comes behind it."""
+        """Of what has arrived, keep the last mask of each stream, and its end behind it."""
         while self._socket.poll(0):
             one = self._next()
             if one is not None:
@@ -211,7 +210,7 @@ class Subscription:
         self._broken += bool(event & HANDSHAKE_FAILURES)
         if self._broken >= _PATIENCE or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise InputError(
-                "the publisher of the masks does not agree with us on CURVE keys, or does not admit ours; "
+                "the publisher of the masks uses other CURVE keys, or does not admit ours; "
                 "give secret and server_key, and put our NAME.key into its folder security.clients"
             )
 

@@ -8,9 +8,9 @@
 
     if outbox.credit:
         outbox.send("frame", seq=0, arrays={"image": image})
-    message = inbox.receive()                      # None: nothing there
+    message = inbox.receive()                      # None: nothing has arrived
     image = inbox.array(message, "image")          # a copy
     inbox.grant(message)                           # one credit, and its slot
 
-Whatever comes in that breaks a rule is counted in `refused` and has no other effect.
+A message that breaks a rule is counted in `refused` and has no other effect.
 """

@@ -5,10 +5,10 @@
     generation, (offset,) = arena.write(3, image)                # the producer
     with arena.read(Place("front/frames", 3, generation, offset), image.nbytes) as view: ...    # the consumer
 
-A memfd has no name: when the last process that has it open is gone, so is it. It never shrinks, so that
-nobody who looks at an older layout of it is struck by a bus error.
+A memfd has no name: it goes with the last process that has it open. It never shrinks, so that a reader of an
+older layout never gets a bus error.
 
-    file head    magic, slots, bytes of a slot, layout (how often it was cut anew)
+    file head    magic, slots, bytes of a slot, layout (how often it was allocated)
     slot 0       generation, then at 64 bytes the data
     slot 1       ...
 """
@@ -40,20 +40,20 @@ _FILE_HEAD = struct.Struct("<8sQQQ")
 _MAGIC = b"svosmem1"
 
 
-_USABLE = 0.9  # of the memory that is available; the rest is for those who are about to ask
+_USABLE = 0.9  # of the memory that is available; the rest is for other processes
 
 
 class ArenaError(StreamvosError, RuntimeError):
-    """Shared memory cannot be had, or not in this way."""
+    """Shared memory is not available, or cannot be used in this way."""
 
 
 class Arena:
     """One memfd in one process; one thread at a time.
 
     Attributes:
-        name: in messages.
+        name: its name in messages.
         fd: its descriptor.
-        slots, slot_bytes: 0 until it is allocated, or attached to.
+        slots, slot_bytes: 0 until it is allocated or attached.
     """
 
     def __init__(self, name: str, fd: int):
@@ -66,7 +66,7 @@ class Arena:
 
     @classmethod
     def create(cls, name: str) -> Arena:
-        """An empty one, whose descriptor children may inherit.
+        """An empty arena, whose descriptor child processes may inherit.
 
         Raises:
             ArenaError: the system has no memfd, or no descriptors left.
@@ -77,9 +77,9 @@ class Arena:
             raise ArenaError(f"cannot make shared memory for {name}: {error}") from None
 
     def allocate(self, slots: int, slot_bytes: int) -> None:
-        """Cut it into slots of real memory; what was in it is gone unless the sizes are the same.
+        """Allocate slots; earlier contents are lost unless the sizes are the same.
 
-        Whoever still reads by places of an earlier layout gets `Refused`.
+        Reading a place of an earlier layout raises `Refused`.
 
         Raises:
             ArenaError: there is not that much memory.
@@ -95,10 +95,10 @@ class Arena:
             self._remap()
         except OSError as error:
             raise self._shortage(size, slots, slot_bytes, str(error.strerror)) from None
-        self._cut(slots, slot_bytes)
+        self._format(slots, slot_bytes)
 
     def attach(self) -> bool:
-        """Map what the producer allocated, if there is anything; after a new allocation, the new."""
+        """Map what the producer has allocated last; whether there is anything."""
         try:
             size = os.fstat(self.fd).st_size
             if size >= HEAD and size != self._view.nbytes:
@@ -132,7 +132,7 @@ class Arena:
             end = offsets[-1] + _nbytes(buffer)
         if end > self.slot_bytes:
             raise ArenaError(f"{self.name} has slots of {self.slot_bytes} bytes, got {end}")
-        # before the data: whoever still reads what was there sees, when done, that it is there no more
+        # before the data, so that a reader of the old data finds out when it is done
         generation = (_GENERATION.unpack_from(self._view, start)[0] + 1) % 2**63
         _GENERATION.pack_into(self._view, start, generation)
         for buffer, offset in zip(buffers, offsets, strict=True):
@@ -141,20 +141,20 @@ class Arena:
 
     @contextmanager
     def read(self, place: Place, nbytes: int) -> Iterator[memoryview]:
-        """Look at what lies there, read-only; copy it within the block.
+        """A read-only view of a place, to be copied within the block.
 
         Raises:
-            Refused: there is no such place, or its slot has been used anew, before or within the block.
+            Refused: there is no such place, or its slot is used again before the block ends.
         """
         with self.look(place, nbytes) as writable, writable.toreadonly() as view:
             yield view
         self.check(place)
 
     def look(self, place: Place, nbytes: int) -> memoryview:
-        """What lies there, not copied: nobody may write to it, and it counts if `check` agrees afterwards.
+        """A view of a place: not to be written to, and valid only if `check` passes afterwards.
 
         Raises:
-            Refused: there is no such place, or its slot has been used anew.
+            Refused: there is no such place, or its slot has been used again.
         """
         if self._view[: len(self._head)] != self._head or not self.slots:
             self.attach()
@@ -168,24 +168,24 @@ class Arena:
         return self._view[first : first + nbytes]
 
     def check(self, place: Place) -> None:
-        """Whether a place that was looked at is still what it was.
+        """Check that the contents of a place are still those that it names.
 
         Raises:
-            Refused: its slot has been used anew.
+            Refused: its slot has been used again.
         """
         same = place.slot < self.slots and self.generation(place.slot) == place.generation
         if not same or self._view[: len(self._head)] != self._head:
             raise Refused("stale slot", f"{self.name} {place.slot}")
 
     def free(self) -> None:
-        """Give the memory back while others have it mapped: they read zeros, which are no valid place."""
+        """Give the memory back while others have it mapped: they read zeros, which no place matches."""
         size = os.fstat(self.fd).st_size
         if size:
             # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE: a file that shrank would be a bus error to readers
             ctypes.CDLL(None).fallocate(self.fd, 3, ctypes.c_int64(0), ctypes.c_int64(size))
 
     def generation(self, slot: int) -> int:
-        """Of a slot; it only ever rises, and a slot that was never used has one too.
+        """A slot's generation, which only ever rises; a slot that was never used has one too.
 
         Raises:
             ArenaError: there is no such slot.
@@ -209,7 +209,7 @@ class Arena:
             self._view[first : first + size] = memoryview(buffer).cast("B")
 
     def _check_memory(self, size: int, slots: int, slot_bytes: int) -> None:
-        """A memfd has no limit: asked for too much, the kernel kills somebody instead of refusing."""
+        """Refuse too much, since a memfd has no limit: the kernel would kill a process instead."""
         more = size - os.fstat(self.fd).st_blocks * 512
         available = available_memory()
         if more > _USABLE * available:
@@ -222,8 +222,8 @@ class Arena:
             f"{slot_bytes / 2**20:.1f} MiB): {reason}; use smaller frames or fewer streams"
         )
 
-    def _cut(self, slots: int, slot_bytes: int) -> None:
-        """Write the heads; in an order that leaves no valid layout if we die in the middle."""
+    def _format(self, slots: int, slot_bytes: int) -> None:
+        """Write the heads, in an order that leaves no valid layout if the process dies in between."""
         magic, *_, layout = _FILE_HEAD.unpack_from(self._view)
         layout = (layout + 1) % 2**30 if magic == _MAGIC else 0  # generations stay below 2**63
         _FILE_HEAD.pack_into(self._view, 0, _MAGIC, 0, 0, layout)
@@ -240,7 +240,7 @@ class Arena:
 
     def _unmap(self) -> None:
         self.slots = self.slot_bytes = 0
-        with contextlib.suppress(BufferError):  # somebody still looks; the map goes when they are done
+        with contextlib.suppress(BufferError):  # there is still a view; the map goes with it
             self._view.release()
             if self._map is not None:
                 self._map.close()
@@ -248,7 +248,7 @@ class Arena:
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: what the machine has, or its control group (version 2)."""
+    """Bytes that this process may still allocate: of the machine, or of its control group (version 2)."""
     machine = _fields(Path("/proc/meminfo").read_text()).get("MemAvailable:", 2**63 // 1024) * 1024
     try:
         group = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()

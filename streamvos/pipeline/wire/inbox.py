@@ -41,8 +41,8 @@ class Inbox:
 
     Attributes:
         socket: to poll for reading.
-        refused: cause -> messages that broke a rule, or came from nobody known.
-        polled: whoever polls calls `collect`, and `receive` need not look at the socket.
+        refused: cause -> messages that broke a rule, or came from an unknown peer.
+        polled: set if `collect` is called after each poll, so that `receive` need not read the socket.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Inbox:
         self._collected: deque[Message] = deque()
         self.polled = False
         self.socket = socket_of(context, zmq.ROUTER, spec)
-        # a producer that is killed and reborn may be back before we hear that it was gone
+        # a restarted producer may connect before the loss of its old connection is noticed
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
 
     def bind(self) -> str:
-        """Bind, and say where."""
+        """Bind, and return the endpoint."""
         if self.spec.curve is not None:
             self.spec.curve.serve(self.socket)
         check_bind(self.spec.endpoint, self.spec.curve)
@@ -68,20 +68,20 @@ class Inbox:
         return self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def reset(self, incarnation: int) -> None:
-        """Take messages of this incarnation alone."""
+        """Accept messages of this incarnation only."""
         self._incarnation = incarnation
         self._collected.clear()
 
     def collect(self) -> None:
-        """Read what has come, for `receive` to give: a poll does not wait while something is unread.
+        """Read what has arrived, for `receive` to return; a poll does not wait while something is unread.
 
-        Of a peer that sends beyond its credit, no more than that is read.
+        A peer that sends beyond its credit is read no further than that.
         """
         while len(self._collected) < self.spec.window + 2 and (message := self._next()) is not None:
             self._collected.append(message)
 
     def receive(self) -> Message | None:
-        """The next message of this incarnation; None if there is none now."""
+        """The next message of this incarnation; None if none has arrived."""
         if self._collected:
             return self._collected.popleft()
         return None if self.polled else self._next()
@@ -98,7 +98,7 @@ class Inbox:
                 continue
             if message is not None:
                 return message
-        return None  # the socket stays readable, and others have their turn
+        return None  # the socket stays readable, and other stages have their turn
 
     def array(self, message: Message, name: str) -> np.ndarray:
         """An array of the message, the caller's own to keep and change; by reference, the very same.
@@ -148,9 +148,9 @@ class Inbox:
         return tensor_over(self._copied(array), array.dtype, array.shape)
 
     def grant(self, message: Message) -> None:
-        """One credit; and the slot that the message named comes back, if it was of this edge.
+        """Return one credit, and the slot that the message named, if it is in this edge's arena.
 
-        Nothing for an `end`, which took no credit, and for messages of an incarnation that is over.
+        Does nothing for an `end`, which took no credit, and for messages of an earlier incarnation.
         """
         if message.incarnation != self._incarnation or message.kind == "end":
             return
@@ -161,17 +161,17 @@ class Inbox:
         }
         credit = Message("credit", self.spec.stream, self._incarnation, message.seq, {"slots": sorted(slots)})
         parts = encode(credit, self._session) if self._space is None else [TOKEN.pack(self._incarnation, 0)]
-        with suppress(zmq.Again):  # nobody takes them; its next life begins with full credit
+        with suppress(zmq.Again):  # the producer is gone, and restarts with full credit
             self.socket.send_multipart([self._peer, *parts], zmq.NOBLOCK)
 
     def close(self) -> None:
-        """Close the socket; what was not read is gone."""
+        """Close the socket and discard what was not read."""
         self.socket.close(linger=0)
         if self._space is not None:
             references.forget(self._space)
 
     def _checked(self, parts: Sequence[Buffer]) -> Message | None:
-        """A message of this edge and incarnation; None if it is of another incarnation."""
+        """The message, if it is of this edge; None if it is of another incarnation."""
         if parts[0] != self._peer:
             raise Refused("peer")
         if self._space is not None:
@@ -182,10 +182,10 @@ class Inbox:
         return message if message.incarnation == self._incarnation else None
 
     def _dereferenced(self, parts: Sequence[Buffer]) -> Message | None:
-        """A message that was handed over by reference, as a whole; None if it is of another incarnation."""
+        """A message that was sent by reference; None if it is of another incarnation."""
         incarnation, number = read_token(parts)
         if incarnation != self._incarnation:
-            return None  # and the producer forgets it when it is reset
+            return None  # the producer forgets it when it is reset
         message: Message = references.take(self._space, number)
         return message
 
@@ -214,7 +214,7 @@ def _numpy_dtype(array: Array) -> np.dtype[Any]:
 
 
 def _is_own(array: Array) -> bool:
-    """Whether the bytes may be given away: nobody else has them, they are aligned, and may be changed."""
+    """Whether the caller may keep the bytes: they are aligned, writable, and not shared."""
     return (
         isinstance(array.data, memoryview)
         and not array.data.readonly

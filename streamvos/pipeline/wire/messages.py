@@ -4,8 +4,8 @@
     message = decode(parts, session)
     message.arrays["image"].numpy()
 
-Nothing that comes in is trusted: what breaks a rule raises `Refused`, whose cause is one of a few short texts
-that can be counted.
+Nothing that arrives is trusted: a message that breaks a rule raises `Refused`, whose cause is one of a few
+short texts to count by.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 VERSION = 1
 HEADER_BYTES = 2**20
 ARRAY_BYTES = 2**28
-"""That a message may bring."""
+"""The largest array in a message."""
 
 PLACE_BYTES = 2**40
-"""That may lie in shared memory, which is there already."""
+"""The largest array in shared memory."""
 
 MAX_ARRAYS = 64
 MAX_DIMENSIONS = 6
-MAX_NESTING = 16  # lists and maps within each other, so that nobody who walks a header recurses far
+MAX_NESTING = 16  # of lists and maps, so that walking a header never recurses far
 MAX_ELEMENTS = 4096  # of one list or map: msgpack makes room for what a list claims before it has seen it
 SESSION_BYTES = 8
 
@@ -55,7 +55,7 @@ ITEM_SIZES = {
     "int64": 8,
     "float64": 8,
 }
-"""The dtypes that may travel -> bytes of an item."""
+"""dtype -> bytes per item."""
 
 _ENVELOPE = frozenset(("v", "kind", "session", "stream", "incarnation", "seq", "arrays"))
 _CONTAINERS = (list, tuple, dict)
@@ -109,7 +109,7 @@ def public_session(session: bytes) -> bytes:
 
 
 class Place(NamedTuple):
-    """Where in shared memory an array lies: slot of an arena, the slot's generation, bytes from its start."""
+    """Where in shared memory an array is: slot of an arena, the slot's generation, bytes from its start."""
 
     arena: str
     slot: int
@@ -124,7 +124,7 @@ class Array:
     Attributes:
         dtype: one of `ITEM_SIZES`.
         shape: at most six numbers.
-        data: its bytes; or where they lie; or, handed over by reference, any object.
+        data: its bytes; or their `Place`; or, within one process, `Held` with any object.
     """
 
     dtype: str
@@ -138,10 +138,10 @@ class Array:
 
     @classmethod
     def of(cls, value: np.ndarray | torch.Tensor) -> Array:
-        """An array to be sent, without copying where its bytes are in order; one on a GPU comes to the host.
+        """An array to send; copied only if it is not contiguous, little-endian and on the CPU.
 
         Raises:
-            Refused: its dtype is none that travels.
+            Refused: its dtype is not one of `ITEM_SIZES`.
         """
         if isinstance(value, np.ndarray):
             _check_dtype(value.dtype.name)
@@ -198,7 +198,7 @@ def encode(message: Message, session: bytes) -> list[Buffer]:
     """The parts to be sent.
 
     Raises:
-        Refused: it would be refused by whoever gets it, or a field has a name of the envelope.
+        Refused: the receiver would refuse it, or a field has a name of the envelope.
     """
     if not _ENVELOPE.isdisjoint(message.fields):
         names = ", ".join(sorted(_ENVELOPE.intersection(message.fields)))
@@ -231,11 +231,11 @@ def encode(message: Message, session: bytes) -> list[Buffer]:
 
 
 def decode(parts: Sequence[Buffer], session: bytes | None) -> Message:
-    """What came.
+    """The message that came in some parts.
 
     Args:
         parts: without a routing id; each one-dimensional, of bytes.
-        session: that it must be of; None = any, or none.
+        session: the session that it must be of; None accepts any, and none.
 
     Raises:
         Refused: it breaks a rule.
@@ -275,7 +275,7 @@ def tensor_over(memory: np.ndarray, dtype: str, shape: tuple[int, ...]) -> torch
 
 
 def _described(array: Array, buffers: list[Buffer]) -> tuple[str, tuple[int, ...], Any]:
-    """What the header says of an array; its bytes, if it brings them, join the buffers."""
+    """The header's entry for an array; bytes that travel in the message are appended to `buffers`."""
     if isinstance(array.data, Place):
         _checked_size(array.dtype, array.shape, PLACE_BYTES)
         return array.dtype, array.shape, list(array.data)
@@ -287,7 +287,7 @@ def _described(array: Array, buffers: list[Buffer]) -> tuple[str, tuple[int, ...
 
 
 def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
-    """An array out of what the header says of it; takes its buffer out of those that are not named yet."""
+    """The array of a header's entry; takes its buffer out of those that no entry has named yet."""
     if not (isinstance(described, list) and len(described) == 3):
         raise Refused("arrays")
     dtype, shape, where = described
@@ -308,15 +308,15 @@ def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
 
 
 def unpack(packed: Buffer) -> dict[str, Any]:
-    """A header, whose values are not looked at yet.
+    """The map of a header, its values unchecked.
 
     Raises:
-        Refused: it is no map with text keys, or larger than may be.
+        Refused: it is no map with text keys, or too large.
     """
     if len(packed) > HEADER_BYTES:
         raise Refused("header too large", f"{len(packed)} bytes")
     try:
-        # text and bytes cannot claim to be longer than what was sent; extensions are nobody's
+        # text and bytes cannot claim to be longer than what was sent; no extensions are used
         header = msgpack.unpackb(
             packed, strict_map_key=True, max_ext_len=0, max_array_len=MAX_ELEMENTS, max_map_len=MAX_ELEMENTS
         )
@@ -328,7 +328,7 @@ def unpack(packed: Buffer) -> dict[str, Any]:
 
 
 def _check_nesting(values: dict[str, Any]) -> None:
-    """Lists and maps of bounded depth and length, with keys of text alone."""
+    """Check that lists and maps are of bounded depth and length, with text keys only."""
     level: list[Any] = [values]
     for _ in range(MAX_NESTING):
         inner: list[Any] = []

@@ -33,7 +33,7 @@ class Outbox:
 
     Attributes:
         socket: to poll for reading (credits).
-        refused, polled: as of an inbox.
+        refused, polled: as in `Inbox`.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Outbox:
         self._space = reference_space(context, spec)
         self._incarnation, self._credit = 0, 0
         self.polled = False
-        self._slots = 0  # of ours; 0 until `allocate`: an arena may be the stage's, who sends places in it
+        self._slots = 0  # until `allocate`; a stage may also manage the arena itself and send places in it
         self._free: set[int] = set()
         self._endpoint: str | None = None
         self.socket = socket_of(context, zmq.DEALER, spec)
         self.socket.setsockopt(zmq.ROUTING_ID, routing_id(spec, session))
 
     def connect(self, endpoint: str) -> None:
-        """Connect; to the same place again, nothing happens; to another, the old one is left."""
+        """Connect, and leave an earlier endpoint; nothing happens if it is the same."""
         if endpoint == self._endpoint:
             return
         if self._endpoint is None and self.spec.curve is not None:
@@ -64,12 +64,12 @@ class Outbox:
         self._endpoint = endpoint
 
     def allocate(self, sizes: list[int]) -> None:
-        """Size this edge's arena for messages with arrays of these many bytes; nothing for other modes.
+        """Size this edge's arena for messages with arrays of these sizes in bytes; nothing in other modes.
 
-        Without it, arrays travel in the message. Where messages become larger later, the slots grow.
+        Without it, arrays travel in the message. The slots grow when messages do.
 
         Raises:
-            ArenaError: there is not that much memory.
+            ArenaError: not enough memory is available.
         """
         if self._arena is not None:
             self._slots = self.spec.window + 1
@@ -77,7 +77,7 @@ class Outbox:
             self._free = set(range(self._slots))
 
     def reset(self, incarnation: int) -> None:
-        """Begin anew with the full window; what was under way is gone."""
+        """Start an incarnation with full credit; what was in flight is dropped."""
         self._incarnation, self._credit = incarnation, self.spec.window
         self._free = set(range(self._slots))
         if self._space is not None:
@@ -91,7 +91,7 @@ class Outbox:
         return self._credit
 
     def collect(self) -> None:
-        """Take the credits that have come."""
+        """Read the credits that have arrived."""
         for _ in range(AT_ONCE):
             parts = receive(self.socket)
             if parts is None:
@@ -111,7 +111,7 @@ class Outbox:
         """Send one message; it takes one credit, unless it is an `end`.
 
         Args:
-            kind, seq, fields: of the message.
+            kind, seq, fields: the message's.
             arrays: NumPy arrays or tensors, which go the way of this edge and may be changed afterwards (by
                 reference: any object, which may not); or `Array`s, which go as they are (a place in an arena
                 that the consumer has too).
@@ -124,26 +124,26 @@ class Outbox:
         message = Message(kind, self.spec.stream, self._incarnation, seq, fields or {}, packed)
         try:
             self.socket.send_multipart(self._parts(message), zmq.NOBLOCK)
-        except zmq.Again:  # the peer has been away for long; its next life begins anew
+        except zmq.Again:  # the consumer has been away for long, and will restart
             self.refused["queue full"] += 1
         self._free.discard(slot)
         if kind != "end":
             self._credit -= 1
 
     def close(self, linger: int = 0) -> None:
-        """Close the socket, for good; what is not sent within `linger` milliseconds is gone."""
+        """Close the socket; what is not sent within `linger` milliseconds is lost."""
         self.socket.close(linger=linger)
         if self._space is not None:
             references.forget(self._space)
 
     def _parts(self, message: Message) -> list[Buffer]:
-        """What travels: the message, or within one process the number under which it can be had."""
+        """The parts to send: the message itself, or within one process its number in `references`."""
         if self._space is None:
             return encode(message, self._session)
         return [TOKEN.pack(self._incarnation, references.put(self._space, message))]
 
     def _packed(self, arrays: Mapping[str, Any]) -> tuple[dict[str, Array], int]:
-        """The arrays as this edge sends them, and the slot that they lie in, or -1."""
+        """The arrays as this edge sends them, and the slot that they are in, or -1."""
         if self._space is not None:
             held = {
                 n: v if isinstance(v, Array) else Array("uint8", (0,), Held(v)) for n, v in arrays.items()
@@ -170,13 +170,13 @@ class Outbox:
         return made, slot
 
     def _has_room(self, needed: int) -> bool:
-        """Whether a slot holds that much; they grow when messages do (an object more), while none is in use.
+        """Whether a slot holds that much; slots grow with messages (an object more) while none is in use.
 
-        Until then, and where there is no memory for it, messages bring their arrays with them.
+        Until then, and where memory is short, messages carry their arrays.
         """
         assert self._arena is not None
         if needed > self._arena.slot_bytes and len(self._free) == self._slots:
-            with suppress(ArenaError):  # half as much again, or else every new object would cut them anew
+            with suppress(ArenaError):  # half as much again, or every new object would need a new layout
                 self._arena.allocate(self._slots, needed + needed // 2)
         return needed <= self._arena.slot_bytes
 

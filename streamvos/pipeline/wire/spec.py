@@ -24,13 +24,13 @@ from streamvos.pipeline.wire.messages import ARRAY_BYTES, MAX_ARRAYS, Buffer, Re
 Mode = Literal["reference", "shared", "inline"]
 
 TOKEN = struct.Struct("<QQ")
-"""What travels within one process: incarnation, and number of a message."""
+"""What stands for a message within one process: its incarnation, and its number."""
 
 AT_ONCE = 64
 """Messages looked at in one call, so that a flood of bad ones cannot hold a stage."""
 
-_HIGH_WATER = 64  # never reached under credits; bounds what a peer without manners can queue
-_COPIED_BYTES = 2**16  # parts below are cheaper copied, and then aligned, than kept in ZeroMQ's memory
+_HIGH_WATER = 64  # never reached under credits; bounds what a misbehaving peer can queue
+_COPIED_BYTES = 2**16  # smaller parts are cheaper to copy, which also aligns them
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class EdgeSpec:
 
     Attributes:
         name: "front/frames".
-        stream: whose.
-        producer, consumer: names of stages.
-        endpoint: where the consumer binds; ends in ":*" for a tcp port that the system chooses.
-        window: messages beyond credit.
+        stream: its stream.
+        producer, consumer: names of the stages.
+        endpoint: where the consumer binds; ":*" lets the system choose a tcp port.
+        window: credits at the start.
         mode: how arrays travel.
-        arena: where they lie under "shared"; it has `window` slots or more.
+        arena: where arrays are under "shared"; it has more than `window` slots.
         curve: applies CURVE to a socket, as server or as client; None for local ones.
     """
 
@@ -72,9 +72,9 @@ def read_token(parts: Sequence[Buffer]) -> tuple[int, int]:
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[Buffer] | None:
-    """The parts of a message, of which large ones stay where ZeroMQ has them; None if there is none.
+    """The parts of a message, large ones in ZeroMQ's own memory; None if none has arrived.
 
-    More parts than any message may have are read and let go.
+    Parts beyond those that a message may have are discarded.
     """
     parts: list[Buffer] = []
     more = True
@@ -90,12 +90,12 @@ def receive(socket: zmq.Socket[bytes]) -> list[Buffer] | None:
 
 
 def routing_id(spec: EdgeSpec, session: bytes) -> bytes:
-    """Of the producer; with the session, so that nobody else takes its place by chance or by guessing."""
+    """The producer's routing id; it contains the session, so that no other peer can take its place."""
     return spec.producer.encode() + b"/" + session
 
 
 def reference_space(context: zmq.Context[Any], spec: EdgeSpec) -> Any:
-    """What tells the references of an edge from those of others: as its inproc endpoint, one per context."""
+    """Key of an edge in `references`, one per context as its inproc endpoint; None if it uses none."""
     return (context.underlying, spec.name) if spec.mode == "reference" else None
 
 
@@ -107,7 +107,7 @@ def socket_of(context: zmq.Context[Any], kind: int, spec: EdgeSpec) -> zmq.Socke
     socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
     socket.setsockopt(zmq.MAXMSGSIZE, ARRAY_BYTES)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)  # the peer is local, or was just reborn and is waited for
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)  # the peer is local, or restarting
     if spec.endpoint.startswith("tcp://"):
         socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
@@ -130,10 +130,10 @@ class References:
             return number
 
     def take(self, edge: Any, number: int) -> Any:
-        """The object, which is then gone from here.
+        """Remove and return an object.
 
         Raises:
-            Refused: there is none of that number on this edge.
+            Refused: this edge has no object of that number.
         """
         with self._lock:
             if self._objects.get(number, (None,))[0] != edge:
@@ -141,7 +141,7 @@ class References:
             return self._objects.pop(number)[1]
 
     def forget(self, edge: Any) -> None:
-        """Let go of what was put on an edge and never taken."""
+        """Drop what was put on an edge and never taken."""
         with self._lock:
             for number in [one for one, (put_on, _) in self._objects.items() if put_on == edge]:
                 del self._objects[number]
@@ -155,4 +155,4 @@ class Held:
 
 
 references = References()
-"""Of this process."""
+"""This process's."""

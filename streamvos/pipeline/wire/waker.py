@@ -1,7 +1,7 @@
 """Wakes a stage from any thread: ends a stage's poll.
 
-A stage waits for its sockets; a thread of its own (one that reads a camera, or writes a file) has none that
-the stage polls. It wakes the stage:
+A stage polls its sockets. A thread of its own, such as one that reads a camera or writes a file, has no
+socket there, and wakes the stage instead:
 
     waker = Waker()
     waker.descriptor         # the stage polls it
@@ -25,11 +25,11 @@ class Waker:
 
     def __init__(self) -> None:
         self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lock = threading.Lock()  # a descriptor that is closed may be somebody else's by then
+        self._lock = threading.Lock()  # a closed descriptor's number may be in use again
         self._woken = self._closed = False
 
     def wake(self) -> None:
-        """Wake the stage; from any thread, as often as one likes, also when it is closed."""
+        """Wake the stage; from any thread, any number of times, also after `close`."""
         with self._lock:
             if not (self._woken or self._closed):
                 self._woken = True
