@@ -39,7 +39,7 @@ setup(
         "torch>=2.11",
         "numpy>=1.26",
         "opencv-python-headless>=4.10",  # or another OpenCV wheel: docs/pipeline.md, Install
-        "av>=13",
+        "av>=14",
         "pillow>=10.3",
         "safetensors>=0.5",
         "pydantic>=2.7",

@@ -12,7 +12,8 @@ from streamvos.lazy import import_on_use
 if TYPE_CHECKING:
     from streamvos.sources.generated import GeneratedSource
     from streamvos.sources.images import ImagesSource
-    from streamvos.sources.live import LiveSource, Policy
+    from streamvos.sources.live import LiveSource
+    from streamvos.sources.live_address import Policy
     from streamvos.sources.opening import open_source
     from streamvos.sources.source import Selection, Source
     from streamvos.sources.video_file import VideoFileSource
@@ -33,7 +34,8 @@ __getattr__ = import_on_use(
     {
         "streamvos.sources.generated": ["GeneratedSource"],
         "streamvos.sources.images": ["ImagesSource"],
-        "streamvos.sources.live": ["LiveSource", "Policy"],
+        "streamvos.sources.live": ["LiveSource"],
+        "streamvos.sources.live_address": ["Policy"],
         "streamvos.sources.opening": ["open_source"],
         "streamvos.sources.source": ["Selection", "Source"],
         "streamvos.sources.video_file": ["VideoFileSource"],

@@ -1,9 +1,9 @@
-"""What frames are grabbed with: OpenCV for camera devices, PyAV for network streams and files.
+"""Grabbing frames: OpenCV for camera devices, PyAV for network streams and files.
 
-Both block, for ever if it comes to that, and are used by a thread that nobody waits for
-(streamvos/sources/live.py). PyAV reads the network, since through OpenCV one cannot tell a stream that
-ends from one that breaks off, a refused password from a missing server, or that the frames' size has
-changed (it squeezes them into the first size); and its time stamps are the stream's own.
+Both may block for ever, so they are used by a thread that no other thread waits for
+(streamvos/sources/live.py). PyAV reads the network, because OpenCV cannot tell a stream that ends from one
+that breaks off, or a refused password from a missing server, and squeezes frames of a new size into the
+first one; besides, PyAV gives the stream's own time stamps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from functools import partial
 
 import av
 import av.error
-import cv2
 import numpy as np
 
 from streamvos.addresses import scheme_of
@@ -30,12 +29,12 @@ from streamvos.types import SourceError
 
 @dataclass(frozen=True, slots=True)
 class Grabbed:
-    """One frame as it came, not yet converted, since it may be dropped.
+    """One frame, not yet converted, since it may be dropped.
 
     Attributes:
-        image: makes the picture, (H, W, 3) uint8 RGB.
-        captured_ns: `time.monotonic_ns()` when it was there.
-        position: seconds on the stream's own clock; NaN where it has none.
+        image: function that makes the picture, (H, W, 3) uint8 RGB.
+        captured_ns: `time.monotonic_ns()` when it arrived.
+        position: seconds on the stream's own clock; NaN if it has none.
     """
 
     image: Callable[[], np.ndarray]
@@ -44,17 +43,17 @@ class Grabbed:
 
 
 class Capture(ABC):
-    """A stream that is open.
+    """An open stream.
 
     Attributes:
-        fps: frames per second as the stream claims; None if it claims nothing credible.
+        fps: frames per second that the stream claims; None if the claim is not credible.
     """
 
     fps: float | None
 
     @abstractmethod
     def frames(self) -> Iterator[Grabbed | None]:
-        """Frames until the stream ends; None now and then, so that the caller can see to other things.
+        """Frames until the stream ends; None now and then, so that the caller can check whether to stop.
 
         Raises:
             SourceError: the stream failed.
@@ -62,11 +61,11 @@ class Capture(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the device or connection; only from the thread that reads."""
+        """Close the device or connection; only the reading thread may call this."""
 
 
 def open_capture(address: LiveAddress, open_timeout: float, stall_timeout: float) -> Capture:
-    """Open a stream. The timeouts, in seconds, are best effort: a device's driver may ignore them.
+    """Open a stream. A device's driver may ignore the timeouts, which are in seconds.
 
     Raises:
         SourceError: it cannot be opened.
@@ -77,7 +76,7 @@ def open_capture(address: LiveAddress, open_timeout: float, stall_timeout: float
 
 
 def stall_error(address: LiveAddress, seconds: float) -> SourceError:
-    """The error that says that nothing came for so long."""
+    """The error for a stream that gave no frame for `seconds`."""
     return SourceError(
         f"{address.label} stalled: no frame for {seconds:g} s (stall_timeout); {address.advice}"
     )
@@ -87,13 +86,15 @@ class DeviceCapture(Capture):
     """A camera, by OpenCV.
 
     Args:
-        address: of a device.
+        address: address of a device.
         backend: one of OpenCV's cv2.CAP_...; the platform's own if None.
     """
 
     def __init__(self, address: LiveAddress, backend: int | None = None) -> None:
+        import cv2  # the other sources do without it
+
         if "OPENCV_LOG_LEVEL" not in os.environ:
-            # What OpenCV warns of on stderr, the errors here say in one line.
+            # The errors here say in one line what OpenCV would warn of on stderr.
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         if backend is None:
             backend = cv2.CAP_V4L2 if sys.platform.startswith("linux") else cv2.CAP_ANY
@@ -104,10 +105,12 @@ class DeviceCapture(Capture):
         except cv2.error as error:
             raise SourceError(f"cannot open {address.label}: {error.err}; {address.advice}") from error
         if not opened:
-            raise SourceError(f"cannot open {address.label}: it is no camera or is in use; {address.advice}")
+            raise SourceError(f"cannot open {address.label}: not a camera, or in use; {address.advice}")
         self.fps = credible_fps(self._capture.get(cv2.CAP_PROP_FPS))
 
     def frames(self) -> Iterator[Grabbed | None]:
+        import cv2
+
         while self._capture.grab():
             captured_ns = time.monotonic_ns()
             read, image = self._capture.retrieve()
@@ -124,7 +127,7 @@ class DeviceCapture(Capture):
 class StreamCapture(Capture):
     """A network stream or a file, by PyAV.
 
-    Packets that cannot be decoded are passed over, as they are common on a lossy line.
+    Packets that cannot be decoded are skipped: they are common on a lossy line.
     """
 
     def __init__(self, address: LiveAddress, open_timeout: float, stall_timeout: float) -> None:
@@ -160,7 +163,7 @@ class StreamCapture(Capture):
                     yield Grabbed(partial(upright, frame), captured_ns, position)
                 if not frames:
                     yield None
-        except av.error.ExitError:  # FFmpeg's word for a deadline that has passed
+        except av.error.ExitError:  # FFmpeg's error for a deadline that has passed
             raise stall_error(self._address, self._stall_timeout) from None
         except (av.error.FFmpegError, OSError) as error:
             raise SourceError(f"{self._address.label} broke off: {_reason(error)}; try again") from None
@@ -170,11 +173,13 @@ class StreamCapture(Capture):
 
 
 def credible_fps(fps: float) -> float | None:
-    """The rate, or None for zero, NaN and the ticks of a clock (90000), which streams claim too."""
+    """The rate, or None for zero, NaN and a clock's tick rate (90000), which streams may claim."""
     return float(fps) if 0 < fps <= 1000 else None
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
+    import cv2
+
     code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
     return np.asarray(cv2.cvtColor(image, code))
 

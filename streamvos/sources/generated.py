@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 
-import cv2
 import numpy as np
 
 from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
@@ -64,6 +63,8 @@ class GeneratedSource(Source):
         labels = self._render(index * self._selection.stride).label_map
         if self.size == self.native_size:
             return labels.copy()
+        import cv2
+
         size = (self.size[1], self.size[0])
         return np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT))
 

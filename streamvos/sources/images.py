@@ -1,8 +1,8 @@
 """A folder of pictures (or a glob, or a single picture) as a stream of frames.
 
-This is how the data sets of the field come: one numbered JPEG per frame. Files are taken in natural
-order, so that frame2 precedes frame10. The headers of all files are looked at when the source is
-opened, so that a stray picture of another size is found before an hour of work and not after.
+Data sets such as DAVIS come like this: one numbered JPEG per frame. Files are taken in natural order, so
+that frame2 precedes frame10. The headers of all files are read when the source is opened, so that a picture
+of another size is found before the work begins.
 
     with ImagesSource("DAVIS/JPEGImages/480p/goat", fps=24) as source:
         first = next(source)
@@ -19,16 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
+from streamvos.sources.source import IMAGE_SUFFIXES, NOMINAL_FPS, Picture, Selection, Source
 from streamvos.types import InputError
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif"}
-)
-"""File names that count as pictures; all others in a folder are passed over."""
-
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-_PHOTOGRAPHS = {"JPEG", "MPO", "TIFF", "WEBP"}  # a PNG must be decoded whole to learn of its EXIF
+_PHOTOGRAPHS = {"JPEG", "MPO", "TIFF", "WEBP"}  # the EXIF of a PNG is known only after decoding all of it
 _EXIF_ORIENTATION = 0x0112
 _ON_ITS_SIDE = {5, 6, 7, 8}
 
@@ -36,7 +31,7 @@ _ON_ITS_SIDE = {5, 6, 7, 8}
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sort key under which numbers in names count as numbers: frame2 < frame10 < frame11b."""
     parts = re.split(r"(\d+)", str(path))
-    # The text is kept beside the number, so that 07 and 7 have a fixed order too.
+    # The text stays beside the number, so that 07 and 7 have a fixed order too.
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
@@ -54,7 +49,7 @@ class ImagesSource(Source):
         selection: which frames, and how large.
 
     Raises:
-        InputError: nothing there, no pictures in it, a damaged picture, pictures of different sizes, or
+        InputError: no such place, no pictures in it, a damaged picture, pictures of different sizes, or
             more than 8 bits per value.
     """
 
@@ -126,7 +121,7 @@ def _find_images(place: str | Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    # Hidden files are no frames: macOS leaves "._00000.jpg" beside "00000.jpg".
+    # Hidden files are not frames: macOS leaves "._00000.jpg" beside "00000.jpg".
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
@@ -159,7 +154,7 @@ def _check_sizes(paths: Sequence[Path]) -> tuple[int, int]:
                 if picture.mode not in _EIGHT_BIT_MODES:
                     raise InputError(
                         f"{path} has more than 8 bits per value (mode {picture.mode}); frames are 8-bit RGB: "
-                        "convert it, choosing which part of its range is to be seen"
+                        "convert it, choosing the part of its range to show"
                     )
                 width, height = picture.size
                 is_photograph = picture.format in _PHOTOGRAPHS
@@ -181,7 +176,7 @@ def _check_sizes(paths: Sequence[Path]) -> tuple[int, int]:
 
 
 def _read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Pillow, since OpenCV turns a cut-off JPEG into a gray one without a word."""
+    """(H, W, 3) uint8 RGB. Pillow, since OpenCV silently turns a truncated JPEG gray."""
     try:
         with Image.open(path) as picture:
             turned = ImageOps.exif_transpose(picture) if picture.format in _PHOTOGRAPHS else picture
@@ -194,7 +189,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.strerror:
         return InputError(f"cannot read the picture {path}: {error.strerror}")
     if isinstance(error, UnidentifiedImageError):
-        reason = "of no known format"  # Pillow's own text is the path once more
+        reason = "unknown format"  # Pillow's own text repeats the path
     else:
         reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"the picture {path} is damaged or no picture ({reason}); replace or remove it")
+    return InputError(f"the picture {path} is damaged or not a picture ({reason}); replace or remove it")

@@ -1,12 +1,11 @@
-"""Cameras and network streams: frames that come when they come, or fail to.
+"""Cameras and network streams, read in a thread.
 
-Reading a camera or a socket may block for ever (opencv#22677), so nobody waits for it: a thread of its
-own reads, and whoever iterates waits for that thread with a deadline. A stream that stalls is therefore
-an error after `stall_timeout` seconds and never a hang.
+Reading a camera or a socket may block for ever (opencv#22677), so a thread reads, and the caller waits for
+that thread with a deadline: a stream that stalls is an error after `stall_timeout` seconds, never a hang.
 
-Two policies say what happens when frames come faster than they are used. "latest" keeps a mailbox of
-one: the newest frame wins, older ones are dropped and counted, so that what is seen is never stale.
-"lossless" gives every frame, and makes the stream wait (or its buffers run over, elsewhere) instead.
+Two policies say what happens when frames come faster than they are used. "latest" keeps the newest frame
+only; older ones are dropped and counted. "lossless" gives every frame and makes the stream wait, or lets
+buffers elsewhere overflow.
 
     with LiveSource("rtsp://user:secret@10.0.0.5/stream", stall_timeout=5.0) as source:
         for frame in source:
@@ -21,27 +20,25 @@ import weakref
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from streamvos.sources.capture import Capture, Grabbed, open_capture, stall_error
-from streamvos.sources.live_address import LiveAddress, live_address
+from streamvos.sources.live_address import LiveAddress, Policy, live_address
 from streamvos.sources.source import Picture, Selection, Source
 from streamvos.types import InputError, SourceError
 
-Policy = Literal["latest", "lossless"]
-
 _LOSSLESS_CAPACITY = 8
-"""Frames that "lossless" holds ready before the stream has to wait; bounds the memory."""
+"""Frames that "lossless" buffers before the stream has to wait; bounds the memory."""
 
 _JOIN_SECONDS = 2.0
 
 
 class LiveSource(Source):
-    """A camera, a network stream, or a file that plays the part of a camera.
+    """A camera, a network stream, or a file that is played as if it were a camera.
 
-    A file is played in real time, from the moment when the first frame is asked for. Frames carry the
-    time at which they were grabbed, and the stream's own time stamps where it has sound ones; otherwise
-    `pts` follows the times of grabbing.
+    A file is played in real time, from the first request for a frame. Frames carry the time at which they
+    were grabbed, and the stream's own time stamps if they rise; otherwise `pts` follows the times of
+    grabbing.
 
     Args:
         place: a camera's number, the path of a device or a video file, or a URL (`live_address.URL_SCHEMES`).
@@ -50,9 +47,6 @@ class LiveSource(Source):
         open_timeout: seconds within which the stream must be open.
         stall_timeout: seconds within which each next frame must come.
         selection: which frames, and how large.
-
-    Attributes:
-        dropped: frames that came and were never given, by policy "latest".
 
     Raises:
         InputError: the address or an option cannot be used.
@@ -98,7 +92,7 @@ class LiveSource(Source):
 
     @property
     def dropped(self) -> int:
-        """Frames that came and were never given because a newer one was there first."""
+        """Number of frames that policy "latest" dropped for newer ones."""
         return self._reader.dropped
 
     def close(self) -> None:
@@ -114,7 +108,7 @@ class LiveSource(Source):
 
 
 class _Clock:
-    """Presentation times: the stream's own as long as they rise, then the times of grabbing."""
+    """Presentation times: the stream's own while they rise, then the times of grabbing."""
 
     def __init__(self) -> None:
         self._last: tuple[float, int, float] | None = None  # position, time of grabbing, pts
@@ -134,11 +128,11 @@ class _Clock:
 
 
 class _Reader(threading.Thread):
-    """Reads one stream to its end and leaves the frames in a mailbox.
+    """Reads one stream to its end and puts the frames into a mailbox.
 
-    It knows nothing of the source that owns it, so that a forgotten source can be collected. A daemon:
-    a thread that hangs in a driver must not keep the program from ending. What it shares with the
-    owner's thread is guarded by `_changed`; only this thread ever touches the capture.
+    It has no reference to its source, so that an unused source can be collected. It is a daemon, because a
+    thread that hangs in a driver must not keep the program from ending. `_changed` guards what it shares
+    with the owner's thread; only this thread uses the capture.
     """
 
     def __init__(
@@ -157,7 +151,7 @@ class _Reader(threading.Thread):
         self._opened_at: float | None = None
         self._last_arrival = 0.0
         self._playing = address.kind != "file"
-        self._holding = False  # a frame is at hand, but the mailbox was full when it came
+        self._holding = False  # a frame has arrived, but the mailbox is full
         self._stopped = False
         self._over = False
         self._failure: str | None = None
@@ -198,7 +192,7 @@ class _Reader(threading.Thread):
         """
         with self._changed:
             if not self._playing:
-                # A tape begins to run when its first frame is taken, however long ago it was put in.
+                # A file starts to play when its first frame is taken, not when it was opened.
                 self._playing = True
                 self._last_arrival = time.monotonic()
                 if self._mailbox:
@@ -224,7 +218,7 @@ class _Reader(threading.Thread):
                     self._changed.notify_all()
 
     def shut(self) -> None:
-        """Ask the thread to end, and give it a moment; one that hangs in a driver is left behind."""
+        """Ask the thread to end and wait a moment; a thread that hangs in a driver is abandoned."""
         with self._changed:
             self._stopped = True
             self._mailbox.clear()
@@ -238,8 +232,8 @@ class _Reader(threading.Thread):
         capture: Capture | None = None
         failure: str | None = None
         try:
-            # These deadlines end a blocked read, and with it this thread, at last. They lie a little
-            # behind the owner's, so that it is the owner who speaks of the stall.
+            # These deadlines end a blocked read, and with it this thread. They come a little after the
+            # owner's, so that the owner reports the stall.
             capture = open_capture(self._address, self._open_timeout + 0.5, self._stall_timeout + 0.5)
             with self._changed:
                 self.fps = capture.fps
@@ -248,7 +242,7 @@ class _Reader(threading.Thread):
             self._read_all(capture)
         except SourceError as error:
             failure = str(error)
-        except Exception as error:  # whatever it is, the owner must hear of it, and never of the password
+        except Exception as error:  # the owner must learn of any error, but never see the password
             text = " ".join(str(error).split()).replace(str(self._address.target), self._address.label)
             failure = f"{self._address.label} failed: {type(error).__name__}: {text}"
         finally:

@@ -1,4 +1,4 @@
-"""What a camera or a network stream is called: for the program, for people, and in error messages.
+"""Addresses of cameras and network streams: for opening them, for names, and for error messages.
 
 >>> live_address("rtsp://admin:secret@10.0.0.5/stream")
 LiveAddress(label='rtsp://***@10.0.0.5/stream', name='10.0.0.5', kind='url')
@@ -15,18 +15,21 @@ from typing import Literal
 from streamvos.addresses import host_of, is_url, redact
 from streamvos.types import InputError, SourceError
 
+Policy = Literal["latest", "lossless"]
+"""What happens when frames come faster than they are used: the oldest are dropped, or the stream waits."""
+
 URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "rtp", "tcp", "tls", "srt", "rtmp", "rtmps")
-"""Addresses that are taken for network streams; which of them work depends on PyAV's FFmpeg."""
+"""Schemes of network streams; which of them work depends on PyAV's FFmpeg."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAddress:
-    """What is to be opened, and what people are told about it.
+    """What to open, and its names without credentials.
 
     Attributes:
         target: camera number, path or URL, with its password; never to be shown.
-        label: how error messages call it; without credentials.
-        name: what a stream from there is called; without credentials.
+        label: its name in error messages.
+        name: default name of the stream.
         kind: "device", "file" (played as if it were a camera) or "url".
     """
 
@@ -37,9 +40,9 @@ class LiveAddress:
 
     @property
     def advice(self) -> str:
-        """What to do when it does not work."""
+        """What to check when it fails."""
         if self.kind == "url":
-            return "check address, user and password, and that the server sends"
+            return "check address, user and password, and that the server is sending"
         if self.kind == "file":
             return "check that it is a complete video file"
         return "check that the camera is connected and that no other program uses it"

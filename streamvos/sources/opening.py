@@ -16,12 +16,8 @@ import math
 from pathlib import Path
 
 from streamvos.addresses import is_url, redact, scheme_of
-from streamvos.sources.generated import GeneratedSource
-from streamvos.sources.images import IMAGE_SUFFIXES, ImagesSource
-from streamvos.sources.live import LiveSource, Policy
-from streamvos.sources.live_address import URL_SCHEMES
-from streamvos.sources.source import Selection, Source
-from streamvos.sources.video_file import VideoFileSource
+from streamvos.sources.live_address import URL_SCHEMES, Policy
+from streamvos.sources.source import IMAGE_SUFFIXES, Selection, Source
 from streamvos.types import InputError
 
 
@@ -37,30 +33,30 @@ def open_source(
     open_timeout: float = 10.0,
     stall_timeout: float = 10.0,
 ) -> Source:
-    """Open what `spec` names; see the examples at the head of this module.
+    """Open the source that `spec` names; only the libraries that this kind of source needs are imported.
 
     Args:
         spec: "camera:N", "camera:PATH", a URL, "synthetic:NAME=VALUE,...", or the path of a folder, glob,
             picture or video file. A `Path` is always a path.
         name: name of the stream; each kind of source has its own default.
-        height: frames are resized to this many rows, the width in proportion; None: as they are.
+        height: rows that frames are resized to, the width in proportion; None: their own size.
         stride: 2 gives every second frame, and so on.
-        max_frames: end after so many frames; None: at the source's own end.
+        max_frames: number of frames to end after; None: the source's own end.
         fps: frames per second, for pictures and synthetic videos, which have no clock of their own.
         policy: "latest" (drop what comes too fast; the default of live sources) or "lossless" (never
-            drop; the only one of files).
+            drop; the only one for files).
         open_timeout: live sources: seconds within which the stream must be open.
         stall_timeout: live sources: seconds within which each next frame must come.
 
     Raises:
-        InputError: `spec` names nothing that is there, a file is damaged, or an option does not fit.
-        SourceError: a camera or network stream cannot be opened. Credentials are left out of all texts.
+        InputError: `spec` does not exist, a file is damaged, or an option does not fit.
+        SourceError: a camera or network stream cannot be opened. Messages never contain credentials.
     """
     selection = Selection(height=height, stride=stride, max_frames=max_frames)
     if fps is not None and not (isinstance(fps, (int, float)) and math.isfinite(fps) and fps > 0):
         raise InputError(f"fps must be a number > 0, got {fps!r}")
     if not isinstance(spec, (str, Path)):
-        raise InputError(f"a source is named by a text or a path, got {type(spec).__name__}")
+        raise InputError(f"the source must be a string or a Path, got {type(spec).__name__}")
     text = str(spec)
     if not text.strip():
         raise InputError("the source is an empty text; give a path, camera:N, a URL or synthetic:")
@@ -75,6 +71,8 @@ def open_source(
         place = text.removeprefix("camera:") if is_camera else text
         if not place:
             raise InputError("camera: lacks its number or path; try camera:0")
+        from streamvos.sources.live import LiveSource
+
         return LiveSource(
             place,
             name=name,
@@ -85,10 +83,12 @@ def open_source(
         )
     if policy not in (None, "lossless"):
         raise InputError(
-            f"{text} is no live source, and no frame of it is ever dropped: leave out policy={policy!r}, or "
+            f"{text} is not a live source, so none of its frames is dropped: leave out policy={policy!r}, or "
             f"play a video file in real time as camera:{text}"
         )
     if is_synthetic:
+        from streamvos.sources.generated import GeneratedSource
+
         parameters = text.partition(":")[2]
         return GeneratedSource(parameters, name=name, fps=fps, selection=selection)
     path = Path(spec)
@@ -99,7 +99,11 @@ def open_source(
         )
     if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES - {".gif"}:
         _refuse_fps(fps, text)
+        from streamvos.sources.video_file import VideoFileSource
+
         return VideoFileSource(path, name=name, selection=selection)
+    from streamvos.sources.images import ImagesSource
+
     return ImagesSource(spec, name=name, fps=fps, selection=selection)
 
 

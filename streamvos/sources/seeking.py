@@ -1,13 +1,12 @@
-"""Goes to a frame of a video file by its number without decoding all before it.
+"""Seeking to a frame of a video file by its number, without decoding all frames before it.
 
     frames = frames_from(container, 54_000)     # an iterator whose first frame is number 54,000; or None
 
-Containers find times, not numbers. So the packets before the place are read, not decoded, for their times:
-in order of presentation the n-th time is that of frame n, if every packet becomes one frame. Decoding begins
-at the last keyframe but one before the place, because pictures just after a keyframe may lean on what came
-before it (open groups of pictures, intra refresh), and every frame on the way has to have the very time that
-the packets promised. Where one of these things is not true the answer is None, and whoever asks decodes the
-file from its beginning.
+Containers find times, not numbers. So the packets up to the frame are read, not decoded, for their times: in
+order of presentation the n-th time is that of frame n, if every packet becomes one frame. Decoding begins at
+the second keyframe before the frame, because pictures just after a keyframe may depend on earlier ones (open
+groups of pictures, intra refresh), and every decoded frame must have the time of its packet. If one of these
+conditions fails, the answer is None, and the caller decodes the file from its beginning.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ import av
 import av.error
 
 KEYFRAMES_BEFORE = 2
-"""How many keyframes decoding goes back."""
+"""Number of keyframes that decoding goes back."""
 
 _LOOK_BEHIND = 64
-"""Packets that are read behind the place: frames are reordered by fewer than that."""
+"""Packets that are read beyond the frame: frames are reordered by fewer."""
 
 
 def frames_from(
     container: av.container.InputContainer, number: int, get_on: Callable[[], None] = lambda: None
 ) -> Iterator[av.VideoFrame] | None:
-    """Frames of the first video stream from `number` on, the very ones that decoding from the start gives.
+    """Frames of the first video stream from `number` on, identical to those of decoding from the start.
 
     Args:
-        container: freshly opened.
-        number: of a frame, counted from 0 in the order in which decoding gives them.
+        container: a newly opened container.
+        number: number of the first frame, from 0 in the order of decoding.
         get_on: called for every packet and frame on the way.
 
     Returns:
-        An iterator; None where the file does not allow it, after which the container is of no more use.
+        An iterator; None if the file does not allow it; the container must then be closed.
     """
     stream = container.streams.video[0]
     try:
@@ -47,7 +46,7 @@ def frames_from(
         shown, keys = times
         key = bisect.bisect_right(keys, shown[number]) - KEYFRAMES_BEFORE
         if key < 0:
-            return None  # it is the beginning, or close to it
+            return None  # at the beginning, or close to it
         first = bisect.bisect_left(shown, keys[key])
         container.seek(keys[key], stream=stream, backward=True, any_frame=False)
         frames = container.decode(stream)
@@ -55,7 +54,7 @@ def frames_from(
             get_on()
             frame = next(frames, None)
             while frame is not None and frame.pts is not None and frame.pts < keys[key]:
-                frame = next(frames, None)  # of the group before, or leaning on it
+                frame = next(frames, None)  # it belongs to the group before, or depends on it
             if frame is None or frame.pts != expected or frame.is_corrupt:
                 return None
         following = next(frames, None)
@@ -69,7 +68,7 @@ def frames_from(
 def _times(
     container: av.container.InputContainer, number: int, get_on: Callable[[], None]
 ) -> tuple[list[int], list[int]] | None:
-    """Times of all frames to `number`, and of keyframes among them, ascending; in the stream's unit."""
+    """Times of all frames up to `number`, and of the keyframes among them, ascending, in stream units."""
     shown: list[int] = []
     keys: list[int] = []
     for packet in container.demux(container.streams.video[0]):

@@ -18,13 +18,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, TypeVar
 
-import cv2
 import numpy as np
 
 from streamvos.types import Frame, InputError, SourceError
 
 NOMINAL_FPS = 24.0
-"""Frames per second that time stamps assume where a source has no clock of its own (DAVIS plays at 24)."""
+"""Frames per second that time stamps assume for a source without a clock (DAVIS plays at 24)."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif"}
+)
+"""File names that count as pictures; all others in a folder are skipped."""
 
 SourceType = TypeVar("SourceType", bound="Source")
 
@@ -34,9 +38,9 @@ class Selection:
     """Which frames of a source are given, and how large.
 
     Attributes:
-        height: frames are resized to this many rows, the width follows in proportion; None: as they are.
+        height: rows that frames are resized to, the width in proportion; None: their own size.
         stride: 1 gives every frame, 2 every second one, beginning with the first.
-        max_frames: the source ends after this many frames; None: at its own end.
+        max_frames: number of frames to end after; None: the source's own end.
 
     Raises:
         InputError: a value is not a whole number >= 1.
@@ -55,13 +59,13 @@ class Selection:
                 raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
 
     def size(self, native: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) that a frame of the native (H, W) is given at."""
+        """(H, W) of the frames of a source whose native size is `native`."""
         if self.height is None:
             return native
         return self.height, max(1, round(native[1] * self.height / native[0]))
 
     def length(self, native: int | None) -> int | None:
-        """How many frames are given of `native` ones; None stays unknown, even under `max_frames`."""
+        """How many of `native` frames are given; None stays unknown, even with `max_frames`."""
         if native is None:
             return None
         length = math.ceil(native / self.stride)
@@ -70,10 +74,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture as a source delivers it, before it is selected and numbered.
+    """One picture before it is resized and numbered.
 
     Attributes:
-        image: (H, W, 3) uint8, RGB, at the source's native size; writable, and nobody else's.
+        image: (H, W, 3) uint8, RGB, at the source's native size; writable and not shared.
         captured_ns: `time.monotonic_ns()` when it was taken or decoded.
         pts: seconds from the start of the stream.
     """
@@ -97,8 +101,8 @@ class Source(ABC):
         fps: frames per second, after `stride`; None where it is not known.
         length: number of frames that will be given; None where it is not known beforehand. For a video
             file it is what the container claims.
-        alive_ns: `time.monotonic_ns()` of the last picture that was passed over, 0 before: whoever waits for
-            a frame in another thread can tell a long way to it from a read that does not come back.
+        alive_ns: `time.monotonic_ns()` of the last skipped picture, 0 before. A thread that waits for a
+            frame can tell by it that the source is skipping, not hanging.
 
     Raises (while iterating):
         InputError: a file of the source is damaged or has another size than the first.
@@ -106,7 +110,7 @@ class Source(ABC):
     """
 
     _fault: ClassVar[type[InputError] | type[SourceError]] = InputError
-    """What a bad picture is: the caller's input where it lies on disk, a failing source where it is live."""
+    """The error for a picture of the wrong size: the caller's input on disk, a failing source if live."""
 
     def __init__(
         self,
@@ -134,18 +138,18 @@ class Source(ABC):
         """The next picture at native size, or None at the end of the stream."""
 
     def _skip(self, count: int) -> None:
-        """Pass over `count` pictures; a source that can do so without decoding them overrides this."""
+        """Skip `count` pictures; overridden by sources that need not decode them."""
         for _ in range(count):
             if self._read() is None:
                 return
             self._get_on()
 
     def _get_on(self) -> None:
-        """Say that something was read."""
+        """Note that a picture was skipped."""
         self.alive_ns = time.monotonic_ns()
 
     def pass_over(self, count: int) -> None:
-        """Go on behind the next `count` frames, which are not made; their numbers are.
+        """Skip the next `count` frames; the frames after them keep their numbers.
 
         Raises:
             InputError, SourceError: as when iterating.
@@ -158,15 +162,15 @@ class Source(ABC):
             self._given += count
 
     def _position(self) -> str:
-        """Which picture was read last, as an error message names it."""
+        """Name of the last picture in error messages."""
         return f"frame {self._given} of {self.name}"
 
     def stem(self, index: int) -> str:
-        """File name without suffix for what is made of frame `index`, such as "00007"."""
+        """File name without suffix for the results of frame `index`, such as "00007"."""
         return f"{index:05d}"
 
     def close(self) -> None:
-        """Let go of files, devices and threads. Closing twice does no harm."""
+        """Close files, devices and threads. Closing twice does no harm."""
         self._closed = True
 
     def __enter__(self: SourceType) -> SourceType:
@@ -210,6 +214,8 @@ class Source(ABC):
     def _resize(self, image: np.ndarray) -> np.ndarray:
         if self.size == self.native_size:
             return image
+        import cv2  # 16 MiB, for those who resize
+
         shrinks = self.size[0] < self.native_size[0]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (self.size[1], self.size[0]), interpolation=method))

@@ -1,7 +1,7 @@
 """A video file as a stream of frames, with the time stamps that its container holds.
 
-PyAV rather than OpenCV reads it: presentation times are exact for a variable frame rate too, colors
-follow the file's own matrix and range, and a damaged file says so instead of just ending.
+PyAV reads it rather than OpenCV: presentation times are exact for a variable frame rate too, colors follow
+the file's own matrix and range, and damage is an error instead of an early end.
 
     with VideoFileSource("goat.mp4") as source:
         print(source.size, source.fps, source.length)  # (480, 854) 24.0 90
@@ -25,8 +25,8 @@ from streamvos.types import InputError
 class VideoFileSource(Source):
     """The first video stream of a file, decoded frame by frame.
 
-    A rotation by quarter turns in the metadata (as phones write it) is applied. `length` is what the
-    container claims, None where it claims nothing; `fps` is the mean rate.
+    A rotation by quarter turns in the metadata (as phones write it) is applied. `length` is the container's
+    claim, None if it has none; `fps` is the mean rate.
 
     Args:
         path: any file that FFmpeg reads.
@@ -57,7 +57,7 @@ class VideoFileSource(Source):
             length = stream.frames or None
             self._period = 1.0 / (fps or NOMINAL_FPS)
             self._start: float | None = None
-            # Decoded now: a file that cannot be decoded is told of when opened, and the size is the true one.
+            # Decoded now, so that opening fails if it cannot be decoded, and the size is the true one.
             self._pending = self._decode()
         except BaseException:
             self._container.close()
@@ -81,7 +81,7 @@ class VideoFileSource(Source):
 
     def _open(self) -> av.container.InputContainer:
         try:
-            # A playlist on disk must not make us speak to the network, hence the white list.
+            # A playlist on disk must not open network connections, hence the allow-list.
             container = av.open(
                 f"file:{self.path.absolute()}", mode="r", options={"protocol_whitelist": "file,crypto,data"}
             )
@@ -110,7 +110,7 @@ class VideoFileSource(Source):
             self._get_on()
 
     def _seek(self, number: int) -> bool:
-        """Go to a frame without decoding all before it; False, and nothing changed, where that cannot be."""
+        """Go to a frame without decoding all before it; False, and nothing changed, if that is impossible."""
         container = self._open()
         container.streams.video[0].thread_type = "AUTO"
         frames = frames_from(container, number, self._get_on)
@@ -124,7 +124,7 @@ class VideoFileSource(Source):
         return True
 
     def _decode(self, wanted: bool = True) -> Picture | None:
-        """The next picture; one that is not wanted is decoded, as later ones need it, but not converted."""
+        """The next picture; an unwanted one is decoded for later ones, but not converted."""
         try:
             frame = next(self._frames, None)
             if frame is None:
@@ -144,13 +144,13 @@ class VideoFileSource(Source):
 
 
 _WORTH_SEEKING = 250
-"""Frames from which on seeking is tried: the packets are read twice, and two groups of pictures decoded."""
+"""Smallest skip that seeks: it reads the packets twice and decodes two groups of pictures."""
 
 _NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:
-    """The picture of a decoded frame, (H, W, 3) uint8 RGB, turned as its metadata asks by quarters."""
+    """The picture of a decoded frame, (H, W, 3) uint8 RGB, turned by quarters as its metadata says."""
     image: np.ndarray = frame.to_ndarray(format="rgb24")
     quarter_turns = round(frame.rotation / 90) % 4
     if quarter_turns:

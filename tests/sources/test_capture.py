@@ -33,7 +33,7 @@ def test_frames_come_with_their_times_and_a_camera_never_just_ends(tmp_path, mak
 
 def test_what_is_no_camera_is_said_to_be_none(tmp_path, capfd):
     (tmp_path / "text").write_text("no camera")
-    with pytest.raises(SourceError, match="cannot open camera 5: it is no camera or is in use"):
+    with pytest.raises(SourceError, match="cannot open camera 5: not a camera, or in use"):
         DeviceCapture(address(tmp_path / "text"), cv2.CAP_FFMPEG)
     assert capfd.readouterr().err == ""
 
