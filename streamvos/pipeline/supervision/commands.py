@@ -1,9 +1,9 @@
-"""What users ask of streams: masks, objects to forget, pauses, ends (docs/protocol.md, 7 and 8).
+"""Users' commands: masks, objects to forget, pauses, ends (docs/protocol.md, 7 and 8).
 
     commands = Commands(manager)                          # `control.ControlServer` calls it
     commands.annotate("front", mask, reply)
 
-A command is numbered here, kept with its stream until it is in a committed snapshot, and sent to the memory.
+A command is numbered here, kept with its stream until a committed snapshot holds it, and sent to the memory.
 """
 
 from __future__ import annotations
@@ -19,15 +19,11 @@ from streamvos.pipeline.supervision.streams import Command, Reply, StreamRecord
 from streamvos.types import InputError
 
 MOST_COMMANDS = 64
-"""Of one stream, that have not been obeyed yet; each holds its mask."""
+"""Commands of one stream that have not been applied yet; each holds its mask."""
 
 
 class Commands:
-    """What users ask for, done by a stream manager.
-
-    Args:
-        manager: of the streams.
-    """
+    """Carries out users' commands; `manager` holds the streams."""
 
     def __init__(self, manager: StreamManager):
         self._manager = manager
@@ -38,7 +34,7 @@ class Commands:
         return self._manager.status()
 
     def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
-        """A mask for the next frame.
+        """Apply a mask to the next frame.
 
         Raises:
             InputError: no such stream, or a mask of another size.
@@ -51,7 +47,7 @@ class Commands:
         self._take_command(record, "annotate", reply, mask=mask)
 
     def forget(self, stream: str, object_id: int, reply: Reply) -> None:
-        """Follow an object no longer.
+        """Stop tracking an object.
 
         Raises:
             InputError: no such stream.
@@ -59,24 +55,20 @@ class Commands:
         self._take_command(self._running(stream), "forget", reply, object_id=object_id)
 
     def pause(self, stream: str) -> None:
-        """No more frames for now.
+        """Stop reading frames until `resume`.
 
         Raises:
             InputError: no such stream.
         """
-        record = self._running(stream)
-        record.paused = True
-        self._manager.tell(record, "source", "pause", record.incarnation)
+        self._set_paused(stream, True)
 
     def resume(self, stream: str) -> None:
-        """Frames again.
+        """Read frames again.
 
         Raises:
             InputError: no such stream.
         """
-        record = self._running(stream)
-        record.paused = False
-        self._manager.tell(record, "source", "resume", record.incarnation)
+        self._set_paused(stream, False)
 
     def stop(self, stream: str, reply: Reply) -> None:
         """End a stream, or with "" all of them; the reply comes when it has ended.
@@ -84,11 +76,8 @@ class Commands:
         Raises:
             InputError: no such stream.
         """
-        records = (
-            [self._running(stream)]
-            if stream
-            else [one for one in self._manager.streams.values() if not one.over]
-        )
+        names = [stream] if stream else [n for n, one in self._manager.streams.items() if not one.over]
+        records = [self._running(name) for name in names]
         for record in records:
             self._manager.ask_to_end(record)
         waiting = [record for record in records if not record.over]
@@ -104,6 +93,11 @@ class Commands:
             record.on_over.append(one_is_over)
         if not waiting:
             answer(reply, True)
+
+    def _set_paused(self, stream: str, paused: bool) -> None:
+        record = self._running(stream)
+        record.paused = paused
+        self._manager.tell(record, "source", "pause" if paused else "resume", record.incarnation)
 
     def _running(self, name: str) -> StreamRecord:
         record = self._manager.streams.get(name)

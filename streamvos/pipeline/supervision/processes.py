@@ -1,4 +1,4 @@
-"""Worker processes as the supervisor holds them: started, looked after, killed.
+"""Worker processes: started, looked after, killed.
 
 Only what was started here is ever signalled: a process that has been waited for has no number any more.
 """
@@ -20,57 +20,37 @@ State = Literal["starting", "initializing", "ready", "dead"]
 
 @dataclass
 class Instance:
-    """One life of a worker.
-
-    Attributes:
-        worker: its name.
-        stages: that it runs.
-        identity: its routing id on the control socket, of this life alone.
-        life: 0 for the first.
-        process: None for a remote worker.
-        state: see docs/protocol.md, 5.
-        spare: it is held ready, and runs nothing yet.
-        deadline: monotonic seconds at which it must be READY.
-        last_beat: monotonic seconds.
-        beat: what the last heartbeat said.
-        endpoints: edge -> where it is bound.
-        killed: why the supervisor killed it.
-        expected: it was told to exit.
-        told: it was told to prepare.
-        seen_dead: the process was gone when we looked last.
-    """
+    """One life of a worker. Times are monotonic seconds."""
 
     worker: str
     stages: tuple[str, ...]
-    identity: bytes
-    life: int
-    process: subprocess.Popen[bytes] | None
-    state: State = "starting"
-    spare: bool = False
-    deadline: float = 0.0
+    identity: bytes  # routing id on the control socket, of this life alone
+    life: int  # 0 for the first
+    process: subprocess.Popen[bytes] | None  # None for a remote worker
+    state: State = "starting"  # docs/protocol.md, 5
+    spare: bool = False  # the standby process, which runs nothing yet
+    prepared: bool = False  # INIT has been sent
+    deadline: float = 0.0  # when it must be READY
     last_beat: float = 0.0
-    beat: Mapping[str, Any] = field(default_factory=dict)
-    endpoints: dict[str, str] = field(default_factory=dict)
-    killed: str = ""
-    expected: bool = False
-    told: bool = False
-    seen_dead: bool = False
+    beat: Mapping[str, Any] = field(default_factory=dict)  # the last heartbeat
+    endpoints: dict[str, str] = field(default_factory=dict)  # edge -> where it is bound
+    expected: bool = False  # it was told to exit
+    killed: str = ""  # why the supervisor killed it
+    seen_dead: bool = False  # the process was gone when we looked last
 
     @property
     def pid(self) -> int | None:
-        """Of the process here."""
+        """Number of its process; None for a remote worker."""
         return None if self.process is None else self.process.pid
 
     def kill(self, reason: str) -> None:
-        """SIGKILL, once; what follows is the same as for any other death. A remote worker is given up."""
-        if self.process is None:
-            self.killed = self.killed or reason
-            return
-        if self.process.poll() is not None:
+        """Send SIGKILL; what follows is the same as for any other death. A remote worker is given up."""
+        if self.process is not None and self.process.poll() is not None:
             return
         self.killed = self.killed or reason
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGKILL)
 
     def has_ended(self) -> bool:
         """Whether the process is gone, or a remote one was given up."""
@@ -96,48 +76,37 @@ class Instance:
 
 
 def start_worker(
-    worker: str,
+    name: str,
     stages: Sequence[str],
     life: int,
-    control: str,
-    session: bytes,
+    spare: bool,
+    link: Mapping[str, Any],
     arenas: Mapping[str, int],
-    pipe: int,
-    spare: bool = False,
 ) -> Instance:
-    """Start one.
+    """Start a worker's process.
 
     Args:
-        worker, stages: its name and what it is to run.
-        life: which one it is.
-        control: address of the supervisor's socket.
-        session: of the supervisor.
+        name: of the worker.
+        stages: which it is to run.
+        life: how many processes it has had before.
+        spare: it is to be the standby process.
+        link: how it reaches the supervisor: `control` and `session` of its socket; `pipe`, the reading end of
+            a pipe that closes when the supervisor is gone.
         arenas: name -> descriptor, which it inherits.
-        pipe: reading end of the pipe whose closing tells it that the supervisor is gone.
-        spare: it is to be held ready.
 
     Raises:
         OSError: the system has nothing left for another process.
     """
-    identity = f"{worker}#{life}"
-    told = {
-        "name": worker,
-        "stages": list(stages),
-        "control": control,
-        "session": session.hex(),
-        "identity": identity,
-        "arenas": dict(arenas),
-        "pipe": pipe,
-        "parent": os.getpid(),
-    }
+    identity = f"{name}#{life}"
+    own = {"name": name, "stages": list(stages), "identity": identity, "arenas": dict(arenas)}
     with os.fdopen(os.memfd_create("streamvos letter"), "w+b") as letter:  # a disk may be full
-        letter.write(json.dumps(told).encode())
+        letter.write(json.dumps({**own, **link, "parent": os.getpid()}).encode())
         letter.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-m", "streamvos.pipeline.stages.worker"],
             stdin=letter,
             stdout=sys.stderr.fileno(),
-            pass_fds=(pipe, *arenas.values()),
+            pass_fds=(link["pipe"], *arenas.values()),
             start_new_session=True,  # Ctrl-C is the supervisor's business alone
         )
-    return Instance(worker, tuple(stages), identity.encode(), life, process, spare=spare)
+    return Instance(name, tuple(stages), identity.encode(), life, process, spare=spare)

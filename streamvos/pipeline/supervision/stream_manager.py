@@ -1,6 +1,6 @@
-"""The streams of a pipeline: when they begin, go back to a snapshot and begin anew, end; and what users say.
+"""The streams of a pipeline: when they begin, go back to a snapshot and begin anew, and end.
 
-The supervisor calls `on_...` when something has happened; a new incarnation is the answer to every death.
+`on_...` is called when something has happened; every death is answered by a new incarnation.
 docs/protocol.md, 5 to 7.
 """
 
@@ -33,19 +33,11 @@ CLOSE_SECONDS = 0.5
 
 
 class StreamManager:
-    """All streams.
-
-    Args:
-        config: the pipeline's configuration.
-        topology: which worker runs which stage.
-        send: sends a control message to an instance.
-        observation: counts what happens.
-        log: where events go.
-        clock: monotonic seconds.
+    """All streams. Arguments are those of `Dispatcher`.
 
     Attributes:
         streams: by name.
-        pool: who runs the stages; given after both are made.
+        pool: the workers; given after both are made.
         closing: no stream begins any more.
         code: exit code that the ends of streams amount to.
     """
@@ -74,27 +66,27 @@ class StreamManager:
 
     def of_worker(self, worker: WorkerSlot) -> list[StreamRecord]:
         """Streams that need a worker and are not over."""
-        names = (one.name for one in self.streams.values() if not one.over)
-        return [self.streams[name] for name in names if worker.name in self._topology.workers_of(name)]
+        left = [one for one in self.streams.values() if not one.over]
+        return [one for one in left if worker.name in self._topology.workers_of(one.name)]
 
     # ---- what happens
 
     def on_facts(self, facts: Mapping[str, Any]) -> None:
-        """A worker's READY told what its sources found."""
-        for stage, told in facts.items():
+        """A worker's READY says what its stages found: stage -> facts."""
+        for stage, found in facts.items():
             kind, _, name = stage.partition(".")
             if kind == "source":
                 stream = self.streams[name]
-                stream.facts, stream.tried = told, True
+                stream.facts, stream.tried = found, True
                 stream.opened_at = stream.opened_at or self._clock()
 
     def on_ready(self, worker: WorkerSlot) -> None:
-        """A worker can be told to begin."""
+        """A worker is READY: streams begin that have waited for it alone."""
         for stream in self.of_worker(worker):
             self._begin_if_possible(stream)
 
     def on_death(self, worker: WorkerSlot, reason: str) -> bool:
-        """A worker is gone; whether it shall live again."""
+        """A worker is gone; returns whether it is started again."""
         streams = self.of_worker(worker)
         self._observation.died(worker.name, worker.stages, reason, [one.name for one in streams])
         for stream in [one for one in streams if one.reason]:  # it was ending badly anyhow
@@ -119,7 +111,7 @@ class StreamManager:
         return False
 
     def on_message(self, message: Message) -> None:
-        """Something that a stage has to say about its stream."""
+        """A stage's message about its stream."""
         stream = self.streams.get(message.stream)
         if stream is None or stream.over:
             return
@@ -155,7 +147,7 @@ class StreamManager:
             self._over(stream, stream.reason)
 
     def watch(self) -> None:
-        """Streams that stand still though they should not: a message was lost on a network."""
+        """Notice streams that stand still though no stage works: a message was lost on a network."""
         now = self._clock()
         for stream in self.streams.values():
             if stream.phase == "ending":
@@ -170,11 +162,11 @@ class StreamManager:
                 stream.progress_at = now
 
     def _watch_end(self, stream: StreamRecord, now: float) -> None:
-        """An end that does not come."""
+        """Notice an end that does not come."""
         if stream.cut_at is not None:
             if now - stream.cut_at > CLOSE_SECONDS:
                 self._over(stream, stream.reason)
-        elif self._observation.waiting(stream.name) is not None:  # for room on a disk, and it may have it
+        elif self._observation.waiting(stream.name) is not None:  # for room on a disk: it may wait
             stream.progress_at = now
         elif now - stream.progress_at > self._config.supervision.hang_timeout:
             self.end_badly(stream, stream.reason or "it did not end when it was told to", stream.input_fault)
@@ -182,7 +174,7 @@ class StreamManager:
     # ---- incarnations
 
     def _begin_if_possible(self, stream: StreamRecord) -> None:
-        """A new incarnation of a stream, if all its workers are there."""
+        """Begin a new incarnation of a stream, if all its workers are READY."""
         if stream.over or self.closing or stream.facts is None or stream.phase in ("running", "ending"):
             return
         if not self.pool.are_ready(self._topology.workers_of(stream.name)):
@@ -203,11 +195,11 @@ class StreamManager:
         self._observation.mark("incarnation", stream.name, incarnation=number)
 
     def _reset_memory(self, stream: StreamRecord, written: int) -> None:
-        """The memory begins anew, with what users said since its snapshot.
+        """Reset the memory, and send it the commands since its snapshot.
 
         Args:
-            stream: whose.
-            written: no command may be obeyed anew at a frame before this one, which is written already.
+            stream: the memory's stream.
+            written: frames before this one are written, and no command may be applied to them any more.
         """
         assert stream.memory_restart is not None
         keeps, snapshot = stream.memory_restart
@@ -230,32 +222,38 @@ class StreamManager:
             self.send_command(stream, command)
 
     def _reset_done(self, stream: StreamRecord, message: Message) -> None:
+        if message.incarnation != stream.incarnation:
+            return  # the answer to an older reset
         kind = message["stage"].partition(".")[0]
-        if message.incarnation == stream.incarnation and kind == "sinks" and stream.memory_restart:
+        if kind == "sinks" and stream.memory_restart:
             for number, seq in message.get("obeyed", []):  # the memory died before it could say so
                 answer(stream.applied(number, seq), True, seq=seq)
             self._reset_memory(stream, max(message["next"], stream.acked + 1))
-        if message.incarnation == stream.incarnation and kind == "sinks":
+        if kind == "sinks":
             stream.sinks_next = message["next"]
-        if message.incarnation == stream.incarnation and kind == "memory":
+        elif kind == "memory":
             stream.fresh = message["fresh"]
-            stream.next_seq = message["next"] if stream.lossless else max(stream.next_seq, message["next"])
-        elif message.incarnation == stream.incarnation and kind == "sinks" and not stream.lossless:
-            stream.next_seq = max(stream.next_seq, message["next"])  # after what an earlier life wrote
+        if kind == "memory" and stream.lossless:
+            stream.next_seq = message["next"]
+        elif kind in ("memory", "sinks") and not stream.lossless:  # after what an earlier life wrote
+            stream.next_seq = max(stream.next_seq, message["next"])
         if stream.reset_done(kind, message.incarnation):
-            stream.phase = "running"
-            stream.progress_at = self._clock()
-            start = {
-                "next": stream.next_seq,
-                "fresh": stream.fresh,
-                "written": stream.sinks_next,
-                "origin": stream.origin,
-            }
-            self.tell(stream, "source", "start", stream.incarnation, 0, start)
-            if stream.paused:
-                self.tell(stream, "source", "pause", stream.incarnation)
-            if stream.stopping:
-                self.ask_to_end(stream)
+            self._start(stream)
+
+    def _start(self, stream: StreamRecord) -> None:
+        """All stages have answered the reset: the source begins."""
+        stream.phase, stream.progress_at = "running", self._clock()
+        start = {
+            "next": stream.next_seq,
+            "fresh": stream.fresh,
+            "written": stream.sinks_next,
+            "origin": stream.origin,
+        }
+        self.tell(stream, "source", "start", stream.incarnation, 0, start)
+        if stream.paused:
+            self.tell(stream, "source", "pause", stream.incarnation)
+        if stream.stopping:
+            self.ask_to_end(stream)
 
     def _release_slots(self, stream: StreamRecord, slots: Iterable[int]) -> None:
         for slot in slots:
@@ -268,7 +266,7 @@ class StreamManager:
             self.tell(stream, "source", "release", stream.incarnation, stream.released)
 
     def _waits_for_nobody(self, stream: StreamRecord) -> bool:
-        """Whether frames are out, and nobody says to work on one."""
+        """Whether frames are on their way, and no stage says that it works on one."""
         beats: dict[str, Any] = {}
         for name in self._topology.workers_of(stream.name):
             current = self.pool.workers[name].current
@@ -286,7 +284,7 @@ class StreamManager:
             self.ask_to_end(stream)
 
     def cut_short(self) -> None:
-        """The drain takes too long: the sinks close with what they have, and if they do not, so be it."""
+        """The drain takes too long: the sinks close with what they have, or their streams end without."""
         now = self._clock()
         for stream in self.streams.values():
             if not stream.over and stream.cut_at is None:
@@ -310,7 +308,7 @@ class StreamManager:
         self._close_sinks(stream)
 
     def ask_to_end(self, stream: StreamRecord) -> None:
-        """Let a stream end in order, as soon as that can be."""
+        """End a stream in order, as soon as that can be."""
         stream.stopping = True
         if stream.phase == "running":
             stream.phase = "ending"
@@ -319,7 +317,7 @@ class StreamManager:
             self._close_sinks(stream)
 
     def _close_sinks(self, stream: StreamRecord) -> None:
-        """Let the sinks end with what they have; without sinks there is nothing to end."""
+        """The sinks close with what they have; without sinks there is nothing to close."""
         stream.phase = "ending"
         sinks = self._instance(stream, "sinks")
         if sinks is None or sinks.state != "ready":
@@ -346,7 +344,7 @@ class StreamManager:
                 self.pool.retire(name)
 
     def take_cleared(self) -> list[str]:
-        """Streams that are over and whose own workers are gone; each is told of once."""
+        """Names of streams that are over and whose own workers are gone, each once."""
         found = []
         for stream in self.streams.values():
             workers = [self.pool.workers[name] for name in self._topology.workers_of(stream.name)]
@@ -392,7 +390,7 @@ class StreamManager:
     # ---- what is sent
 
     def send_command(self, stream: StreamRecord, command: Command) -> None:
-        """Tell the memory what a user said."""
+        """Send a user's command to the memory."""
         arrays = {} if command.mask is None else {"mask": Array.of(command.mask)}
         fields = {
             "number": command.number,
@@ -427,7 +425,7 @@ class StreamManager:
 
 
 def answer(reply: Reply | None, ok: bool, **fields: Any) -> None:
-    """Tell a user, if one waits."""
+    """Answer a user, if one waits."""
     if reply is not None:
         with contextlib.suppress(StreamvosError):
             reply(ok, **fields)

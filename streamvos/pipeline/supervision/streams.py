@@ -23,21 +23,14 @@ RESET_STAGES = ("sinks", "decoder", "extractor", "memory")
 
 @dataclass
 class Command:
-    """What a user asked for.
-
-    Attributes:
-        number: in the order in which it came.
-        verb: "annotate" or "forget".
-        due: the frame it was applied to; None as long as that is not known.
-        reply: tells the user; None once it has.
-    """
+    """What a user asked for; numbered in the order of arrival."""
 
     number: int
     verb: Literal["annotate", "forget"]
     object_id: int = 0
     mask: np.ndarray | None = None
-    due: int | None = None
-    reply: Reply | None = None
+    due: int | None = None  # the frame it was applied to; None as long as that is not known
+    reply: Reply | None = None  # answers the user; None once it has
 
 
 @dataclass(frozen=True)
@@ -58,71 +51,47 @@ class Restart(NamedTuple):
 
 @dataclass
 class StreamRecord:
-    """Everything about one stream.
-
-    Attributes:
-        config: of the stream.
-        phase: where it is in its life.
-        facts: what its source says of itself; None before it was opened.
-        tried: its source has been opened, or could not be.
-        opened_at: monotonic seconds at which its source was open for the first time.
-        incarnation: 0 before the first.
-        awaiting: kinds of stages that have not answered the reset.
-        next_seq: where the source begins in this incarnation.
-        fresh: the first mask has to be given again.
-        acked: everything up to here has been written; -1 = nothing.
-        released: the source was told that it need not keep frames up to here.
-        reason: why it is over; "" if in order.
-        input_fault: that reason is something the user gave.
-        paused: by a user.
-        stopping: somebody wants it to end.
-        sinks_next: frames before this one have reached the sinks.
-        memory_identity: which life of the memory was reset last.
-        memory_restart: how it will be reset, as soon as the sinks have said what they have written.
-        progress_at: monotonic seconds of the last sign that frames get through.
-        cut_at: monotonic seconds at which the sinks were told to close without waiting longer.
-        on_over: who wants to know that it has ended.
-        cleared: its shared memory has been given back.
-        origin: when the time stamps of a live source began, in its host's monotonic ns.
-        trouble: why one of its workers died last.
-    """
+    """Everything about one stream. Times are monotonic seconds."""
 
     config: StreamConfig
     phase: StreamPhase = "opening"
-    facts: Mapping[str, Any] | None = None
-    tried: bool = False
-    opened_at: float | None = None
-    incarnation: int = 0
-    awaiting: set[str] = field(default_factory=set)
-    next_seq: int = 0
-    fresh: bool = True
-    acked: int = -1
-    released: int = -1
-    reason: str = ""
-    input_fault: bool = False
-    paused: bool = False
-    stopping: bool = False
-    sinks_next: int = 0
-    memory_identity: bytes | None = None
-    memory_restart: Restart | None = None
-    progress_at: float = 0.0
-    cut_at: float | None = None
-    commands: dict[int, Command] = field(default_factory=dict)
-    snapshots: list[Snapshot] = field(default_factory=list)
+    facts: Mapping[str, Any] | None = None  # what the source found; None before it was opened
+    tried: bool = False  # the source has been opened, or could not be
+    opened_at: float | None = None  # when the source was open for the first time
+    origin: int | None = None  # when the time stamps of a live source began, in its host's monotonic ns
+    # this incarnation
+    incarnation: int = 0  # 0 before the first
+    awaiting: set[str] = field(default_factory=set)  # kinds of stages that have not answered the reset
+    memory_restart: Restart | None = None  # until the sinks have said what they have written
+    memory_identity: bytes | None = None  # the life of the memory that was reset last
+    next_seq: int = 0  # where the source begins
+    sinks_next: int = 0  # frames before this one have reached the sinks
+    fresh: bool = True  # the first mask has to be given again
+    # progress
+    acked: int = -1  # everything up to here has been written; -1 = nothing
+    released: int = -1  # the source need not keep frames up to here
+    progress_at: float = 0.0  # the last sign that frames get through
+    snapshots: list[Snapshot] = field(default_factory=list)  # not committed yet
     committed: Snapshot | None = None
-    on_over: list[Reply] = field(default_factory=list)
-    cleared: bool = False
-    origin: int | None = None
-    trouble: str = ""
+    commands: dict[int, Command] = field(default_factory=dict)  # not in a committed snapshot yet, by number
+    trouble: str = ""  # why one of its workers died last
+    # what users asked for, and the end
+    paused: bool = False
+    stopping: bool = False  # it ends as soon as that can be
+    cut_at: float | None = None  # when the sinks were told to close without waiting longer
+    on_over: list[Reply] = field(default_factory=list)  # who waits for the end
+    reason: str = ""  # why it is over; "" if in order
+    input_fault: bool = False  # the reason is something that the user gave
+    cleared: bool = False  # its shared memory has been given back
 
     @property
     def name(self) -> str:
-        """Of the stream."""
+        """The stream's name."""
         return self.config.name
 
     @property
     def lossless(self) -> bool:
-        """Its policy."""
+        """Whether its policy is "lossless"."""
         return self.config.effective_policy == "lossless"
 
     @property
@@ -143,7 +112,7 @@ class StreamRecord:
     # ---- incarnations
 
     def begin(self) -> int:
-        """A new incarnation; everything that was on its way is of the past. Its number."""
+        """Begin a new incarnation, in which nothing that was on its way counts; its number."""
         self.incarnation += 1
         self.awaiting = set(RESET_STAGES)
         self.phase = "resetting"
@@ -152,7 +121,7 @@ class StreamRecord:
     def restart_from(self, memory_lives: bool) -> Snapshot | None:
         """The snapshot to go on from; None = the beginning, or (live) the state that the memory still has.
 
-        Under "lossless" the committed one: all frames since then can be had again. Under "latest" the newest.
+        Under "lossless" the committed one, after which the source has all frames; under "latest" the newest.
         """
         if self.lossless:
             return self.committed
@@ -214,14 +183,14 @@ class StreamRecord:
     # ---- commands
 
     def commands_after(self, snapshot: Snapshot | None, memory_keeps: bool) -> list[Command]:
-        """What the memory has to be told again, in order."""
+        """The commands that the memory needs again, in order."""
         if memory_keeps:
             return [one for one in self.commands.values() if one.due is None]
         after = -1 if snapshot is None else snapshot.seq
         return [one for one in self.commands.values() if one.due is None or one.due > after]
 
     def applied(self, number: int, seq: int) -> Reply | None:
-        """A command was obeyed at a frame; whom to tell."""
+        """A command was applied to a frame; returns who waits for the answer."""
         command = self.commands.get(number)
         if command is None:
             return None
@@ -232,6 +201,6 @@ class StreamRecord:
         return reply
 
     def refused(self, number: int) -> Reply | None:
-        """A command could not be obeyed; whom to tell."""
+        """A command could not be applied; returns who waits for the answer."""
         command = self.commands.pop(number, None)
         return None if command is None else command.reply

@@ -1,4 +1,4 @@
-"""The supervisor: starts the workers, watches them, brings streams back, and ends everything in order.
+"""The supervisor: starts the workers, watches them, restores streams, and ends everything in order.
 
     Supervisor(config, EventLog("text")).run()
 
@@ -13,7 +13,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -42,14 +41,14 @@ STATUS_SECONDS = 0.5
 """How old the metrics of the endpoint may be."""
 
 HELD_SECONDS = 0.5
-"""A wait for events that took so long was no wait: this process was stopped, or the machine slept."""
+"""A turn that took longer was none of the workers' fault: this process was stopped, or the machine slept."""
 
 PING_SECONDS = 1.0
 """How often remote workers hear that the supervisor lives."""
 
-_QUEUE = 10_000  # messages to a worker; never reached by workers with manners
-_HELD = 256  # messages of each peer that wait here; those of a worker beyond that wait with the worker
-_BUDGET = 1_000  # messages of one turn, so that the other sockets get theirs
+_QUEUE = 10_000  # messages that wait for a worker; never reached by one that reads
+_HELD = 256  # messages of each worker that wait here; further ones wait at the worker
+_BUDGET = 1_000  # messages of one turn, so that the other sockets have theirs
 
 
 class Supervisor:
@@ -63,7 +62,7 @@ class Supervisor:
     def __init__(self, config: PipelineConfig, log: EventLog):
         self.config, self._log = config, log
         self._session = secrets.token_bytes(8)
-        self._drained_by: float | None = None  # monotonic seconds; None = nobody wants us to stop
+        self._drained_by: float | None = None  # monotonic seconds; None = no signal has come
         self._signal: int | None = None
         self._forced = False
         self._status: dict[str, Any] = {}
@@ -71,7 +70,7 @@ class Supervisor:
         self._turned_at = time.monotonic()
 
     def run(self) -> int:
-        """Until every stream is over, or a signal comes.
+        """Run until every stream is over, or a signal comes.
 
         Returns:
             0 if all streams ended in order; 1 if one failed, 2 if that was the input's fault; 128 + n after a
@@ -132,7 +131,7 @@ class Supervisor:
                 self._observation.include("remote workers", own.denied)
         init = {"pipeline_session": self._session, "runtime": str(runtime.folder)}
         self._dispatcher = Dispatcher(
-            config, self._topology, self._start_one, self._send, init, self._observation, self._log
+            config, self._topology, self._start, self._send, init, self._observation, self._log
         )
         self._manager, self._pool = self._dispatcher.manager, self._dispatcher.pool
         self._users = ControlServer(
@@ -169,11 +168,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGHUP wake the loop; what is ignored (nohup) stays ignored."""
-        wake_in, wake_out = socket.socketpair()
-        wake_in.setblocking(False)
-        wake_out.setblocking(False)
-        self._waker = wake_in
+        """Note SIGINT, SIGTERM and SIGHUP for the loop's next turn; what is ignored (nohup) stays ignored."""
 
         def note(number: int, _: FrameType | None) -> None:
             self._forced = self._signal is not None
@@ -182,24 +177,17 @@ class Supervisor:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         caught = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         handlers = {number: signal.signal(number, note) for number in caught}
-        waking = signal.set_wakeup_fd(wake_out.fileno(), warn_on_full_buffer=False)
-        self._poller.register(wake_in, zmq.POLLIN)
         try:
             yield
         finally:
-            signal.set_wakeup_fd(waking)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            wake_in.close()
-            wake_out.close()
 
     # ---- the loop
 
     def _turn(self) -> None:
-        """Everything that has happened since the last turn."""
+        """Handle everything that has happened since the last turn."""
         self._poller.poll(round(TICK_SECONDS * 1000))
-        with contextlib.suppress(BlockingIOError):
-            self._waker.recv(4096)
         now = time.monotonic()
         if (held := now - self._turned_at) > HELD_SECONDS:
             self._pool.excuse(held)
@@ -220,7 +208,7 @@ class Supervisor:
         self._turned_at = time.monotonic()
 
     def _drain(self, now: float) -> None:
-        """The first signal."""
+        """The first signal: all streams end in order."""
         self._drained_by = now + self.config.supervision.drain_timeout
         self._log.event("stopping", signal=signal.Signals(self._signal or signal.SIGTERM).name)
         self._pool.leaving = True
@@ -255,7 +243,7 @@ class Supervisor:
             except Refused as error:
                 self._observation.refuse("supervisor", error.cause)
             except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-                # a worker that says what the protocol does not know ends nobody but perhaps itself
+                # a malformed message must not end the supervisor
                 self._observation.refuse("supervisor", "field", f"{type(error).__name__}: {error}")
 
     def _take(self, identity: bytes, parts: list[bytes], remote: bool) -> None:
@@ -265,9 +253,9 @@ class Supervisor:
                 raise Refused("peer")
             return
         worker, instance = found
-        if remote != (instance.process is None):  # somebody elsewhere with the name of a worker of ours
+        if remote != (instance.process is None):  # another host uses the name of a local worker
             raise Refused("peer")
-        own = None if remote and not instance.told else self._session  # which a remote one learns with INIT
+        own = None if remote and not instance.prepared else self._session  # a remote one learns it with INIT
         self._dispatcher.take(worker, instance, decode(parts, own))
 
     def _adopt(self, identity: bytes, parts: list[bytes]) -> None:
@@ -285,16 +273,7 @@ class Supervisor:
             with contextlib.suppress(zmq.Again):
                 router.send_multipart([instance.identity, *encode(message, self._session)], zmq.NOBLOCK)
 
-    # ---- workers
-
-    def _start_one(self, worker: WorkerSlot, spare: bool) -> Instance:
-        return start_worker(
-            worker.name,
-            worker.stages,
-            worker.lives,
-            self._runtime.workers,
-            self._session,
-            {name: arena.fd for name, arena in self._arenas.items()},
-            self._pipe,
-            spare,
-        )
+    def _start(self, worker: WorkerSlot, spare: bool) -> Instance:
+        link = {"control": self._runtime.workers, "session": self._session.hex(), "pipe": self._pipe}
+        arenas = {name: arena.fd for name, arena in self._arenas.items()}
+        return start_worker(worker.name, worker.stages, worker.lives, spare, link, arenas)

@@ -1,11 +1,10 @@
-"""The workers of a pipeline: who runs what, who is held ready, who died, and when they start again.
+"""The workers of a pipeline: which processes they have, and when those are started, promoted and killed.
 
-    pool = WorkerPool(config, topology, start_one, send, on_death, log)
     pool.start_all()
     pool.look(); ...; pool.watch()       # deaths, deadlines, restarts; many times a second
 
-What a death means for streams is the manager's business: `on_death` is called, and says whether there shall
-be another life.
+What a death means for streams is `StreamManager`'s business: its `on_death` says whether the worker gets
+another process.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
@@ -29,33 +29,24 @@ SPARE_DELAY = 1.0
 """Seconds before the next spare worker is started, so that its imports do not slow down a recovery."""
 
 
+@dataclass
 class WorkerSlot:
-    """A place in the pool, which one instance after another fills.
+    """A worker, whose work one instance after another does. Times are monotonic seconds."""
 
-    Attributes:
-        name, stages: of the worker.
-        remote: somebody else starts it.
-        restarts: its deaths.
-        current: who runs the stages; None while nobody does.
-        spare: who is held ready for it.
-        lives: instances so far.
-        start_at: monotonic seconds of the next start; None = none is due.
-        spare_at: the same for the next spare one.
-        retired: no stream needs it any more.
-    """
-
-    def __init__(self, name: str, stages: tuple[str, ...], remote: bool, restarts: Restarts):
-        self.name, self.stages, self.remote, self.restarts = name, stages, remote, restarts
-        self.current: Instance | None = None
-        self.spare: Instance | None = None
-        self.lives = 0
-        self.start_at: float | None = None
-        self.spare_at: float | None = None
-        self.retired = False
+    name: str
+    stages: tuple[str, ...]
+    remote: bool  # a person starts it on another host
+    restarts: Restarts
+    current: Instance | None = None  # does the work
+    spare: Instance | None = None  # the standby process
+    lives: int = 0  # instances so far
+    start_at: float | None = None  # when the next one is started; None = none is due
+    spare_at: float | None = None  # the same for the next standby process
+    retired: bool = False  # no stream needs it any more
 
     @property
     def instances(self) -> list[Instance]:
-        """Those who live: the one at work, the one held ready."""
+        """The one at work and the standby one, if they live."""
         return [one for one in (self.current, self.spare) if one is not None]
 
     @property
@@ -65,7 +56,7 @@ class WorkerSlot:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can be told to begin."""
+        """Whether its instance is READY."""
         return self.current is not None and self.current.state == "ready"
 
 
@@ -73,13 +64,9 @@ class WorkerPool:
     """All workers.
 
     Args:
-        config, topology: of the pipeline.
-        start_one: starts a process: (worker, spare) -> instance.
-        send: sends a control message to an instance.
-        initialize: INIT for an instance.
+        initialize: makes INIT for an instance.
         on_death: (worker, reason) -> whether to start it again.
-        log: where events go.
-        clock: monotonic seconds.
+        The others are those of `Dispatcher`.
 
     Attributes:
         workers: by name.
@@ -90,7 +77,7 @@ class WorkerPool:
         self,
         config: PipelineConfig,
         topology: Topology,
-        start_one: Callable[[WorkerSlot, bool], Instance],
+        start: Callable[[WorkerSlot, bool], Instance],
         send: Callable[[Instance, Message], None],
         initialize: Callable[[WorkerSlot, Instance], Message],
         on_death: Callable[[WorkerSlot, str], bool],
@@ -98,7 +85,7 @@ class WorkerPool:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._limits, self._topology, self._log, self._clock = config.supervision, topology, log, clock
-        self._start_one, self._send, self._init, self._on_death = start_one, send, initialize, on_death
+        self._start_process, self._send, self._init, self._on_death = start, send, initialize, on_death
         self.leaving = False
         self._buried: deque[bytes] = deque(maxlen=256)
         self.workers = {
@@ -118,11 +105,11 @@ class WorkerPool:
         return iter(self.workers.values())
 
     def of_stage(self, stage: str) -> WorkerSlot:
-        """Who runs a stage."""
+        """The worker that runs a stage."""
         return self.workers[self._topology.worker_of(stage)]
 
     def find(self, identity: bytes) -> tuple[WorkerSlot, Instance] | None:
-        """Whose routing id it is; that of a life that is over is nobody's."""
+        """The worker and instance with a routing id; None for that of a life that is over."""
         for worker in self:
             for instance in worker.instances:
                 if instance.identity == identity:
@@ -130,16 +117,16 @@ class WorkerPool:
         return None
 
     def knew(self, identity: bytes) -> bool:
-        """Whether it is of a life that is over, whose last words may still come in."""
+        """Whether a routing id is of a life that is over, whose last messages may still arrive."""
         return identity in self._buried
 
     def are_ready(self, names: set[str]) -> bool:
-        """Whether all of these can be told to begin."""
+        """Whether all of these workers are READY."""
         return all(self.workers[name].is_ready for name in names)
 
     def working(self) -> list[Instance]:
-        """Those who are READY, without spare ones."""
-        return [m.current for m in self if m.current is not None and m.current.state == "ready"]
+        """Instances that are READY, without standby ones."""
+        return [worker.current for worker in self if worker.current is not None and worker.is_ready]
 
     # ---- lives
 
@@ -150,7 +137,7 @@ class WorkerPool:
                 self._start(worker)
 
     def adopt(self, worker: WorkerSlot, identity: bytes) -> None:
-        """A remote worker has said hello: a new life, and the end of the one before."""
+        """A remote worker has said hello: a new life begins, and the one before is over."""
         if worker.current is not None:
             self._bury(worker, worker.current, "it was started anew")
         instance = Instance(worker.name, worker.stages, identity, worker.lives, None, state="initializing")
@@ -164,7 +151,7 @@ class WorkerPool:
         """Send INIT to every instance that has said hello, has not had it yet, and whose worker may begin."""
         for worker in self:
             for instance in worker.instances:
-                if instance.state != "initializing" or instance.told:
+                if instance.state != "initializing" or instance.prepared:
                     continue
                 if may(worker):
                     self._prepare(worker, instance)
@@ -172,11 +159,11 @@ class WorkerPool:
                     instance.deadline = self._clock() + self._limits.start_timeout
 
     def ready(self, worker: WorkerSlot, instance: Instance, message: Message) -> bool:
-        """An instance has said READY; whether it is at work now."""
+        """Take an instance's READY; whether it is at work now."""
         instance.state, instance.endpoints = "ready", dict(message["endpoints"])
         if message["standby"]:
             self._log.event("standby_ready", worker=worker.name, life=instance.life)
-            if not instance.spare:  # it was needed before it was ready
+            if not instance.spare:  # it took over before it was ready
                 self._promote(worker, instance)
             return False
         self._log.event("ready", worker=worker.name, life=instance.life)
@@ -186,27 +173,27 @@ class WorkerPool:
         return True
 
     def look(self) -> None:
-        """See who has died; what they said before is read first, and then `watch` is called."""
+        """Note which processes have died; their last messages are read before `watch` is called."""
         for worker in self:
             for instance in worker.instances:
                 instance.seen_dead = instance.has_ended()
 
     def excuse(self, seconds: float) -> None:
-        """Nobody could be heard for so long, through no fault of theirs."""
+        """Extend all deadlines by a time in which this process could not run."""
         for worker in self:
             for instance in worker.instances:
                 instance.last_beat += seconds
                 instance.deadline += seconds
 
     def watch(self) -> None:
-        """Deaths that were seen, deadlines, and restarts that are due."""
+        """Act on deaths that were noted, on deadlines, and on restarts that are due."""
         now = self._clock()
         for worker in self:
             for instance in worker.instances:
                 if instance.seen_dead:
                     self._bury(worker, instance, instance.exit_reason())
-                else:
-                    self._watch(worker, instance, now)
+                elif reason := self._overdue(instance, now):
+                    instance.kill(reason)
             if self.leaving or worker.retired:
                 continue
             if worker.start_at is not None and now >= worker.start_at:
@@ -215,33 +202,33 @@ class WorkerPool:
                 self._start(worker, spare=True)
 
     def retire(self, name: str) -> None:
-        """Let a worker go that no stream needs any more."""
+        """End a worker that no stream needs any more."""
         worker = self.workers[name]
         worker.retired = True
         for instance in worker.instances:
             instance.expected = True
-            if instance.state == "starting":  # it has not called yet, and would not hear it
+            if instance.state == "starting":  # it has not connected yet, and would not hear it
                 instance.kill("no stream needs it any more")
             else:
                 self._send(instance, Message("exit"))
 
     def dismiss(self, forced: bool, meanwhile: Callable[[], None]) -> None:
-        """Everybody goes: told, and a moment later killed.
+        """End all workers: they are told to exit, and killed a moment later.
 
         Args:
-            forced: without being told.
-            meanwhile: called while we wait.
+            forced: they are killed at once.
+            meanwhile: called while they end.
         """
         self.leaving = True
-        everybody = [instance for worker in self for instance in worker.instances]
-        for instance in everybody:
+        instances = [instance for worker in self for instance in worker.instances]
+        for instance in instances:
             instance.expected = True
             if forced:
                 instance.kill("interrupted twice")
             else:
                 self._send(instance, Message("exit"))
         limit = self._clock() + KILL_AFTER
-        own = [one for one in everybody if one.process is not None]
+        own = [one for one in instances if one.process is not None]
         while self._clock() < limit and not all(one.has_ended() for one in own):
             time.sleep(0.01)
             meanwhile()
@@ -252,7 +239,7 @@ class WorkerPool:
     # ---- for status
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Name -> what is known of each worker, its heartbeat included."""
+        """Name -> state of each worker, its last heartbeat included."""
         return {
             worker.name: {
                 "pid": None if (current := worker.current) is None else current.pid,
@@ -270,7 +257,7 @@ class WorkerPool:
 
     def _start(self, worker: WorkerSlot, spare: bool = False) -> None:
         try:
-            instance = self._start_one(worker, spare)
+            instance = self._start_process(worker, spare)
         except OSError as error:  # no descriptors, no memory: perhaps later
             self._cannot_start(worker, spare, f"cannot be started: {error.strerror or error}")
             return
@@ -294,17 +281,17 @@ class WorkerPool:
             worker.start_at = self._clock() + max(worker.restarts.delay, SPARE_DELAY)
 
     def _prepare(self, worker: WorkerSlot, instance: Instance) -> None:
-        instance.told = True
+        instance.prepared = True
         self._send(instance, self._init(worker, instance))
 
     def _promote(self, worker: WorkerSlot, instance: Instance) -> None:
-        """What was held ready gets to work."""
+        """A standby process that is READY gets to work."""
         instance.state = "initializing"
         instance.deadline = self._clock() + self._limits.start_timeout
         self._prepare(worker, instance)
 
     def _revive(self, worker: WorkerSlot) -> None:
-        """The next life: the one held ready, or a new process."""
+        """Begin the next life: with the standby process, or with a new one."""
         worker.start_at = None
         if worker.remote:
             return
@@ -317,11 +304,11 @@ class WorkerPool:
             self._promote(worker, instance)
 
     def _bury(self, worker: WorkerSlot, instance: Instance, reason: str) -> None:
-        """A life is over."""
+        """A life is over; decide whether and when the next begins."""
         instance.state = "dead"
         self._buried.append(instance.identity)
         if instance.process is None:
-            self._send(instance, Message("exit"))  # whoever it is that lives on at the other end
+            self._send(instance, Message("exit"))  # it may live on at the other end
         instance.bury()
         if instance is worker.spare:
             worker.spare = None
@@ -341,12 +328,6 @@ class WorkerPool:
         worker.start_at = self._clock() + delay
         if not delay or (worker.spare is not None and worker.spare.state == "ready"):
             self._revive(worker)
-
-    def _watch(self, worker: WorkerSlot, instance: Instance, now: float) -> None:
-        reason = self._overdue(instance, now)
-        if not reason:
-            return
-        instance.kill(reason)
 
     def _overdue(self, instance: Instance, now: float) -> str:
         limits = self._limits
