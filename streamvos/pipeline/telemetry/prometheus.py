@@ -9,7 +9,7 @@ status is asked for in a thread of the HTTP server, so it must be one that nobod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ STATES = ("starting", "running", "waiting", "paused", "recovering", "ended", "fa
 _QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99"}
 
 Status = Mapping[str, Any]
-_Samples = Iterable[tuple[tuple[str, ...], float | None]]
+_Samples = Mapping[tuple[str, ...], Any]  # values of the labels -> number or table; None = not known yet
 
 
 @contextmanager
@@ -75,112 +75,92 @@ class StatusCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of one scrape; without a status, `streamvos_up` is 0 and the only one."""
+        up = GaugeMetricFamily("streamvos_up", "Whether the supervisor answers.")
         try:
             status = self._status()
         except Exception:  # a scrape that fails is no reason to lose the next one
-            yield GaugeMetricFamily("streamvos_up", "Whether the supervisor answers.", value=0)
+            up.add_metric([], 0)
+            yield up
             return
-        yield GaugeMetricFamily("streamvos_up", "Whether the supervisor answers.", value=1)
+        up.add_metric([], 1)
+        yield up
         yield from _of_streams(status["streams"])
-        workers = status["workers"].items()
-        yield _gauge(
-            "streamvos_resident_memory_bytes",
-            "Resident memory of a worker.",
-            ["worker"],
-            (((name,), one["beat"].get("memory")) for name, one in workers),
-        )
-        yield _gauge(
-            "streamvos_worker_up",
-            "Whether the worker is there and ready.",
-            ["worker"],
-            (((name,), one["up"]) for name, one in workers),
+        workers = status["workers"]
+        memory: _Samples = {(name,): one["beat"].get("memory") for name, one in workers.items()}
+        yield _gauge("streamvos_resident_memory_bytes worker", "Resident memory of a worker.", memory)
+        ready: _Samples = {(name,): one["up"] for name, one in workers.items()}
+        yield _gauge("streamvos_worker_up worker", "Whether the worker is there and ready.", ready)
+        restarts, refused = _pairs(status["restarts"]), _pairs(status["refused"])
+        yield _counter(
+            "streamvos_restarts stage reason", "Restarts of a stage's worker, by the reason.", restarts
         )
         yield _counter(
-            "streamvos_restarts",
-            "Restarts of a stage's worker, by the reason.",
-            ["stage", "reason"],
-            _pairs(status["restarts"]),
-        )
-        yield _counter(
-            "streamvos_refused_messages",
-            "Messages that broke a rule of the protocol, by cause.",
-            ["stage", "cause"],
-            _pairs(status["refused"]),
+            "streamvos_refused_messages stage cause", "Messages that broke a rule, by cause.", refused
         )
 
 
 def _of_streams(streams: Mapping[str, Status]) -> Iterator[Metric]:
     def each(key: str) -> _Samples:
-        return (((name,), one[key]) for name, one in streams.items())
+        return {(name,): one[key] for name, one in streams.items()}
 
-    def tables(key: str) -> dict[str, Any]:
-        return {name: one[key] for name, one in streams.items()}
+    def pairs(key: str) -> _Samples:
+        return _pairs({name: one[key] for name, one in streams.items()})
 
-    label = ["stream"]
-    states = (((name, word), word == one["state"]) for name, one in streams.items() for word in STATES)
-    yield _gauge("streamvos_stream_state", "1 for the stream's state.", ["stream", "state"], states)
-    yield _gauge("streamvos_incarnation", "How often the stream was begun anew.", label, each("incarnation"))
-    objects = (((name,), len(one["objects"])) for name, one in streams.items())
-    yield _gauge("streamvos_objects", "Objects that are followed.", label, objects)
-    yield _gauge("streamvos_sequence", "Number of the newest frame that was written.", label, each("seq"))
-    yield _gauge("streamvos_frames_per_second", "Rate over the last seconds.", label, each("fps"))
-    yield _gauge(
-        "streamvos_stream_waiting_seconds",
-        "For how long the stream has waited for its source or a disk; 0 if it does not.",
-        label,
-        each("waiting_seconds"),
-    )
-    yield _counter("streamvos_frames", "Frames that were written.", label, each("frames"))
-    yield _counter("streamvos_recoveries", "Times that the stream came back.", label, each("recoveries"))
+    states: _Samples = {
+        (name, word): word == one["state"] for name, one in streams.items() for word in STATES
+    }
+    yield _gauge("streamvos_stream_state stream state", "1 for the stream's state.", states)
+    yield _gauge("streamvos_incarnation stream", "How often the stream was begun anew.", each("incarnation"))
+    objects: _Samples = {(name,): len(one["objects"]) for name, one in streams.items()}
+    yield _gauge("streamvos_objects stream", "Objects that are followed.", objects)
+    yield _gauge("streamvos_sequence stream", "Number of the newest frame that was written.", each("seq"))
+    yield _gauge("streamvos_frames_per_second stream", "Rate over the last seconds.", each("fps"))
+    text = "For how long the stream has waited for its source or a disk; 0 if it does not."
+    yield _gauge("streamvos_stream_waiting_seconds stream", text, each("waiting_seconds"))
+    yield _counter("streamvos_frames stream", "Frames that were written.", each("frames"))
+    yield _counter("streamvos_recoveries stream", "Times that the stream came back.", each("recoveries"))
     yield _counter(
-        "streamvos_left_out_times", "Times that cannot be, and are in no latency.", label, each("left_out")
+        "streamvos_left_out_times stream", "Times that cannot be, and are in no latency.", each("left_out")
     )
-    dropped, queues = _pairs(tables("dropped")), _pairs(tables("queues"))
     yield _counter(
-        "streamvos_dropped_frames", "Frames that were dropped, by cause.", ["stream", "cause"], dropped
+        "streamvos_dropped_frames stream cause", "Frames that were dropped, by cause.", pairs("dropped")
     )
-    yield _gauge("streamvos_queue_depth", "Frames that wait in a queue.", ["stream", "queue"], queues)
-    latencies = SummaryMetricFamily(
-        "streamvos_latency_seconds",
-        "Time that frames take, by what is measured (docs/pipeline.md).",
-        labels=["stream", "what"],
-    )
-    for name, table in tables("latencies").items():
-        for what, one in table.items():
-            _add_summary(latencies, {"stream": name, "what": what}, one)
-    yield latencies
-    recoveries = SummaryMetricFamily(
-        "streamvos_recovery_seconds",
-        "Time from the death of a stage to the first mask after it.",
-        labels=label,
-    )
-    for name, one in tables("recovery_ms").items():
-        if one is not None:
-            _add_summary(recoveries, {"stream": name}, one)
-    yield recoveries
+    yield _gauge("streamvos_queue_depth stream queue", "Frames that wait in a queue.", pairs("queues"))
+    text = "Time that frames take, by what is measured (docs/pipeline.md)."
+    yield _summary("streamvos_latency_seconds stream what", text, pairs("latencies"))
+    text = "Time from the death of a stage to the first mask after it."
+    yield _summary("streamvos_recovery_seconds stream", text, each("recovery_ms"))
 
 
-def _gauge(name: str, text: str, labels: list[str], samples: _Samples) -> Metric:
+def _pairs(tables: Mapping[str, Mapping[str, Any]]) -> _Samples:
+    return {(name, what): value for name, table in tables.items() for what, value in table.items()}
+
+
+def _gauge(name_and_labels: str, text: str, samples: _Samples) -> Metric:
+    name, *labels = name_and_labels.split()
     return _filled(GaugeMetricFamily(name, text, labels=labels), samples)
 
 
-def _counter(name: str, text: str, labels: list[str], samples: _Samples) -> Metric:
+def _counter(name_and_labels: str, text: str, samples: _Samples) -> Metric:
+    name, *labels = name_and_labels.split()
     return _filled(CounterMetricFamily(name, text, labels=labels), samples)
 
 
 def _filled(family: GaugeMetricFamily | CounterMetricFamily, samples: _Samples) -> Metric:
-    for labels, value in samples:
+    for labels, value in samples.items():
         if value is not None:  # not known yet
             family.add_metric(labels, value)
     return family
 
 
-def _pairs(tables: Mapping[str, Mapping[str, float]]) -> _Samples:
-    return (((name, what), value) for name, table in tables.items() for what, value in table.items())
-
-
-def _add_summary(family: SummaryMetricFamily, labels: dict[str, str], one: Mapping[str, Any]) -> None:
-    """Count, sum and quantiles in seconds of a table in ms; the library's own summaries have no quantiles."""
-    family.add_metric(list(labels.values()), one["count"], one["count"] * one["mean"] / 1e3)
-    for key, quantile in _QUANTILES.items():
-        family.add_sample(family.name, {**labels, "quantile": quantile}, one[key] / 1e3)
+def _summary(name_and_labels: str, text: str, tables: _Samples) -> Metric:
+    """Count, sum and quantiles in seconds of tables in ms; the library's own summaries have no quantiles."""
+    name, *labels = name_and_labels.split()
+    family = SummaryMetricFamily(name, text, labels=labels)
+    for values, one in tables.items():
+        if one is not None:
+            family.add_metric(values, one["count"], one["count"] * one["mean"] / 1e3)
+            for key, quantile in _QUANTILES.items():
+                named = dict(zip(labels, values, strict=True))
+                family.add_sample(family.name, {**named, "quantile": quantile}, one[key] / 1e3)
+    return family
