@@ -152,7 +152,7 @@ class StreamManager:
         for stream in self.streams.values():
             if stream.phase == "ending":
                 self._watch_end(stream, now)
-            elif stream.phase == "running" and not stream.paused and self._waits_for_nobody(stream):
+            elif stream.phase == "running" and not stream.paused and self._no_stage_works(stream):
                 if now - stream.progress_at > self._config.supervision.hang_timeout:
                     self._log.event("stuck", "warning", stream=stream.name)
                     self._observation.interrupted(stream.name)
@@ -265,7 +265,7 @@ class StreamManager:
             stream.released = stream.releasable
             self.tell(stream, "source", "release", stream.incarnation, stream.released)
 
-    def _waits_for_nobody(self, stream: StreamRecord) -> bool:
+    def _no_stage_works(self, stream: StreamRecord) -> bool:
         """Whether frames are on their way, and no stage says that it works on one."""
         beats: dict[str, Any] = {}
         for name in self._topology.workers_of(stream.name):

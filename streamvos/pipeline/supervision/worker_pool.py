@@ -320,14 +320,10 @@ class WorkerPool:
         if instance.expected:
             return
         self._log.event("died", "warning", worker=worker.name, life=instance.life, reason=reason)
-        if self.leaving or worker.retired:
+        if self.leaving or worker.retired or not self._on_death(worker, reason):
             return
-        if not self._on_death(worker, reason):
-            return
-        delay = worker.restarts.delay
-        worker.start_at = self._clock() + delay
-        if not delay or (worker.spare is not None and worker.spare.state == "ready"):
-            self._revive(worker)
+        at_once = worker.spare is not None and worker.spare.state == "ready"
+        worker.start_at = self._clock() + (0 if at_once else worker.restarts.delay)
 
     def _overdue(self, instance: Instance, now: float) -> str:
         limits = self._limits
