@@ -114,6 +114,11 @@ def test_some_modules_are_known_to_few(knows, secret):
             assert re.search(knows, path.as_posix()), f"{path} must not know {secret}"
 
 
+EDGES = [
+    f"streamvos.pipeline.{path.parent.name}.{path.stem}"
+    for path in MODULES
+    if path.parent.name in ("wire", "config", "clients") and path.stem != "__init__"
+]
 LIGHT = """
 import sys, importlib
 sys.path.insert(0, {root!r})
@@ -132,8 +137,9 @@ sys.exit(f"{{heavy}} loaded" if heavy else 0)
         ([], "streamvos.Result, streamvos.InputError, streamvos.Client, streamvos.PipelineError"),
         (["streamvos.cli", "streamvos.cli.ctl", "streamvos.cli.watch"], "streamvos.cli.make_app('ctl')"),
         (["streamvos.pipeline.supervision.supervisor"], ""),
+        (EDGES, ""),
     ],
-    ids=["client", "ctl and watch", "supervisor"],
+    ids=["client", "ctl and watch", "supervisor", "wire, config and clients"],
 )
 def test_it_starts_without_torch_opencv_and_pyav(modules, statement):
     code = LIGHT.format(root=str(PACKAGE.parent), modules=modules, statement=statement)

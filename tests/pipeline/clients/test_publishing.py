@@ -217,14 +217,14 @@ def test_a_subscriber_that_sleeps_loses_and_the_others_do_not(publisher, place, 
             assert time.monotonic() < deadline
         while awake.socket.poll(100):
             awake.receive()
-        for number in range(seq, seq + 1500):
+        for number in range(seq, seq + 500):
             publisher.publish(make_frame(number, size), make_result(mask), make_header(number))
             header, _ = awake.receive()
             assert header["seq"] == number
         got = []
         while asleep.socket.poll(300):
             got.append(asleep.receive()[0]["seq"])
-        assert len(got) < 1500  # it lost some
+        assert len(got) < 500  # it lost some
         assert got == sorted(got)
     assert QUEUE == 16
 

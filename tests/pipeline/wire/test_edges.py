@@ -540,10 +540,11 @@ def test_ten_thousand_messages_leave_nothing_behind(bench):
 
     def exchange(count: int) -> None:
         for seq in range(count):
-            eventually(lambda: outbox.credit, "no credit")
+            while not outbox.credit:
+                assert outbox.socket.poll(1000 * WAIT), "no credit"
             outbox.send("features", seq, {"pts": 0.1}, {"image": frame, "mask": small})
             while (message := inbox.receive()) is None:
-                inbox.socket.poll(1000)
+                assert inbox.socket.poll(1000 * WAIT), "nothing came"
             inbox.array(message, "image")
             inbox.grant(message)
 
