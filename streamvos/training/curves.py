@@ -14,7 +14,7 @@ import numpy as np
 from streamvos.types import InputError, SinkError
 
 LONGEST_WINDOW = 50
-"""The running mean goes over a twentieth of the steps, and never over more than this many."""
+"""The running mean covers a twentieth of the steps, and at most this many."""
 
 
 def plot_losses(log: Path, picture: Path) -> None:
@@ -22,10 +22,10 @@ def plot_losses(log: Path, picture: Path) -> None:
 
     Args:
         log: JSON lines, each with "step" and losses.
-        picture: PNG to write; it appears whole or not at all.
+        picture: PNG to write, whole.
 
     Raises:
-        InputError: matplotlib is not installed, or the log cannot be read or holds nothing to draw.
+        InputError: matplotlib is not installed, or the log cannot be read or holds no losses.
         SinkError: the picture cannot be written.
     """
     try:
@@ -57,12 +57,7 @@ def plot_losses(log: Path, picture: Path) -> None:
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Of every value and up to `window` - 1 before it.
-
-    Args:
-        values: (N,) float64.
-        window: at least 1.
-    """
+    """Mean of each of the `values`, (N,) float64, and up to `window` - 1 before it."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
     begins = np.maximum(0, ends - window)
@@ -76,7 +71,7 @@ def _read(log: Path) -> dict[str, np.ndarray]:
         names = rows[0] if rows else ()
         columns = {name: np.array([row[name] for row in rows], np.float64) for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{log} is no log of losses ({error})") from None
+        raise InputError(f"{log} is not a log of losses ({error})") from None
     if "step" not in columns or len(columns) < 2:
-        raise InputError(f"{log} holds no step to draw")
+        raise InputError(f"{log} holds no losses of any step")
     return columns

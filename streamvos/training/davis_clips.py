@@ -29,12 +29,12 @@ CLASSES = 22
 
 
 class AuthorsClipOptions(BaseModel):
-    """The authors' numbers.
+    """The authors' clips.
 
     Attributes:
         size: side of the square crop in pixels, a multiple of 8.
-        frames: frames a clip; the last one is the target.
-        color_jitter: strength in brightness, contrast, saturation and hue; the authors' switch means 0.4.
+        frames: frames per clip; the last one is the target.
+        color_jitter: strength in brightness, contrast, saturation and hue; the authors' option means 0.4.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class AuthorsClips:
     Args:
         dataset: DAVIS or YouTube-VOS.
         options: see `AuthorsClipOptions`.
-        seed: of all of it, 0 or more.
+        seed: seed of the clips, 0 or more.
 
     Raises:
         InputError: no video is as long as a clip.
@@ -131,14 +131,7 @@ def _flip(rng: np.random.Generator) -> slice:
 
 
 def labels_by_color(mask: np.ndarray) -> np.ndarray:
-    """Label of every 8 x 8 block, by way of the palette.
-
-    Args:
-        mask: (S, S) uint8 label map.
-
-    Returns:
-        (S/8, S/8) int64 in 0..21.
-    """
+    """Labels 0..21 of the 8 x 8 blocks of a label map (S, S) uint8, by palette color: (S/8, S/8) int64."""
     palette = davis_palette().astype(np.float32)
     colors = palette[mask]
     # bilinear to an eighth without antialiasing is the mean of the middle 2 x 2 pixels of each block
@@ -158,7 +151,7 @@ def jitter_colors(images: np.ndarray, strength: float, rng: np.random.Generator)
         images: (T, S, S, 3) uint8 RGB.
         strength: factors are drawn from 1 - strength .. 1 + strength, and the hue turns by up to
             `strength` of the circle either way; 0..0.5.
-        rng: where the factors come from.
+        rng: source of the factors.
     """
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
     hue = np.float32(rng.uniform(-strength, strength) * 360)

@@ -45,7 +45,7 @@ class SegmentationLoss:
     """Cross-entropy of the masks of a clip's later frames, given the first.
 
     Args:
-        method: its extractor is frozen, its options say how target models are fitted.
+        method: gives the extractor, which is frozen, and the options by which target models are fitted.
     """
 
     def __init__(self, method: FRTM):
@@ -53,11 +53,7 @@ class SegmentationLoss:
         self.method = method
 
     def __call__(self, network: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """
-        Args:
-            network: a `SegmentationNetwork`.
-            batch: of `MaskClips`.
-        """
+        """Losses of a `SegmentationNetwork` on a batch of `MaskClips`."""
         clips, length = batch["frames"].shape[:2]
         frames = batch["frames"].flatten(0, 1).float().div(255)
         frames = frames.contiguous(memory_format=torch.channels_last)
@@ -80,12 +76,7 @@ class SegmentationLoss:
         return {"total": total, "overlap": overlap}
 
     def _scores(self, features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """(T - 1, h, w), of the frames after the first.
-
-        Args:
-            features: (T, C, h, w).
-            masks: (T, S, S), of which the first is used.
-        """
+        """Scores (T - 1, h, w) of later frames; features (T, C, h, w), masks (T, S, S) of the clip."""
         options = self.method.options
         # the frame and the mirror image of its features: augmented frames, as in use, cost more to make
         first = torch.stack([features[0], features[0].flip(-1)])
@@ -112,7 +103,7 @@ def train_frtm(
     Args:
         training: steps, batch, optimizer.
         clips: see `ClipOptions`.
-        options: of the method; they come with the weights.
+        options: options of the method; they are stored with the weights.
         folder: receives checkpoint.pt, losses.jsonl, frtm.safetensors and losses.png.
         backbone: state dict of the backbone, in torchvision's names, with or without a prefix; frozen.
         report, say: see `streamvos.training.loop`.
@@ -161,12 +152,12 @@ def train_frtm(
 
 
 def load_backbone(extractor: FRTMExtractor, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fill a backbone completely.
+    """Load all weights of a backbone, in place.
 
     Args:
-        extractor: changed in place.
-        tensors: torchvision's names, perhaps after "backbone." or "extractor.backbone."; what the backbone
-            does not have is passed over.
+        extractor: the extractor with the backbone.
+        tensors: torchvision's names, perhaps after "backbone." or "extractor.backbone."; other entries are
+            skipped.
 
     Raises:
         InputError: an entry is missing, of another shape or not finite; nothing was changed.

@@ -45,37 +45,36 @@ Report = Callable[[int, dict[str, float], float], None]
 """Called after every step with the step, its losses and its duration in seconds."""
 
 Say = Callable[[str], None]
-"""Called with the few sentences that a run has to say."""
+"""Called with messages for the user, such as that a run is resumed."""
 
 say_in_log: Say = logging.getLogger(__name__).warning
 
 OF_THE_MACHINE = {"workers", "checkpoint_seconds", "device"}
-"""Options that may change from one sitting of a run to the next."""
+"""Options that may change when a run is resumed."""
 
 
 class TrainingOptions(BaseModel):
     """How to train, whatever is trained.
 
     Attributes:
-        steps: optimizer steps in all.
-        batch: clips a step.
-        parts: the batch goes through the network in so many equal parts, whose gradients are averaged.
-            It saves memory, and batch norm sees a part at a time, as with one part on each GPU.
-        seed: of weights, data and order.
+        steps: number of optimizer steps.
+        batch: clips per step.
+        parts: number of equal parts of a batch that go through the network one after the other; their
+            gradients are averaged. It saves memory, and batch norm sees one part, as with a part per GPU.
+        seed: seed of weights, data and order.
         optimizer: "adamw" or "sgd" (momentum 0.9, Nesterov).
-        learning_rate: the highest.
-        final_learning_rate: where the cosine ends.
-        weight_decay: on every weight.
+        learning_rate: the highest learning rate.
+        final_learning_rate: the learning rate at the end of the cosine.
+        weight_decay: weight decay, on every weight.
         warmup: steps of linear warm-up.
-        schedule_every: the learning rate changes every so many steps; 1 = always.
+        schedule_every: steps between changes of the learning rate.
         average: decay of the exponential moving average of the weights; 0 keeps the plain ones.
         clip_gradient: largest norm of the gradient; None = any.
-        checkpoint_seconds: between checkpoints.
+        checkpoint_seconds: seconds between checkpoints.
         workers: processes that make batches; 0 makes them in the loop. One keeps a CPU busy, a GPU needs
-            8 or so. The batches do not depend on it.
+            about 8. The batches do not depend on it.
         precision: "bfloat16" trains under autocast.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        channels_last: memory format of the network and the frames.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -96,7 +95,6 @@ class TrainingOptions(BaseModel):
     workers: int = Field(default=1, ge=0)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "cpu"
-    channels_last: bool = True
 
     @model_validator(mode="after")
     def _parts_must_be_equal(self) -> TrainingOptions:
@@ -104,19 +102,14 @@ class TrainingOptions(BaseModel):
             raise ValueError(f"parts must divide the batch of {self.batch}")
         return self
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """`channels_last` as torch names it."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run has come to.
+    """The outcome of a run.
 
     Attributes:
-        weights: state dict: the moving average if there is one.
-        first: the step at which this call went on; the number of steps where all had been done before.
+        weights: state dict; the moving average if there is one.
+        first: the step at which this call began; the number of steps if the run was complete before.
     """
 
     weights: dict[str, torch.Tensor]
@@ -146,14 +139,14 @@ def train(
     """Train `model`, resuming from `folder` if a run with the same options stopped there.
 
     Args:
-        model: with weights as they should start; it is moved to the device and trained in place.
+        model: the network with its initial weights; it is moved to the device and trained in place.
         loss: see `Loss`.
         make_batch: see `MakeBatch`.
         options: see `TrainingOptions`.
         folder: receives checkpoint.pt and losses.jsonl.
         report: see `Report`.
         describe: what else identifies the run, in JSON types.
-        say: see `Say`; that a run is resumed, or that there is nothing left to do.
+        say: see `Say`.
 
     Raises:
         InputError: `folder` holds a run with other options (all but `OF_THE_MACHINE` count) or another
@@ -161,13 +154,14 @@ def train(
             device; `make_batch` refuses its input; the loss or its gradient became NaN or infinite.
         SourceError: a process that makes batches died.
         SinkError: checkpoint or log cannot be written.
-            After any of them the last good checkpoint is as it was.
+
+    After any error the last checkpoint is unchanged.
     """
     device = choose_device(options.device)
     identity = {**options.model_dump(mode="json", exclude=OF_THE_MACHINE), **(describe or {})}
     own_generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with RunFolder(folder, identity) as run, own_generators:
-        model.to(device=device, memory_format=options.memory_format).train()  # type: ignore[call-overload]
+        model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         sitting = _Sitting(model, options, device, run)
         first = sitting.resume()
         if first >= options.steps:
@@ -180,7 +174,7 @@ def train(
 
 
 class _Sitting:
-    """A run from where it stands to its end, or until something ends it."""
+    """A run from its checkpoint to its end, or to an error."""
 
     def __init__(self, model: nn.Module, options: TrainingOptions, device: torch.device, run: RunFolder):
         self.model, self.options, self.device, self.run = model, options, device, run
@@ -188,7 +182,7 @@ class _Sitting:
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def resume(self) -> int:
-        """Take over what the folder holds; gives the step to go on with."""
+        """Load the folder's checkpoint; returns the step to continue with."""
         saved = self.run.read()
         if saved is None:
             self.run.begin(0)
@@ -240,7 +234,7 @@ class _Sitting:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:
-                # the queue says that a worker is gone, or fails in one of many ways before it can know
+                # the queue reports that a worker is gone, or fails in one of many ways before it can
                 if not self.options.workers or str(error).startswith("Caught"):
                     raise
                 raise SourceError(
@@ -252,9 +246,9 @@ class _Sitting:
             yield {name: value.to(self.device, non_blocking=on_gpu) for name, value in batch.items()}
 
     def _step(self, step: int, batch: Batch, loss: Loss) -> dict[str, float]:
-        """One step of the optimizer; gives the losses, mean of the parts, rounded for the log."""
+        """One step of the optimizer; returns the losses, mean of the parts, rounded for the log."""
         options = self.options
-        # what a loss or a network draws (dropout, say) depends on the step, not on how it was reached;
+        # random numbers in a loss or a network (dropout, say) depend on the step, not on how it was reached;
         # a hash, since torch's generator looks at 32 bits of the seed only
         torch.manual_seed(zlib.crc32(f"{options.seed} {step}".encode()))
         for group in self.optimizer.param_groups:
@@ -269,7 +263,7 @@ class _Sitting:
             rows.append(torch.stack([value.detach().float() for value in losses.values()]))
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        # one wait for the GPU a step; and nothing that is not finite may reach the weights
+        # one wait for the GPU per step; and only finite values may reach the weights
         *means, length = torch.cat([torch.stack(rows).mean(0), norm.float()[None]]).tolist()
         values = dict(zip(losses, means, strict=True))
         if not all(map(math.isfinite, (*means, length))):
@@ -305,7 +299,7 @@ class _Batches(Dataset):
         try:
             return self.make(self.first + k)
         except StreamvosError as error:
-            return error  # raised in a worker, it would arrive with the worker's whole traceback as its text
+            return error  # raised in a worker, it would arrive with the whole traceback as its text
 
 
 def _begin_worker(_: int) -> None:

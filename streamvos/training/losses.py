@@ -47,7 +47,7 @@ def mass_on_same_label(
         references: (B, N) integer labels.
         target: (B, M) integer labels; IGNORE leaves a cell out.
         floor: added to the probability before the logarithm; the authors' is the default.
-        missing: what a label costs that no reference has: nothing, or -log(floor) as with the authors.
+        missing: the cost of a label that no reference has: nothing, or -log(floor) as in the authors' code.
 
     Returns:
         Scalar mean over the cells that count; 0 if there are none.

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: a weight file that `streamvos.load` takes, and its curves."""
+"""Results of a training run: a weight file for `streamvos.load`, and the curves of its losses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamvos.weights import save_weights
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of names and values: so that a run that began with other weights is not resumed."""
+    """Digest of names and values, so that a run that began with other weights is not resumed."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
@@ -30,11 +30,11 @@ def write_results(
     """Write the weights to `path` and losses.png beside it, from the losses.jsonl there.
 
     Args:
-        path: in the folder of the run.
-        weights: a state dict; counters of batches are left out.
-        method: whose.
+        path: the weight file, in the folder of the run.
+        weights: a state dict; batch counters are left out.
+        method: name of the method.
         metadata: "options" and whatever else a reader should know, in JSON types.
-        say: told where only the curves fail.
+        say: called with a message if only the curves fail.
 
     Raises:
         SinkError: the weights cannot be written.
@@ -44,7 +44,7 @@ def write_results(
         save_weights(path, tensors, method, {**metadata, "torch": torch.__version__})
     except (OSError, SafetensorError) as error:
         raise SinkError(
-            f"cannot write {path}: {error}; make room and start again: nothing will be trained twice"
+            f"cannot write {path}: {error}; free some space and start again: no step is repeated"
         ) from None
     try:
         plot_losses(path.parent / "losses.jsonl", path.parent / "losses.png")

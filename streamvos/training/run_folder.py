@@ -6,8 +6,8 @@
         run.log(step, {"total": 1.5})
         run.save(step + 1, {"model": ...})
 
-What may happen to a run at any moment: it is killed, the disk fills up, somebody starts it a second time,
-or with other options. None of that may cost the last good checkpoint, or mix two runs in one log.
+At any moment a run may be killed, the disk may fill up, or the run may be started a second time or with
+other options. None of that may cost the last checkpoint, or mix two runs in one log.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if sys.platform != "win32":
 CHECKPOINT = "checkpoint.pt"
 LOG = "losses.jsonl"
 ENTRIES = {"identity", "model", "optimizer", "average", "step"}
-"""What a checkpoint holds: JSON, three state dicts, and how many steps are done."""
+"""Entries of a checkpoint: JSON, three state dicts, and the number of steps done."""
 
 
 class RunFolder:
     """A run on the disk.
 
     Args:
-        folder: made where it is missing.
-        identity: what makes the run what it is, in JSON types; a checkpoint of another one is refused.
+        folder: made if missing.
+        identity: options and data of the run, in JSON types; a checkpoint with another identity is refused.
 
     Raises:
         InputError: on entering, another process is training here.
@@ -60,7 +60,7 @@ class RunFolder:
             raise self._unwritable(self.folder, error) from None
         try:
             if sys.platform != "win32":
-                # released with the process, however it ends; those that make batches do not inherit it
+                # released when the process ends in any way; the processes that make batches do not inherit it
                 fcntl.lockf(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             log.close()
@@ -108,14 +108,14 @@ class RunFolder:
         return saved
 
     def damaged(self, reason: str) -> InputError:
-        """The error that says that the checkpoint cannot be used."""
+        """The error for a checkpoint that cannot be used."""
         return InputError(
             f"the checkpoint {self.checkpoint} cannot be used ({reason}); put an intact copy in its place, "
             "or remove it to begin the run anew"
         )
 
     def begin(self, step: int) -> None:
-        """Drop the log's lines from `step` on, and whatever a crash left half written: they come again."""
+        """Remove the log's lines from `step` on and a line that a crash cut off: they are written again."""
         assert self._log is not None
         self._log.seek(0)
         content, kept = self._log.read(), 0
@@ -136,23 +136,23 @@ class RunFolder:
         line = json.dumps({"step": step, **losses}).encode() + b"\n"
         try:
             written = self._log.write(line)
-            if written != len(line):  # the disk had room for a part of it; the next write says why
+            if written != len(line):  # the disk had room for a part of it; the next write raises the reason
                 self._log.write(line[written:])
         except OSError as error:
             raise self._unwritable(self.losses, error) from None
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint; the old one stays whatever happens before the new one is whole.
+        """Replace the checkpoint; the old one stays until the new one is whole.
 
         Args:
-            step: how many steps are done.
+            step: number of steps done.
             state: "model", "optimizer" and "average".
 
         Raises:
             SinkError: the disk is full.
         """
         assert self._log is not None
-        # in memory first: torch turns an error of the file into one that does not tell the reason
+        # in memory first: torch turns a file's error into one without the reason
         content = io.BytesIO()
         torch.save({"identity": json.dumps(self.identity), "step": step, **state}, content)
         temporary = self.folder / f".{CHECKPOINT}.{os.getpid()}"
@@ -170,8 +170,8 @@ class RunFolder:
 
     def _unwritable(self, path: Path, error: OSError) -> SinkError:
         return SinkError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another folder; started "
-            "again, the run goes on from its last checkpoint"
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder; when "
+            "started again, the run continues from its last checkpoint"
         )
 
 

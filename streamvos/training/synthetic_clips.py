@@ -23,7 +23,7 @@ from streamvos.synthetic.options import list_stills
 from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
 
 CELL = 8
-"""Pixels from one cell to the next; labels are taken at the middle of a cell."""
+"""Side of a cell in pixels; labels are taken at its middle."""
 
 SMALLEST_TARGET = 100
 """Pixels that an object needs on the first frame of a clip of masks."""
@@ -34,12 +34,12 @@ class ClipOptions(BaseModel):
 
     Attributes:
         size: side of the square frames in pixels, a multiple of 8.
-        frames: frames a clip.
-        largest_gap: most frames of the video between two neighbors of the clip.
+        frames: frames per clip.
+        largest_gap: largest distance of two neighboring frames of the clip, in frames of the video.
         stills: folder of photographs with region maps; None = procedural textures.
         color_jitter: strength of the change of color, most of it common to the clip.
         gray: share of clips without color.
-        queries: cells of each frame that are asked for their match, half of them off the background.
+        queries: cells of each frame whose match is asked for, half of them off the background.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +58,7 @@ class SyntheticClips:
 
     Args:
         options: see `ClipOptions`.
-        seed: of all of it, 0 or more.
+        seed: seed of the clips, 0 or more.
 
     Raises:
         InputError: the folder of stills cannot be used.
@@ -69,7 +69,7 @@ class SyntheticClips:
         self._stills = () if options.stills is None else list_stills(options.stills)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the clips besides the seed, in JSON types and without the place of the stills."""
+        """What defines the clips besides the seed, in JSON types and without the path of the stills."""
         options = self.options.model_dump(mode="json", exclude={"stills"})
         digest = zlib.crc32("\n".join(self._stills).encode())
         stills = {"photographs": len(self._stills), "digest_of_names": digest} if self._stills else None
@@ -80,8 +80,8 @@ class SyntheticClips:
 
         Returns:
             frames (B, T, 3, S, S) uint8 RGB; coordinates (B, T, cells, 2) float32 in pixels of the
-            surface; layer and region (B, T, cells) int64; queries (B, T, Q) int64, the cells that are
-            asked for their match. Cells are row by row, S/8 a row.
+            surface; layer and region (B, T, cells) int64; queries (B, T, Q) int64, the cells whose match is
+            asked for. Cells are row by row, S/8 per row.
         """
         clips = [self.clip(step * size + k) for k in range(size)]
         return {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]}
@@ -101,7 +101,7 @@ class SyntheticClips:
 
 
 class MaskClips(SyntheticClips):
-    """Clips of one object: frames and its masks. The first frame is the one it was shown on."""
+    """Clips of one object: frames and its masks. The object is visible in the first frame."""
 
     def clip(self, number: int) -> dict[str, np.ndarray]:
         """One clip.
@@ -214,9 +214,9 @@ def matches(
     """How well each reference cell shows the surface of each target cell.
 
     Args:
-        coordinates: of references (B, N, 2) and target (B, M, 2), pixels of the surface.
-        layer: of references (B, N) and target (B, M).
-        reach: distance in pixels at which there is no match any more.
+        coordinates: surface points in pixels: references (B, N, 2), target (B, M, 2).
+        layer: layers of the references (B, N) and the target (B, M).
+        reach: distance in pixels from which there is no match.
 
     Returns:
         (B, N, M) float32: 0 for another surface, else a Gaussian of the distance with a deviation of

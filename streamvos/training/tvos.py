@@ -62,21 +62,10 @@ AUTHORS_BATCH_PER_GPU = 4
 """Clips that pass through the network together; batch norm sees these alone (docs/methods.md, TVOS)."""
 
 
-def embed(extractor: nn.Module, frames: torch.Tensor, channels_last: bool = True) -> torch.Tensor:
-    """Embeddings of clips.
-
-    Args:
-        extractor: a `TVOSExtractor`.
-        frames: (B, T, 3, S, S) uint8.
-        channels_last: memory format that the frames are given in.
-
-    Returns:
-        (B, T, cells, C) float32.
-    """
+def embed(extractor: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+    """Embeddings of clips, (B, T, cells, C) float32, of frames (B, T, 3, S, S) uint8."""
     clips, length = frames.shape[:2]
-    images = frames.flatten(0, 1).float() / 255
-    if channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+    images = (frames.flatten(0, 1).float() / 255).contiguous(memory_format=torch.channels_last)
     embedding = extractor(images)["embedding"]
     return embedding.flatten(2).transpose(1, 2).unflatten(0, (clips, length)).float()
 
@@ -87,7 +76,6 @@ class SyntheticLoss:
     Args:
         temperature: multiplies the similarities.
         correspondence, region, layer: weights of the three losses.
-        channels_last: memory format of the frames.
     """
 
     def __init__(
@@ -96,13 +84,12 @@ class SyntheticLoss:
         correspondence: float = 1.0,
         region: float = 0.5,
         layer: float = 1.0,
-        channels_last: bool = True,
     ):
-        self.temperature, self.channels_last = temperature, channels_last
+        self.temperature = temperature
         self.weights = {"correspondence": correspondence, "region": region, "layer": layer}
 
     def __call__(self, extractor: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        embedding = embed(extractor, batch["frames"], self.channels_last)
+        embedding = embed(extractor, batch["frames"])
         losses: dict[str, list[torch.Tensor]] = {name: [] for name in self.weights}
         with torch.autocast(embedding.device.type, enabled=False):
             for target in range(embedding.shape[1]):
@@ -127,12 +114,12 @@ class SyntheticLoss:
 def references_and_queries(
     values: torch.Tensor, target: int, queries: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the cells of all frames but one hold, and what the queried cells of that one hold.
+    """Values of the cells of all frames but the target, and of the target's queried cells.
 
     Args:
-        values: (B, T, cells, ...) of every cell.
-        target: which frame is the target.
-        queries: (B, Q) cells of the target.
+        values: (B, T, cells, ...), one value per cell.
+        target: index of the target frame.
+        queries: (B, Q), cells of the target.
 
     Returns:
         (B, (T - 1) * cells, ...) and (B, Q, ...).
@@ -142,38 +129,31 @@ def references_and_queries(
     return values[:, others].flatten(1, 2), values[:, target].gather(1, index)
 
 
-class AuthorsLoss:
+def authors_loss(extractor: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The authors' loss: the last frame of a clip takes its labels from the others (TVOS eq. 5).
 
-    Args:
-        temperature: multiplies the similarities; the authors' is 1.
-        channels_last: memory format of the frames.
+    The temperature that multiplies the similarities is 1, as in their code.
     """
-
-    def __init__(self, temperature: float = 1.0, channels_last: bool = True):
-        self.temperature, self.channels_last = temperature, channels_last
-
-    def __call__(self, extractor: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        embedding = embed(extractor, batch["frames"], self.channels_last)
-        with torch.autocast(embedding.device.type, enabled=False):
-            affinity = log_affinity(embedding[:, :-1].flatten(1, 2), embedding[:, -1], self.temperature)
-            labels = batch["labels"]
-            references, target = labels[:, :-1].flatten(1), labels[:, -1]
-            total = mass_on_same_label(affinity.exp(), references, target, missing="floor")
-        return {"total": total}
+    embedding = embed(extractor, batch["frames"])
+    with torch.autocast(embedding.device.type, enabled=False):
+        affinity = log_affinity(embedding[:, :-1].flatten(1, 2), embedding[:, -1], temperature=1.0)
+        labels = batch["labels"]
+        references, target = labels[:, :-1].flatten(1), labels[:, -1]
+        total = mass_on_same_label(affinity.exp(), references, target, missing="floor")
+    return {"total": total}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training run of TVOS is.
+    """Everything that defines a training run of TVOS.
 
     Attributes:
-        network: what is trained.
-        loss: what is minimized.
+        network: shape of the network.
+        loss: the loss to minimize.
         make_batch: step -> batch.
         training: steps, optimizer, schedule.
-        description: says in JSON what the data and the loss are.
-        inference: options of the method that go with the trained weights.
+        description: data and loss, in JSON types.
+        inference: options of the method that are stored with the trained weights.
     """
 
     network: TVOSNetwork
@@ -187,14 +167,8 @@ class Recipe:
 def synthetic_recipe(
     training: TrainingOptions, clips: ClipOptions, network: TVOSNetwork = SYNTHETIC_NETWORK
 ) -> Recipe:
-    """From scratch on synthetic videos; the recipe of the bundled weights.
-
-    Args:
-        training: see `TrainingOptions`.
-        clips: see `ClipOptions`.
-        network: any.
-    """
-    data, loss = SyntheticClips(clips, training.seed), SyntheticLoss(channels_last=training.channels_last)
+    """From scratch on synthetic videos; the recipe of the bundled weights."""
+    data, loss = SyntheticClips(clips, training.seed), SyntheticLoss()
     return Recipe(
         network=network,
         loss=loss,
@@ -228,7 +202,7 @@ def authors_recipe(
     data.steps_per_epoch(options.batch)  # refuses a batch that the data set cannot fill
     return Recipe(
         network=network,
-        loss=AuthorsLoss(channels_last=options.channels_last),
+        loss=authors_loss,
         make_batch=partial(data.batch, size=options.batch),
         training=options,
         description={"name": "authors", "clips": data.describe()},
@@ -241,8 +215,8 @@ def authors_training(steps_per_epoch: int, epochs: int = 240, batch: int = AUTHO
 
     Args:
         steps_per_epoch: see `AuthorsClips.steps_per_epoch`; the learning rate changes with the epoch.
-        epochs: theirs on DAVIS are 240.
-        batch: clips a step; where 4 divides it, 4 of them at a time, as on each of the authors' GPUs.
+        epochs: number of epochs; 240 for the authors on DAVIS.
+        batch: clips per step; if 4 divides it, in parts of 4, as on each of the authors' GPUs.
     """
     return TrainingOptions(
         steps=epochs * steps_per_epoch,
@@ -261,19 +235,19 @@ def authors_training(steps_per_epoch: int, epochs: int = 240, batch: int = AUTHO
 
 
 def initialize(extractor: TVOSExtractor, initial: Mapping[str, torch.Tensor]) -> list[str]:
-    """Begin with given weights, as far as they fit.
+    """Load initial weights as far as they fit.
 
     Args:
         extractor: changed in place.
         initial: a state dict: the backbone's in torchvision's names (an ImageNet classifier), the authors'
-            checkpoint, or one of ours. Entries that the network does not have (`fc`) are passed over, as
-            are those of another shape (the authors' layer4).
+            checkpoint, or one of ours. Entries that the network does not have (`fc`) are skipped, as are
+            those of another shape (the authors' layer4).
 
     Returns:
-        The names that were taken; what is not among them stays random.
+        The names that were loaded; all others stay random.
 
     Raises:
-        InputError: nothing fits, or something that does holds NaN or infinity; nothing was changed.
+        InputError: no entry fits, or a fitting one holds NaN or infinity; nothing was changed.
     """
     if is_authors_layout(list(initial)):
         initial, _ = from_authors(initial)
@@ -310,7 +284,7 @@ def train_tvos(
         folder: receives checkpoint.pt, losses.jsonl, tvos.safetensors, and losses.png where matplotlib is
             installed.
         report: see `Report`.
-        initial: weights to begin with, see `initialize`.
+        initial: initial weights, see `initialize`.
         say: see `Say`.
 
     Returns:

@@ -68,7 +68,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"the weight file {path} cannot be read: {error.strerror}") from None
     if _is_npz(path):
         return _read_npz(path)
-    is_torch = zipfile.is_zipfile(path) or head[:1] == b"\x80"
+    # a safetensors file begins with the length of its header, whose first byte may be that of a pickle
+    is_torch = zipfile.is_zipfile(path) or (head[:1] == b"\x80" and head[8:9] != b"{")
     return _read_torch(path) if is_torch else _read_safetensors(path)
 
 

@@ -474,7 +474,7 @@ class TestFullDisk:
         assert (whole / "losses.jsonl").stat().st_size < 2000 < (whole / "checkpoint.pt").stat().st_size
         with pytest.raises(Stop):
             run(tmp_path, report=stop_at(5))  # step 5 is in the log, not in the checkpoint
-        with pytest.raises(SinkError, match=rf"cannot write .*{file}.*make room"):
+        with pytest.raises(SinkError, match=rf"cannot write .*{file}.*free some space"):
             run(tmp_path, report=self.fill(5, size), options=with_options(checkpoint_seconds=seconds))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "losses.jsonl"]
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)

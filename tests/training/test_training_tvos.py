@@ -25,9 +25,9 @@ from streamvos.training.loop import TrainingOptions
 from streamvos.training.synthetic_clips import CELL, ClipOptions, SyntheticClips
 from streamvos.training.tvos import (
     SYNTHETIC_INFERENCE,
-    AuthorsLoss,
     Recipe,
     SyntheticLoss,
+    authors_loss,
     authors_recipe,
     authors_training,
     embed,
@@ -150,17 +150,14 @@ class TestLosses:
                 alike = (labels[b, :2].flatten() == labels[b, 2, cell]).numpy()
                 costs.append(-math.log(shares[alike].sum() + 1e-14))
         assert max(costs) == pytest.approx(-math.log(1e-14))
-        losses = AuthorsLoss()(extractor, {"frames": frames, "labels": labels})
+        losses = authors_loss(extractor, {"frames": frames, "labels": labels})
         assert losses["total"].item() == pytest.approx(np.mean(costs), rel=1e-5)
 
-    @pytest.mark.parametrize("channels_last", [True, False])
-    def test_give_the_frames_in_the_memory_format_of_the_network(self, rng, channels_last):
+    def test_give_the_frames_in_the_memory_format_of_the_network(self, rng):
         frames = torch.tensor(rng.integers(0, 256, (1, 2, 3, 32, 32)), dtype=torch.uint8)
         extractor = Pooled()
-        AuthorsLoss(channels_last=channels_last)(
-            extractor, {"frames": frames, "labels": torch.zeros(1, 2, 16).long()}
-        )
-        assert extractor.saw_channels_last == channels_last
+        authors_loss(extractor, {"frames": frames, "labels": torch.zeros(1, 2, 16).long()})
+        assert extractor.saw_channels_last
 
     def test_are_in_float32_under_autocast(self):
         batch = SyntheticClips(CLIPS, seed=0).batch(0, 1)

@@ -84,6 +84,15 @@ def test_files_that_are_no_weights_are_refused(tmp_path, method):
         read_checkpoint(tmp_path / "none.pth")
 
 
+def test_a_header_of_any_length_is_read(tmp_path):
+    path, lengths = tmp_path / "any.safetensors", set()
+    for count in range(0, 256, 4):
+        save_weights(path, {"weight": torch.ones(2)}, "tvos", {"note": "x" * count})
+        lengths.add(path.read_bytes()[0])
+        assert read_checkpoint(path).metadata["note"] == "x" * count
+    assert 0x80 in lengths  # with which a pickle begins too
+
+
 def test_weights_of_another_network_are_refused_by_name(tmp_path, method):
     state = method.extractor.state_dict()
     path = tmp_path / "w.safetensors"
