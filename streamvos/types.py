@@ -4,6 +4,7 @@ Every shape, dtype and unit of the project is stated once, here. H and W are the
 the frame in pixels; h and w those of a feature map in cells; C channels; B frames in a batch; K the
 number of objects, so that 1 + K counts the background too.
 
+    >>> import numpy as np
     >>> frame = Frame(np.zeros((480, 854, 3), np.uint8), index=0, captured_ns=0, pts=0.0)
     >>> frame.size
     (480, 854)
@@ -15,9 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the command line imports this file and starts faster without NumPy
+    import numpy as np
     import torch
 
 VOID = 255

@@ -18,7 +18,8 @@ from typing import Annotated, Any
 import typer
 
 import streamvos
-from streamvos.cli.common import examples, report_error, warnings_shown, with_json_target, write_output
+from streamvos.cli.options import examples, with_json_target
+from streamvos.cli.output import report_error, warnings_shown, write_output
 from streamvos.cli.signals import Stopped, signals_caught
 from streamvos.types import StreamvosError
 
@@ -26,22 +27,23 @@ from streamvos.types import StreamvosError
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 COMMANDS = {
-    "run": "run",
-    "serve": "serve",
-    "watch": "watch",
-    "ctl": None,
-    "demo": "demo",
-    "eval": "evaluate",
-    "score": "score",
-    "train": None,
-    "weights": None,
-    "engines": None,
-    "keys": None,
-    "stage": "stage",
-    "doctor": "doctor",
+    "run": "Segment one source, frame by frame, as it comes.",
+    "serve": "Run many streams through processes that watch each other.",
+    "watch": "Show what a pipeline publishes, until it ends or Ctrl-C.",
+    "demo": "Segment a video end to end, with the bundled weights.",
+    "eval": "Segment the sequences of a data set and score them.",
+    "score": "Score label maps that exist already against true ones.",
+    "stage": "Run one stage that the pipeline's file lists under [remote].",
+    "doctor": "Say what this machine offers, what is missing, and how to get it.",
+    "ctl": "Show and steer a pipeline that runs.",
+    "train": "Train a method.",
+    "weights": "List, inspect and convert weights.",
+    "engines": "Build, list, verify and prune compiled networks.",
+    "keys": "Make and show keys for pipelines that other hosts reach.",
 }
-"""Command -> function in the module of that name; None = the module's `app` has commands of its own."""
+"""Command -> its line in `streamvos --help`, which is shown without importing any command."""
 
+_GROUPS = ("ctl", "train", "weights", "engines", "keys")
 _MODULES = {"eval": "evaluate"}
 
 
@@ -49,8 +51,8 @@ def make_app(wanted: str | None = None) -> typer.Typer:
     """The command line.
 
     Args:
-        wanted: the one command that will be called: the others are not imported, which takes seconds where
-            they need torch. None, or no command: all of them.
+        wanted: the one command that will be called, and the only one that is imported. Without one, all have
+            their names and nothing behind them, which is enough for `streamvos --help`.
     """
     app = typer.Typer(
         name="streamvos",
@@ -67,14 +69,20 @@ def make_app(wanted: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_options)
-    for name in [wanted] if wanted in COMMANDS else COMMANDS:
-        module: Any = import_module(f"streamvos.cli.{_MODULES.get(name, name)}")
-        function = COMMANDS[name]
-        if function is None:
-            app.add_typer(module.app, name=name)
-        else:
-            app.command(name, epilog=module.EXAMPLES)(getattr(module, function))
+    if wanted not in COMMANDS:
+        for name, summary in COMMANDS.items():
+            app.command(name, help=summary)(_nothing)
+        return app
+    module: Any = import_module(f"streamvos.cli.{_MODULES.get(wanted, wanted)}")
+    if wanted in _GROUPS:
+        app.add_typer(module.app, name=wanted)
+    else:
+        app.command(wanted, epilog=module.EXAMPLES)(getattr(module, _MODULES.get(wanted, wanted)))
     return app
+
+
+def _nothing() -> None:
+    """Stands for a command that will not be called."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -101,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code, see the head of this module.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or (len(given) == 1 and COMMANDS.get(given[0], "") is None):
+    if not given or (len(given) == 1 and given[0] in _GROUPS):
         given.append("--help")
     with signals_caught(), warnings_shown():
         try:
@@ -117,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
                 raise
             report_error(f"out of memory ({_first_line(error)}); try a smaller --height, or another --device")
-        except OSError as error:  # what no room foresaw; the name and the reason are what matters
+        except OSError as error:  # any that no command expects
             report_error(f"{error.filename}: {error.strerror}" if error.filename else _first_line(error))
         except Stopped as stopped:
             if stopped.exit_code != 141:
@@ -127,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _usage(error: Exception, given: list[str]) -> str:
-    """What is wrong with the arguments, in our tone, and where to read on."""
+    """What is wrong with the arguments, worded as our own errors are, and where to read on."""
     text = error.format_message() if hasattr(error, "format_message") else str(error)
     text = text.strip().rstrip(".")
     text = text[:1].lower() + text[1:]

@@ -1,4 +1,4 @@
-"""`streamvos ctl`: orders to a pipeline that runs.
+"""`streamvos ctl`: show and steer a running pipeline.
 
 streamvos ctl status
 streamvos ctl annotate front corrected.png --at door
@@ -8,24 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamvos.cli.common import (
-    STANDARD_OUTPUT,
-    JsonTarget,
-    check_json_target,
-    examples,
-    make_table,
-    print_table,
-    write_json,
-    write_output,
-)
-from streamvos.masks.labelmap import read_label_map
-from streamvos.pipeline.clients.client import Client
-from streamvos.pipeline.wire.runtime import live_pipelines
+from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.output import make_table, show
 from streamvos.types import InputError
+
+if TYPE_CHECKING:
+    from streamvos.pipeline.clients.client import Client
 
 app = typer.Typer(
     help="Show and steer a pipeline that runs.",
@@ -56,6 +48,8 @@ Timeout = Annotated[
 ]
 StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.")]
 
+COLUMNS = ["stream", "state", "frame", "fps", "objects", "dropped", "restarts", "p50 ms", "p95 ms", "p99 ms"]
+
 
 @app.command("status", epilog=examples("streamvos ctl status", "streamvos ctl status --at door --json"))
 def status(
@@ -66,40 +60,23 @@ def status(
     json_target: JsonTarget = None,
 ) -> None:
     """Show streams, rates, latencies, drops and restarts."""
-    check_json_target(json_target)
     with connect(at, secret, server_key, timeout) as client:
         found, address = client.status(), client.address
-    columns = [
-        "stream",
-        "state",
-        "frame",
-        "fps",
-        "objects",
-        "dropped",
-        "restarts",
-        "p50 ms",
-        "p95 ms",
-        "p99 ms",
-    ]
-    table = make_table(f"pipeline at {address}", columns)
-    for name, one in sorted(_mapping(found.get("streams")).items()):
+    streams, workers, publish = (
+        dict(sorted(_mapping(found.get(part)).items())) for part in ("streams", "workers", "publish")
+    )
+    table = make_table(f"pipeline at {address}", COLUMNS)
+    for name, one in streams.items():
         table.add_row(name, *_stream_row(_mapping(one)))
-    lines = [
-        _worker_line(name, _mapping(one)) for name, one in sorted(_mapping(found.get("workers")).items())
-    ]
-    lines += [
-        f"{name}: waiting for {_number(one.get('waiting_seconds'))} s: {one['waiting_for']}"
-        for name, one in sorted(_mapping(found.get("streams")).items())
-        if _mapping(one).get("waiting_for")
-    ]
-    lines += [
-        f"{name}: last failure: {one['last_failure']}"
-        for name, one in sorted(_mapping(found.get("streams")).items())
-        if _mapping(one).get("last_failure")
-    ]
-    lines += [f"masks of {name}: {place}" for name, place in sorted(_mapping(found.get("publish")).items())]
-    print_table(table, json_target, *lines)
-    write_json({name: _plain(value) for name, value in found.items()}, json_target)
+    lines = [_worker_line(name, _mapping(one)) for name, one in workers.items()]
+    for name, one in streams.items():
+        if _mapping(one).get("waiting_for"):
+            waiting = _number(one.get("waiting_seconds"))
+            lines.append(f"{name}: waiting for {waiting} s: {one['waiting_for']}")
+        if _mapping(one).get("last_failure"):
+            lines.append(f"{name}: last failure: {one['last_failure']}")
+    lines += [f"masks of {name}: {place}" for name, place in publish.items()]
+    show(found, json_target, table, *lines)
 
 
 @app.command(
@@ -121,11 +98,12 @@ def annotate(
     json_target: JsonTarget = None,
 ) -> None:
     """Start, add or correct objects of a stream while it runs."""
-    check_json_target(json_target)
+    from streamvos.masks.labelmap import read_label_map
+
     label_map = read_label_map(mask)
     with connect(at, secret, server_key, timeout) as client:
         seq = client.annotate(stream, label_map)
-    _told(f"{stream}: applied to frame {seq}", {"stream": stream, "seq": seq}, json_target)
+    show({"stream": stream, "seq": seq}, json_target, f"{stream}: applied to frame {seq}")
 
 
 @app.command(
@@ -141,11 +119,10 @@ def forget(
     json_target: JsonTarget = None,
 ) -> None:
     """Forget an object of a stream."""
-    check_json_target(json_target)
     with connect(at, secret, server_key, timeout) as client:
         seq = client.forget(stream, object_id)
-    report = {"stream": stream, "object": object_id, "seq": seq}
-    _told(f"{stream}: without object {object_id} from frame {seq} on", report, json_target)
+    text = f"{stream}: without object {object_id} from frame {seq} on"
+    show({"stream": stream, "object": object_id, "seq": seq}, json_target, text)
 
 
 @app.command("pause", epilog=examples("streamvos ctl pause front"))
@@ -158,10 +135,9 @@ def pause(
     json_target: JsonTarget = None,
 ) -> None:
     """Take no frames of a stream until `resume`."""
-    check_json_target(json_target)
     with connect(at, secret, server_key, timeout) as client:
         client.pause(stream)
-    _told(f"{stream}: paused", {"stream": stream, "state": "paused"}, json_target)
+    show({"stream": stream, "state": "paused"}, json_target, f"{stream}: paused")
 
 
 @app.command("resume", epilog=examples("streamvos ctl resume front"))
@@ -174,10 +150,9 @@ def resume(
     json_target: JsonTarget = None,
 ) -> None:
     """Take frames of a stream again."""
-    check_json_target(json_target)
     with connect(at, secret, server_key, timeout) as client:
         client.resume(stream)
-    _told(f"{stream}: goes on", {"stream": stream, "state": "running"}, json_target)
+    show({"stream": stream, "state": "running"}, json_target, f"{stream}: goes on")
 
 
 @app.command("stop", epilog=examples("streamvos ctl stop front", "streamvos ctl stop --at door"))
@@ -195,10 +170,9 @@ def stop(
     json_target: JsonTarget = None,
 ) -> None:
     """End a stream, or the whole pipeline, in order."""
-    check_json_target(json_target)
     with connect(at, secret, server_key, timeout) as client:
         client.stop(stream)
-    _told(f"{stream or 'pipeline'}: ended", {"stream": stream, "state": "ended"}, json_target)
+    show({"stream": stream, "state": "ended"}, json_target, f"{stream or 'pipeline'}: ended")
 
 
 def connect(at: str | None, secret: Path | None, server_key: str | None, timeout: float) -> Client:
@@ -207,6 +181,9 @@ def connect(at: str | None, secret: Path | None, server_key: str | None, timeout
     Raises:
         InputError: there is none, or there are several.
     """
+    from streamvos.pipeline.clients.client import Client
+    from streamvos.pipeline.wire.runtime import live_pipelines
+
     if at is None:
         running = live_pipelines()
         at = "default" if "default" in running or not running else running[0]
@@ -215,22 +192,15 @@ def connect(at: str | None, secret: Path | None, server_key: str | None, timeout
     return Client(at, secret=secret, server_key=server_key, timeout=timeout)
 
 
-def _told(text: str, report: Mapping[str, Any], json_target: str | None) -> None:
-    if json_target != STANDARD_OUTPUT:
-        write_output(f"{text}\n")
-    write_json(report, json_target)
-
-
 def _stream_row(stream: Mapping[str, Any]) -> list[str]:
     objects, dropped = stream.get("objects"), _mapping(stream.get("dropped"))
     latency = _mapping(_mapping(stream.get("latencies")).get("glass to mask"))
-    counts = sum(value for value in dropped.values() if isinstance(value, int))
     return [
         str(stream.get("state", "")),
         _number(stream.get("seq")),
         _number(stream.get("fps"), 1),
         str(len(objects)) if isinstance(objects, (list, dict)) else _number(objects),
-        str(counts),
+        str(sum(value for value in dropped.values() if isinstance(value, int))),
         _number(stream.get("restarts")),
         *(_number(latency.get(name), 1) for name in ("p50", "p95", "p99")),
     ]
@@ -238,17 +208,18 @@ def _stream_row(stream: Mapping[str, Any]) -> list[str]:
 
 def _worker_line(name: str, worker: Mapping[str, Any]) -> str:
     memory = _mapping(worker.get("beat")).get("memory")
-    told = {
+    known = {
         "pid": worker.get("pid"),
         "restarts": worker.get("restarts"),
         "memory": f"{memory / 2**20:.0f} MiB" if isinstance(memory, int) else None,
         "standby": worker.get("standby"),
     }
-    rest = "".join(f", {key} {value}" for key, value in told.items() if value is not None)
+    rest = "".join(f", {key} {value}" for key, value in known.items() if value is not None)
     return f"worker {name}: {worker.get('state', 'unknown')}{rest}"
 
 
 def _number(value: Any, digits: int = 0) -> str:
+    """A number of a status message, which may hold anything."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         return ""
     return f"{value:.{digits}f}"
@@ -256,14 +227,3 @@ def _number(value: Any, digits: int = 0) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _plain(value: Any) -> Any:
-    """The same as JSON can say it: bytes as hexadecimal digits, no number that is none."""
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, bytes):
-        return value.hex()
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value

@@ -10,9 +10,17 @@ from typing import Annotated
 
 import typer
 
-from streamvos.cli.common import DeviceName, JsonTarget, WeightsName, examples
-from streamvos.cli.run import Boxes, MaskPath, SaveFirst
-from streamvos.cli.segmenting import Job
+from streamvos.cli.options import (
+    Boxes,
+    DeviceName,
+    JsonTarget,
+    MaskPath,
+    OutFolder,
+    SaveFirst,
+    WeightsName,
+    examples,
+)
+from streamvos.cli.run import run
 
 DEMO_SOURCE = "synthetic:seed=7,objects=2,distractors=1,size=360x640,length=60"
 
@@ -35,9 +43,7 @@ def demo(
     mask: MaskPath = None,
     boxes: Boxes = None,
     save_first: SaveFirst = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for what is written.")
-    ] = Path("out/demo"),
+    out: OutFolder = Path("out/demo"),
     weights: WeightsName = "default",
     device: DeviceName = "auto",
     json_target: JsonTarget = None,
@@ -47,13 +53,4 @@ def demo(
     Without a source of your own nothing is needed: the video is synthetic, and its ground truth gives the
     scores.
     """
-    Job(
-        source=source,
-        out=out,
-        mask=mask,
-        boxes=boxes,
-        save_first=save_first,
-        weights=weights,
-        device=device,
-        json_target=json_target,
-    ).run()
+    run(source, mask, boxes, save_first, out, weights=weights, device=device, json_target=json_target)

@@ -22,7 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 import streamvos
-from streamvos.cli.common import JsonTarget, check_json_target, examples, print_table, write_json
+from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.output import show
 from streamvos.types import InputError, StreamvosError
 from streamvos.weights import BUNDLED, bundled_path, read_checkpoint
 
@@ -56,10 +57,9 @@ def doctor(json_target: JsonTarget = None) -> None:
 
     Exit code 1 if something is missing that streamvos cannot work without.
     """
-    check_json_target(json_target)
     findings = examine()
-    print_table(as_table(findings), json_target)
-    write_json({"version": streamvos.__version__, "findings": [asdict(one) for one in findings]}, json_target)
+    values = {"version": streamvos.__version__, "findings": [asdict(one) for one in findings]}
+    show(values, json_target, as_table(findings))
     if any(one.verdict == "missing" for one in findings):
         raise typer.Exit(1)
 

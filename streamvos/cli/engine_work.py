@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from rich.progress import Progress, TaskID
 
-from streamvos.cli.common import console, make_progress
+from streamvos.cli.output import make_progress, remark
 from streamvos.engines import EngineCache
 from streamvos.engines.batches import batch_of
 from streamvos.engines.beside import Request, give_up, is_asked, requests
@@ -273,7 +273,7 @@ def serve_requests(cache: EngineCache, frames: int = CLIP_FRAMES) -> int:
         with cache.building("builder") as free:
             if free:
                 for request in requests(cache):
-                    console.print(f"{time.strftime('%F %T')} {_answer(cache, request, frames)}")
+                    remark(f"{time.strftime('%F %T')} {_answer(cache, request, frames)}")
                     done += 1
         if not free:
             time.sleep(1)  # another builder is at work; what it leaves is ours

@@ -13,21 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.common import (
-    STANDARD_OUTPUT,
-    DeviceName,
-    JsonTarget,
-    MethodSettings,
-    WeightsName,
-    check_json_target,
-    examples,
-    make_table,
-    method_settings,
-    print_table,
-    weights_argument,
-    write_json,
-    write_output,
-)
 from streamvos.cli.engine_work import (
     build_one,
     chosen_recipes,
@@ -42,6 +27,23 @@ from streamvos.cli.engine_work import (
     stale,
     synthetic_clip,
     told,
+)
+from streamvos.cli.options import (
+    DeviceName,
+    JsonTarget,
+    MethodSettings,
+    WeightsName,
+    examples,
+    method_settings,
+    weights_argument,
+)
+from streamvos.cli.output import (
+    STANDARD_OUTPUT,
+    check_json_target,
+    make_table,
+    print_table,
+    write_json,
+    write_output,
 )
 from streamvos.engines import BACKENDS, EngineCache, choose_device
 from streamvos.engines.beside import forget_failures

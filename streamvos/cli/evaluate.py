@@ -6,43 +6,44 @@ streamvos eval DAVIS --dataset davis2016 --method tvos --json results.json
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
-import streamvos
-from streamvos.cli.common import (
+from streamvos.cli.options import (
     BackendName,
+    DatasetName,
     DeviceName,
     JsonTarget,
     MethodName,
     MethodSettings,
+    SequenceNames,
     WeightsName,
-    check_json_target,
-    check_writable,
-    console,
     examples,
+    method_settings,
+    names_in,
+    weights_argument,
+)
+from streamvos.cli.output import (
+    check_writable,
     in_mib,
     make_progress,
     make_table,
-    method_settings,
-    names_in,
     peak_memory_mib,
-    print_table,
-    weights_argument,
-    without_nan,
-    write_json,
+    remark,
+    show,
 )
 from streamvos.cli.signals import Stopped
-from streamvos.datasets.davis import DavisDataset, DavisSequence
-from streamvos.masks.labelmap import write_label_map
-from streamvos.metrics.evaluation import evaluate_sequence
-from streamvos.metrics.scores import MEASURES, Scores, SequenceScore, summarize
-from streamvos.sinks.sink import make_folder
 from streamvos.types import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from streamvos.datasets.davis import DavisSequence
+    from streamvos.metrics.scores import Scores, SequenceScore
+    from streamvos.segmenter import Segmenter
 
 YEARS = {"davis2016": "2016", "davis2017": "2017"}
 
@@ -51,16 +52,6 @@ EXAMPLES = examples(
     "streamvos eval DAVIS --sequences goat,blackswan --out out/davis",
     "streamvos eval DAVIS --dataset davis2017 --split val --set top_k=5",
 )
-
-DatasetName = Annotated[
-    str,
-    typer.Option(
-        "--dataset", metavar="NAME", help="davis2016 (all objects as one) or davis2017 (each for itself)."
-    ),
-]
-SequenceNames = Annotated[
-    str | None, typer.Option("--sequences", metavar="A,B,...", help="Only these, separated by commas.")
-]
 
 
 def evaluate(
@@ -87,8 +78,11 @@ def evaluate(
     A sequence begins with its first true mask. J, F, their recall and decay are in percent. The first and
     the last frame of a sequence are not judged, as in DAVIS.
     """
+    import streamvos
+    from streamvos.datasets.davis import DavisDataset
+    from streamvos.metrics.scores import summarize
+
     options = method_settings(settings)
-    check_json_target(json_target)
     if dataset not in YEARS:
         raise InputError(f"unknown data set {dataset!r}; choose one of: {', '.join(YEARS)}")
     if out is not None:
@@ -113,9 +107,8 @@ def evaluate(
             frames, seconds = frames + len(sequence) - 1, seconds + spent
             progress.update(task, info=f"J&F {score.percent()['J&F']:.1f}")
     summary = summarize(scores)
-    print_scores(summary, f"{dataset}, {method}", json_target)
-    console.print(f"{frames / max(seconds, 1e-9):.1f} frames/s, peak memory {in_mib(peak_memory_mib())}")
-    write_json(without_nan(summary.to_json()), json_target)
+    show(summary.to_json(), json_target, score_table(summary, f"{dataset}, {method}"))
+    remark(f"{frames / max(seconds, 1e-9):.1f} frames/s, peak memory {in_mib(peak_memory_mib())}")
 
 
 def check_can_be_scored(sequence: DavisSequence) -> None:
@@ -137,44 +130,46 @@ def check_can_be_scored(sequence: DavisSequence) -> None:
 
 
 def evaluate_one(
-    vos: streamvos.Segmenter, sequence: DavisSequence, folder: Path | None, tick: Callable[[], object]
+    vos: Segmenter, sequence: DavisSequence, folder: Path | None, tick: Callable[[], object]
 ) -> tuple[SequenceScore, float]:
     """Segment one sequence and score it as it goes.
 
     Args:
-        vos: is reset first.
-        sequence: with a label map for every frame.
+        vos: a segmenter, which is reset first.
+        sequence: a sequence with a label map for every frame.
         folder: where the predicted label maps go; None = nowhere.
         tick: called after every frame.
 
     Returns:
         The score, and the seconds spent in `Segmenter.step` after the first frame.
     """
-    spent = 0.0
+    from streamvos.masks.labelmap import write_label_map
+    from streamvos.metrics.evaluation import SequenceScorer
+    from streamvos.sinks.sink import make_folder
+
+    scorer, spent = SequenceScorer(sequence.name, sequence.object_ids), 0.0
     vos.reset()
     if folder is not None:
         make_folder(folder)
-
-    def predictions() -> Iterator[np.ndarray]:
-        nonlocal spent
-        for index, path in enumerate(sequence.frame_paths):
-            image = sequence.image(index)
-            before = time.perf_counter()
-            result = vos.step(image, sequence.first_mask() if index == 0 else None)
-            spent += time.perf_counter() - before if index else 0.0
-            if folder is not None:
-                write_label_map(folder / f"{path.stem}.png", result.mask)
-            tick()
-            yield result.mask
-
-    return evaluate_sequence(sequence.masks(), predictions(), sequence.object_ids, name=sequence.name), spent
+    for index, path in enumerate(sequence.frame_paths):
+        image, given = sequence.image(index), sequence.first_mask() if index == 0 else None
+        before = time.perf_counter()
+        result = vos.step(image, given)
+        spent += time.perf_counter() - before if index else 0.0
+        scorer.add(sequence.mask(index), result.mask)
+        if folder is not None:
+            write_label_map(folder / f"{path.stem}.png", result.mask)
+        tick()
+    return scorer.result(), spent
 
 
-def print_scores(scores: Scores, title: str, json_target: str | None) -> None:
-    """One row a sequence, the mean last."""
+def score_table(scores: Scores, title: str) -> Table:
+    """A table with one row a sequence, the mean last."""
+    from streamvos.metrics.scores import MEASURES
+
     table = make_table(title, ["sequence", *MEASURES])
     rows = [(name, score.percent()) for name, score in scores.sequences.items()]
     for position, (name, percent) in enumerate([*rows, ("mean", scores.mean)]):
         values = [f"{percent[measure]:.1f}" for measure in MEASURES]
         table.add_row(name, *values, end_section=position == len(rows) - 1)
-    print_table(table, json_target)
+    return table

@@ -7,19 +7,12 @@ streamvos keys show keys/door.key
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.common import (
-    STANDARD_OUTPUT,
-    JsonTarget,
-    check_json_target,
-    examples,
-    write_json,
-    write_output,
-)
-from streamvos.pipeline.wire.security import make_keys, read_public_key, read_secret_key
+from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.output import show
 from streamvos.types import InputError
 
 app = typer.Typer(
@@ -42,37 +35,30 @@ def new(
     The pipeline's secret file is `security.secret` of its pipeline.toml; the .key files of those who may
     connect lie in its folder `security.clients`. A client needs its own .key_secret and the pipeline's .key.
     """
-    check_json_target(json_target)
+    from streamvos.pipeline.wire.security import make_keys, read_public_key
+
     public_path, secret_path = make_keys(path.parent, path.name)
     public = read_public_key(public_path).decode()
-    if json_target != STANDARD_OUTPUT:
-        write_output(f"public  {public_path}  {public}\nsecret  {secret_path}\n")
-    write_json(
-        {"public_file": str(public_path), "secret_file": str(secret_path), "public_key": public}, json_target
-    )
+    values = {"public_file": str(public_path), "secret_file": str(secret_path), "public_key": public}
+    show(values, json_target, f"public  {public_path}  {public}", f"secret  {secret_path}")
 
 
 @app.command("show", epilog=examples("streamvos keys show keys/door.key", "streamvos keys show clients"))
-def show(
+def show_keys(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A key's file, or a folder of them.")],
     json_target: JsonTarget = None,
 ) -> None:
     """Show public keys; secret ones are checked, and never shown."""
-    check_json_target(json_target)
+    from streamvos.pipeline.wire.security import read_public_key, read_secret_key
+
     files = sorted((*path.glob("*.key"), *path.glob("*.key_secret"))) if path.is_dir() else [path]
     if not files:
         raise InputError(f"there are no keys in {path}; `streamvos keys new {path}/NAME` makes some")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for file in files:
         secret = file.suffix == ".key_secret"
         public = read_secret_key(file)[0] if secret else read_public_key(file)
         rows.append({"file": str(file), "public_key": public.decode(), "secret": secret})
-    if json_target != STANDARD_OUTPUT:
-        width = max(len(str(row["file"])) for row in rows)
-        write_output(
-            "".join(
-                f"{row['file']!s:<{width}}  {row['public_key']}{'  secret' if row['secret'] else ''}\n"
-                for row in rows
-            )
-        )
-    write_json({"keys": rows}, json_target)
+    width = max(len(str(row["file"])) for row in rows)
+    lines = [f"{row['file']!s:<{width}}  {row['public_key']}{'  secret' * row['secret']}" for row in rows]
+    show({"keys": rows}, json_target, *lines)

@@ -1,9 +1,9 @@
-"""The folder of a run: whose files are in it.
+"""The folder of a run, and which of its files are ours.
 
-A second run into the same folder replaces what the first one wrote; all of it, or label maps of a longer
-first run would lie among those of the second. But only that: a folder may hold label maps that somebody
-drew. So a run notes the files that it makes, each before it is made, in a hidden list beside them, and the
-next run removes those on the list and nothing else.
+A second run into the same folder replaces all that the first one wrote; otherwise label maps of a longer
+first run would lie among those of the second. Nothing else is replaced: a folder may hold label maps that
+somebody drew. So a run notes the files that it makes, each before it is made, in a hidden list beside them,
+and the next run removes those on the list and nothing else.
 
     out/.streamvos-files        the list
     out/labels/00000.png ...    label maps
@@ -16,11 +16,10 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from streamvos.cli.common import check_writable
+from streamvos.cli.output import check_writable
 from streamvos.sinks import MultiSink, open_sinks
 from streamvos.sinks.sink import cannot_write, partial_path
 from streamvos.sources import Source
@@ -29,23 +28,8 @@ from streamvos.types import Frame, InputError, Result
 LIST = ".streamvos-files"
 LABELS, OVERLAY, RESULTS = "labels", "overlay.mp4", "results.jsonl"
 
-# What a list may name: nothing outside of the folder, whoever wrote it.
+# What a list may name: nothing outside of the folder, whoever wrote the list.
 _OWN = re.compile(r"labels/[^/\\\0]+\.png|(overlay|overlay\.partial)\.mp4|(results|results\.partial)\.jsonl")
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """What is written.
-
-    Attributes:
-        labels: label-map PNGs.
-        overlay: a video with the objects drawn over the frames.
-        results: lines of JSON.
-    """
-
-    labels: bool = True
-    overlay: bool = True
-    results: bool = True
 
 
 def check_out(out: Path, source: str) -> None:
@@ -66,39 +50,44 @@ def check_out(out: Path, source: str) -> None:
     read = {place.resolve(), place.resolve().parent}
     for name in (LABELS, OVERLAY):
         if (out / name).resolve() in read:
-            raise InputError(f"--out {out} would replace {out / name}, which is read; choose another folder")
+            raise InputError(f"--out {out} would replace {out / name}, the source; choose another folder")
 
 
 class OutputFolder:
-    """The sinks of one run, and the list of its files. A context manager, as a sink is.
-
-    Nothing of an earlier run is removed before the new one can be written.
+    """The sinks of one run, and the list of its files. A context manager, as a sink is; entering opens them.
 
     Args:
         folder: made if missing.
-        kinds: what is written.
-        source: gives the label maps their names.
+        source: names the label maps.
+        labels: whether label-map PNGs are written.
+        overlay: whether a video with the objects drawn over the frames is written.
+        results: whether lines of JSON are written.
 
     Raises:
-        SinkError: something cannot be made.
+        SinkError: on entering; something cannot be made.
     """
 
-    def __init__(self, folder: Path, kinds: Kinds, source: Source) -> None:
-        self.folder, self.kinds, self._stem = folder, kinds, source.stem
-        # The frames' own time stamps: a live stream with dropped frames still plays at life's own speed.
-        self._sinks: MultiSink = open_sinks(
-            folder, stems=source.stem, labels=kinds.labels, overlay=kinds.overlay, results=kinds.results
-        )
+    def __init__(
+        self, folder: Path, source: Source, labels: bool = True, overlay: bool = True, results: bool = True
+    ) -> None:
+        self.folder, self._stem = folder, source.stem
+        self._kinds = {"labels": labels, "overlay": overlay, "results": results}
+
+    def __enter__(self) -> OutputFolder:
+        # nothing of an earlier run is removed before the new one can be written
+        # The frames' own time stamps: a live stream with dropped frames still plays at its own speed.
+        self._sinks: MultiSink = open_sinks(self.folder, stems=self._stem, **self._kinds)
         try:
-            files = [OVERLAY] * kinds.overlay + [RESULTS] * kinds.results
+            files = [OVERLAY] * self._kinds["overlay"] + [RESULTS] * self._kinds["results"]
             opened = [partial_path(Path(name)).name for name in files]
-            _remove_earlier(folder, keep=opened)
+            _remove_earlier(self.folder, keep=opened)
             # Unbuffered: a name is on the disk before its file is.
-            self._list = open(folder / LIST, "wb", buffering=0)  # noqa: SIM115
+            self._list = open(self.folder / LIST, "wb", buffering=0)
             self._note(*files, *opened)
         except OSError as error:
             self._sinks.abort()
-            raise cannot_write(folder / LIST, error) from error
+            raise cannot_write(self.folder / LIST, error) from error
+        return self
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -111,7 +100,7 @@ class OutputFolder:
         Raises:
             SinkError: it cannot be written.
         """
-        if self.kinds.labels:
+        if self._kinds["labels"]:
             try:
                 self._note(f"{LABELS}/{self._stem(frame.index)}.png")
             except OSError as error:
@@ -119,13 +108,10 @@ class OutputFolder:
         self._sinks.write(frame, result)
 
     def unfinished(self) -> list[Path]:
-        """What is there after a run that did not end in order."""
-        labels = [self.folder / LABELS] * self.kinds.labels
+        """The files of a run that did not end in order."""
+        labels = [self.folder / LABELS] * self._kinds["labels"]
         partial = [partial_path(path) for name, path in self.paths.items() if name != "labels"]
         return [path for path in (*labels, *partial) if path.exists()]
-
-    def __enter__(self) -> OutputFolder:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -10,17 +10,21 @@ from typing import Annotated
 
 import typer
 
-from streamvos.cli.common import (
+from streamvos.cli.options import (
     BackendName,
+    Boxes,
     DeviceName,
     JsonTarget,
+    MaskPath,
     MethodName,
     MethodSettings,
+    OutFolder,
+    SaveFirst,
     WeightsName,
     examples,
+    method_settings,
+    weights_argument,
 )
-from streamvos.cli.output_folder import Kinds
-from streamvos.cli.segmenting import Job
 
 EXAMPLES = examples(
     "streamvos run clip.mp4 --mask first.png --out out/",
@@ -31,28 +35,6 @@ EXAMPLES = examples(
     "streamvos run rtsp://user:secret@10.0.0.5/stream --mask first.png --height 480",
     "streamvos run synthetic:seed=3,objects=2 --json",
 )
-
-MaskPath = Annotated[
-    Path | None,
-    typer.Option("--mask", metavar="FILE", help="Label map (PNG) of the first frame; the values are ids."),
-]
-Boxes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--box",
-        metavar="ID:LEFT,TOP,RIGHT,BOTTOM",
-        help="Instead of a mask, or beside it: a rectangle around an object in the first frame, in pixels of "
-        "what --save-first stores. Repeatable.",
-    ),
-]
-SaveFirst = Annotated[
-    Path | None,
-    typer.Option(
-        "--save-first",
-        metavar="FILE.png",
-        help="Store the first frame; without a mask or box, that is all that is done.",
-    ),
-]
 
 
 def run(
@@ -66,9 +48,7 @@ def run(
     mask: MaskPath = None,
     boxes: Boxes = None,
     save_first: SaveFirst = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for what is written.")
-    ] = Path("out"),
+    out: OutFolder = Path("out"),
     method: MethodName = "tvos",
     weights: WeightsName = "default",
     device: DeviceName = "auto",
@@ -99,25 +79,42 @@ def run(
 
     The first frame needs a label map (--mask), or a rectangle around each object (--box).
     """
-    Job(
-        source=source,
-        out=out,
-        mask=mask,
-        boxes=boxes,
-        save_first=save_first,
-        selection={
-            "height": height,
-            "stride": stride,
-            "max_frames": max_frames,
-            "fps": fps,
-            "open_timeout": timeout,
-            "stall_timeout": timeout,
-        },
-        kinds=Kinds(labels, overlay, results),
-        method=method,
-        weights=weights,
-        device=device,
-        backend=backend,
-        settings=settings,
-        json_target=json_target,
-    ).run()
+    import streamvos
+    from streamvos.cli import segmenting
+    from streamvos.cli.output_folder import OutputFolder, check_out
+    from streamvos.masks.boxes import parse_boxes
+    from streamvos.sources import LiveSource, open_source
+    from streamvos.sources.first_frame import first_label_map
+
+    # whatever can be found wrong is found before anything is written, the cheap before the expensive
+    rectangles, options = parse_boxes(boxes), method_settings(settings)
+    if save_first is not None:
+        segmenting.check_save_first(save_first)
+    check_out(out, source)
+    opened = open_source(
+        source,
+        height=height,
+        stride=stride,
+        max_frames=max_frames,
+        fps=fps,
+        open_timeout=timeout,
+        stall_timeout=timeout,
+    )
+    with opened:
+        if save_first is not None and mask is None and not rectangles:
+            segmenting.save_frame(segmenting.next_frame(opened), save_first)
+            segmenting.report_first_frame(opened, save_first, json_target)
+            return
+        given = segmenting.known_label_map(opened, mask, rectangles)
+        vos = streamvos.load(method, weights_argument(weights), device, backend, **options)
+        if isinstance(opened, LiveSource):
+            segmenting.warm_up(vos, opened.size)
+        first = segmenting.next_frame(opened)
+        if save_first is not None:
+            segmenting.save_frame(first, save_first)
+        label_map = first_label_map(first, given, rectangles)
+        folder = OutputFolder(out, opened, labels, overlay, results)
+        values, stopped = segmenting.segment(opened, first, label_map, vos, folder)
+    segmenting.report(values, json_target)
+    if stopped is not None:
+        raise stopped

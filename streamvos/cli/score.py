@@ -10,18 +10,8 @@ from typing import Annotated
 
 import typer
 
-from streamvos.cli.common import (
-    JsonTarget,
-    check_json_target,
-    examples,
-    make_progress,
-    names_in,
-    without_nan,
-    write_json,
-)
-from streamvos.cli.evaluate import DatasetName, SequenceNames, print_scores
-from streamvos.metrics.folders import score_folders
-from streamvos.metrics.scores import SequenceScore
+from streamvos.cli.options import DatasetName, JsonTarget, SequenceNames, examples, names_in
+from streamvos.cli.output import make_progress, show
 
 EXAMPLES = examples(
     "streamvos score DAVIS/Annotations/480p out/davis --json scores.json",
@@ -43,7 +33,10 @@ def score(
     J, F, their recall and decay are in percent. The first and the last frame of a sequence are not judged,
     as in DAVIS.
     """
-    check_json_target(json_target)
+    from streamvos.cli.evaluate import score_table
+    from streamvos.metrics.folders import score_folders
+    from streamvos.metrics.scores import SequenceScore
+
     with make_progress() as progress:
         task = progress.add_task("scoring", total=None, info="")
 
@@ -52,5 +45,4 @@ def score(
 
         scores = score_folders(truth, predicted, dataset, names_in(sequences), on_sequence=tick)
         progress.update(task, total=len(scores.sequences))
-    print_scores(scores, f"{dataset}, {predicted}", json_target)
-    write_json(without_nan(scores.to_json()), json_target)
+    show(scores.to_json(), json_target, score_table(scores, f"{dataset}, {predicted}"))

@@ -15,17 +15,17 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.common import (
+from streamvos.cli.options import (
     BUNDLED_NAMES,
     METHOD_NAMES,
+    Boxes,
     JsonTarget,
+    MaskPath,
     MethodSettings,
-    check_json_target,
     examples,
     method_settings,
-    write_json,
 )
-from streamvos.cli.run import Boxes, MaskPath
+from streamvos.cli.output import write_json
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import config_from_options, read_config
 from streamvos.pipeline.telemetry.logs import EventLog
@@ -131,7 +131,6 @@ def serve(
     Ctrl-C drains it: what is in flight is written, and the exit code is 0. It is 1 if a stream had to be
     given up.
     """
-    check_json_target(json_target)
     changes = {
         "name": name,
         "placement": placement,

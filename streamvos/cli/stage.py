@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from streamvos.cli.common import examples
+from streamvos.cli.options import examples
 from streamvos.pipeline.wire.endpoints import is_loopback, split_tcp
 from streamvos.types import InputError
 

@@ -13,15 +13,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from streamvos.cli.common import (
-    JsonTarget,
-    check_json_target,
-    console,
-    examples,
-    make_progress,
-    parse_settings,
-    write_json,
-)
+from streamvos.cli.options import JsonTarget, examples, parse_settings
+from streamvos.cli.output import make_progress, remark, write_json
 from streamvos.cli.signals import Stopped
 from streamvos.datasets.davis import DavisDataset
 from streamvos.datasets.youtube import YouTubeVosDataset
@@ -104,7 +97,6 @@ def tvos(
 ) -> None:
     """Train TVOS; resumable, the same for the same seed."""
     training, clips = parse_settings(settings), parse_settings(clip_settings)
-    check_json_target(json_target)
     if recipe == "synthetic":
         if data is not None or split is not None:
             raise InputError("--data and --split are for --recipe authors; the synthetic one takes --stills")
@@ -148,7 +140,6 @@ def frtm(
     defaults = {"learning_rate": 1e-3, "weight_decay": 1e-4, "warmup": 50, "average": 0.995, "batch": 4}
     training = _options(TrainingOptions, {**defaults, **parse_settings(settings)})
     clips = _options(ClipOptions, {"stills": stills, "largest_gap": 16, **parse_settings(clip_settings)})
-    check_json_target(json_target)
     tensors = read_checkpoint(bundled_path("tvos") if backbone is None else backbone).tensors
     options = FRTMOptions(**INFERENCE)
     _train(
@@ -181,9 +172,9 @@ def _train(
             raise
         progress.update(task, completed=training.steps)
     curves = out / "losses.png"
-    console.print(f"weights: {path}")
+    remark(f"weights: {path}")
     if curves.exists():
-        console.print(f"curves:  {curves}")
+        remark(f"curves:  {curves}")
     write_json({"weights": str(path), "curves": str(curves) if curves.exists() else None}, json_target)
 
 

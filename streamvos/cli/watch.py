@@ -12,27 +12,15 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import zmq
-from rich.live import Live
-from rich.table import Table
 
-from streamvos.cli.common import (
-    JsonTarget,
-    check_json_target,
-    check_writable,
-    console,
-    examples,
-    make_table,
-    print_table,
-    report_error,
-    write_json,
-)
 from streamvos.cli.ctl import Secret, ServerKey, Timeout, connect
+from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.output import check_writable, error_console, make_table, report_error, show
 from streamvos.cli.signals import Stopped
-from streamvos.masks.labelmap import write_label_map
 from streamvos.metrics.latency import Latencies
 from streamvos.pipeline.clients.client import find_address, publishers_in
 from streamvos.pipeline.clients.subscribing import FORMS, End, Form, Mask, Subscription
@@ -40,6 +28,9 @@ from streamvos.pipeline.wire.endpoints import is_loopback
 from streamvos.pipeline.wire.messages import Refused
 from streamvos.pipeline.wire.security import Curve
 from streamvos.types import InputError, SinkError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 EXAMPLES = examples(
     "streamvos watch",
@@ -157,7 +148,6 @@ def watch(
 
     Latency is from the capture of a frame to here, where both are on this host.
     """
-    check_json_target(json_target)
     if save is not None:
         check_writable(save)
     if form not in FORMS:
@@ -178,9 +168,8 @@ def watch(
     finally:
         context.term()
     lines = [f"refused messages: {cause} {count}" for cause, count in sorted(refused.items())]
-    print_table(_table(views), json_target, *lines)
-    report = {"streams": {name: view.to_json() for name, view in views.items()}, "refused": refused}
-    write_json(report, json_target)
+    values = {"streams": {name: view.to_json() for name, view in views.items()}, "refused": refused}
+    show(values, json_target, _table(views), *lines)
     if stopped is not None and stopped.number != signal.SIGINT:  # Ctrl-C is how one stops to watch
         raise stopped
 
@@ -221,6 +210,8 @@ def _follow(
 
 
 def _save(folder: Path, mask: Mask, subscription: Subscription) -> None:
+    from streamvos.masks.labelmap import write_label_map
+
     try:
         label_map = mask.label_map
     except Refused as error:
@@ -249,9 +240,12 @@ def _addresses(
 @contextmanager
 def _shown(views: dict[str, StreamView]) -> Iterator[Any]:
     """A live table on the standard error, if that is a terminal; gives what draws it anew."""
+    console = error_console()
     if not console.is_terminal:
         yield lambda: None
         return
+    from rich.live import Live
+
     drawn = 0.0
     with Live(_table(views), console=console, auto_refresh=False, transient=True) as live:
 

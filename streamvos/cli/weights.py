@@ -1,4 +1,4 @@
-"""`streamvos weights`: what there is, what a file holds, and published checkpoints as files of ours.
+"""`streamvos weights`: list bundled weights, inspect weight files, convert published checkpoints.
 
 streamvos weights list
 streamvos weights inspect rn101_ytvos.pth
@@ -13,16 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.common import (
-    STANDARD_OUTPUT,
-    JsonTarget,
-    check_json_target,
-    examples,
-    make_table,
-    print_table,
-    write_json,
-    write_output,
-)
+from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.output import make_table, show
 from streamvos.methods import METHODS
 from streamvos.types import InputError
 from streamvos.weights import (
@@ -60,7 +52,6 @@ Backbone = Annotated[
 @app.command("list", epilog=examples("streamvos weights list", "streamvos weights list --json"))
 def list_weights(json_target: JsonTarget = None) -> None:
     """List the methods, and which of them come with weights."""
-    check_json_target(json_target)
     rows: list[dict[str, Any]] = []
     for name in METHODS:
         row: dict[str, Any] = {"method": name, "bundled": None, "MiB": None, "parameters": None}
@@ -77,14 +68,12 @@ def list_weights(json_target: JsonTarget = None) -> None:
     for row in rows:
         file = row["bundled"] or "none: give --weights FILE"
         table.add_row(row["method"], file, _shown(row["MiB"]), _shown(row["parameters"]))
-    print_table(table, json_target)
-    write_json({"methods": rows}, json_target)
+    show({"methods": rows}, json_target, table)
 
 
 @app.command("inspect", epilog=examples("streamvos weights inspect davis_train.pth.tar"))
 def inspect(path: WeightFile, backbone: Backbone = None, json_target: JsonTarget = None) -> None:
     """Say whose weights a file holds, and whether they fit. Nothing in the file is executed."""
-    check_json_target(json_target)
     checkpoint = read_checkpoint(path)
     method = recognize(checkpoint)
     report: dict[str, Any] = {
@@ -101,11 +90,9 @@ def inspect(path: WeightFile, backbone: Backbone = None, json_target: JsonTarget
         except InputError as error:
             report |= {"fits": False, "reason": str(error)}
     report["description"] = {n: v for n, v in checkpoint.metadata.items() if n not in ("method", "options")}
-    if json_target != STANDARD_OUTPUT:
-        shown = {name: value for name, value in report.items() if value not in (None, {})}
-        width = max(map(len, shown))
-        write_output("".join(f"{name:<{width}}  {_shown(value)}\n" for name, value in shown.items()))
-    write_json(report, json_target)
+    known = {name: value for name, value in report.items() if value not in (None, {})}
+    width = max(map(len, known))
+    show(report, json_target, *(f"{name:<{width}}  {_shown(value)}" for name, value in known.items()))
 
 
 @app.command(
@@ -123,7 +110,6 @@ def convert(
     json_target: JsonTarget = None,
 ) -> None:
     """Write a published checkpoint as a streamvos file."""
-    check_json_target(json_target)
     if out.exists() and not force:
         raise InputError(f"{out} is there already; choose another name, or give --force")
     if not out.parent.is_dir():
@@ -138,10 +124,8 @@ def convert(
     tensors, options = _fitting(checkpoint, _read_backbone(backbone))
     save_weights(out, tensors, method, {"options": options, "converted_from": path.name})
     size = out.stat().st_size
-    if json_target != STANDARD_OUTPUT:
-        write_output(f"{out}: {method}, {len(tensors)} entries, {size / 2**20:.1f} MiB\n")
     report = {"file": str(out), "method": method, "entries": len(tensors), "bytes": size, "options": options}
-    write_json(report, json_target)
+    show(report, json_target, f"{out}: {method}, {len(tensors)} entries, {size / 2**20:.1f} MiB")
 
 
 def _fitting(checkpoint: Checkpoint, backbone: Checkpoint | None) -> tuple[dict[str, Any], dict[str, Any]]:

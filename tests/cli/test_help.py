@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 import streamvos
+from streamvos.cli import COMMANDS as COMMAND_LINES
 
 GROUPS = ["train", "weights", "engines", "ctl", "keys"]
 COMMANDS = ["run", "serve", "watch", "stage", "demo", "eval", "score", "doctor", *GROUPS]
@@ -66,7 +68,7 @@ def test_the_version_is_the_package_s(call):
 
 
 def test_the_help_names_the_methods_that_there_are():
-    from streamvos.cli.common import BACKEND_NAMES, BUNDLED_NAMES, METHOD_NAMES
+    from streamvos.cli.options import BACKEND_NAMES, BUNDLED_NAMES, METHOD_NAMES
     from streamvos.engines import BACKENDS
     from streamvos.methods import METHODS
     from streamvos.weights import BUNDLED
@@ -76,8 +78,24 @@ def test_the_help_names_the_methods_that_there_are():
     assert set(BUNDLED_NAMES) == set(BUNDLED)
 
 
-@pytest.mark.parametrize("command", ["ctl", "watch", "keys", "serve", "stage"])
-def test_commands_around_a_pipeline_do_without_torch(command):
-    code = f"import sys; from streamvos.cli import main; main(['{command}', '-h'])"
-    code += "; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_a_command_s_line_in_the_list_is_the_first_of_its_help(call, name):
+    text = call(name, "--help").out.partition("\n\n")[2]
+    assert COMMAND_LINES[name] == " ".join(text.partition("\n\n")[0].split())
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ["torch", "cv2", "av", "numpy", "PIL", "zmq", "rich"]
+    for command in ["", "run", "demo", "eval", "score", "ctl", "keys"]:
+        assert not imported(heavy, *command.split(), "--help")
+    for command in ["serve", "stage", "watch"]:
+        assert not imported(["torch", "cv2", "av"], command, "--help")
+
+
+def imported(modules: list[str], *arguments: str) -> set[str]:
+    """Which of some modules a call of the command line imports."""
+    code = "import json, sys; from streamvos.cli import main; main(sys.argv[1:]); "
+    code += "sys.stderr.write(json.dumps(list(sys.modules)))"
+    command = [sys.executable, "-c", code, *arguments]
+    answer = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    return set(json.loads(answer.stderr)) & set(modules)

@@ -12,7 +12,7 @@ import typer
 
 from streamvos.cli import serve as serve_module
 from streamvos.cli import stage as stage_module
-from streamvos.cli.common import with_json_target
+from streamvos.cli.options import with_json_target
 from streamvos.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -200,7 +200,7 @@ def test_what_cannot_be_obeyed_is_answered_and_changes_nothing(tmp_path):
     with serving(configuration(tmp_path, DRIFT, length), tmp_path / "run") as pipeline:
         with client_of(pipeline) as client:
             for call, words in (
-                (lambda: client.annotate("s", np.ones((9, 9), np.uint8)), "(9, 9)"),
+                (lambda: client.annotate("s", np.ones((9, 9), np.uint8)), "9 x 9, the frames are 64 x 48"),
                 (lambda: client.annotate("s", np.zeros(SIZE, np.uint8)), "no object"),
                 (lambda: client.annotate("nobody", square(3, 1, 1)), "no stream 'nobody'"),
                 (lambda: client.forget("s", 77), "77"),
