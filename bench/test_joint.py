@@ -26,9 +26,9 @@ import pytest
 import torch
 
 from streamvos.methods.joint import JOINTOptions
+from streamvos.methods.joint.few_shot import FewShotProblem, steepest_descent
 from streamvos.methods.joint.memory import JOINTMemory
 from streamvos.methods.joint.network import JOINTNetwork
-from streamvos.nn.few_shot import FewShotProblem, steepest_descent
 from streamvos.nn.precision import Precision
 
 CROP, MEMORY, THREADS = (480, 832), 20, 2

@@ -28,10 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from streamvos.methods.frtm.memory import ObjectModel, learn, remember
-from streamvos.nn.target_model.conjugate_gradient import conjugate_gradient
-from streamvos.nn.target_model.sample_weights import SampleWeights
-from streamvos.nn.target_model.stencil import apply_stencil
-from streamvos.nn.target_model.target_model import (
+from streamvos.nn.target_model import (
     LearningRule,
     Samples,
     TargetWeights,
@@ -41,6 +38,9 @@ from streamvos.nn.target_model.target_model import (
     normal_equations,
     pixel_weights,
 )
+from streamvos.nn.target_model.conjugate_gradient import conjugate_gradient
+from streamvos.nn.target_model.sample_weights import SampleWeights
+from streamvos.nn.target_model.stencil import apply_stencil
 
 SIZE, STRIDE, CHANNELS, MEMORY, ITERATIONS, THREADS, INTERVAL = (480, 854), 16, 96, 80, 10, 2, 8
 RULE = LearningRule()

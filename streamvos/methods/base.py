@@ -33,7 +33,7 @@ from torch import nn
 
 from streamvos.methods.background import TrainingTask
 from streamvos.methods.parts import ExtractorPart, Part
-from streamvos.types import Annotation, Evidence, Features
+from streamvos.types import Annotation, Evidence, Features, InputError
 
 
 class Options(BaseModel):
@@ -114,6 +114,13 @@ class Target(ABC):
     @abstractmethod
     def forget(self, object_id: int) -> None:
         """Follow this object no longer; its pixels count as background from here on."""
+
+    def check_followed(self, object_id: int) -> None:
+        """Raises:
+        InputError: the object is not followed.
+        """
+        if object_id not in self.object_ids:
+            raise InputError(f"object {object_id} is not followed; known objects: {list(self.object_ids)}")
 
     @abstractmethod
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -36,6 +36,13 @@ def in_precision(choice: PrecisionChoice, device: torch.device) -> AbstractConte
     return nullcontext()
 
 
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """A region in which a caller's autocast does not round products."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 @lru_cache
 def _has_bfloat16(kind: str, index: int | None) -> bool:
     if kind == "cuda":

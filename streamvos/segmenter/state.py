@@ -149,8 +149,7 @@ class StreamState:
         Raises:
             InputError: it is not followed.
         """
-        if object_id not in self.object_ids:
-            raise InputError(f"object {object_id} is not followed; known objects: {list(self.object_ids)}")
+        self.target.check_followed(object_id)
         self.target.forget(object_id)
 
     @torch.inference_mode()

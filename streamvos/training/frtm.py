@@ -23,7 +23,7 @@ from streamvos.engines import choose_device
 from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMExtractor, FRTMOptions
 from streamvos.methods.frtm.options import TARGET_LEVEL
 from streamvos.nn.segmentation_network import SegmentationNetwork
-from streamvos.nn.target_model.target_model import learn_both, make_samples, project, score
+from streamvos.nn.target_model import learn_both, make_samples, project, score
 from streamvos.training.loop import OF_THE_MACHINE, Report, Say, TrainingOptions, say_in_log, train
 from streamvos.training.results import digest_of, write_results
 from streamvos.training.synthetic_clips import ClipOptions, MaskClips

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from streamvos.nn.images import IMAGE_DEVIATION, IMAGE_MEAN
+from streamvos.nn.resnet import IMAGE_DEVIATION, IMAGE_MEAN
 from streamvos.types import InputError
 from streamvos.weights.checkpoints import plain_names
 

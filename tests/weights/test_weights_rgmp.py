@@ -9,7 +9,7 @@ import torch
 from goldens import procedural
 
 from streamvos.methods.rgmp import RGMP, RGMPNetwork, RGMPOptions
-from streamvos.nn.images import IMAGE_DEVIATION, IMAGE_MEAN
+from streamvos.nn.resnet import IMAGE_DEVIATION, IMAGE_MEAN
 from streamvos.types import InputError
 from streamvos.weights.checkpoints import read_checkpoint
 from streamvos.weights.registry import load_exactly

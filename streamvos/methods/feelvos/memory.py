@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from streamvos.types import MAX_OBJECT_ID, VOID, InputError
+from streamvos.methods.state_dicts import check_shapes, ids_of
+from streamvos.types import VOID, InputError
 
 _TENSORS = (
     "annotated",
@@ -122,16 +123,13 @@ def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtyp
     Raises:
         InputError: it does not describe a memory that can be gone on with.
     """
-    missing = {*_TENSORS, "object_ids", "grid", "given", "first"} - set(state)
+    ids = ids_of(state, "FEELVOS")
+    missing = {*_TENSORS, "grid", "given", "first"} - set(state)
     if missing:
         raise InputError(f"this is no state of a FEELVOS target: {sorted(missing)} missing")
-    ids, grid, given = (tuple(state[name].flatten().tolist()) for name in ("object_ids", "grid", "given"))
-    if (
-        list(ids) != sorted(set(ids))
-        or any(not 1 <= i <= MAX_OBJECT_ID for i in ids)
-        or set(given) - set(ids)
-    ):
-        raise InputError(f"the state's object ids {ids} or given ids {given} cannot be right")
+    grid, given = (tuple(state[name].flatten().tolist()) for name in ("grid", "given"))
+    if set(given) - set(ids):
+        raise InputError(f"the state has references of objects {given}, but follows {ids} only")
     if len(grid) != 2 or min(grid) < 1:
         raise InputError(f"the state's grid is (h, w), both at least 1, got {grid}")
     cells, channels = grid[0] * grid[1], int(state["annotated"].shape[-1]) if state["annotated"].ndim else 0
@@ -144,10 +142,9 @@ def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtyp
         "previous_labels": (cells,),
         "previous_probabilities": (1 + len(ids), cells) if soft else (0, 0),
     }
-    for name, shape in expected.items():
+    check_shapes(state, expected)
+    for name in expected:
         value = state[name]
-        if tuple(value.shape) != shape:
-            raise InputError(f"the state's {name} is {tuple(value.shape)}, expected {shape}")
         if name.endswith("labels"):
             strange = set(torch.unique(value).tolist()) - {0, VOID, *ids}
             if value.dtype != torch.int64 or strange:

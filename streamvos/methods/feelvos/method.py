@@ -23,16 +23,16 @@ import torch
 from torch import nn
 
 from streamvos.methods.base import Method, Target
+from streamvos.methods.feelvos.aligned_corners import grid_size, resize_bilinear, sample_nearest
+from streamvos.methods.feelvos.deeplab import Decoder as FeatureDecoder
+from streamvos.methods.feelvos.deeplab import Pyramid
 from streamvos.methods.feelvos.dynamic_head import DynamicHead, SharedStem
 from streamvos.methods.feelvos.embedding_layer import EmbeddingLayer
 from streamvos.methods.feelvos.memory import Memory, load_memory, rescue
 from streamvos.methods.feelvos.options import RATES, FEELVOSOptions
+from streamvos.methods.feelvos.xception import Xception65
 from streamvos.methods.parts import Part, Tensors
 from streamvos.nn.aggregation import insert_given
-from streamvos.nn.aligned_corners import grid_size, resize_bilinear, sample_nearest
-from streamvos.nn.deeplab import Decoder as FeatureDecoder
-from streamvos.nn.deeplab import Pyramid
-from streamvos.nn.images import ImageNetNormalization
 from streamvos.nn.matching import (
     Reference,
     channel_table,
@@ -41,8 +41,7 @@ from streamvos.nn.matching import (
     sort_reference,
 )
 from streamvos.nn.precision import in_precision
-from streamvos.nn.resnet import resnet
-from streamvos.nn.xception import Xception65
+from streamvos.nn.resnet import ImageNetNormalization, resnet
 from streamvos.types import Annotation, Evidence, Features, InputError
 
 
@@ -261,10 +260,9 @@ class FEELVOSTarget(Target):
         return _cells(features)
 
     def forget(self, object_id: int) -> None:
-        memory = self._memory
-        if memory is None or object_id not in memory.object_ids:
-            raise InputError(f"object {object_id} is not followed; known objects: {list(self.object_ids)}")
-        self._take(memory.without(object_id))
+        self.check_followed(object_id)
+        assert self._memory is not None
+        self._take(self._memory.without(object_id))
 
     def _take(self, memory: Memory) -> None:
         """Remember this from now on."""

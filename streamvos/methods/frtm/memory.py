@@ -21,11 +21,12 @@ from typing import NamedTuple
 
 import torch
 
-from streamvos.nn.target_model.conjugate_gradient import Directions
-from streamvos.nn.target_model.sample_weights import SampleWeights
-from streamvos.nn.target_model.target_model import (
+from streamvos.methods.state_dicts import check_shapes, part_of, with_prefix
+from streamvos.nn.target_model import (
+    Directions,
     LearningRule,
     Samples,
+    SampleWeights,
     TargetWeights,
     learn_filters,
     normal_equations,
@@ -142,8 +143,8 @@ class ObjectModel:
             "frames": torch.tensor(self.frames),
         }
         if self.directions is not None:
-            state |= {f"directions.{name}": value for name, value in self.directions._asdict().items()}
-        state |= {f"importance.{name}": value for name, value in self.importance.state_dict().items()}
+            state |= with_prefix("directions.", self.directions._asdict())
+        state |= with_prefix("importance.", self.importance.state_dict())
         return {name: value.clone() for name, value in state.items()}
 
     @classmethod
@@ -157,9 +158,8 @@ class ObjectModel:
         Raises:
             InputError: something is missing or does not fit together.
         """
-        own = {n.removeprefix("importance."): v for n, v in state.items() if n.startswith("importance.")}
-        importance.load_state_dict(own)
-        _check_shapes(state, len(importance))
+        importance.load_state_dict(part_of(state, "importance."))
+        _check(state, len(importance))
         weights = TargetWeights(state["projection"].clone(), state["filter"].clone())
         model = cls(weights, state["projected"], Samples(state["stencil"], state["labels"]), importance)
         model.matrix, model.right = state["matrix"].clone(), state["right"].clone()
@@ -305,20 +305,15 @@ def take_over(
         model.directions = directions
 
 
-def _check_shapes(state: Mapping[str, torch.Tensor], filled: int) -> None:
-    names = ["projection", "filter", "projected", "stencil", "labels", "matrix", "right", "frames"]
-    if any(name.startswith("directions.") for name in state):
-        names += [f"directions.{name}" for name in Directions._fields]
-    missing = [name for name in names if name not in state]
-    if missing:
-        raise InputError(f"the state of an object lacks {missing}")
-    projected = state["projected"]
-    if projected.ndim != 4 or state["projection"].ndim != 4 or not filled:
-        raise InputError(f"the state of an object holds features of shape {tuple(projected.shape)}")
+def _check(state: Mapping[str, torch.Tensor], filled: int) -> None:
+    """Raises InputError unless `state` describes a model whose memory holds `filled` samples."""
+    projected, projection = state.get("projected"), state.get("projection")
+    if projected is None or projected.ndim != 4 or projection is None or projection.ndim != 4 or not filled:
+        raise InputError(f"the state of an object has no samples of features (keys {sorted(state)[:12]})")
     _, channels, h, w = projected.shape
     size = 9 * channels
-    expected: dict[str, tuple[int, ...]] = {
-        "projection": (channels, state["projection"].shape[1], 1, 1),
+    shapes: dict[str, tuple[int, ...]] = {
+        "projection": (channels, projection.shape[1], 1, 1),
         "filter": (1, channels, 3, 3),
         "projected": (filled, channels, h, w),
         "stencil": (filled, 9, h, w),
@@ -326,12 +321,11 @@ def _check_shapes(state: Mapping[str, torch.Tensor], filled: int) -> None:
         "matrix": (size, size),
         "right": (size,),
         "frames": (),
-        "directions.direction": (1, size),
-        "directions.residual": (1, size),
-        "directions.rho": (1, 1),
     }
-    for name in names:
-        if tuple(state[name].shape) != expected[name]:
-            raise InputError(
-                f"an object's {name} should be {expected[name]}, the state has {tuple(state[name].shape)}"
-            )
+    if part_of(state, "directions."):
+        shapes |= {
+            "directions.direction": (1, size),
+            "directions.residual": (1, size),
+            "directions.rho": (1, 1),
+        }
+    check_shapes(state, shapes)

@@ -25,11 +25,10 @@ from streamvos.methods.frtm.options import LEVELS, TARGET_LEVEL, FRTMOptions
 from streamvos.methods.frtm.target import FRTMTarget, InitialWeights
 from streamvos.methods.parts import Part, Tensors, outline
 from streamvos.nn.aggregation import insert_given_channels, odds_softmax, shares_of_odds, winners_of_odds
-from streamvos.nn.images import ImageNetNormalization
 from streamvos.nn.precision import in_precision
-from streamvos.nn.resnet import resnet
+from streamvos.nn.resnet import ImageNetNormalization, resnet
 from streamvos.nn.segmentation_network import SegmentationNetwork
-from streamvos.nn.target_model.target_model import TargetWeights, draw_weights
+from streamvos.nn.target_model import TargetWeights, draw_weights
 from streamvos.types import Annotation, Evidence, Features
 
 

@@ -11,9 +11,7 @@ from streamvos.methods.base import Options
 from streamvos.methods.frtm.augmentation import Fill
 from streamvos.nn.precision import PrecisionChoice
 from streamvos.nn.segmentation_network import Steps
-from streamvos.nn.target_model.conjugate_gradient import Beta
-from streamvos.nn.target_model.sample_weights import SampleWeights
-from streamvos.nn.target_model.target_model import LearningRule, Source
+from streamvos.nn.target_model import Beta, LearningRule, SampleWeights, Source
 
 LEVELS = {"layer5": "layer4", "layer4": "layer3", "layer3": "layer2", "layer2": "layer1"}
 """The paper's names of the backbone's stages, deepest first -> torchvision's."""

@@ -20,7 +20,8 @@ from streamvos.methods.base import Target
 from streamvos.methods.frtm.augmentation import augment
 from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
 from streamvos.methods.frtm.options import TARGET_LEVEL, FRTMOptions
-from streamvos.nn.target_model.target_model import (
+from streamvos.methods.state_dicts import ids_of, part_of, with_prefix
+from streamvos.nn.target_model import (
     Samples,
     TargetWeights,
     learn_both,
@@ -29,7 +30,7 @@ from streamvos.nn.target_model.target_model import (
     score,
 )
 from streamvos.nn.transfer import Arrival, take
-from streamvos.types import MAX_OBJECT_ID, Evidence, Features, InputError
+from streamvos.types import Evidence, Features, InputError
 
 TargetFeatures = Callable[[torch.Tensor], torch.Tensor]
 """Frames (B, 3, H, W) -> what the target model sees of them, (B, C, h, w)."""
@@ -160,8 +161,7 @@ class FRTMTarget(Target):
 
     def forget(self, object_id: int) -> None:
         self._settle()
-        if object_id not in self._models:
-            raise InputError(f"object {object_id} is not followed; known objects: {list(self._models)}")
+        self.check_followed(object_id)
         self._models = {i: model for i, model in self._models.items() if i != object_id}
         self._projections, self._read = None, None
         self._tasks.cancel((object_id,))
@@ -172,21 +172,15 @@ class FRTMTarget(Target):
         if self._size is not None:
             state["size"] = torch.tensor(self._size, dtype=torch.int64)
         for i, model in self._models.items():
-            state |= {f"{i}.{name}": value for name, value in model.state_dict().items()}
+            state |= with_prefix(f"{i}.", model.state_dict())
         return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        if "object_ids" not in state:
-            raise InputError(f"this is no state of an FRTM target (keys {sorted(state)[:8]})")
-        ids = tuple(int(i) for i in state["object_ids"])
-        if list(ids) != sorted(set(ids)) or any(not 1 <= i <= MAX_OBJECT_ID for i in ids):
-            raise InputError(f"object ids must ascend within 1..{MAX_OBJECT_ID}, got {list(ids)}")
+        ids = ids_of(state, "FRTM")
         if ids and ("size" not in state or state["size"].shape != (2,)):
             raise InputError("the state does not tell the size of its frames")
-        models = {}
-        for i in ids:
-            own = {n.removeprefix(f"{i}."): v for n, v in state.items() if n.startswith(f"{i}.")}
-            models[i] = ObjectModel.from_state(own, self.options.first_importance(1))
+        first = self.options.first_importance
+        models = {i: ObjectModel.from_state(part_of(state, f"{i}."), first(1)) for i in ids}
         grids = {model.grid for model in models.values()}
         if len(grids) > 1:
             raise InputError(f"the state's objects have features of different sizes: {sorted(grids)}")

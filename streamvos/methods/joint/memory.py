@@ -17,13 +17,14 @@ from collections.abc import Mapping
 
 import torch
 
+from streamvos.methods.joint.few_shot import FewShotProblem, convolve, steepest_descent
 from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.network import JOINTNetwork
 from streamvos.methods.joint.options import JOINTOptions
-from streamvos.nn.few_shot import FewShotProblem, convolve, steepest_descent
+from streamvos.methods.joint.transformer import attention_sums, residual_norm
+from streamvos.methods.state_dicts import check_shapes, part_of, with_prefix
 from streamvos.nn.precision import Precision, resolve_precision
-from streamvos.nn.target_model.sample_weights import SampleWeights
-from streamvos.nn.transformer import attention_sums, residual_norm
+from streamvos.nn.target_model import SampleWeights
 from streamvos.types import InputError
 
 OF_PICTURES = ("induction", "transduction", "self_keys", "numerator", "denominator", "memory_keys", "carried")
@@ -174,7 +175,7 @@ class JOINTMemory:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors only, of the pictures there are."""
         state = {name: self._used(name).clone() for name in self._stored}
-        state |= {f"weights.{name}": value for name, value in self.weights.state_dict().items()}
+        state |= with_prefix("weights.", self.weights.state_dict())
         state["filters"] = self.filters.clone()
         state["frames"] = torch.tensor(self.frames)
         state["object_ids"] = torch.tensor(self.object_ids)
@@ -186,28 +187,14 @@ class JOINTMemory:
         Raises:
             InputError: something is missing or does not fit; this memory is then of no use.
         """
-        missing = {*OF_PICTURES, *OF_OBJECTS, "filters", "frames"} - state.keys()
-        if missing:
-            raise InputError(f"the state of a JOINT memory lacks {sorted(missing)}")
-        pictures, shapes = len(state["induction"]), self._shapes()
+        pictures, shapes = len(state.get("induction", ())), self._shapes()
         if not 1 <= pictures <= self.options.memory_size:
             raise InputError(
                 f"the state remembers {pictures} pictures, room is for {self.options.memory_size}"
             )
-        for name, shape in shapes.items():
-            if tuple(state[name].shape) != (pictures, *shape):
-                raise InputError(
-                    f"{name} of the state is {tuple(state[name].shape)}, expected {(pictures, *shape)}"
-                )
-        if state["frames"].numel() != 1:
-            raise InputError(f"frames of the state is {tuple(state['frames'].shape)}, expected one number")
-        if tuple(state["filters"].shape) != self._filter_shape():
-            raise InputError(
-                f"the state's filters are {tuple(state['filters'].shape)}, expected {self._filter_shape()}"
-            )
-        self.weights.load_state_dict(
-            {n.removeprefix("weights."): v for n, v in state.items() if n.startswith("weights.")}
-        )
+        expected = {name: (pictures, *shape) for name, shape in shapes.items()}
+        check_shapes(state, {**expected, "filters": self._filter_shape(), "frames": ()})
+        self.weights.load_state_dict(part_of(state, "weights."))
         if len(self.weights) != pictures:
             raise InputError(f"the state has {len(self.weights)} weights for {pictures} pictures")
         self._stored = {name: state[name].clone() for name in shapes}

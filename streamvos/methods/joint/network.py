@@ -18,11 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from streamvos.methods.joint.few_shot import FewShotLearner, FewShotProblem, convolve, steepest_descent
 from streamvos.methods.joint.label_encoder import Labels, TwoHeadLabelEncoder
-from streamvos.nn.few_shot import FewShotLearner, FewShotProblem, convolve, steepest_descent
+from streamvos.methods.joint.transformer import Transformer, attend
 from streamvos.nn.resnet import resnet
 from streamvos.nn.segmentation_network import SegmentationNetwork
-from streamvos.nn.transformer import Transformer, attend
 
 LEVELS = ("layer4", "layer3", "layer2", "layer1")
 BRANCHES_SEE = "layer3"

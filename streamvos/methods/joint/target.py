@@ -30,12 +30,13 @@ from streamvos.methods.joint.crops import (
     search_windows,
     whole_window,
 )
+from streamvos.methods.joint.few_shot import FewShotProblem, steepest_descent
 from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.memory import JOINTMemory
 from streamvos.methods.joint.network import LEVELS, JOINTNetwork, View
 from streamvos.methods.joint.options import JOINTOptions
 from streamvos.methods.parts import Part
-from streamvos.nn.few_shot import FewShotProblem, steepest_descent
+from streamvos.methods.state_dicts import check_shapes, ids_of, part_of, with_prefix
 from streamvos.nn.precision import resolve_precision
 from streamvos.nn.transfer import take
 from streamvos.types import Evidence, Features, InputError
@@ -141,8 +142,7 @@ class JOINTTarget(Target):
         self._seen = None
 
     def forget(self, object_id: int) -> None:
-        if object_id not in self._object_ids:
-            raise InputError(f"object {object_id} is not followed; known objects: {list(self._object_ids)}")
+        self.check_followed(object_id)
         self._drop(object_id)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -150,17 +150,13 @@ class JOINTTarget(Target):
         if self.state is not None:
             state |= {f"state.{name}": value.clone() for name, value in vars(self.state).items()}
         for number, memory in enumerate(self.memories):
-            state |= {f"memory.{number}.{name}": value for name, value in memory.state_dict().items()}
+            state |= with_prefix(f"memory.{number}.", memory.state_dict())
         return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        if "object_ids" not in state:
-            raise InputError(f"this is no state of a JOINT target (keys {sorted(state)[:8]})")
-        ids = tuple(int(i) for i in state["object_ids"])
+        ids = ids_of(state, "JOINT")
         memories: list[JOINTMemory] = []
-        while f"memory.{len(memories)}.object_ids" in state:
-            prefix = f"memory.{len(memories)}."
-            own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+        while "object_ids" in (own := part_of(state, f"memory.{len(memories)}.")):
             members = tuple(int(i) for i in own["object_ids"])
             memory = JOINTMemory(self.network, self.options, members, self.options.grid)
             memory.load_state_dict(own)
@@ -352,9 +348,6 @@ def _target_state(state: Mapping[str, torch.Tensor], count: int) -> TargetState 
     """
     if not count:
         return None
-    shapes = {"center": (count, 2), "scale": (count,), "base": (count, 2)}
-    for name, shape in shapes.items():
-        value = state.get(f"state.{name}")
-        if value is None or tuple(value.shape) != shape:
-            raise InputError(f"the state's {name} is not of shape {shape}")
-    return TargetState(*(state[f"state.{name}"].clone() for name in shapes))
+    own, shapes = part_of(state, "state."), {"center": (count, 2), "scale": (count,), "base": (count, 2)}
+    check_shapes(own, shapes)
+    return TargetState(*(own[name].clone() for name in shapes))

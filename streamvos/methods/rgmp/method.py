@@ -26,9 +26,10 @@ from streamvos.methods.rgmp.canvas import Canvas
 from streamvos.methods.rgmp.network import MaskGuidedEncoder, RefinementDecoder
 from streamvos.methods.rgmp.options import RGMPOptions
 from streamvos.methods.rgmp.runs import STRIDE, GuidedRuns, RGMPExtractor, canvas_of
+from streamvos.methods.state_dicts import check_shapes, ids_of
 from streamvos.nn.aggregation import insert_given, odds_softmax
 from streamvos.nn.resnet import resnet
-from streamvos.types import MAX_OBJECT_ID, Annotation, Evidence, Features, InputError
+from streamvos.types import Annotation, Evidence, Features, InputError
 
 
 def aggregate(runs: torch.Tensor) -> torch.Tensor:
@@ -142,8 +143,7 @@ class RGMPTarget(Target):
 
     @torch.no_grad()
     def forget(self, object_id: int) -> None:
-        if object_id not in self._object_ids:
-            raise InputError(f"object {object_id} is not followed; known objects: {list(self._object_ids)}")
+        self.check_followed(object_id)
         if len(self._object_ids) == 1:
             self._forget_all()
             return
@@ -172,11 +172,7 @@ class RGMPTarget(Target):
         return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        if "object_ids" not in state:
-            raise InputError(f"this is no state of an RGMP target (keys {sorted(state)})")
-        ids = tuple(int(i) for i in state["object_ids"].flatten())
-        if list(ids) != sorted(set(ids)) or any(not 1 <= i <= MAX_OBJECT_ID for i in ids):
-            raise InputError(f"object ids must ascend within 1..{MAX_OBJECT_ID}, got {list(ids)}")
+        ids = ids_of(state, "RGMP")
         if ids:
             self._load(state, ids)
         else:
@@ -191,10 +187,9 @@ class RGMPTarget(Target):
         if size is None or size.shape != (2,) or int(size.min()) < 1:
             raise InputError("the state does not tell the size of its frames")
         height, width = (int(side) for side in size)
-        for name, shape in self._shapes((height, width), len(ids)).items():
-            if name not in state or tuple(state[name].shape) != shape:
-                came = tuple(state[name].shape) if name in state else "nothing"
-                raise InputError(f"the state's {name} should be {shape}, got {came}")
+        shapes = self._shapes((height, width), len(ids))
+        check_shapes(state, shapes)
+        for name in shapes:
             dtype = torch.uint8 if name == "label_map" else next(self._runs.parameters()).dtype
             if state[name].dtype != dtype:
                 raise InputError(f"the state's {name} is {state[name].dtype}, expected {dtype}")

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from streamvos.methods.rgmp.winograd import Convolution3x3, Tile
 from streamvos.nn.resnet import ResNet
-from streamvos.nn.winograd import Convolution3x3, Tile
 
 KERNEL = 7
 """Reach of the global convolution, in cells of 32 pixels."""
@@ -135,7 +135,7 @@ class Refinement(nn.Module):
     Args:
         inputs: channels of the encoder's map.
         channels: of the coarser map and of the result.
-        tile: how it convolves, see `streamvos.nn.winograd`.
+        tile: how it convolves, see `streamvos.methods.rgmp.winograd`.
     """
 
     def __init__(self, inputs: int, channels: int, tile: Tile = 0):
@@ -157,7 +157,7 @@ class RefinementDecoder(nn.Module):
         inputs: channels of the encoder's stages "layer1" to "layer4".
         channels: of every map in here (the authors' 256).
         align_corners: how maps are enlarged: corner on corner, or center on center.
-        tile: how the refinements convolve, see `streamvos.nn.winograd`.
+        tile: how the refinements convolve, see `streamvos.methods.rgmp.winograd`.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from streamvos.methods.base import Options
 from streamvos.methods.rgmp.canvas import Growth
+from streamvos.methods.rgmp.winograd import Tile
 from streamvos.nn.precision import PrecisionChoice
-from streamvos.nn.winograd import Tile
 
 
 class RGMPNetwork(Options):
@@ -40,7 +40,7 @@ class RGMPOptions(Options):
             None = eight on a GPU; on a processor as many as its caches are worth at that scale, since larger
             batches are slower than smaller ones there (`PIXELS_AT_ONCE`).
         winograd: side of the tiles in which the decoder's 3x3 convolutions are computed on a processor, with
-            fewer multiplications and more rounding (`streamvos.nn.winograd`); 0 = directly.
+            fewer multiplications and more rounding (`streamvos.methods.rgmp.winograd`); 0 = directly.
         precision: "bfloat16" runs the networks under autocast; "auto" does so where the device has
             instructions for it. The authors' is "float32".
     """

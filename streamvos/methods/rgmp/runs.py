@@ -19,8 +19,8 @@ from streamvos.methods.parts import Part, Tensors
 from streamvos.methods.rgmp.canvas import Canvas, resize
 from streamvos.methods.rgmp.network import MaskGuidedEncoder, RefinementDecoder
 from streamvos.methods.rgmp.options import RGMPOptions
-from streamvos.nn.images import ImageNetNormalization
 from streamvos.nn.precision import in_precision
+from streamvos.nn.resnet import ImageNetNormalization
 from streamvos.types import Features
 
 STRIDE = 32

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from streamvos.methods.base import Method, Target
+from streamvos.methods.state_dicts import ids_of, part_of, with_prefix
 from streamvos.methods.tvos.history import History
 from streamvos.methods.tvos.options import TVOSNetwork, TVOSOptions
 from streamvos.nn.aggregation import insert_given
-from streamvos.nn.images import ImageNetNormalization
 from streamvos.nn.labels import one_hot_labels, resize_probabilities
 from streamvos.nn.precision import PrecisionChoice, in_precision, resolve_precision
 from streamvos.nn.propagation import propagate
-from streamvos.nn.resnet import resnet
+from streamvos.nn.resnet import ImageNetNormalization, resnet
 from streamvos.types import Annotation, Evidence, Features, InputError
 
 
@@ -149,8 +149,7 @@ class TVOSTarget(Target):
         self._remember(features, labels.float())
 
     def forget(self, object_id: int) -> None:
-        if object_id not in self._object_ids:
-            raise InputError(f"object {object_id} is not followed; known objects: {list(self._object_ids)}")
+        self.check_followed(object_id)
         channel = 1 + self._object_ids.index(object_id)
 
         def without(labels: torch.Tensor) -> torch.Tensor:
@@ -162,19 +161,15 @@ class TVOSTarget(Target):
         self._read = None
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        state = {f"history.{name}": value for name, value in self.history.state_dict().items()}
-        state["object_ids"] = torch.tensor(self._object_ids, dtype=torch.int64)
-        return state
+        ids = torch.tensor(self._object_ids, dtype=torch.int64)
+        return {"object_ids": ids, **with_prefix("history.", self.history.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         device = next((v.device for n, v in state.items() if n.endswith("buffer.keys")), torch.device("cpu"))
-        if "object_ids" not in state:
-            raise InputError(f"this is no state of a TVOS target (keys {sorted(state)})")
-        object_ids = tuple(int(i) for i in state["object_ids"])
-        labels = state.get("history.buffer.labels")
+        object_ids, own = ids_of(state, "TVOS"), part_of(state, "history.")
+        labels = own.get("buffer.labels")
         if labels is not None and labels.shape[-1] != 1 + len(object_ids):
             raise InputError(f"the state has {labels.shape[-1]} label channels for {len(object_ids)} objects")
-        own = {n.removeprefix("history."): v for n, v in state.items() if n.startswith("history.")}
         if {n for n in own if n.startswith("buffer.")} not in (set(), {"buffer.keys", "buffer.labels"}):
             raise InputError(f"a history holds keys and labels, this state has {sorted(own)}")
         self.history.load_state_dict(own, device)

@@ -7,8 +7,8 @@ squash(queries @ reference.factors.t() + norms[:, None])         # all distances
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -123,6 +123,31 @@ def queries_of(query: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
     return centered, norms
 
 
+class Minima:
+    """The smallest product of every cell of a tile per object, and where asked, whose it is."""
+
+    def __init__(self, objects: int, tile: Tensor, indices: bool):
+        self.values = tile.new_full((objects, len(tile)), math.inf)
+        self.cells = torch.full((objects if indices else 0, len(tile)), NOBODY, device=tile.device)
+
+    def see(self, k: int, products: Tensor, cells: int | Tensor) -> None:
+        """Take note of more candidates of object k.
+
+        Args:
+            products: (T, n) with n >= 1.
+            cells: (n,) which candidates those are, or the number of the first of consecutive ones.
+        """
+        if not len(self.cells):
+            torch.minimum(self.values[k], products.amin(1), out=self.values[k])
+            return
+        smallest, place = products.min(1)
+        found = cells[place] if isinstance(cells, Tensor) else place + cells
+        # equal, not only smaller, would let a candidate at infinity in
+        better = smallest < self.values[k]
+        self.cells[k] = torch.where(better, found, self.cells[k])
+        self.values[k] = torch.where(better, smallest, self.values[k])
+
+
 def kind_of(query: Tensor) -> tuple[str, bool]:
     """Which sizes suit the device, and whether tiles are to run on threads."""
     on_cpu = query.device.type == "cpu"
@@ -131,13 +156,6 @@ def kind_of(query: Tensor) -> tuple[str, bool]:
 
 def wants_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def without_autocast(device: str) -> AbstractContextManager[object]:
-    """A caller's autocast must not round the products."""
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
 
 
 def check_labels(embedding: Tensor, labels: Tensor) -> None:

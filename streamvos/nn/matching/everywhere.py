@@ -12,15 +12,15 @@ from torch import Tensor
 
 from streamvos.nn.kernels.choice import Kernel, attempt, wants_kernels
 from streamvos.nn.matching.candidates import (
+    Minima,
     Reference,
     distances_to,
     kind_of,
     queries_of,
     squash,
     wants_gradient,
-    without_autocast,
 )
-from streamvos.nn.matching.minima import Minima
+from streamvos.nn.precision import without_autocast
 from streamvos.nn.workers import run_tiles, run_whole
 from streamvos.types import InputError
 

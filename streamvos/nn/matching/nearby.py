@@ -13,6 +13,7 @@ from torch import Tensor
 
 from streamvos.nn.kernels.choice import Kernel, attempt, wants_kernels
 from streamvos.nn.matching.candidates import (
+    Minima,
     centered_rows,
     check_labels,
     distances_to,
@@ -20,9 +21,8 @@ from streamvos.nn.matching.candidates import (
     queries_of,
     squash,
     wants_gradient,
-    without_autocast,
 )
-from streamvos.nn.matching.minima import Minima
+from streamvos.nn.precision import without_autocast
 from streamvos.nn.tiling import Box, cover, log_prior
 from streamvos.nn.workers import run_tiles, run_whole
 from streamvos.types import InputError

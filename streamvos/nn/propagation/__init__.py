@@ -14,12 +14,12 @@ in kernels, in registers.
     soft = propagate(query, keys, labels, sigmas=(), grid=(60, 107), options=options)  # (L, 60, 107)
 
 `propagate` is the door, `options` say how labels travel. The work is done in tiles of torch's operations
-(`scene`, `softmax_tiles`, `selection_tiles`), which every device can run, and on a GPU by kernels of our own
-(`streamvos.nn.kernels`), where Triton is there to compile them.
+(`scene`, `softmax`, `selection`), which every device can run, and on a GPU by kernels of our own
+(`kernels`), where Triton is there to compile them.
 """
 
 from streamvos.nn.propagation.options import Precision, PropagationOptions, SpatialPrior
 from streamvos.nn.propagation.propagate import propagate
-from streamvos.nn.propagation.softmax_tiles import NEGLIGIBLE
+from streamvos.nn.propagation.softmax import NEGLIGIBLE
 
 __all__ = ["NEGLIGIBLE", "Precision", "PropagationOptions", "SpatialPrior", "propagate"]

@@ -6,17 +6,17 @@ soft = propagate(query, keys, labels, sigmas=(), grid=(60, 107), options=options
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from streamvos.nn.kernels.choice import attempt, wants_kernels
+from streamvos.nn.precision import without_autocast
 from streamvos.nn.propagation.options import COMPUTE, PropagationOptions, check
 from streamvos.nn.propagation.scene import Scene, norms_of
-from streamvos.nn.propagation.selection_tiles import selection_tiles, selection_work
-from streamvos.nn.propagation.softmax_tiles import softmax_tiles, softmax_work
+from streamvos.nn.propagation.selection import selection_tiles, selection_work
+from streamvos.nn.propagation.softmax import softmax_tiles, softmax_work
 from streamvos.nn.workers import run_tiles, run_whole
 
 _MOST = 64  # candidates of a target that its registers hold
@@ -61,7 +61,7 @@ def propagate(
     """
     check(query, keys, labels, sigmas, grid, options, radii)
     possible = _within_kernels(query, len(keys), options)
-    with torch.no_grad(), _without_autocast(query.device.type):
+    with torch.no_grad(), without_autocast(query.device.type):
         if wants_kernels(options.kernel, query, possible):
 
             def run() -> Tensor:
@@ -115,10 +115,3 @@ def _propagate_in_tiles(
         place = out[:, tile.top : tile.bottom, tile.left : tile.right]
         place.copy_(answer.unflatten(1, (tile.rows, tile.columns)))
     return out
-
-
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    """The dtypes here are chosen; a caller's autocast would change them."""
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()

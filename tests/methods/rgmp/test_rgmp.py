@@ -17,7 +17,7 @@ from streamvos.methods.rgmp.canvas import resize
 from streamvos.methods.rgmp.method import RGMP, aggregate
 from streamvos.methods.rgmp.options import RGMPNetwork, RGMPOptions
 from streamvos.methods.rgmp.runs import canvas_of
-from streamvos.nn.images import IMAGE_DEVIATION, IMAGE_MEAN
+from streamvos.nn.resnet import IMAGE_DEVIATION, IMAGE_MEAN
 from streamvos.segmenter import Segmenter
 from streamvos.types import InputError
 from streamvos.weights.rgmp import from_authors

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from streamvos.nn.aligned_corners import grid_size
-from streamvos.nn.xception import SeparableConvolution, Xception65
+from streamvos.methods.feelvos.aligned_corners import grid_size
+from streamvos.methods.feelvos.xception import SeparableConvolution, Xception65
 from streamvos.types import InputError
 
 

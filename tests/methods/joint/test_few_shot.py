@@ -6,8 +6,14 @@ import torch
 import torch.nn.functional as F
 from joint_weights import draws, golden, part, relative
 
+from streamvos.methods.joint.few_shot import (
+    FewShotLearner,
+    FewShotProblem,
+    convolve,
+    correlate,
+    steepest_descent,
+)
 from streamvos.methods.joint.label_encoder import TwoHeadLabelEncoder
-from streamvos.nn.few_shot import FewShotLearner, FewShotProblem, convolve, correlate, steepest_descent
 
 # an independent float32 computation came within 8e-7 of the authors'; rounding of sums, nothing else
 TOLERANCE = 8e-7

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from streamvos.nn.aligned_corners import resize_bilinear
+from streamvos.methods.feelvos.aligned_corners import resize_bilinear
 
 EPSILON = 1e-5
 KEEP = 0.9

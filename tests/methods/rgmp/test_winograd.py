@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from streamvos.nn.winograd import Convolution3x3, convolve, transform_kernels, transforms
+from streamvos.methods.rgmp.winograd import Convolution3x3, convolve, transform_kernels, transforms
 
 
 @pytest.mark.parametrize("tile", [2, 4])

@@ -20,9 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from streamvos.nn.target_model.conjugate_gradient import inner_product
-from streamvos.nn.target_model.sample_weights import SampleWeights
-from streamvos.nn.target_model.target_model import (
+from streamvos.nn.target_model import (
     LearningRule,
     Samples,
     TargetWeights,
@@ -35,6 +33,8 @@ from streamvos.nn.target_model.target_model import (
     project,
     score,
 )
+from streamvos.nn.target_model.conjugate_gradient import inner_product
+from streamvos.nn.target_model.sample_weights import SampleWeights
 
 GRID, SIZE = (30, 54), (480, 864)
 

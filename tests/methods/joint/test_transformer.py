@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from joint_weights import draws, golden, part, relative
 
-from streamvos.nn.transformer import TEMPERATURE, Transformer, attend, attention_sums, residual_norm
+from streamvos.methods.joint.transformer import (
+    TEMPERATURE,
+    Transformer,
+    attend,
+    attention_sums,
+    residual_norm,
+)
 
 # an independent float32 computation came within 8e-7 of the authors'; rounding of sums, nothing else
 TOLERANCE = 8e-7

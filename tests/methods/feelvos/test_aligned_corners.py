@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from streamvos.nn.aligned_corners import grid_size, nearest_pixels, resize_bilinear, sample_nearest
+from streamvos.methods.feelvos.aligned_corners import (
+    grid_size,
+    nearest_pixels,
+    resize_bilinear,
+    sample_nearest,
+)
 
 SIZES = [(480, 854), (465, 465), (100, 133), (37, 53), (5, 9)]
 

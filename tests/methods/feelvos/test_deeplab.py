@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from streamvos.nn.deeplab import Decoder, Pyramid
+from streamvos.methods.feelvos.deeplab import Decoder, Pyramid
 
 
 def test_the_pyramid_is_its_branches_in_their_order():

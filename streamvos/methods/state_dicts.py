@@ -1,0 +1,45 @@
+"""What the state dicts of all targets have in common: ids, parts with a prefix, and checks before use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from streamvos.types import MAX_OBJECT_ID, InputError
+
+State = Mapping[str, torch.Tensor]
+
+
+def with_prefix(prefix: str, state: State) -> dict[str, torch.Tensor]:
+    """The entries under `prefix` + their name."""
+    return {prefix + name: value for name, value in state.items()}
+
+
+def part_of(state: State, prefix: str) -> dict[str, torch.Tensor]:
+    """The entries whose name begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def ids_of(state: State, method: str) -> tuple[int, ...]:
+    """The object ids of a target's state.
+
+    Raises:
+        InputError: there are none, or they do not ascend within 1..254.
+    """
+    if "object_ids" not in state:
+        raise InputError(f"this is no state of a {method} target (keys {sorted(state)[:8]})")
+    ids = tuple(int(i) for i in state["object_ids"].flatten())
+    if list(ids) != sorted(set(ids)) or any(not 1 <= i <= MAX_OBJECT_ID for i in ids):
+        raise InputError(f"object ids must ascend within 1..{MAX_OBJECT_ID}, got {list(ids)}")
+    return ids
+
+
+def check_shapes(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises:
+    InputError: a tensor is missing or has another shape.
+    """
+    for name, shape in shapes.items():
+        came = tuple(state[name].shape) if name in state else "nothing"
+        if came != shape:
+            raise InputError(f"the state's {name} should be of shape {shape}, got {came}")
