@@ -116,9 +116,7 @@ class Target(ABC):
         """Follow this object no longer; its pixels count as background from here on."""
 
     def check_followed(self, object_id: int) -> None:
-        """Raises:
-        InputError: the object is not followed.
-        """
+        """Raise InputError unless the object is followed."""
         if object_id not in self.object_ids:
             raise InputError(f"object {object_id} is not followed; known objects: {list(self.object_ids)}")
 

@@ -36,9 +36,7 @@ def ids_of(state: State, method: str) -> tuple[int, ...]:
 
 
 def check_shapes(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises:
-    InputError: a tensor is missing or has another shape.
-    """
+    """Raise InputError for the first tensor that is missing or has another shape."""
     for name, shape in shapes.items():
         came = tuple(state[name].shape) if name in state else "nothing"
         if came != shape:
