@@ -47,7 +47,11 @@ if FOLDER:
         rows = [[*name, count, deepest[name]] for name, count in list(calls.items())]
         with open(os.path.join(FOLDER, str(os.getpid())), "w") as file:
             json.dump(rows, file)
+    def write_and_leave(code, leave=os._exit):
+        write()
+        leave(code)
     atexit.register(write)
+    os._exit = write_and_leave
     threading.setprofile(profile)
     sys.setprofile(profile)
 """
