@@ -337,7 +337,7 @@ def test_labels_and_what_is_learned_are_the_authors_procedure(objects):
 def test_given_masks_enter_before_objects_compete():
     method = small()
     features = frame_of(method)
-    evidence = Evidence({"scores": torch.full((1, 4, 6), 3.0)}, (4,))
+    evidence = Evidence({**features.maps, "scores": torch.full((1, 4, 6), 3.0)}, (4,))
     given = Annotation(label_map(9), (9,))
     probabilities = method.decoder(evidence, features.size, given)
     assert probabilities.shape == (3, 64, 96)
