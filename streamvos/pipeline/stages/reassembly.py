@@ -22,11 +22,11 @@ _STATES = ("tracking", "uncertain", "lost")
 
 @dataclass(frozen=True, slots=True)
 class ReceivedResult:
-    """What came.
+    """One result of a stream.
 
     Attributes:
-        frame: with its picture, or a black one that takes no memory.
-        result: has no probabilities.
+        frame: the frame with its picture, or with a black one that takes no memory.
+        result: its mask and objects, without probabilities.
         dropped: cause -> frames dropped before this one.
         stamps: stage -> [received, started, done], monotonic ns.
     """
@@ -112,4 +112,4 @@ def _no_probabilities() -> np.ndarray:
 
 
 def _no_objects() -> dict[int, ObjectResult]:
-    raise InputError("nobody asked for scores and boxes when the pipeline was configured")
+    raise InputError("no sink of this stream uses scores and boxes, so they were not computed")

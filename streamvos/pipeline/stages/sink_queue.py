@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from streamvos.sinks import Sink, full_reason
@@ -49,80 +47,64 @@ class Entry:
     header: Mapping[str, Any]
 
 
-class Writer(ABC):
-    """What a sink's thread does with its entries.
-
-    Attributes:
-        refused: cause -> messages of others that broke a rule.
-        place: where it writes, for people.
-    """
-
-    refused: Mapping[str, int] = MappingProxyType({})
-    place = ""
-
-    def wait_with(self, on_full: Callable[[Exception], bool]) -> None:  # noqa: B027
-        """What to ask when the disk is full: it waits, and says whether to try again."""
-
-    @abstractmethod
-    def write(self, entry: Entry) -> None:
-        """Write one; when it returns, a death of this process does not undo it."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Close in order."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Close what was not finished; never raises."""
-
-
-class FileWriter(Writer):
-    """Writes to a file or folder.
+class FileWriter:
+    """Writes entries to a file or folder; what is written survives a death of this process.
 
     Args:
-        sink: it.
+        sink: the file or folder.
         after: frames up to this one are there already, from an earlier life.
     """
 
     def __init__(self, sink: Sink, after: int | None = None):
         self._sink, self.place = sink, str(sink.path)
         self._after = -1 if after is None else after
+        self.refused: Mapping[str, int] = {}
 
     def wait_with(self, on_full: Callable[[Exception], bool]) -> None:
+        """Have `on_full` wait when the disk is full, and say whether to try again."""
         self._sink.on_full = on_full
 
     def write(self, entry: Entry) -> None:
+        """Write one result."""
         if entry.frame.index > self._after:
             self._sink.write(entry.frame, entry.result)
 
     def finish(self) -> None:
+        """Close in order."""
         self._sink.close()
 
     def abort(self) -> None:
+        """Close what was not finished; never raises."""
         self._sink.abort()
 
 
-class PublishWriter(Writer):
-    """Sends to subscribers."""
+class PublishWriter:
+    """Sends entries to subscribers, as a `FileWriter` writes them."""
+
+    place = ""
 
     def __init__(self, publisher: Publisher):
-        self._publisher, self.refused = publisher, publisher.refused
-        self._header: Mapping[str, Any] = {"seq": 0, "incarnation": 0}
+        self._publisher = publisher
+        self.refused: Mapping[str, int] = publisher.refused
+        self._end = {"seq": 0, "incarnation": 0}
+
+    def wait_with(self, on_full: Callable[[Exception], bool]) -> None:
+        pass  # it fills no disk
 
     def write(self, entry: Entry) -> None:
         self._publisher.publish(entry.frame, entry.result, entry.header)
-        self._header = {
-            "seq": entry.header["seq"] + 1,
-            "incarnation": entry.header["incarnation"],
-        }
+        self._end = {"seq": entry.header["seq"] + 1, "incarnation": entry.header["incarnation"]}
 
     def finish(self) -> None:
-        self._publisher.end(self._header)
+        self._publisher.end(self._end)
         self._publisher.close()
 
     def abort(self) -> None:
         with suppress(Exception):
             self._publisher.close()
+
+
+Writer = FileWriter | PublishWriter
 
 
 class SinkQueue:
@@ -137,7 +119,6 @@ class SinkQueue:
 
     Attributes:
         written: seq of the last entry that was written; -1 before.
-        dropped: entries that made room.
         refused: cause -> messages of subscribers that broke a rule.
         error: why the sink has ended, if not in order.
         over: whether the thread has let go of the sink.
@@ -146,9 +127,16 @@ class SinkQueue:
         waiting_since: monotonic ns; 0 = it does not.
     """
 
-    def __init__(self, kind: str, writer: Writer, capacity: int, waits: bool, wake: Callable[[], None]):
+    def __init__(
+        self,
+        kind: str,
+        writer: FileWriter | PublishWriter,
+        capacity: int,
+        waits: bool,
+        wake: Callable[[], None],
+    ):
         self.kind, self.waits = kind, waits
-        self.written, self.dropped = -1, 0
+        self.written = -1
         self.error: StreamvosError | None = None
         self.over = self.writing = False
         self.refused = writer.refused
@@ -186,7 +174,6 @@ class SinkQueue:
             dropped = len(self._entries) >= self._capacity
             if dropped:
                 self._entries.popleft()
-                self.dropped += 1
             self._entries.append(entry)
             self._changed.notify_all()
         return int(dropped)

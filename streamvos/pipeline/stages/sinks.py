@@ -1,7 +1,7 @@
 """The stage that a stream's results end in: files, videos, subscribers.
 
-Every sink has a thread and a queue of its own, so that a slow one holds nobody but, under policy "lossless",
-the stream that must not lose its results. docs/protocol.md, 4 to 6.
+Every sink has a thread and a queue of its own, so that a slow one holds up nothing, but under policy
+"lossless" its own stream, which must not lose results. docs/protocol.md, 4 to 6.
 
     stage = SinksStage("sinks.front", context)
     stage.prepare()                     # files are begun, or continued where an earlier life was killed
@@ -52,13 +52,13 @@ class SinksStage(Stage):
         self._waker = Waker()
         self._queues: list[SinkQueue] = []
         self._reported: set[SinkQueue] = set()
-        self._arrived: deque[tuple[int, Message]] = deque()  # when, and what has no credit yet
+        self._waiting: deque[tuple[int, Message]] = deque()  # when it came, and a message
         self._incarnation = 0
         self._last: int | None = None  # seq of the last result that was taken
         self._resumed_at = 0  # frame after the last one that an earlier life wrote
         self._recovering = False
         self._obeyed: dict[int, int] = {}  # number of a command -> at which frame, lately
-        self._unwritten: deque[list[Any]] = deque()  # what `ack` will tell, by seq
+        self._unwritten: deque[list[Any]] = deque()  # rows of the next `ack`, by seq
         self._written: list[list[Any]] = []
         self._acked = -1
         self._ack_due = self._ending = self._ended = self._cut = False
@@ -81,7 +81,7 @@ class SinksStage(Stage):
 
     def reset(self, message: Message) -> dict[str, Any]:
         super().reset(message)
-        self._arrived.clear()
+        self._waiting.clear()
         self._incarnation = message.incarnation
         self._recovering = message.incarnation > FIRST_INCARNATION
         written = self._resumed_at if self._last is None else self._last + 1
@@ -89,16 +89,16 @@ class SinksStage(Stage):
 
     def control(self, message: Message) -> None:
         if message.kind == "stop":
-            self._arrived.clear()
+            self._waiting.clear()
             self._end(at_once=True)
 
     def step(self) -> float | None:
         self._waker.clear()
         # read at once, or the poll for this socket would not wait; credit is what holds the decoder
         while (message := self._inbox.receive()) is not None:
-            self._arrived.append((now(), message))
-        while self._arrived and self._has_room():
-            received, message = self._arrived.popleft()
+            self._waiting.append((now(), message))
+        while self._waiting and self._has_room():
+            received, message = self._waiting.popleft()
             if message.kind == "end":
                 self._end()
             elif message.kind == "result":
@@ -112,15 +112,14 @@ class SinksStage(Stage):
 
     def beat(self) -> dict[str, Any]:
         queues = {f"{queue.kind} queue": queue.depth for queue in self._queues}
-        told = super().beat()
-        for queue in self._queues:
-            told["refused"] = Counter(told["refused"]) + Counter(queue.refused)
+        report = super().beat()
+        refused = sum((Counter(queue.refused) for queue in self._queues), Counter(report["refused"]))
         writing = any(queue.writing for queue in self._queues)
         waiting = [(one.waiting_since, one.waiting_for) for one in self._queues if one.waiting_since]
         since, reason = min(waiting, default=(0, ""))
         return {
-            **told,
-            "refused": dict(told["refused"]),
+            **report,
+            "refused": dict(refused),
             "queues": queues,
             "writing": writing,
             "waiting_for": reason,
@@ -153,7 +152,7 @@ class SinksStage(Stage):
         started = self.busy_since = now()
         try:
             received_result = read_result(self._inbox, message, self.stream, self._config.shows_pictures)
-        except Refused as error:  # of a time that is over, or of somebody who does not know the protocol
+        except Refused as error:  # of an earlier incarnation, or of a peer that does not know the protocol
             self._inbox.refused[error.cause] += 1
             return
         self._hand_out(received_result, message, [received, started, now()])
@@ -174,8 +173,7 @@ class SinksStage(Stage):
         for queue in self._queues:
             if queue.put(entry):
                 self.drops[f"{queue.kind} queue full"] += 1
-        told = [message.seq, received.frame.captured_ns, stamps, received.dropped, recovered]
-        self._unwritten.append(told)
+        self._unwritten.append([message.seq, received.frame.captured_ns, stamps, received.dropped, recovered])
         self._last = message.seq
         self._note_commands(message)
         self.frames += 1
@@ -216,10 +214,10 @@ class SinksStage(Stage):
     # ---- ends
 
     def _look_at_failures(self) -> None:
-        """Tell of sinks that have failed.
+        """Report sinks that have failed.
 
         Raises:
-            StreamvosError: one that the stream has to wait for, unless it was told to close with what it has.
+            StreamvosError: one that the stream has to wait for, unless the stream closes with what it has.
         """
         for queue in self._queues:
             if queue.error is None or not queue.over or queue in self._reported:

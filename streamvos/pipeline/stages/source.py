@@ -1,7 +1,7 @@
 """The stage that a stream's frames come from.
 
 It is the only place of the pipeline where frames are dropped (policy "latest"), and it keeps what it has sent
-until the supervisor says that nobody can ask for it again (policy "lossless"). docs/protocol.md, 4 and 5.
+until the supervisor says that it will not be needed again (policy "lossless"). docs/protocol.md, 4 and 5.
 
     stage = SourceStage("source.front", context)
     stage.prepare()                     # {"size": [480, 854], "fps": 24.0, ...}
@@ -34,7 +34,7 @@ from streamvos.types import Frame, InputError, SourceError
 _STEMS_BYTES = 2**18
 """The most that the names of a folder's pictures may take in the facts; longer ones are left out."""
 
-_LONG = 0.5  # of the time after which a read is given up; from then on it is told of
+_LONG = 0.5  # share of the time after which a read is given up; from then on it is reported
 
 _LOOK_SECONDS = 1.0
 
@@ -61,9 +61,9 @@ class SourceStage(Stage):
         self._boxes = parse_boxes(self._config.boxes)
         self._given: np.ndarray | None = None
         self._size = (0, 0)
-        self._store: FrameStore | None = None
+        self._store: FrameStore  # made by `prepare`, which knows the size of the frames
         self._next, self._last = 0, -1  # the frame to send, and the highest that was
-        self._pending: Counter[str] = Counter()  # drops that no header has told of
+        self._pending: Counter[str] = Counter()  # drops that no header has reported yet
         self._origin: int | None = None  # monotonic ns at which a live stream's time stamps are 0
         self._pts_base: float | None = None  # s that are added to those of the present reader
         self._written = 0  # frames before this one have reached the sinks
@@ -100,7 +100,7 @@ class SourceStage(Stage):
     def control(self, message: Message) -> None:
         if message.kind == "start":
             self._start(message)
-        elif message.kind == "release" and self._store is not None:
+        elif message.kind == "release":
             self._store.release(message.seq)
         elif message.kind == "pause":
             self._paused = True
@@ -117,16 +117,15 @@ class SourceStage(Stage):
     def step(self) -> float | None:
         self._waker.clear()
         self._count(self._mailbox.take_drops())
-        while self._outbox.credit and self._begun and (kept := self._upcoming()) is not None:
-            self._send(kept)
+        while self._outbox.credit and self._begun and (frame := self._upcoming()) is not None:
+            self._send(frame)
             self.busy_since = 0
         if self._begun and self._next > self._last:
             self._conclude()
         return self._look_at_reader()
 
     def beat(self) -> dict[str, Any]:
-        kept = len(self._store.numbers) if self._store is not None else 0
-        return {**super().beat(), "sent": self._last, "queues": {"frames kept": kept}}
+        return {**super().beat(), "sent": self._last, "queues": {"frames kept": len(self._store.numbers)}}
 
     def close(self) -> None:
         if self._reader is not None:
@@ -152,34 +151,28 @@ class SourceStage(Stage):
         self._written = message.get("written", 0)
         if self._origin is None:
             self._origin = message.get("origin")
-        assert self._store is not None
         if self._latest:
             self._give_up(number)
             if self._reader is None:
                 self._read_from(number)
-        elif self._reader is None or not self._can_resend(number):
+        elif self._reader is not None and (number == self._last + 1 or number in self._store.numbers):
+            self._store.release(number - 1)
+        else:  # it cannot be sent again, and is read again
             self._store.clear()
             self._last = number - 1
             self._read_from(number)
-        else:
-            self._store.release(number - 1)
         self._next = number
 
     def _give_up(self, number: int) -> None:
-        """Count what the sinks have not got, with the drops that headers told of; let go of all frames."""
-        assert self._store is not None
+        """Count what the sinks have not got, with the drops in its headers; forget all frames."""
         for seq in self._store.numbers:
-            kept = self._store.get(seq)
-            if seq >= self._written and kept is not None:
-                self._pending.update(kept.dropped)
+            stored = self._store.get(seq)
+            if seq >= self._written and stored is not None:
+                self._pending.update(stored.dropped)
                 self._pending["recovery"] += 1
                 self.drops["recovery"] += 1
         self._store.clear()
         self._last = number - 1
-
-    def _can_resend(self, number: int) -> bool:
-        assert self._store is not None
-        return number == self._last + 1 or self._store.get(number) is not None
 
     def _read_from(self, number: int) -> None:
         """Begin to read; what was read by an earlier life is passed over, where that is possible."""
@@ -259,7 +252,6 @@ class SourceStage(Stage):
 
     def _upcoming(self) -> StoredFrame | None:
         """The frame to send now: one that was sent before, or the mailbox's; None if there is none."""
-        assert self._store is not None
         if self._next <= self._last:
             return self._store.get(self._next)
         if self._stopping or (self._paused and not self._latest) or (self._store.full and not self._latest):
@@ -274,9 +266,9 @@ class SourceStage(Stage):
             self._count(Counter({"no slot": 1}))
             return None
         self.busy_since = now()
-        kept = self._store.keep(self._next, arrival, dict(self._pending))
+        stored = self._store.put(self._next, arrival, dict(self._pending))
         self._pending.clear()
-        return kept
+        return stored
 
     def _timed(self, arrival: Arrival) -> Arrival:
         """The time stamps of a camera that was opened again go on where they would be by now."""
@@ -290,29 +282,27 @@ class SourceStage(Stage):
             self._pts_base = (frame.captured_ns - self._origin) * 1e-9 - frame.pts
         return replace(arrival, frame=replace(frame, pts=frame.pts + self._pts_base))
 
-    def _send(self, kept: StoredFrame) -> None:
-        assert self._store is not None
+    def _send(self, stored: StoredFrame) -> None:
         started = self.busy_since = self.busy_since or now()
-        arrays = {"image": self._store.sendable(kept)}
-        if self._fresh and (mask := self._first_mask(kept)) is not None:
+        arrays = {"image": stored.image}
+        if self._fresh and (mask := self._first_mask(stored)) is not None:
             arrays["mask"] = self._store.sendable_mask(mask)
         fields = {
-            "captured": kept.captured,
-            "pts": kept.pts,
-            "dropped": dict(kept.dropped),
-            "stamps": {"source": [kept.received, started, now()]},
+            "captured": stored.captured,
+            "pts": stored.pts,
+            "dropped": dict(stored.dropped),
+            "stamps": {"source": [stored.received, started, now()]},
         }
-        self._outbox.send("frame", kept.seq, fields, arrays)
+        self._outbox.send("frame", stored.seq, fields, arrays)
         self._fresh = False
-        self._last = max(self._last, kept.seq)
-        self._next = kept.seq + 1
+        self._last = max(self._last, stored.seq)
+        self._next = stored.seq + 1
         self.frames += 1
 
-    def _first_mask(self, kept: StoredFrame) -> np.ndarray | None:
+    def _first_mask(self, stored: StoredFrame) -> np.ndarray | None:
         if self._given is None and not self._boxes:
             return None
-        assert self._store is not None
-        frame = Frame(self._store.picture(kept), kept.seq, kept.captured, kept.pts, self.stream)
+        frame = Frame(self._store.picture(stored), stored.seq, stored.captured, stored.pts, self.stream)
         return np.ascontiguousarray(first_label_map(frame, self._given, self._boxes), np.uint8)
 
     def _conclude(self) -> None:

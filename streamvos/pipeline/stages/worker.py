@@ -1,6 +1,6 @@
 """A worker: one process, the thread of each of its stages, and the line to the supervisor.
 
-    python -m streamvos.pipeline.stages.worker < told.json   # {"name": "compute", "control": "ipc://..."}
+    python -m streamvos.pipeline.stages.worker < start.json   # {"name": "compute", "control": "ipc://..."}
 
 The main thread speaks with the supervisor and sends the heartbeat; a stage that hangs does not silence it.
 The process ends when the supervisor says so, or is gone.
@@ -109,19 +109,19 @@ class Worker:
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
         poller.register(self._mail, zmq.POLLIN)
-        beat_at, heard_at = _seconds(), math.inf  # a remote worker may be there before its supervisor
+        beat_at, heard_at = time.monotonic(), math.inf  # a remote worker may be there before its supervisor
         while self._code is None:
-            poller.poll(max(0, round((beat_at - _seconds()) * 1000)))
+            poller.poll(max(0, round((beat_at - time.monotonic()) * 1000)))
             while self._mail.poll(0):
                 self._control.send_multipart(self._mail.recv_multipart())
             while self._code is None and self._control.poll(0):
-                heard_at = _seconds()
+                heard_at = time.monotonic()
                 self._handle(self._control.recv_multipart())
-            if _seconds() >= beat_at:
-                beat_at = _seconds() + BEAT_SECONDS
+            if time.monotonic() >= beat_at:
+                beat_at = time.monotonic() + BEAT_SECONDS
                 if self._context is not None:
                     self._beat()
-                if self._remote and _seconds() - heard_at > GONE_SECONDS:
+                if self._remote and time.monotonic() - heard_at > GONE_SECONDS:
                     print("streamvos: the supervisor has been silent for too long", file=sys.stderr)
                     self._code = FAILED
         self._end()
@@ -280,22 +280,22 @@ def run_remote(name: str, address: str, secret: str | Path | None = None) -> int
 
 
 def main() -> int:
-    """A worker that a supervisor started; told on its standard input, as others can read its arguments."""
-    told = json.loads(sys.stdin.read())
+    """A worker that a supervisor started; its settings come on standard input: others can read arguments."""
+    start = json.loads(sys.stdin.read())
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    _end_with(told["parent"], told["pipe"])
+    _end_with(start["parent"], start["pipe"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
     _keep_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
-    _preload(told["stages"])
+    _preload(start["stages"])
     worker = Worker(
-        told["name"],
-        told["control"],
-        bytes.fromhex(told["session"]),
-        told["identity"].encode(),
-        told["arenas"],
+        start["name"],
+        start["control"],
+        bytes.fromhex(start["session"]),
+        start["identity"].encode(),
+        start["arenas"],
     )
     return worker.run()
 
@@ -355,10 +355,6 @@ def _descriptors() -> int | None:
     with contextlib.suppress(OSError):
         return len(os.listdir("/proc/self/fd"))
     return None
-
-
-def _seconds() -> float:
-    return time.monotonic()
 
 
 if __name__ == "__main__":
