@@ -42,7 +42,7 @@ def until(condition: Callable[[], Any], what: str = "it", seconds: float = PATIE
     """Wait for a condition, and give its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
         time.sleep(0.002)
     return value
 

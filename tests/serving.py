@@ -116,7 +116,7 @@ class Serving:
                 f"the pipeline ended: {self.log.read_text()[-3000:]}"
             )
             time.sleep(0.02)
-        raise AssertionError(f"waited {seconds:g} s in vain: {self.log.read_text()[-3000:]}")
+        raise AssertionError(f"nothing came within {seconds:g} s: {self.log.read_text()[-3000:]}")
 
     def wait(self, seconds: float = 120.0) -> int:
         """Wait for its end; the exit code."""

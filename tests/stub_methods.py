@@ -25,7 +25,9 @@ from streamvos.types import Annotation, Evidence, Features
 
 
 class DriftOptions(BaseModel):
-    """Milliseconds that each part sleeps; and whether the read fails, hangs or kills at some count.
+    """Milliseconds that each part sleeps; and at which count the read fails or hangs.
+
+    With `fail_objects`, only the read of a target with so many objects fails.
 
     `pixels` is how far the objects drift with every frame; with 0 they stand, and reading costs nothing.
     `calls` is a file that gets a line for each call of the extractor: frames, height, width, 1 for noise.
@@ -36,6 +38,7 @@ class DriftOptions(BaseModel):
     read_ms: float = 0.0
     decode_ms: float = 0.0
     fail_at: int | None = None
+    fail_objects: int | None = None
     hang_at: int | None = None
     calls: str | None = None
 
@@ -86,7 +89,8 @@ class _Target(Target):
 
     def read(self, features: Features) -> Evidence:
         _sleep(self.options.read_ms)
-        if self.count == self.options.fail_at:
+        fails = self.options.fail_objects in (None, len(self.ids))
+        if fails and self.count == self.options.fail_at:
             raise RuntimeError("told to fail")
         if self.count == self.options.hang_at:
             time.sleep(3600)
