@@ -1,9 +1,9 @@
-"""All tests, in two lanes at once: half of them compute, the other half waits for processes and clocks.
+"""All tests, in two lanes at once: one computes, the other waits for processes and clocks.
 
-    python tests/lanes.py         # what `make test` does; pytest alone runs the same one after the other
+    python tests/lanes.py         # what `make test` does; pytest alone runs them one after the other
 
-The lane of those who compute runs at the lowest priority, so that it takes the time that the others leave and
-does not disturb their clocks. Its output comes behind theirs.
+The computing lane runs at the lowest priority: it takes the time that the other leaves and does not disturb
+its clocks. Its output is printed when both have ended. Arguments go to pytest in both lanes.
 """
 
 from __future__ import annotations
@@ -16,36 +16,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-WAITING = ("tests/pipeline", "tests/cli", "tests/sources", "tests/sinks", "tests/test_readme.py")
+WAITING = (
+    "tests/pipeline",
+    "tests/cli",
+    "tests/sources",
+    "tests/sinks",
+    "tests/test_examples.py",
+    "tests/test_package.py",
+    "tests/test_readme.py",
+)
 """Tests of processes, sockets, cameras and commands."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run both.
-
-    Args:
-        arguments: for pytest, of both lanes.
-
-    Returns:
-        0 if both passed.
-    """
-    pytest = [sys.executable, "-m", "pytest", *arguments]
+    """Run both lanes; 0 if both passed."""
+    pytest = [sys.executable, "-m", "pytest", "--durations=10", *arguments]
+    others = [f"--ignore={place}" for place in WAITING]
+    # threads that wait for each other must not burn the time that the other lane needs
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         computing = subprocess.Popen(
-            [
-                "nice",
-                "-n",
-                "19",
-                *pytest,
-                *(f"--ignore={place}" for place in WAITING),
-                "-p",
-                "no:cacheprovider",
-            ],
+            ["nice", "-n", "19", *pytest, *others, "-p", "no:cacheprovider"],
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # threads that wait for each other must not burn the time that the other lane needs
-            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+            env=environment,
         )
         try:
             waiting = subprocess.run([*pytest, *WAITING], cwd=ROOT).returncode
