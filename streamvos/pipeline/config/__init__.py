@@ -15,8 +15,6 @@
     sinks = [{ kind = "json", path = "out/front.jsonl" }, { kind = "publish" }]
 
 Every table and its keys are in docs/pipeline.md. `reading` goes from a file or from options to the
-`PipelineConfig` of `pipeline`, whose tables are in `streams` ([[streams]] and their sinks), `supervision`
-([supervision], [observe]) and `tables` (the small ones); `errors` says in one line what is wrong.
-
-A check raises ValueError with a sentence; `reading` turns it into an `InputError` that names the place.
+`PipelineConfig` of `pipeline`, whose tables are in `streams` ([[streams]] and their sinks) and `tables`. A
+check raises ValueError with a sentence; `reading` turns it into an `InputError` that names the place.
 """

@@ -8,13 +8,14 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from streamvos.pipeline.config.streams import StreamConfig, resolved
-from streamvos.pipeline.config.supervision import ObserveConfig, SupervisionConfig
 from streamvos.pipeline.config.tables import (
     ExtractorConfig,
     MethodConfig,
     Name,
+    ObserveConfig,
     RemoteConfig,
     SecurityConfig,
+    SupervisionConfig,
     Table,
 )
 from streamvos.pipeline.wire.endpoints import is_loopback, split_tcp

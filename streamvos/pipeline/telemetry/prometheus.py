@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from streamvos.pipeline.config.supervision import parse_address
+from streamvos.pipeline.config.tables import parse_address
 from streamvos.types import StreamvosError
 
 STATES = ("starting", "running", "waiting", "paused", "recovering", "ended", "failed")

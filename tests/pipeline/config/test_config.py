@@ -12,8 +12,14 @@ import pytest
 from streamvos.pipeline.config.pipeline import LIVE_SLOTS, PipelineConfig
 from streamvos.pipeline.config.reading import config_from_options, make_config, read_config, tomllib
 from streamvos.pipeline.config.streams import SinkConfig, StreamConfig
-from streamvos.pipeline.config.supervision import ObserveConfig, SupervisionConfig
-from streamvos.pipeline.config.tables import ExtractorConfig, MethodConfig, RemoteConfig, SecurityConfig
+from streamvos.pipeline.config.tables import (
+    ExtractorConfig,
+    MethodConfig,
+    ObserveConfig,
+    RemoteConfig,
+    SecurityConfig,
+    SupervisionConfig,
+)
 from streamvos.types import InputError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,7 +10,7 @@ import pytest
 from fake_pipeline import FakePipeline, stream
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamvos.pipeline.config.supervision import parse_address
+from streamvos.pipeline.config.tables import parse_address
 from streamvos.pipeline.telemetry.prometheus import STATES, serve_metrics
 from streamvos.pipeline.telemetry.statistics import STAGES
 from streamvos.types import InputError, StreamvosError
