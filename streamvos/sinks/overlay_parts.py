@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,8 @@ import av
 import av.error
 
 from streamvos.sinks.sink import cannot_write
+
+logger = logging.getLogger(__name__)
 
 FIRST_FRAME = "first frame "
 """The comment of a recoverable video is this and the index of its first frame."""
@@ -34,7 +37,8 @@ def part_path(path: str | Path, number: int) -> Path:
 def rescue_parts(path: str | Path) -> int | None:
     """Give the partial files of killed writers their final names, without their torn ends.
 
-    A file without a single playable frame is removed. Takes the time to read the files once.
+    A file without a single playable frame is removed; the others are logged. It takes as long as reading the
+    files once, and a quarter of a second.
 
     Returns:
         Index of the last frame of the last part; None if there is none.
@@ -54,6 +58,12 @@ def rescue_parts(path: str | Path) -> int | None:
             raise cannot_write(partial, error) from error
         first, frames = found
         last = first + frames - 1
+        logger.warning(
+            "%s: a killed writer's frames %d to %d; the video continues in a new part",
+            part_path(path, number),
+            first,
+            last,
+        )
     return last
 
 

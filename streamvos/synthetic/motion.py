@@ -1,8 +1,8 @@
 """How the layers of a synthetic video move and bend.
 
-A motion is stated backward: from a pixel of frame t to the point of the layer's own surface that it
-shows. Nothing then has to be inverted, and the correspondence between two frames is exact by
-construction: two pixels with the same surface point show the same thing.
+A motion maps backward: from a pixel of frame t to the point of the layer's surface that it shows. So nothing
+has to be inverted, and the correspondence between two frames is exact by construction: two pixels with the
+same surface point show the same thing.
 
     >>> rng = np.random.default_rng(0)
     >>> drift = sinusoids(rng, np.arange(10), speed=2.0)
@@ -36,8 +36,8 @@ def sinusoids(
         times: (T,) in frames.
         speed: its root mean square change per frame.
         periods: shortest and longest period in frames.
-        terms: how many sinusoids are summed.
-        limit: largest magnitude; the signal is squashed smoothly to stay below it; 0 stills it.
+        terms: number of sinusoids.
+        limit: largest magnitude; the signal is squashed smoothly to stay below it; 0 gives zeros.
 
     Returns:
         (T,) float64.
@@ -54,7 +54,7 @@ def sinusoids(
 
 
 def keep_inside(points: Array, size: tuple[int, int], margin: float = 0.0) -> Array:
-    """Bring free paths softly into the frame.
+    """Map free paths smoothly into the frame.
 
     Args:
         points: (T, 2) x, y relative to the middle of the frame, in half widths and half heights.
@@ -155,7 +155,7 @@ def random_deformation(
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Where a layer is at every frame, and one frame before and after for the speed at the ends.
+    """The place of a layer at every frame, and one frame before and after for the speed at the ends.
 
     Attributes:
         centers: (T + 2, 2) x, y in pixels of the frame where the surface's anchor lies.
@@ -186,10 +186,10 @@ def surface_map(
     how the pixels move from then on: the map is the truth and not an approximation of it.
 
     Args:
-        path: where the layer goes.
-        deformation: how it bends.
-        anchor: x, y of the surface point that lies at the path's center.
-        t: the frame.
+        path: trajectory of the layer.
+        deformation: bending of the layer.
+        anchor: x, y of the surface point at the path's center.
+        t: index of the frame.
         box: left, top, right, bottom in pixels; right and bottom exclusive.
         step: grid spacing in pixels.
 

@@ -1,4 +1,4 @@
-"""What may be asked of a synthetic video, and what may not.
+"""Options of synthetic videos, and their checks.
 
 >>> validate(SyntheticOptions(size=(96, 128), objects=3))
 """
@@ -17,25 +17,25 @@ import numpy as np
 from streamvos.types import MAX_OBJECT_ID, InputError
 
 SMALLEST_SIDE = 16
-"""Frames smaller than this on a side are refused: nothing can be told apart in them."""
+"""Smallest side of a frame in pixels: smaller ones show nothing."""
 
 LARGEST_SIDE = 8192
-"""Frames larger than this on a side are refused: OpenCV's remap ends at 32767, margins included."""
+"""Largest side of a frame in pixels: OpenCV's remap ends at 32767, margins included."""
 
 PIXELS_PER_OBJECT = 36
-"""A frame must have this many pixels per labelled object, so that each can be seen in frame 0."""
+"""Smallest number of pixels of a frame per labelled object, so that each is visible in frame 0."""
 
 LARGEST = {"motion": 20, "deformation": 2, "leave": 1, "blur": 4, "noise": 10, "exposure": 2, "same_still": 1}
-"""The largest value of every option that is a strength or a probability; the smallest is 0."""
+"""Largest value of every option that is a strength or a probability; the smallest is 0."""
 
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """What a synthetic video holds.
+    """Contents of a synthetic video.
 
     Attributes:
         size: (H, W) in pixels, each 16..8192.
-        length: frames.
+        length: number of frames.
         objects: labelled objects, ids 1..objects; at most 254.
         distractors: look-alikes of the objects, not labelled.
         occluders: things that pass in front of the objects, not labelled.

@@ -1,4 +1,4 @@
-"""What is in a synthetic video, where it stands and how it moves.
+"""The layers of a synthetic video: what they show, where they are and how they move.
 
 A scene is a stack of layers, each a surface (streamvos/synthetic/surfaces.py) with a motion
 (streamvos/synthetic/motion.py): a background under a moving camera, labelled objects, look-alikes of them
@@ -57,10 +57,10 @@ class Layer:
 
     Attributes:
         number: its value in `SyntheticFrame.layer`.
-        surface: what it shows.
-        path: where it goes.
-        deformation: how it bends.
-        region_offset: what is added to the surface's region numbers, so that no two layers share one.
+        surface: texture, outline and regions.
+        path: trajectory.
+        deformation: bending.
+        region_offset: added to the surface's region numbers, so that no two layers share one.
     """
 
     number: int
@@ -70,7 +70,7 @@ class Layer:
     region_offset: int = 0
 
     def box(self, t: int, size: tuple[int, int]) -> Box | None:
-        """Left, top, right, bottom of where it can be seen at frame `t`; None if nowhere."""
+        """Left, top, right, bottom of the area where it may be visible at frame `t`; None if nowhere."""
         center = self.path.centers[t + 1]
         reach = self.reach() * float(self.path.scales[t + 1].max()) + 1
         left, top = max(0, int(center[0] - reach)), max(0, int(center[1] - reach))
@@ -78,7 +78,7 @@ class Layer:
         return (left, top, right, bottom) if left < right and top < bottom else None
 
     def reach(self) -> float:
-        """Surface pixels from the middle beyond which nothing of it can be."""
+        """Largest distance from its middle, in surface pixels, of any of its points."""
         radius = self.surface.radius
         return radius + self.deformation.reach(radius)
 
@@ -89,11 +89,11 @@ class Layer:
 
 
 class Scene:
-    """Chooses what is in a video.
+    """Chooses the layers of a video.
 
     Args:
         rng: source of randomness.
-        options: what is wanted; already validated.
+        options: validated options.
     """
 
     def __init__(self, rng: np.random.Generator, options: SyntheticOptions) -> None:
@@ -150,7 +150,7 @@ class Scene:
     # What stands in the scene
 
     def _background(self) -> Layer:
-        """The farthest layer, moved by the camera: pan, shake, zoom, roll, and a slow bending as of depth."""
+        """The farthest layer, moved by the camera: pan, shake, zoom, roll, and a slow bending like depth."""
         rng, motion, times = self.rng, self.options.motion, self.times
         speed = self.pace * float(np.exp(rng.uniform(np.log(0.0005), np.log(0.014))))
         limit = 0.3 * self.side
@@ -226,7 +226,7 @@ class Scene:
         return Layer(number, surface, path, deformation)
 
     def _occluder(self, number: int) -> Layer:
-        """Something that goes to and fro across the frame on a straight line, from outside to outside."""
+        """Something that moves to and fro across the frame on a straight line, from outside to outside."""
         rng, motion, times = self.rng, self.options.motion, self.times
         stills = [self._still(2)] if self.stills else []
         surface = occluder_surface(rng, stills, self.side * float(rng.uniform(0.2, 0.55)), self.size)

@@ -32,7 +32,7 @@ from streamvos.types import InputError
 Array = np.ndarray
 
 LARGEST_ENLARGEMENT = 1.3
-"""Photographs are never enlarged more than this, so that their detail stays that of a sharp video."""
+"""Largest enlargement of a photograph, so that its detail stays that of a sharp video."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Surface:
     Attributes:
         texture: (h, w, 4) uint8, RGB multiplied by alpha, and alpha.
         regions: (h, w) uint16, 0..region_count - 1.
-        region_count: how many region numbers are reserved.
+        region_count: number of reserved region numbers.
     """
 
     texture: Array
@@ -242,7 +242,7 @@ def photograph_background(
     edges = above, max(0, spare_y) - above, before, max(0, spare_x) - before
     image = cv2.copyMakeBorder(image, *edges, cv2.BORDER_REFLECT_101)
     regions = cv2.copyMakeBorder(regions, *edges, cv2.BORDER_REFLECT_101)
-    # A reflected region is another place and gets another number.
+    # A reflected region is a different place and gets its own number.
     rows = (np.arange(regions.shape[0]) - above) // max(h, 1)
     columns = (np.arange(regions.shape[1]) - before) // max(w, 1)
     rows, columns = rows - rows.min(), columns - columns.min()
@@ -277,7 +277,7 @@ def drawn_surface(rng: np.random.Generator, diameter: float, mask: Array | None 
 
 
 def object_surface(rng: np.random.Generator, stills: Sequence[Still], diameter: float) -> Surface:
-    """An object about `diameter` pixels across, out of the stills in turn; drawn if there are none."""
+    """An object about `diameter` pixels across, from the first still that has one; drawn without stills."""
     if not stills:
         return drawn_surface(rng, diameter)
     if rng.random() < 0.72:

@@ -1,8 +1,8 @@
-"""Videos of moving objects with exact ground truth, made on the spot.
+"""Synthetic videos of moving objects with exact ground truth.
 
-They serve the demo (no download is needed), the tests (the truth is known) and training from scratch
-(every pixel knows which point of which surface it shows). A video is a stack of layers; see
-streamvos/synthetic/scene.py for what is in it and streamvos/synthetic/motion.py for why the truth is exact.
+They serve the demo (nothing is downloaded), the tests (the truth is known) and training from scratch (every
+pixel knows which point of which surface it shows). A video is a stack of layers: streamvos/synthetic/scene.py
+chooses them, and streamvos/synthetic/motion.py says why the truth is exact.
 
     >>> video = SyntheticVideo(seed=0, options=SyntheticOptions(size=(240, 320), length=8))
     >>> len(video), video[0].image.shape, sorted(set(video[0].label_map.ravel().tolist()))
@@ -36,13 +36,13 @@ LONGEST_SMEAR = 40.0
 
 @dataclass(frozen=True, eq=False)
 class SyntheticFrame:
-    """One frame and everything that is known about it.
+    """One frame and its ground truth.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         label_map: (H, W) uint8, ids of the visible objects; 0 is background, distractors, occluders.
         layer: (H, W) uint8, the visible layer: 0 is the background, object k is k, others follow.
-        region: (H, W) int32, region of the surface, carried by its motion; no two layers share one.
+        region: (H, W) int32, region of the surface, which moves with it; no two layers share one.
         coordinates: (H, W, 2) float32, x and y of the surface point that is seen, in pixels of the
             layer's own surface. Pixels of any two frames with the same layer and the same coordinates
             show the same point.
@@ -56,14 +56,13 @@ class SyntheticFrame:
 
 
 class SyntheticVideo(Sequence[SyntheticFrame]):
-    """A video whose frames are rendered when asked, in any order.
+    """A video whose frames are rendered on request, in any order.
 
-    The same seed and options give the same video, whatever was asked before. Frame 0 shows every
-    labelled object.
+    The same seed and options give the same video. Frame 0 shows every labelled object.
 
     Args:
         seed: integer >= 0.
-        options: what it holds.
+        options: contents of the video.
 
     Raises:
         InputError: the seed or an option is out of range, or the stills cannot be used.
@@ -126,7 +125,7 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
             visible[window][inside] = layer.number
             region[window][inside] = regions[inside].astype(np.int32) + layer.region_offset
             np.copyto(coordinates[window], points, where=inside[..., None])
-            # The truth stays where the object is in the middle of the exposure; only the picture is smeared.
+            # The truth is the object's place in the middle of the exposure; only the picture is smeared.
             patch = self._smear(patch, layer, t, cv2.BORDER_CONSTANT)
             rest = cv2.bitwise_not(cv2.extractChannel(patch, 3))
             under = cv2.multiply(picture[window], cv2.merge([rest, rest, rest, rest]), scale=1 / 255)
@@ -140,7 +139,7 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
         return SyntheticFrame(image, self._labels[visible], visible, region, coordinates)
 
     def _smear(self, patch: Array, layer: Layer, t: int, border: int) -> Array:
-        """Motion blur: the average along the way that the layer goes while the shutter is open."""
+        """Motion blur: the average along the layer's path while the shutter is open."""
         way = layer.path.velocity(t) * self.options.blur
         length = hypot(*way)
         if length < 1.2:

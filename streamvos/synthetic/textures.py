@@ -1,9 +1,8 @@
 """Procedural textures and outlines: what synthetic videos are made of when there are no photographs.
 
-A texture has to do two things: look like a thing to a person who watches the demo, and be
-recognizable patch by patch to a network. Regular patterns (stripes, dots, checks, weave) alone repeat
-themselves, so that a patch could lie anywhere; every pattern here is therefore bent, and mottled with
-noise of several octaves.
+A texture must look like an object to a person who watches the demo, and a network must be able to recognize
+its patches. Regular patterns (stripes, dots, checks, weave) repeat themselves, so every pattern here is bent
+and mottled with noise of several octaves.
 
     >>> texture = procedural_texture(np.random.default_rng(0), 120, 160)
     >>> texture.shape, texture.dtype
@@ -34,8 +33,8 @@ def fractal_noise(
         rng: source of randomness.
         height, width: size in pixels.
         cell: wavelength of the coarsest octave in pixels; each further octave halves it.
-        octaves: at most how many; octaves finer than 2 px are left out.
-        persistence: amplitude of an octave relative to the one before it.
+        octaves: largest number of octaves; those finer than 2 px are left out.
+        persistence: amplitude of an octave relative to the previous one.
 
     Returns:
         (height, width) float32, about 0..1, mean 0.5.
