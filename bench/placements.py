@@ -34,8 +34,8 @@ WEIGHTS: dict[str, dict[str, Any]] = {"rgmp": {"weights": None}, "joint": {"weig
 def evidence_bytes(method: str, source: str) -> int:
     """Bytes of the arrays that the memory sends to the decoder for the second frame."""
     import torch
-    from streamvos.pipeline.config.method import MethodConfig
 
+    from streamvos.pipeline.config.tables import MethodConfig
     from streamvos.pipeline.stages.method import make_method
     from streamvos.pipeline.stages.serialization import array_sizes, pack_question
     from streamvos.segmenter import Extraction, StreamState, check_mask, decide
