@@ -5,7 +5,7 @@
 
 Every command has `--help` with examples and `--json FILE` for programs (`-`, or nothing after it, is the
 standard output, which then holds nothing else). Exit codes: 0 done, 2 bad input or a failing source or
-disk, told in one line on the standard error; 1 `doctor` misses something; 130 and 143 ended by Ctrl-C and
+disk, reported in one line on the standard error; 1 `doctor` misses something; 130 and 143 ended by Ctrl-C and
 SIGTERM, 141 by a closed pipe. `serve` ends in order on the first of these signals, with 0.
 """
 

@@ -1,4 +1,4 @@
-"""`streamvos demo`: the main job end to end, on a synthetic video or on one's own.
+"""`streamvos demo`: segment a synthetic video, or your own, end to end.
 
 streamvos demo --out out/demo
 """

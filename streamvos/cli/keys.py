@@ -1,4 +1,4 @@
-"""`streamvos keys`: CURVE keys, so that a pipeline and its clients may speak over tcp://.
+"""`streamvos keys`: make and show CURVE keys, for pipelines and clients that talk over tcp://.
 
 streamvos keys new keys/door
 streamvos keys show keys/door.key

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the values in them.
+"""Options that several commands share, and how their values are parsed.
 
 No command is imported here, and neither torch, OpenCV, PyAV nor NumPy: `streamvos --help` has to be quick.
 """

@@ -2,7 +2,7 @@
 
 A second run into the same folder replaces all that the first one wrote; otherwise label maps of a longer
 first run would lie among those of the second. Nothing else is replaced: a folder may hold label maps that
-somebody drew. So a run notes the files that it makes, each before it is made, in a hidden list beside them,
+a user drew. So a run notes the files that it makes, each before it is made, in a hidden list beside them,
 and the next run removes those on the list and nothing else.
 
     out/.streamvos-files        the list
@@ -130,7 +130,7 @@ def _remove_earlier(folder: Path, keep: Iterable[str]) -> None:
     with contextlib.suppress(FileNotFoundError):
         for name in _names(folder / LIST):
             if name not in kept:
-                with contextlib.suppress(OSError):  # gone already, or not ours to remove: it stays
+                with contextlib.suppress(OSError):  # gone already, or not ours to remove
                     (folder / name).unlink()
         (folder / LIST).unlink()
 

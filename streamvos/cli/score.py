@@ -1,4 +1,4 @@
-"""`streamvos score`: score label maps that exist already, whoever made them.
+"""`streamvos score`: score label maps that exist already, from any program.
 
 streamvos score DAVIS/Annotations/480p out/davis --json scores.json
 """

@@ -1,4 +1,4 @@
-"""`streamvos serve`: streams through a pipeline of processes, until they end or you end them.
+"""`streamvos serve`: run streams through a pipeline of processes, until they end or you end them.
 
 streamvos serve --source camera:0 --mask first.png
 """
@@ -42,25 +42,22 @@ EXAMPLES = examples(
 ENGINES_AS_OF = "STREAMVOS_ENGINES_AS_OF"
 """As in `streamvos.engines.cache`, whose import takes seconds."""
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="[PIPELINE.toml]", help="What to run (docs/pipeline.md); or none, and --source instead."
-    ),
-]
-SourceName = Annotated[
-    str | None,
-    typer.Option(
-        "--source",
-        metavar="SPEC",
-        help="Instead of a file: one stream from a video file, folder, camera:N, rtsp://..., synthetic:...",
-    ),
-]
-
 
 def serve(
-    file: ConfigFile = None,
-    source: SourceName = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PIPELINE.toml]", help="What to run (docs/pipeline.md); or none, and --source instead."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Instead of a file: one stream from a video file, folder, camera:N, rtsp://..., "
+            "synthetic:...",
+        ),
+    ] = None,
     mask: MaskPath = None,
     boxes: Boxes = None,
     name: Annotated[
@@ -170,14 +167,7 @@ def serve(
 
 
 def _supervise(config: PipelineConfig, json_target: str | None) -> int:
-    """Run it to its end; the supervisor has signal handlers of its own while it runs.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        InputError: it cannot be run; nothing has been started.
-    """
+    """Run the pipeline to its end, and return the exit code; the supervisor handles signals meanwhile."""
     from streamvos.pipeline.supervision.supervisor import Supervisor
 
     _check_method(config)
@@ -198,11 +188,7 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
 
 
 def _check_files(config: PipelineConfig) -> None:
-    """Find out before anything starts that a file is missing.
-
-    Raises:
-        InputError: it is.
-    """
+    """Refuse missing files before anything starts."""
     for stream in config.streams:
         if stream.mask is not None and not stream.mask.is_file():
             raise InputError(
@@ -215,17 +201,13 @@ def _check_files(config: PipelineConfig) -> None:
 
 
 def _check_method(config: PipelineConfig) -> None:
-    """Find out before anything starts that the method cannot be had.
-
-    Raises:
-        InputError: there is no such method or option, or its weights are not there or not its own.
-    """
+    """Refuse an unknown method, option or weight file before anything starts."""
     method, remote = config.method, _is_all_remote(config)
-    if ":" in method.name:  # of somebody's own, whose code runs in the workers alone
+    if ":" in method.name:  # a user's own method, whose code runs in the workers only
         if remote:
             return
         module = method.name.partition(":")[0].partition(".")[0]
-        # workers look into the current folder, too
+        # workers import from the current folder, too
         places = (importlib.util.find_spec, lambda name: PathFinder.find_spec(name, [os.getcwd()]))
         if not module or not any(find(module) for find in places):
             raise InputError(f"cannot load the method {method.name!r}: No module named {module!r}")
@@ -235,18 +217,14 @@ def _check_method(config: PipelineConfig) -> None:
         weights = None  # the file lies where the networks run
     names = METHOD_NAMES if weights is None else BUNDLED_NAMES if weights == "default" else ()
     if method.name in names and not method.options:
-        return  # nothing can be wrong, and torch, which takes a second to import, does not stay here
+        return  # nothing can be wrong, and this process does without torch
     from streamvos.weights import check_method
 
     check_method(method.name, weights, method.options)
 
 
 def _check_backend(config: PipelineConfig) -> None:
-    """Find out before anything starts that there is no such backend, or that it is not for this device.
-
-    Raises:
-        InputError: saying which there are, or why it cannot be used.
-    """
+    """Refuse a backend that does not exist or does not run on the device, before anything starts."""
     backend, device = config.method.backend, config.method.device
     if backend in ("eager", "auto") or _is_all_remote(config):
         return
@@ -254,7 +232,7 @@ def _check_backend(config: PipelineConfig) -> None:
 
     from streamvos.engines import check_backend
 
-    # the device itself is not touched: a context on a GPU would stay with this process, which needs none
+    # the device itself is not used: its context would take GPU memory in this process, which needs none
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     check_backend(backend, torch.device("cuda" if on_gpu else "cpu"))
 
@@ -268,16 +246,17 @@ def _is_all_remote(config: PipelineConfig) -> bool:
 def _refuse_beside_a_file(source: str | None, options: Mapping[str, Any]) -> None:
     if source is not None:
         raise InputError(
-            "a PIPELINE.toml and --source were given; give one of them, a file names its sources"
+            "a PIPELINE.toml and --source were given; give one of them: a file names its own sources"
         )
-    given = [option for option, value in options.items() if value is not None]
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given:
-        told = ", ".join(f"--{option.replace('_', '-')}" for option in given)
-        raise InputError(f"{told} belongs to --source; a PIPELINE.toml says it for each of its [[streams]]")
+        raise InputError(
+            f"{', '.join(given)} belongs to --source; a PIPELINE.toml sets it for each of its [[streams]]"
+        )
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what was not given, and without tables of which nothing was."""
+    """The values that were given, without those that are None and without empty tables."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         kept = _given(value) if isinstance(value, Mapping) and name != "options" else value
@@ -287,7 +266,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(path: Path | None) -> str | None:
-    """From the current folder, since a file's own paths start from the file's."""
+    """Paths on the command line start from the current folder, those in a file from the file's."""
     return None if path is None else str(path.absolute())
 
 

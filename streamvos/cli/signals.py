@@ -1,4 +1,4 @@
-"""Ctrl-C and `kill` end a command in order: what is whole is kept, and the exit code says why.
+"""Ctrl-C and `kill` end a command in order: finished output is kept, and the exit code says why.
 
     with signals_caught():
         for frame in source:
@@ -24,11 +24,11 @@ _waiting: int | None = None
 
 
 class Stopped(BaseException):
-    """A signal asked the program to end; not an `Exception`, so that nothing takes it for a failure.
+    """A signal asked the program to end. Not an `Exception`, so that nothing handles it as a failure.
 
     Attributes:
-        number: of the signal.
-        note: what a person should know, such as where unfinished files are; "" for nothing.
+        number: the signal's number.
+        note: what the user should know, such as where unfinished files are; may be empty.
     """
 
     def __init__(self, number: int, note: str = "") -> None:
@@ -63,7 +63,7 @@ def signals_caught() -> Iterator[None]:
 
     def stop(number: int, _: FrameType | None) -> None:
         global _waiting
-        if os.getpid() != owner:  # a forked helper; it is no business of its to clean up
+        if os.getpid() != owner:  # a forked child must not clean up for its parent
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

@@ -1,4 +1,4 @@
-"""`streamvos watch`: what a pipeline publishes, as it comes: rates, gaps, latencies, objects.
+"""`streamvos watch`: show what a pipeline publishes: rates, gaps, latencies, objects.
 
 streamvos watch door
 streamvos watch ipc:///run/user/1000/streamvos/door/masks-front.sock --save masks/
@@ -40,17 +40,17 @@ EXAMPLES = examples(
 )
 
 MAX_STREAMS = 256
-"""Streams that are told apart; a publisher that invents more is not believed."""
+"""Streams that are shown; a publisher that invents more is ignored."""
 
-_RATE_FRAMES = 50  # the rate is that of so many frames
+_RATE_FRAMES = 50  # the rate is measured over so many frames
 
 
 class StreamView:
-    """What has been seen of one stream.
+    """What has been received of one stream.
 
     Args:
-        name: of the stream.
-        is_local: whether the frames were taken on this host, whose clock compares.
+        name: the stream's name.
+        is_local: whether frames are captured on this host, so that clocks agree and latency can be computed.
     """
 
     def __init__(self, name: str, is_local: bool):
@@ -83,7 +83,7 @@ class StreamView:
         return (len(self._recent) - 1) / span * 1e9 if span else None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, for programs."""
+        """The state for programs."""
         last = self.last
         objects = {} if last is None else last.objects
         return {
@@ -101,7 +101,7 @@ class StreamView:
         }
 
     def row(self) -> list[str]:
-        """The same for people."""
+        """The state as a row of the table."""
         value = self.to_json()
         latency = value["latency"] or {}
         milliseconds = [latency.get(f"{name}_ms") for name in ("p50", "p95", "p99")]
@@ -151,7 +151,7 @@ def watch(
     if save is not None:
         check_writable(save)
     if form not in FORMS:
-        raise InputError(f"there is no form {form!r}; give --form {', '.join(FORMS)}")
+        raise InputError(f"there is no form {form!r}; choose one of: {', '.join(FORMS)}")
     addresses = _addresses(place, stream, secret, server_key, timeout)
     curve = None if secret is None or server_key is None else Curve(secret, server_key=server_key)
     is_local = all(one.startswith("ipc://") or is_loopback(one) for one in addresses.values())
@@ -170,7 +170,7 @@ def watch(
     lines = [f"refused messages: {cause} {count}" for cause, count in sorted(refused.items())]
     values = {"streams": {name: view.to_json() for name, view in views.items()}, "refused": refused}
     show(values, json_target, _table(views), *lines)
-    if stopped is not None and stopped.number != signal.SIGINT:  # Ctrl-C is how one stops to watch
+    if stopped is not None and stopped.number != signal.SIGINT:  # Ctrl-C is the usual end
         raise stopped
 
 
@@ -181,14 +181,14 @@ def _follow(
     save: Path | None,
     maximum: int | None,
 ) -> None:
-    """Take messages until all streams have ended, or there were enough."""
+    """Take messages until all streams have ended, or `maximum` frames have come."""
     frames, here = 0, 0
     with _shown(views) as refresh:
         while maximum is None or frames < maximum:
             one = subscription.receive(0.25)
             refresh()
             if subscription.connections < here:
-                report_error("a publisher has gone; waiting until it is back (Ctrl-C ends)", "warning")
+                report_error("a publisher has gone; waiting for it to come back (Ctrl-C ends)", "warning")
             here = subscription.connections
             if one is None:
                 continue
@@ -239,7 +239,7 @@ def _addresses(
 
 @contextmanager
 def _shown(views: dict[str, StreamView]) -> Iterator[Any]:
-    """A live table on the standard error, if that is a terminal; gives what draws it anew."""
+    """A live table on the standard error, if that is a terminal; yields the function that redraws it."""
     console = error_console()
     if not console.is_terminal:
         yield lambda: None

@@ -26,12 +26,12 @@ Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, right and bottom exclusive, as in `ObjectResult.box`."""
 
 SMALLEST_BOX = 4
-"""Rectangles narrower or lower than this, in pixels, are taken for slips of the mouse."""
+"""Rectangles narrower or lower than this, in pixels, are taken for mistakes."""
 
-_SIDE = 400  # GrabCut works at most at this size: its cost grows with the pixels, its answer does not
-_MARGIN = 0.5  # of the box's longer side is shown around it, to learn the background from
+_SIDE = 400  # pixels; larger windows are shrunk for GrabCut, which gets slower but no better with size
+_MARGIN = 0.5  # of the box's longer side is added around it, to learn the background from
 _ITERATIONS = 3
-_SMALLEST_SHARE = 0.08  # of the box; what GrabCut leaves below it is a speck and not the object
+_SMALLEST_SHARE = 0.08  # of the box; a smaller result of GrabCut is noise
 _SMALLEST_PART = 0.1  # of the largest connected part; smaller ones are noise
 _SEED = 7
 
@@ -95,18 +95,18 @@ def label_map_from_boxes(image: np.ndarray, boxes: Mapping[int, Box]) -> np.ndar
 def object_in_box(image: np.ndarray, box: Box) -> np.ndarray:
     """Which pixels of a rectangle are the object; the same every time.
 
-    Where color tells nothing (the rectangle fills the picture, or everything looks alike) it is the
-    ellipse that touches the rectangle's sides.
+    Where color does not separate it (the rectangle fills the picture, or everything looks alike), the result
+    is the ellipse that touches the rectangle's sides.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        box: may reach beyond the picture; what is outside is cut off.
+        box: may reach beyond the picture; the part outside is cut off.
 
     Returns:
         (H, W) bool, False outside of the box.
 
     Raises:
-        InputError: the box lies outside of the picture, is turned around, or is below `SMALLEST_BOX`.
+        InputError: the box lies outside of the picture, has its sides swapped, or is too small.
     """
     left, top, right, bottom = _inside(box, image.shape[0], image.shape[1])
     margin = max(round(_MARGIN * max(right - left, bottom - top)), 8)
@@ -155,7 +155,7 @@ def _cut(window: np.ndarray, place: tuple[int, int, int, int]) -> np.ndarray:
         return np.zeros((height, width), bool)  # there is no background to learn from
     states = np.where(small_inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.setRNGSeed(_SEED)  # its first guess is a k-means with random centers
+    cv2.setRNGSeed(_SEED)  # GrabCut starts from a k-means with random centers
     try:
         cv2.grabCut(
             small[..., ::-1].copy(), states, (0, 0, 0, 0), *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK

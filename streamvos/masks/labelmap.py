@@ -1,8 +1,8 @@
 """Label maps as picture files: which number a pixel of a PNG means, and how to write one.
 
-Label maps come in several dresses: DAVIS 2017 and YouTube-VOS use palette PNGs whose index is the
+Label maps come in several formats: DAVIS 2017 and YouTube-VOS use palette PNGs whose index is the
 label; DAVIS 2016 uses gray PNGs of 0 and 255; other tools save the palette's colors as RGB. Reading
-brings all of them to one (H, W) uint8 array: 0 is the background, 1..254 are object ids, 255 is void.
+turns all of them into one (H, W) uint8 array: 0 is the background, 1..254 are object ids, 255 is void.
 Writing always gives a palette PNG, which every image viewer shows in color and every tool of the field
 reads back as the same numbers.
 
@@ -84,17 +84,17 @@ def read_label_map(path: str | Path, binary: Binary = "auto") -> np.ndarray:
             mode, values = picture.mode, np.array(picture)
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"no label map at {path}: there is no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; a label map is one file, such as 00000.png in it") from None
-    except UnidentifiedImageError:
-        raise InputError(f"cannot read the label map {path}: it is no picture; expected a PNG file") from None
-    except PermissionError:
-        raise InputError(f"cannot read the label map {path}: permission denied") from None
-    except Exception as error:  # Pillow's decoders raise many kinds; each means: not a sound picture
+    except FileNotFoundError:
+        raise InputError(f"no label map at {path}: there is no such file") from None
+    except Exception as error:  # Pillow's decoders raise many kinds; each means a damaged picture
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"cannot read the label map {path}: {reason}; expected a sound PNG file") from error
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is not a picture"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror.lower()
+        raise InputError(f"cannot read the label map {path}: {reason}; expected a PNG file") from error
     if mode in ("P", "1"):
         return values.astype(np.uint8)
     if mode == "L":
@@ -119,7 +119,7 @@ def write_label_map(path: str | Path, mask: np.ndarray) -> None:
     path = Path(path)
     picture = Image.fromarray(check_label_map(mask))
     picture.putpalette(_PALETTE_BYTES)
-    # Hidden, so that no listing of *.png meets it; unique, so that two writers do not mix.
+    # Hidden, so that *.png does not match it; unique, so that two writers do not mix.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         try:
@@ -154,7 +154,7 @@ def _refuse_what_is_no_label_map(path: Path, picture: Image.Image) -> None:
 
 
 def _png_bits(path: Path, picture: Image.Image) -> int:
-    """Bits per value as the PNG's header says; Pillow narrows 16-bit RGB to 8 bits without a word."""
+    """Bits per value as the PNG's header says; Pillow narrows 16-bit RGB to 8 bits silently."""
     if picture.format != "PNG":
         return 8
     with open(path, "rb") as file:

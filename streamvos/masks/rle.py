@@ -46,7 +46,7 @@ def encode_rles(label_map: np.ndarray, ids: Iterable[int]) -> dict[int, Rle]:
         ids: the labels to encode; one that does not occur gives an empty mask.
 
     Returns:
-        id -> encoding.
+        Object id -> encoding.
 
     Raises:
         InputError: another shape.
@@ -84,7 +84,7 @@ def decode_rle(rle: Mapping[str, object]) -> np.ndarray:
         counts = counts.decode("ascii", errors="replace")
     is_size = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(n, int) for n in size)
     if not isinstance(size, (list, tuple)) or not is_size or not isinstance(counts, str):
-        raise InputError(f"an RLE has size [H, W] and packed counts, got {dict(rle)!r:.100}")
+        raise InputError(f"an RLE needs size [H, W] and packed counts, got {dict(rle)!r:.100}")
     height, width = size
     runs = _unpack(counts)
     if (runs < 0).any() or int(runs.sum()) != height * width:
@@ -123,7 +123,7 @@ def _unpack(text: str) -> np.ndarray:
     for character in text:
         group = ord(character) - 48
         if not 0 <= group < 64 or place > 12:
-            raise InputError(f"an RLE holds {character!r}, which packed counts never do")
+            raise InputError(f"an RLE holds {character!r}, which is not part of packed counts")
         value |= (group & 31) << (5 * place)
         place += 1
         if group & 32:
@@ -135,5 +135,5 @@ def _unpack(text: str) -> np.ndarray:
         counts.append(value)
         value = place = 0
     if place:
-        raise InputError("an RLE breaks off within a count")
+        raise InputError("an RLE ends in the middle of a count")
     return np.array(counts, np.int64)

@@ -1,10 +1,10 @@
-"""Score masks that lie in folders, whoever made them.
+"""Score masks in folders, from any program.
 
     GT_DIR/<sequence>/00000.png  or, with a single sequence,  GT_DIR/00000.png
     PRED_DIR/<sequence>/00000.png                             PRED_DIR/00000.png
 
-Frames belong together by their names. A frame without a prediction is an error and not a zero, so that
-a run that broke off cannot pass for a bad one; the folders are compared before the first file is read.
+Frames are matched by name. A frame without a prediction is an error and not a zero, so that an interrupted
+run is not mistaken for a bad one; the folders are compared before the first file is read.
 
     scores = score_folders("DAVIS/Annotations/480p", "results", dataset="davis2017")
     scores.to_json()["mean"]["J&F"]  # 71.3
@@ -48,7 +48,7 @@ def score_folders(
 ) -> Scores:
     """Score predicted label maps against true ones by the semi-supervised protocol.
 
-    PNG files alone are looked at, so that a video or a log may lie beside the predictions.
+    Only PNG files are read, so a video or a log may lie beside the predictions.
 
     Args:
         gt_dir: true label maps: one sequence (PNGs right inside) or a folder per sequence. Masks stored
@@ -56,9 +56,9 @@ def score_folders(
         pred_dir: predicted label maps, likewise; one for every true one, first and last frame included.
         dataset: "davis2016" merges all objects into one, in truth and prediction; "davis2017" scores
             each object of the first true label map.
-        sequences: score these only, and look at no other; by default every one in `gt_dir`.
-        tolerance: of the boundary; below 1 a part of the diagonal, from 1 upwards pixels.
-        on_sequence: called with each score as soon as it is there, for a progress bar.
+        sequences: the only ones to score; by default every one in `gt_dir`.
+        tolerance: boundary tolerance; below 1 a part of the diagonal, from 1 upwards pixels.
+        on_sequence: called with each sequence's score, for a progress bar.
 
     Raises:
         InputError: a folder holds no label maps, a prediction is missing, a prediction belongs to no true
@@ -81,7 +81,7 @@ class MatchedSequence:
     """One sequence whose every true label map has a prediction.
 
     Attributes:
-        name: of the sequence.
+        name: the sequence's name.
         truths: true label maps in order.
         predictions: the predictions for them, in the same order.
     """
@@ -189,7 +189,7 @@ def _score(sequence: MatchedSequence, merge: bool, tolerance: float) -> Sequence
 
 
 def _read_prediction(path: Path, merge: bool, count: int) -> np.ndarray:
-    """A predicted label map. Predictions know no void: 255 is the object where there is one alone."""
+    """A predicted label map. Predictions have no void: 255 is the object if there is only one."""
     labels = read_label_map(path, binary="never")
     if merge:
         return (labels != 0).view(np.uint8)

@@ -33,10 +33,10 @@ class Latencies:
     def __init__(self, relative_error: float = 0.01) -> None:
         """
         Args:
-            relative_error: of percentiles; 0.0001 .. 0.5.
+            relative_error: the largest error of a percentile; 0.0001 .. 0.5.
 
         Raises:
-            InputError: it is outside of that.
+            InputError: it is out of range.
         """
         if not 0.0001 <= relative_error <= 0.5:
             raise InputError(f"relative_error is {relative_error}; expected 0.0001 .. 0.5")
@@ -117,7 +117,7 @@ class Latencies:
             q: 0 (the minimum) .. 100 (the maximum).
 
         Raises:
-            InputError: q is outside of that.
+            InputError: q is out of range.
         """
         if not 0 <= q <= 100:
             raise InputError(f"the percentile is {q}; expected 0 .. 100")

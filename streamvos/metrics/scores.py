@@ -32,7 +32,7 @@ _RECALL_THRESHOLD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a series of per-frame values amounts to, as fractions (decay may be negative)."""
+    """The statistics of a series of per-frame values, as fractions (decay may be negative)."""
 
     mean: float
     recall: float
@@ -102,7 +102,7 @@ class SequenceScore:
     """One sequence.
 
     Attributes:
-        name: of the sequence.
+        name: the sequence's name.
         objects: one score per object, in the order of their ids.
     """
 

@@ -76,8 +76,8 @@ def evaluate_youtube_sequence(
         truths: (H, W) integer label maps of the annotated frames in order; 255 is void.
         predictions: (H, W) integer label maps of the same frames.
         first_frames: object id -> position of its first label map among `truths`.
-        name: of the video.
-        tolerance: of the boundary; below 1 a part of the diagonal, from 1 upwards pixels.
+        name: the video's name.
+        tolerance: boundary tolerance; below 1 a part of the diagonal, from 1 upwards pixels.
 
     Returns:
         One score per object; its values are empty if its first label map is the last there is.
@@ -112,7 +112,7 @@ def summarize_youtube(
     """G and its parts from the scores of all videos.
 
     Args:
-        scores: of the videos; objects without a judged frame do not count.
+        scores: the scores of the videos; objects without a judged frame do not count.
         categories: video -> object id -> category.
         seen: the categories that training knew; every other is unseen.
 
@@ -154,7 +154,7 @@ def score_youtube_folders(
         pred_dir: a folder per video, with a PNG for every annotated frame; others are passed over.
         seen: the categories that training knew.
         videos: score these only.
-        tolerance: of the boundary.
+        tolerance: boundary tolerance.
 
     Raises:
         InputError: the layout lacks a part (meta.json included), a prediction is missing, sizes differ,

@@ -125,7 +125,7 @@ def test_a_file_says_it_all_and_options_change_it(run, here):
         ("--source camera:0 --policy newest", 'expected "latest" or "lossless", got "newest"'),
         ("--source camera:0 --placement fuse", 'did you mean "fused"?'),
         ("--source camera:0 --log xml", 'log: expected "text" or "json", got "xml"'),
-        ("--source camera:0 --name a/b", "expected 1 to 64 letters"),
+        ("--source camera:0 --name a/b", "expected a name of 1 to 64 letters"),
         ("--source camera:0 --prometheus x", "expected PORT or HOST:PORT"),
         ("--source camera:0 --set method=x", "give --method instead"),
         ("--source camera:0 --box 1:2", "cannot read the box"),
