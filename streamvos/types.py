@@ -1,8 +1,8 @@
-"""What flows between the rooms: frames, features, evidence, results, and the errors.
+"""The data that all rooms share: frames, features, evidence, annotations, results, and the errors.
 
-Every shape, dtype and unit of the project is stated once, here. H and W are the height and width of
-the frame in pixels; h and w those of a feature map in cells; C channels; B frames in a batch; K the
-number of objects, so that 1 + K counts the background too.
+Shapes use these letters everywhere in the project: H and W are the height and width of a frame in pixels,
+h and w those of a feature map in cells, C the channels, B the frames of a batch, and K the number of
+objects, so that 1 + K counts the background too.
 
     >>> import numpy as np
     >>> frame = Frame(np.zeros((480, 854, 3), np.uint8), index=0, captured_ns=0, pts=0.0)
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the command line imports this file and starts faster withou
     import torch
 
 VOID = 255
-"""The value that a label map gives to pixels of unknown label (DAVIS and PASCAL VOC)."""
+"""Label of the pixels whose object is unknown (DAVIS and PASCAL VOC)."""
 
 MAX_OBJECT_ID = 254
 """The largest object id; 0 is the background and 255 is void."""
@@ -30,34 +30,34 @@ State = Literal["tracking", "uncertain", "lost"]
 
 
 class StreamvosError(Exception):
-    """Base of every error that streamvos raises on purpose."""
+    """Base class of all errors that streamvos raises."""
 
 
 class InputError(StreamvosError, ValueError):
-    """The caller gave something that cannot be used; nothing was changed.
+    """The input cannot be used; the state is unchanged.
 
     The message says what came, what was expected, and what to do.
     """
 
 
 class SourceError(StreamvosError, RuntimeError):
-    """A source could not be opened, or failed while it was read."""
+    """A source cannot be opened, or fails while it is read."""
 
 
 class SinkError(StreamvosError, RuntimeError):
-    """A sink could not write what it was given (full disk, missing permission)."""
+    """A sink cannot write a result (full disk, missing permission)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture of a stream.
+    """One frame of a stream.
 
     Attributes:
-        image: (H, W, 3) uint8, RGB.
-        index: position in the stream, counted from 0 without gaps.
-        captured_ns: when the frame was taken or decoded, `time.monotonic_ns()`.
-        pts: presentation time in seconds from the start of the stream.
-        stream: name of the stream it belongs to.
+        image: the picture, (H, W, 3) uint8 RGB.
+        index: its position in the stream, counted from 0 without gaps.
+        captured_ns: the time when it was captured or decoded, in ns of `time.monotonic_ns()`.
+        pts: its presentation time, in seconds from the start of the stream.
+        stream: the name of its stream.
     """
 
     image: np.ndarray
@@ -74,10 +74,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What an extractor makes of a batch of frames.
+    """The output of an extractor for a batch of frames.
 
     Attributes:
-        maps: name -> (B, C, h, w) float; the names are the method's own.
+        maps: feature maps by name, each (B, C, h, w) float; every method has its own names.
         size: (H, W) of the frames in pixels.
     """
 
@@ -90,12 +90,11 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a target says about the current frame before it is decoded.
+    """What a target knows about the current frame; the decoder needs nothing else.
 
     Attributes:
-        maps: name -> tensor; the names and meanings are the method's own. The method's decoder
-            turns them, and nothing else, into probabilities.
-        object_ids: the K ids that the channels 1..K stand for, ascending.
+        maps: tensors by name; every method has its own names and shapes.
+        object_ids: the K ids of the channels 1..K, ascending.
     """
 
     maps: Mapping[str, torch.Tensor]
@@ -107,20 +106,20 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What the user says about a frame while objects may already be followed.
+    """A mask that the user gives with a frame; other objects may already be tracked.
 
     Attributes:
-        label_map: (H, W) int64; the pixels of the objects that it names are known, 0 and 255 (void) say
-            nothing.
-        object_ids: the ids it names, ascending; each has at least one pixel.
+        label_map: (H, W) int64. The pixels of its objects are certain; 0 and 255 (void) leave a pixel to
+            the prediction.
+        object_ids: the ids in the label map, ascending; each has at least one pixel.
     """
 
     label_map: torch.Tensor
     object_ids: tuple[int, ...]
 
     def masks(self) -> torch.Tensor:
-        """(K, H, W) float32, one or zero: the pixels of each named object."""
-        import torch  # processes that only read cameras or write files do without it
+        """One mask per object, (K, H, W) float32 of 0 and 1."""
+        import torch  # processes that only read cameras or write files do not load it
 
         ids = torch.tensor(self.object_ids, device=self.label_map.device, dtype=self.label_map.dtype)
         return (self.label_map[None] == ids[:, None, None]).float()
@@ -131,11 +130,11 @@ class ObjectResult:
     """One object in one frame.
 
     Attributes:
-        id: the user's id, 1..254.
-        score: mean probability over the object's own pixels, 0..1; 0 where it has none.
-        state: "tracking"; "uncertain" if the score is low; "lost" if no pixel is left.
-        box: (left, top, right, bottom) in pixels, right and bottom exclusive; None when lost.
-        area: number of pixels.
+        id: the id that the user gave it, 1..254.
+        score: the mean probability over its pixels, 0..1; 0 if it has no pixel.
+        state: "tracking"; "uncertain" if the score is low; "lost" if it has no pixel.
+        box: (left, top, right, bottom) in pixels, right and bottom exclusive; None if it is lost.
+        area: the number of its pixels.
     """
 
     id: int
@@ -147,13 +146,12 @@ class ObjectResult:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer for one frame.
+    """The objects of one frame.
 
     Attributes:
-        mask: (H, W) uint8 label map at the frame's own size; 0 is background, ids are the user's.
-        index: how many frames the segmenter had seen before this one since its last reset.
-        object_ids: the ids known at this frame, ascending; channel k + 1 of `probabilities` is
-            `object_ids[k]`.
+        mask: the label map, (H, W) uint8 at the frame's own size; 0 is background.
+        index: the number of frames since the last reset, not counting this one.
+        object_ids: the K known ids, ascending; channel k + 1 of `probabilities` is `object_ids[k]`.
     """
 
     mask: np.ndarray
@@ -164,10 +162,10 @@ class Result:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """(1 + K, H, W) float32, background first, summing to 1 per pixel; made when asked."""
+        """(1 + K, H, W) float32, background first, summing to 1 per pixel; computed on access."""
         return self._probabilities()
 
     @property
     def objects(self) -> dict[int, ObjectResult]:
-        """Score, state, box and area per object id; made when asked."""
+        """Score, state, box and area by object id; computed on access."""
         return self._objects()

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples("streamvos doctor", "streamvos doctor --json report.json")
 
+REINSTALL = "reinstall streamvos: make install, or pip install --force-reinstall ."
+
 Verdict = Literal["ok", "optional", "missing"]
 
 
@@ -88,7 +90,7 @@ def examine() -> list[Finding]:
         except Exception as error:  # whatever a broken installation raises belongs in the report
             name = getattr(check, "__name__", "check").strip("_")
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            findings.append(Finding(name, "missing", reason, "reinstall streamvos: make install"))
+            findings.append(Finding(name, "missing", reason, REINSTALL))
     return findings
 
 
@@ -233,5 +235,5 @@ def _weights(method: str) -> Finding:
         path = bundled_path(method)
         read_checkpoint(path)
     except StreamvosError as error:
-        return Finding(f"weights of {method}", "missing", str(error), "reinstall streamvos: make install")
+        return Finding(f"weights of {method}", "missing", str(error), REINSTALL)
     return Finding(f"weights of {method}", "ok", f"{path.name}, {path.stat().st_size / 2**20:.1f} MiB")
