@@ -10,7 +10,8 @@ import sys
 
 import streamvos
 from streamvos.datasets.davis import DavisDataset
-from streamvos.metrics import evaluate_sequence, summarize
+from streamvos.metrics.evaluation import evaluate_sequence
+from streamvos.metrics.scores import summarize
 
 
 def main(folder: str) -> None:
