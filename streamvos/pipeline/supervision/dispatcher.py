@@ -82,7 +82,7 @@ class Dispatcher:
         if kind == "hello":
             instance.state = "initializing"
         elif kind == "ready":
-            self.manager.on_facts({} if instance.spare else message["facts"])
+            self.manager.on_facts(message["facts"])
             if self.pool.ready(worker, instance, message):
                 self._connect_all()
                 self.manager.on_ready(worker)

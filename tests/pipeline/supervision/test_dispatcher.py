@@ -202,6 +202,7 @@ def test_clocks_of_other_hosts_do_not_make_a_stage_look_hung():
     stages = {"memory.cam": {"busy_since": there - 10**9}}
     pipeline.says("memory.cam", "beat", stages=stages, clock=there)
     pipeline.wait(28.9)
+    pipeline.watch()
     assert not pipeline.events("died")
     pipeline.wait(0.2)
     pipeline.watch()

@@ -79,6 +79,9 @@ def test_a_second_death_meanwhile_begins_another_and_answers_of_the_first_do_not
     assert pipeline.manager.streams["cam"].incarnation == 3
     pipeline.reset_done("cam", *RESET_STAGES, incarnation=2)
     assert not pipeline.sent("source.cam", "start")
+    assert 3 not in [
+        m.incarnation for m in pipeline.sent("memory.cam", "reset")
+    ]  # the sinks have not answered
     pipeline.reset_done("cam")
     assert [m.incarnation for m in pipeline.sent("source.cam", "start")] == [3]
 

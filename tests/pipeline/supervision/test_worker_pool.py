@@ -173,7 +173,7 @@ def fused(**supervision):
 
 def test_the_standby_process_takes_over_at_once_every_time():
     pipeline = fused(restart_window=1000.0)
-    for life in range(3):
+    for life in range(4):
         assert pipeline.started[-1] == ("compute", True)
         pipeline.hello("compute", spare=True)
         pipeline.watch()
@@ -187,8 +187,12 @@ def test_the_standby_process_takes_over_at_once_every_time():
         pipeline.ready("compute")
         assert pipeline.phase("cam") == "resetting"
         pipeline.reset_done("cam")
-        pipeline.wait(1.0 + 2.0**life)  # the next one waits as long as a worker would that died as often
-    assert len(pipeline.events("standby_ready")) == 3
+        # the next one waits as long as a worker would that died as often, and 1 s at least
+        count, delay = len(pipeline.started), (1.0, 1.0, 1.0, 2.0)[life]
+        pipeline.wait(delay - 0.1)
+        assert len(pipeline.started) == count
+        pipeline.wait(0.2)
+    assert len(pipeline.events("standby_ready")) == 4
 
 
 def test_a_standby_process_that_is_not_ready_yet_gets_ready_and_takes_over():
