@@ -97,7 +97,7 @@ class Commands:
     def _set_paused(self, stream: str, paused: bool) -> None:
         record = self._running(stream)
         record.paused = paused
-        self._manager.tell(record, "source", "pause" if paused else "resume", record.incarnation)
+        self._manager.tell(record, "source", "pause" if paused else "resume")
 
     def _running(self, name: str) -> StreamRecord:
         record = self._manager.streams.get(name)

@@ -21,7 +21,7 @@ from streamvos.pipeline.supervision.streams import (
     Snapshot,
     StreamRecord,
 )
-from streamvos.pipeline.supervision.topology import Topology
+from streamvos.pipeline.supervision.topology import Topology, stage_name
 from streamvos.pipeline.supervision.worker_pool import WorkerPool, WorkerSlot
 from streamvos.pipeline.telemetry.logs import EventLog, without_credentials
 from streamvos.pipeline.telemetry.observation import Observation
@@ -92,7 +92,7 @@ class StreamManager:
         for stream in [one for one in streams if one.reason]:  # it was ending badly anyhow
             if stream.cut_at is None:
                 self.end_badly(stream, stream.reason, stream.input_fault)
-            elif worker is self.pool.of_stage(self._stage(stream, "sinks")):
+            elif worker is self.pool.of_stage(stage_name("sinks", stream.name)):
                 self._over(stream, stream.reason)
             streams.remove(stream)
         for stream in streams:
@@ -190,7 +190,7 @@ class StreamManager:
         stream.memory_restart = Restart(keeps, snapshot)
         for kind in RESET_STAGES:
             if kind != "memory":  # which has to know what the sinks have written
-                self.tell(stream, kind, "reset", number, stream.next_seq, {"facts": stream.facts})
+                self.tell(stream, kind, "reset", stream.next_seq, facts=stream.facts)
         self._log.event("incarnation", stream=stream.name, incarnation=number)
         self._observation.mark("incarnation", stream.name, incarnation=number)
 
@@ -208,16 +208,18 @@ class StreamManager:
         # now, and not when this incarnation began: until here it has nothing that it could keep
         stream.memory_identity = None if memory is None else memory.identity
         commands = stream.commands_after(snapshot, keeps)
-        fields = {
-            "facts": stream.facts,
-            "keep": keeps,
-            "taken": stream.taken,
-            "commands": len(commands),
-            "written": written if stream.lossless else 0,
-        }
-        arrays = {} if snapshot is None else {"snapshot": snapshot.array}
-        seq = stream.next_seq if snapshot is None else snapshot.seq
-        self.tell(stream, "memory", "reset", stream.incarnation, seq, fields, arrays)
+        self.tell(
+            stream,
+            "memory",
+            "reset",
+            stream.next_seq if snapshot is None else snapshot.seq,
+            {} if snapshot is None else {"snapshot": snapshot.array},
+            facts=stream.facts,
+            keep=keeps,
+            taken=stream.taken,
+            commands=len(commands),
+            written=written if stream.lossless else 0,
+        )
         for command in commands:
             self.send_command(stream, command)
 
@@ -243,27 +245,29 @@ class StreamManager:
     def _start(self, stream: StreamRecord) -> None:
         """All stages have answered the reset: the source begins."""
         stream.phase, stream.progress_at = "running", self._clock()
-        start = {
-            "next": stream.next_seq,
-            "fresh": stream.fresh,
-            "written": stream.sinks_next,
-            "origin": stream.origin,
-        }
-        self.tell(stream, "source", "start", stream.incarnation, 0, start)
+        self.tell(
+            stream,
+            "source",
+            "start",
+            next=stream.next_seq,
+            fresh=stream.fresh,
+            written=stream.sinks_next,
+            origin=stream.origin,
+        )
         if stream.paused:
-            self.tell(stream, "source", "pause", stream.incarnation)
+            self.tell(stream, "source", "pause")
         if stream.stopping:
             self.ask_to_end(stream)
 
     def _release_slots(self, stream: StreamRecord, slots: Iterable[int]) -> None:
         for slot in slots:
-            self.tell(stream, "memory", "release", stream.incarnation, 0, {"slot": slot})
+            self.tell(stream, "memory", "release", slot=slot)
 
     def _release_frames(self, stream: StreamRecord) -> None:
         stream.progress_at = self._clock()
         if stream.releasable > stream.released:
             stream.released = stream.releasable
-            self.tell(stream, "source", "release", stream.incarnation, stream.released)
+            self.tell(stream, "source", "release", stream.released)
 
     def _no_stage_works(self, stream: StreamRecord) -> bool:
         """Whether frames are on their way, and no stage says that it works on one."""
@@ -271,7 +275,7 @@ class StreamManager:
         for name in self._topology.workers_of(stream.name):
             current = self.pool.workers[name].current
             beats |= {} if current is None else current.beat.get("stages", {})
-        own = [beats.get(self._stage(stream, kind), {}) for kind in (*RESET_STAGES, "source")]
+        own = [beats.get(stage_name(kind, stream.name), {}) for kind in (*RESET_STAGES, "source")]
         sent = own[-1].get("sent", -1)
         return sent > stream.acked and not any(one.get("busy_since") or one.get("writing") for one in own)
 
@@ -312,7 +316,7 @@ class StreamManager:
         stream.stopping = True
         if stream.phase == "running":
             stream.phase = "ending"
-            self.tell(stream, "source", "stop", stream.incarnation)
+            self.tell(stream, "source", "stop")
         elif not stream.over and stream.phase != "ending":
             self._close_sinks(stream)
 
@@ -323,14 +327,14 @@ class StreamManager:
         if sinks is None or sinks.state != "ready":
             self._over(stream, stream.reason)
         else:
-            self.tell(stream, "sinks", "stop", stream.incarnation, 0, {"drain": False})
+            self.tell(stream, "sinks", "stop", drain=False)
 
     def _over(self, stream: StreamRecord, reason: str) -> None:
         """A stream has ended; with a reason, badly."""
         if stream.over:
             return
         stream.phase, stream.reason = "over", without_credentials(reason)
-        self.tell(stream, "memory", "over", stream.incarnation)
+        self.tell(stream, "memory", "over")
         for command in stream.commands.values():
             answer(command.reply, False, error=f"stream {stream.name} has ended")
         stream.commands.clear()
@@ -392,36 +396,26 @@ class StreamManager:
     def send_command(self, stream: StreamRecord, command: Command) -> None:
         """Send a user's command to the memory."""
         arrays = {} if command.mask is None else {"mask": Array.of(command.mask)}
-        fields = {
-            "number": command.number,
-            "verb": command.verb,
-            "object": command.object_id,
-            "due": command.due,
-        }
-        self.tell(stream, "memory", "command", stream.incarnation, 0, fields, arrays)
+        fields = {"number": command.number, "object": command.object_id, "due": command.due}
+        self.tell(stream, "memory", "command", 0, arrays, verb=command.verb, **fields)
 
     def tell(
         self,
         stream: StreamRecord,
         kind: str,
         what: str,
-        incarnation: int,
         seq: int = 0,
-        fields: Mapping[str, Any] | None = None,
         arrays: Mapping[str, Array] | None = None,
+        **fields: Any,
     ) -> None:
-        """A control message to one stage of a stream."""
+        """Send a control message to one stage of a stream, if it has a process."""
         instance = self._instance(stream, kind)
         if instance is not None:
-            more = {"stage": self._stage(stream, kind), **(fields or {})}
-            self._send(instance, Message(what, stream.name, incarnation, seq, more, arrays or {}))
+            fields["stage"] = stage_name(kind, stream.name)
+            self._send(instance, Message(what, stream.name, stream.incarnation, seq, fields, arrays or {}))
 
     def _instance(self, stream: StreamRecord, kind: str) -> Instance | None:
-        return self.pool.of_stage(self._stage(stream, kind)).current
-
-    @staticmethod
-    def _stage(stream: StreamRecord, kind: str) -> str:
-        return kind if kind == "extractor" else f"{kind}.{stream.name}"
+        return self.pool.of_stage(stage_name(kind, stream.name)).current
 
 
 def answer(reply: Reply | None, ok: bool, **fields: Any) -> None:

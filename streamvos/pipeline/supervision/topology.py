@@ -64,7 +64,7 @@ class Topology:
         edges: dict[str, EdgeSpec] = {}
         for stream in config.streams:
             for kind, ends in EDGES.items():
-                producer, consumer = (_stage(end, stream.name) for end in ends)
+                producer, consumer = (stage_name(end, stream.name) for end in ends)
                 name = f"{stream.name}/{kind}"
                 mode = _mode(producer, consumer, where, config)
                 window = WINDOWS[kind]
@@ -115,7 +115,8 @@ def _workers(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
     return {COMPUTE: tuple(inside), **outside}
 
 
-def _stage(kind: str, stream: str) -> str:
+def stage_name(kind: str, stream: str) -> str:
+    """Name of a stream's stage of a kind; all streams share the extractor."""
     return kind if kind == "extractor" else f"{kind}.{stream}"
 
 

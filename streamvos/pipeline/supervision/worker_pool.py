@@ -17,7 +17,6 @@ from typing import Any
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.supervision.processes import Instance
-from streamvos.pipeline.supervision.restarts import Restarts
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.pipeline.wire.messages import Message
@@ -27,6 +26,49 @@ KILL_AFTER = 0.5
 
 SPARE_DELAY = 1.0
 """Seconds before the next spare worker is started, so that its imports do not slow down a recovery."""
+
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+"""Seconds before the second restart within the window, and before any restart at most."""
+
+
+class Restarts:
+    """When a worker that died is started again, and when no more: exponential back-off and circuit breaker.
+
+    >>> restarts = Restarts(maximum=2, window=60.0)
+    >>> [(restarts.died(at), restarts.delay) for at in (0.0, 1.0, 2.0)]
+    [(True, 0.0), (True, 0.5), (False, 0.5)]
+
+    Args:
+        maximum: restarts within the window; None = no limit, as for cameras, which come back some time.
+        window: seconds.
+
+    Attributes:
+        count: restarts so far.
+        delay: seconds to wait before the next life.
+    """
+
+    def __init__(self, maximum: int | None, window: float):
+        self._maximum, self._window = maximum, window
+        self._deaths: deque[float] = deque()
+        self.count = 0
+        self.delay = 0.0
+
+    def died(self, at: float) -> bool:
+        """Note a death, in seconds of any clock; returns whether the worker is started again.
+
+        After the first death within the window that is at once, after the next ones later and later.
+        """
+        while self._deaths and at - self._deaths[0] > self._window:
+            self._deaths.popleft()
+        if self._maximum is not None and len(self._deaths) >= self._maximum:
+            return False
+        self._deaths.append(at)
+        self.count += 1
+        recent = len(self._deaths)
+        self.delay = 0.0 if recent == 1 else min(FIRST_DELAY * 2 ** min(recent - 2, 10), LONGEST_DELAY)
+        return True
 
 
 @dataclass

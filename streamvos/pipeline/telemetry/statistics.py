@@ -105,7 +105,7 @@ class StreamStatistics:
         self._recovered_in: int | None = None
         self._arrivals: deque[int] = deque(maxlen=_ARRIVALS)
 
-    def add(self, frames: Iterable[Any], incarnation: int | None = None) -> None:
+    def add(self, frames: Iterable[Any], incarnation: int = 1) -> None:
         """Take what the sinks acknowledge into account.
 
         Args:
@@ -175,7 +175,7 @@ class StreamStatistics:
             self._arrivals.popleft()
         return len(self._arrivals) * 1e9 / (now - since) if now - since >= 1e9 else None
 
-    def _add(self, report: FrameReport, incarnation: int | None) -> None:
+    def _add(self, report: FrameReport, incarnation: int) -> None:
         self.seq = report.seq
         self.frames += 1
         if self._began is None:
@@ -195,11 +195,9 @@ class StreamStatistics:
         else:
             self._add_times(report)
 
-    def _is_recovery(self, recovered: bool, incarnation: int | None) -> bool:
+    def _is_recovery(self, recovered: bool, incarnation: int) -> bool:
         """Whether this frame is the first after an interruption; of each incarnation, one is."""
         earlier, self._incarnation = self._incarnation, incarnation
-        if incarnation is None:
-            return recovered
         anew = earlier is not None and incarnation > earlier
         if not (anew or recovered) or incarnation == self._recovered_in:
             return False
