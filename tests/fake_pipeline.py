@@ -77,7 +77,7 @@ class FakePipeline:
         self._sent: list[tuple[str, bool, Message]] = []
         clock = lambda: self.now  # noqa: E731
         self.log = EventLog("json", self._lines, clock)
-        self.topology = Topology.of(self.config, Runtime("fake", Path("/nowhere"), lock=-1))
+        self.topology = Topology.of(self.config, Runtime("fake", Path("/nowhere")))
         self.observation = Observation(
             [one.name for one in self.config.streams], self.log, clock=lambda: round(self.now * 1e9)
         )

@@ -8,7 +8,6 @@ topology.edges["front/frames"].endpoint
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.wire.runtime import Runtime
@@ -51,36 +50,21 @@ class Topology:
     standby: str | None
 
     @classmethod
-    def of(cls, config: PipelineConfig, runtime: Runtime, curve: Any = None) -> Topology:
-        """The shape that a configuration describes.
-
-        Args:
-            config: the pipeline's configuration.
-            runtime: the folder of its local sockets.
-            curve: keys for edges that leave this host.
-        """
-        workers = {name: stages for name, stages in _workers(config).items() if name not in config.remote}
-        where = {stage: name for name, stages in _workers(config).items() for stage in stages}
+    def of(cls, config: PipelineConfig, runtime: Runtime) -> Topology:
+        """The shape that a configuration describes, with its local sockets in the folder of `runtime`."""
+        workers = _workers(config)
+        where = {stage: name for name, stages in workers.items() for stage in stages}
         edges: dict[str, EdgeSpec] = {}
         for stream in config.streams:
             for kind, ends in EDGES.items():
                 producer, consumer = (stage_name(end, stream.name) for end in ends)
                 name = f"{stream.name}/{kind}"
                 mode = _mode(producer, consumer, where, config)
-                window = WINDOWS[kind]
-                if kind == "frames" and stream.effective_policy == "lossless":
-                    window = LOSSLESS_FRAMES_WINDOW
-                edges[name] = EdgeSpec(
-                    name,
-                    stream.name,
-                    producer,
-                    consumer,
-                    _endpoint(name, mode, consumer, config, runtime, len(edges)),
-                    window,
-                    mode,
-                    name if mode == "shared" else None,
-                    curve if mode == "inline" else None,
-                )
+                endpoint = _endpoint(name, mode, consumer, config, runtime, len(edges))
+                lossless_frames = kind == "frames" and stream.effective_policy == "lossless"
+                window = LOSSLESS_FRAMES_WINDOW if lossless_frames else WINDOWS[kind]
+                arena = name if mode == "shared" else None
+                edges[name] = EdgeSpec(name, stream.name, producer, consumer, endpoint, window, mode, arena)
         arenas = [name for name, edge in edges.items() if edge.mode == "shared"]
         arenas += [
             f"{stream.name}/snapshots.{k}"
@@ -95,6 +79,7 @@ class Topology:
             if sink.kind == "publish"
         }
         standby = COMPUTE if config.standby else None
+        workers = {name: stages for name, stages in workers.items() if name not in config.remote}
         return cls(workers, tuple(config.remote), edges, tuple(arenas), publish, standby)
 
     def worker_of(self, stage: str) -> str:
