@@ -89,7 +89,7 @@ class StreamManager:
         """A worker is gone; returns whether it is started again."""
         streams = self.of_worker(worker)
         self._observation.died(worker.name, worker.stages, reason, [one.name for one in streams])
-        for stream in [one for one in streams if one.reason]:  # it was ending badly anyhow
+        for stream in [one for one in streams if one.reason]:  # it is failing already
             if stream.cut_at is None:
                 self.end_badly(stream, stream.reason, stream.input_fault)
             elif worker is self.pool.of_stage(stage_name("sinks", stream.name)):

@@ -73,7 +73,7 @@ class Restarts:
 
 @dataclass
 class WorkerSlot:
-    """A worker, whose work one instance after another does. Times are monotonic seconds."""
+    """A worker: its stages, its present process and its restarts. Times are monotonic seconds."""
 
     name: str
     stages: tuple[str, ...]

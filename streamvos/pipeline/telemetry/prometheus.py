@@ -4,7 +4,7 @@
         ...
 
 Nothing is kept here: each scrape turns the pipeline's last status into the library's metric families. The
-status is asked for in a thread of the HTTP server, so it must be one that nobody changes any more.
+status is read in a thread of the HTTP server, so it must not change afterwards.
 """
 
 from __future__ import annotations

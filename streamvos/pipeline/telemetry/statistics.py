@@ -179,9 +179,7 @@ class StreamStatistics:
         self.seq = report.seq
         self.frames += 1
         if self._began is None:
-            self._began = (
-                self._clock()
-            )  # the first frame begins the time, and is none of the frames within it
+            self._began = self._clock()  # the rate counts the frames after the first
         else:
             self._arrivals.append(self._clock())
         for cause, count in report.dropped.items():
