@@ -90,6 +90,15 @@ class EventLog:
         self._handler.write_suppressed()
 
 
+class _Forward(logging.Handler):
+    def __init__(self, say: Callable[[Level, str], None]):
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say("error" if record.levelno >= logging.ERROR else "warning", record.getMessage()[:_LONGEST])
+
+
 @contextmanager
 def warnings_as_events(say: Callable[[Level, str], None]) -> Iterator[None]:
     """Within the block, warnings that streamvos gives through Python's logging go to `say` alone.
@@ -97,13 +106,7 @@ def warnings_as_events(say: Callable[[Level, str], None]) -> Iterator[None]:
     Args:
         say: takes a level and the text, in any thread.
     """
-
-    def forward(record: logging.LogRecord) -> bool:
-        say("error" if record.levelno >= logging.ERROR else "warning", record.getMessage()[:_LONGEST])
-        return False
-
-    logger, handler = logging.getLogger("streamvos"), logging.NullHandler(logging.WARNING)
-    handler.addFilter(forward)
+    logger, handler = logging.getLogger("streamvos"), _Forward(say)
     others, propagate = list(logger.handlers), logger.propagate
     logger.handlers, logger.propagate = [handler], False
     try:

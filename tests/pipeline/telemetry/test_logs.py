@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import random
 import string
 import threading
@@ -11,7 +12,7 @@ from datetime import datetime
 
 import pytest
 
-from streamvos.pipeline.telemetry.logs import EventLog, without_credentials
+from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events, without_credentials
 from streamvos.types import InputError
 
 
@@ -238,3 +239,21 @@ def test_it_writes_to_the_standard_error_of_the_moment(capsys):
 def test_an_unknown_form_is_refused():
     with pytest.raises(InputError, match='"text" or "json"'):
         EventLog("xml")
+
+
+def test_warnings_of_the_package_become_events_and_nothing_else_within_the_block(target, capsys, caplog):
+    logger, log = logging.getLogger("streamvos.sources.live"), EventLog("json", target)
+    before = list(logging.getLogger("streamvos").handlers)
+    with warnings_as_events(lambda level, text: log.event("warned", level, text=text)):
+        logger.info("not worth a line")
+        logger.warning("%d frames of %s are late", 3, "rtsp://admin:hunter2@10.0.0.5/live")
+        logger.error("lost")
+    logger.warning("after the block")
+    told = [(line["event"], line["level"], line["text"]) for line in lines(target)]
+    assert told == [
+        ("warned", "warning", "3 frames of rtsp://***@10.0.0.5/live are late"),
+        ("warned", "error", "lost"),
+    ]
+    assert capsys.readouterr().err == ""
+    assert [record.getMessage() for record in caplog.records] == ["after the block"]
+    assert logging.getLogger("streamvos").handlers == before
