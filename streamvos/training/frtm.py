@@ -24,7 +24,7 @@ from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMExtractor, FRTMOptions
 from streamvos.methods.frtm.options import TARGET_LEVEL
 from streamvos.nn.segmentation_network import SegmentationNetwork
 from streamvos.nn.target_model import learn_both, make_samples, project, score
-from streamvos.training.loop import OF_THE_MACHINE, Report, Say, TrainingOptions, say_in_log, train
+from streamvos.training.loop import Report, Say, TrainingOptions, say_in_log, train
 from streamvos.training.results import digest_of, write_results
 from streamvos.training.synthetic_clips import ClipOptions, MaskClips
 from streamvos.types import InputError
@@ -138,17 +138,9 @@ def train_frtm(
         {"recipe": description, "options": shape},
         say,
     )
-    path = folder / "frtm.safetensors"
-    if trained.first >= training.steps and path.exists():
-        return path
     network.load_state_dict(trained.weights)
-    metadata = {
-        "options": shape,
-        "recipe": description,
-        "training": training.model_dump(mode="json", exclude=OF_THE_MACHINE),
-    }
-    write_results(path, method.networks.state_dict(), "frtm", metadata, say)
-    return path
+    metadata = {"options": shape, "recipe": description}
+    return write_results(folder, "frtm", trained, method.networks.state_dict(), training, metadata, say)
 
 
 def load_backbone(extractor: FRTMExtractor, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from streamvos.training.curves import plot_losses
-from streamvos.training.loop import Say
+from streamvos.training.loop import OF_THE_MACHINE, Say, Trained, TrainingOptions
 from streamvos.types import SinkError, StreamvosError
 from streamvos.weights import save_weights
 
@@ -25,28 +25,44 @@ def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def write_results(
-    path: Path, weights: Mapping[str, torch.Tensor], method: str, metadata: Mapping[str, Any], say: Say
-) -> None:
-    """Write the weights to `path` and losses.png beside it, from the losses.jsonl there.
+    folder: Path,
+    method: str,
+    trained: Trained,
+    weights: Mapping[str, torch.Tensor],
+    training: TrainingOptions,
+    metadata: Mapping[str, Any],
+    say: Say,
+) -> Path:
+    """Write METHOD.safetensors, and losses.png from losses.jsonl, unless an earlier call has done so.
 
     Args:
-        path: the weight file, in the folder of the run.
-        weights: a state dict; batch counters are left out.
+        folder: folder of the run.
         method: name of the method.
-        metadata: "options" and whatever else a reader should know, in JSON types.
+        trained: outcome of the run.
+        weights: state dict to write; batch counters are left out.
+        training: options of the run.
+        metadata: "options", "recipe" and whatever else a reader should know, in JSON types.
         say: called with a message if only the curves fail.
+
+    Returns:
+        Path of the weights.
 
     Raises:
         SinkError: the weights cannot be written.
     """
+    path = folder / f"{method}.safetensors"
+    if trained.first >= training.steps and path.exists():
+        return path
     tensors = {n: v for n, v in weights.items() if not n.endswith("num_batches_tracked")}
+    options = training.model_dump(mode="json", exclude=OF_THE_MACHINE)
     try:
-        save_weights(path, tensors, method, {**metadata, "torch": torch.__version__})
+        save_weights(path, tensors, method, {**metadata, "training": options, "torch": torch.__version__})
     except (OSError, SafetensorError) as error:
         raise SinkError(
             f"cannot write {path}: {error}; free some space and start again: no step is repeated"
         ) from None
     try:
-        plot_losses(path.parent / "losses.jsonl", path.parent / "losses.png")
+        plot_losses(folder / "losses.jsonl", folder / "losses.png")
     except StreamvosError as error:
         say(f"the weights are written, the curves are not: {error}")
+    return path

@@ -24,7 +24,6 @@ from streamvos.methods.tvos.method import TVOSExtractor
 from streamvos.methods.tvos.options import TVOSNetwork, TVOSOptions
 from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
 from streamvos.training.loop import (
-    OF_THE_MACHINE,
     Loss,
     MakeBatch,
     Report,
@@ -317,16 +316,9 @@ def train_tvos(
         {"recipe": description},
         say,
     )
-    path = folder / "tvos.safetensors"
-    if trained.first >= recipe.training.steps and path.exists():
-        return path
-    metadata = {
-        "options": {**recipe.inference.model_dump(mode="json", exclude_defaults=True), "network": network},
-        "recipe": description,
-        "training": recipe.training.model_dump(mode="json", exclude=OF_THE_MACHINE),
-    }
-    write_results(path, trained.weights, "tvos", metadata, say)
-    return path
+    options = {**recipe.inference.model_dump(mode="json", exclude_defaults=True), "network": network}
+    metadata = {"options": options, "recipe": description}
+    return write_results(folder, "tvos", trained, trained.weights, recipe.training, metadata, say)
 
 
 def _rest(extractor: nn.Module, taken: list[str]) -> str:
