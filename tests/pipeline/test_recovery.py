@@ -54,7 +54,7 @@ def drifted(mask: np.ndarray, t: int) -> np.ndarray:
     return np.roll(mask, t, 1)
 
 
-@pytest.mark.parametrize(("placement", "seed"), [("fused", 1), ("fused", 2), ("split", 1)])
+@pytest.mark.parametrize(("placement", "seed"), [("fused", 1), ("split", 1)])
 def test_lossless_survives_kills_at_random_moments(tmp_path, placement, seed):
     frames = 400
     make_video(tmp_path / "clip.mp4", frames)
@@ -113,7 +113,7 @@ def test_a_live_stream_comes_back_with_its_objects(tmp_path, placement):
             assert time.monotonic() - at < 10  # bench/recovery.py measures; here a machine may be busy
             assert [one["id"] for one in written(tmp_path)[-1]["objects"]] == [3, 7]
         pipeline.wait_for(lambda: pipeline.events("standby_ready") or placement == "split")
-        time.sleep(1.5)
+        time.sleep(0.5)
         assert descriptors(pipeline.process.pid) <= open_before + 4  # the standby worker and its watch
         pipeline.signal(signal.SIGTERM)
         assert pipeline.wait() == 0
@@ -142,24 +142,19 @@ def test_a_second_death_in_the_middle_of_a_recovery_loses_no_object(tmp_path, mo
         assert [one["id"] for one in written(tmp_path)[-1]["objects"]] == [3, 7, 42]
 
 
-def test_a_supervisor_that_was_stopped_for_a_while_blames_nobody(tmp_path):
+def test_a_supervisor_that_was_stopped_blames_nobody_and_if_it_is_killed_its_children_end(tmp_path):
     make_video(tmp_path / "clip.mp4", 1500)
     make_mask(tmp_path / "first.png")
-    with serving(configuration(tmp_path, "split", "latest", realtime=True), tmp_path / "run") as pipeline:
+    config = configuration(tmp_path, "fused", "latest", realtime=True)
+    config["supervision"] = {"standby": False, "heartbeat_timeout": 1.0}
+    with serving(config, tmp_path / "run") as pipeline:
         pipeline.wait_for(lambda: len(written(tmp_path)) > 10)
         pipeline.signal(signal.SIGSTOP)
-        time.sleep(4.5)  # the heartbeat's timeout is 3 s
+        time.sleep(1.5 * config["supervision"]["heartbeat_timeout"])
         pipeline.signal(signal.SIGCONT)
         last = written(tmp_path)[-1]["index"]
         pipeline.wait_for(lambda: written(tmp_path)[-1]["index"] > last + 20)
         assert not pipeline.events("died")
-
-
-def test_children_end_with_their_supervisor(tmp_path):
-    make_video(tmp_path / "clip.mp4", 900)
-    make_mask(tmp_path / "first.png")
-    with serving(configuration(tmp_path, "split", "latest", realtime=True), tmp_path / "run") as pipeline:
-        pipeline.wait_for(lambda: len(written(tmp_path)) > 5)
         assert pipeline.children()
         pipeline.process.kill()
         at = time.monotonic()
@@ -168,13 +163,13 @@ def test_children_end_with_their_supervisor(tmp_path):
             time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("policy", ["latest", "lossless"])
+@pytest.mark.parametrize(("number", "policy"), [(signal.SIGINT, "latest"), (signal.SIGTERM, "lossless")])
 def test_a_signal_ends_it_in_order(tmp_path, number, policy):
     make_video(tmp_path / "clip.mp4", 900)
     make_mask(tmp_path / "first.png")
-    realtime = policy == "latest"
-    with serving(configuration(tmp_path, "fused", policy, realtime=realtime), tmp_path / "run") as pipeline:
+    config = configuration(tmp_path, "fused", policy, realtime=policy == "latest")
+    config["supervision"]["standby"] = False
+    with serving(config, tmp_path / "run") as pipeline:
         pipeline.wait_for(lambda: len(written(tmp_path)) > 20)
         pipeline.signal(number)
         assert pipeline.wait(10) == 0
