@@ -1,4 +1,7 @@
-"""Stages on "another host": started by hand, over tcp, with and without keys, killed and begun again."""
+"""Stages on "another host": started by hand, over tcp, with and without keys, killed and begun again.
+
+That masks are the same whichever stages are remote is held with the stages in this process, over tcp.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zmq
 from serving import TESTS, Serving, label_maps, serving
 from small_methods import SMALL
+from stages_in_process import run_stages
 
+from streamvos.cli import main
 from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.pipeline.stages.method import make_method
 from streamvos.pipeline.wire.messages import Message, decode, encode
@@ -38,14 +44,27 @@ def free_port() -> int:
         return port
 
 
+IMPATIENT = """
+import sys
+from streamvos.cli import main
+from streamvos.pipeline.stages import worker
+worker.GONE_SECONDS = {}
+sys.exit(main())
+"""
+
+
 class Remote:
     """`streamvos stage`, as somebody types it."""
 
-    def __init__(self, stage: str, port: int, *options: str, host: str = "127.0.0.1"):
-        environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-        command = [STREAMVOS, "stage", stage, "--connect", f"tcp://{host}:{port}"]
+    def __init__(self, stage: str, port: int, *options: str, gone_seconds: float | None = None):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = f"{TESTS}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+        command = [STREAMVOS]
+        if gone_seconds is not None:  # the same command, which waits less long for a silent supervisor
+            command = [sys.executable, "-c", IMPATIENT.format(gone_seconds)]
+        command += ["stage", stage, "--connect", f"tcp://127.0.0.1:{port}", *options]
         self.process = subprocess.Popen(
-            [*command, *options], env=environment, stderr=subprocess.PIPE, start_new_session=True
+            command, env=environment, stderr=subprocess.PIPE, start_new_session=True
         )
 
     def wait(self, seconds: float = 20) -> tuple[int, str]:
@@ -58,8 +77,10 @@ class Remote:
 
 
 @contextlib.contextmanager
-def remotes(stages: list[str], port: int, *options: str) -> Iterator[dict[str, Remote]]:
-    started = {stage: Remote(stage, port, *options) for stage in stages}
+def remotes(
+    stages: list[str], port: int, *options: str, gone_seconds: float | None = None
+) -> Iterator[dict[str, Remote]]:
+    started = {stage: Remote(stage, port, *options, gone_seconds=gone_seconds) for stage in stages}
     try:
         yield started
     finally:
@@ -127,14 +148,26 @@ def written(folder: Path) -> list[dict[str, Any]]:
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_masks_over_tcp_are_those_of_a_segmenter(tmp_path, method, stages):
-    port = free_port()
-    config = configuration(tmp_path, stages, small(method), port)
+    config = configuration(tmp_path, stages, small(method), free_port())
+    config["streams"][0]["sinks"].append({"kind": "overlay", "path": str(tmp_path / "overlay.mp4")})
+    before = torch.get_num_threads()
+    try:
+        run_stages(config)
+    finally:
+        torch.set_num_threads(before)  # which the stages set
+    check_masks(tmp_path / "labels", expected(method))
+    assert (tmp_path / "overlay.mp4").stat().st_size > 0
+
+
+def test_remote_stages_as_they_are_typed_end_with_the_pipeline(tmp_path):
+    stages, port = ["source.s", "memory.s", "sinks.s"], free_port()
+    config = configuration(tmp_path, stages, small("frtm-fast"), port)
     config["streams"][0]["sinks"].append({"kind": "overlay", "path": str(tmp_path / "overlay.mp4")})
     with remotes(stages, port) as hosts, serving(config, tmp_path / "run") as pipeline:
         assert pipeline.wait(60) == 0, pipeline.log.read_text()[-3000:]
-        for one in hosts.values():  # they end with the pipeline, in order
+        for one in hosts.values():
             assert one.wait() == (0, "")
-    check_masks(tmp_path / "labels", expected(method))
+    check_masks(tmp_path / "labels", expected("frtm-fast"))
     assert not pipeline.events("died")
     assert (tmp_path / "overlay.mp4").stat().st_size > 0
 
@@ -173,23 +206,23 @@ def test_a_remote_stage_that_fails_is_told_to_go_and_its_reason_is_logged(tmp_pa
 def test_remote_stages_end_some_time_after_their_supervisor(tmp_path):
     port = free_port()
     source = "synthetic:seed=4,objects=2,size=48x64,length=5000,leave=0"
-    config = configuration(tmp_path, ["memory.s"], drift(read_ms=10.0), port, source=source)
-    with remotes(["memory.s"], port) as hosts:
+    config = configuration(tmp_path, ["sinks.s"], drift(read_ms=10.0), port, source=source)
+    with remotes(["sinks.s"], port, gone_seconds=3.0) as hosts:
         with serving(config, tmp_path / "run") as pipeline:
             pipeline.wait_for(lambda: len(written(tmp_path)) > 5)
             pipeline.process.kill()
-        code, error = hosts["memory.s"].wait(10 + 15)
+        code, error = hosts["sinks.s"].wait(3 + 15)
         assert code == 3
         assert "silent" in error
 
 
-@pytest.fixture
-def keys(tmp_path) -> Path:
-    """Folder with the pipeline's keys, those of a client, and those of somebody else."""
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory) -> Path:
+    """Folder with the keys of the pipeline, of a client, and of a stranger."""
+    folder = tmp_path_factory.mktemp("keys")
     for name in ("pipeline", "clients/laptop", "stranger"):
-        command = [STREAMVOS, "keys", "new", str(tmp_path / "keys" / name)]
-        subprocess.run(command, check=True, capture_output=True)
-    return tmp_path / "keys"
+        assert main(["keys", "new", str(folder / name)]) == 0
+    return folder
 
 
 def test_with_the_pipelines_key_it_works(tmp_path, keys):
