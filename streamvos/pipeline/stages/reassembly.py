@@ -6,18 +6,16 @@ received.frame.index, received.result.mask.shape  # 7, (480, 854)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, Field, StrictFloat, StrictInt, ValidationError
 
 from streamvos.pipeline.wire.inbox import Inbox
 from streamvos.pipeline.wire.messages import Message, Refused
 from streamvos.types import Frame, InputError, ObjectResult, Result
-
-_STATES = ("tracking", "uncertain", "lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,27 @@ class ReceivedResult:
     stamps: dict[str, list[int]]
 
 
+class _Object(NamedTuple):
+    """The fields of an `ObjectResult`, in the order in which the decoder sends them."""
+
+    id: StrictInt
+    score: StrictFloat
+    state: Literal["tracking", "uncertain", "lost"]
+    box: tuple[StrictInt, StrictInt, StrictInt, StrictInt] | None
+    area: StrictInt
+
+
+class _Fields(BaseModel):
+    """What a `result` says besides its arrays (docs/protocol.md, 3)."""
+
+    captured: StrictInt
+    pts: StrictFloat
+    ids: tuple[StrictInt, ...]
+    dropped: dict[str, StrictInt]
+    stamps: dict[str, Annotated[list[StrictInt], Field(min_length=3, max_length=3)]]
+    objects: list[_Object] | None = None
+
+
 def read_result(inbox: Inbox, message: Message, stream: str, pictures: bool) -> ReceivedResult:
     """Read a message, copying what lies in shared memory.
 
@@ -50,56 +69,17 @@ def read_result(inbox: Inbox, message: Message, stream: str, pictures: bool) -> 
     image = inbox.array(message, "image") if pictures else _no_picture(height, width)
     if image.dtype != np.uint8 or image.shape != (height, width, 3):
         raise Refused("shape", f"the picture of a mask {mask.shape} is {image.shape} {image.dtype}")
-    captured, pts = message["captured"], message["pts"]
-    if not _is_number(captured) or not (_is_number(pts) or isinstance(pts, float)):
-        raise Refused("field", "captured or pts")
-    ids = message["ids"]
-    if not isinstance(ids, (list, tuple)) or not all(_is_number(one) for one in ids):
-        raise Refused("field", "ids")
-    objects = _objects(message.get("objects"))
-    frame = Frame(image, message.seq, captured, float(pts), stream)
-    result = Result(mask, message.seq, tuple(ids), _no_probabilities, objects)
-    return ReceivedResult(frame, result, _counts(message.get("dropped")), _stamps(message.get("stamps")))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _counts(value: Any) -> dict[str, int]:
-    if not isinstance(value, Mapping) or not all(map(_is_number, value.values())):
-        raise Refused("field", "dropped")
-    return {str(cause): count for cause, count in value.items()}
-
-
-def _stamps(value: Any) -> dict[str, list[int]]:
-    if not isinstance(value, Mapping):
-        raise Refused("field", "stamps")
-    stamps = {str(stage): times for stage, times in value.items()}
-    for times in stamps.values():
-        if not isinstance(times, (list, tuple)) or len(times) != 3 or not all(map(_is_number, times)):
-            raise Refused("field", "stamps")
-    return {stage: list(times) for stage, times in stamps.items()}
-
-
-def _objects(described: Any) -> Any:
-    """What gives a result's objects."""
-    if described is None:
-        return _no_objects
     try:
-        objects = {one.id: one for one in (_object(*row) for row in described)}
-    except (TypeError, ValueError):
-        raise Refused("field", "objects") from None
-    return lambda: objects
-
-
-def _object(key: Any, score: Any, state: Any, box: Any, area: Any) -> ObjectResult:
-    if state not in _STATES:
-        raise ValueError(state)
-    edges = None if box is None else tuple(int(edge) for edge in box)
-    if edges is not None and len(edges) != 4:
-        raise ValueError(box)
-    return ObjectResult(int(key), float(score), state, edges, int(area))
+        fields = _Fields.model_validate(message.fields)
+    except ValidationError as error:
+        raise Refused("field", ".".join(map(str, error.errors()[0]["loc"]))) from None
+    objects = _no_objects
+    if fields.objects is not None:
+        found = {one.id: ObjectResult(*one) for one in fields.objects}
+        objects = lambda: found  # noqa: E731
+    frame = Frame(image, message.seq, fields.captured, fields.pts, stream)
+    result = Result(mask, message.seq, fields.ids, _no_probabilities, objects)
+    return ReceivedResult(frame, result, fields.dropped, fields.stamps)
 
 
 @lru_cache(maxsize=4)
