@@ -1,4 +1,4 @@
-"""The whole of a pipeline: its name, its placement, its tables, and which of them do not go together."""
+"""A whole pipeline: its name, its placement, its tables, and how they must agree."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from streamvos.pipeline.wire.endpoints import is_loopback, split_tcp
 Placement = Literal["fused", "split"]
 
 LIVE_SLOTS = 16
-"""Frames under way from the source to the sinks, at most, with room for the way back of their release."""
+"""Frames in flight from the source to the sinks, at most, with room for releases on their way back."""
 
 RETAINED_BYTES = 2**29
-"""The most that a lossless stream keeps of its frames."""
+"""Frames that a lossless stream keeps, in bytes at most."""
 
 
 class PipelineConfig(Table):
-    """The whole of it."""
+    """A whole pipeline.toml."""
 
     name: Name = "default"
     placement: Placement = "fused"
@@ -41,11 +41,11 @@ class PipelineConfig(Table):
     observe: ObserveConfig = Field(default_factory=ObserveConfig)
     security: SecurityConfig = Field(default_factory=SecurityConfig)
     control: str | None = None
-    """tcp:// address of a second socket for users, beside the one in the pipeline's folder."""
+    """tcp:// address of a second socket for users, besides the one in the pipeline's folder."""
     host: str | None = None
-    """Address under which remote stages reach this host; needed if there are any."""
+    """Address at which remote stages reach this host; required if there are any."""
     port: int = Field(5600, ge=1, le=65535)
-    """Of the socket that remote stages connect to."""
+    """Port of the socket that remote stages connect to."""
     remote: dict[str, RemoteConfig] = Field(default_factory=dict)
     """Stage -> where it runs: "extractor", "memory.STREAM", ..."""
 
@@ -83,7 +83,7 @@ class PipelineConfig(Table):
 
     @property
     def standby(self) -> bool:
-        """Whether a second compute worker is held ready."""
+        """Whether a second compute worker stands by."""
         wanted = self.supervision.standby
         return self.placement == "fused" if wanted is None else wanted and self.placement == "fused"
 
@@ -92,10 +92,10 @@ class PipelineConfig(Table):
         return next(one for one in self.streams if one.name == name)
 
     def frame_slots(self, stream: str, frame_bytes: int) -> int:
-        """How many frames the source of a stream holds in shared memory.
+        """How many frames the source of a stream keeps in shared memory.
 
-        Under "lossless" everything since the committed snapshot, twice over, so that the stream need not wait
-        for one; less where frames are large.
+        Under "lossless" twice the frames between two snapshots, so that the stream need not wait for one;
+        fewer where frames are large.
         """
         if self.stream(stream).effective_policy == "latest":
             return LIVE_SLOTS
@@ -103,14 +103,14 @@ class PipelineConfig(Table):
         return max(LIVE_SLOTS, min(wanted, RETAINED_BYTES // max(frame_bytes, 1)))
 
     def snapshot_frames(self, stream: str, frame_bytes: int) -> int:
-        """After how many frames the state of a stream is saved, at the latest."""
+        """Frames between two snapshots of a stream's state, at most."""
         if self.stream(stream).effective_policy == "latest":
             return self.supervision.snapshot_frames
         return max(1, (self.frame_slots(stream, frame_bytes) - LIVE_SLOTS // 2) // 2)
 
 
 def _check_places(config: PipelineConfig) -> None:
-    """Nothing is written, bound or published twice in the same place."""
+    """Refuse two sinks in one place, and two publishers at one address."""
     taken: dict[Path, str] = {}
     addresses: dict[str, str] = {}
     for stream in config.streams:
@@ -134,7 +134,7 @@ def _check_places(config: PipelineConfig) -> None:
 
 
 def _check_safety(config: PipelineConfig) -> None:
-    """Nobody can connect from another host without a key."""
+    """Refuse sockets that other hosts can reach without keys."""
     security = config.security
     if (security.secret is None) != (security.clients is None):
         lacking = "clients" if security.clients is None else "secret"

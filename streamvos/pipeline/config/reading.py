@@ -77,10 +77,10 @@ def read_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> P
 
     Args:
         path: of the file.
-        changes: laid over what the file says, key by key; paths in it should be absolute.
+        changes: override the file, key by key; paths in them should be absolute.
 
     Raises:
-        InputError: it cannot be read, is no TOML, or says what cannot be; the message names the key.
+        InputError: the file cannot be read, is no TOML, or is not valid; the message names the key.
     """
     path = Path(path)
     try:
@@ -101,12 +101,12 @@ def make_config(
     """Check a pipeline's description.
 
     Args:
-        values: as TOML has them; or as `config.model_dump(mode="json")` gives them.
-        where: what messages call it.
+        values: as read from TOML, or from `config.model_dump(mode="json")`.
+        where: how messages call it.
         base: folder that relative paths start from; None = the current one.
 
     Raises:
-        InputError: it says what cannot be.
+        InputError: the description is not valid.
     """
     try:
         context = None if base is None else {"base": base}
@@ -125,17 +125,17 @@ def config_from_options(
     stream: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> PipelineConfig:
-    """A pipeline of one stream, without a file; the stream bears the pipeline's name.
+    """A pipeline of one stream, without a file; the stream has the pipeline's name.
 
     Args:
-        source, mask, boxes: of the stream.
-        out: folder for label maps, overlay and lines of JSON; None = they are not written.
-        publish: the masks on a socket.
-        stream: further keys of the stream; those that are None are left out.
+        source, mask, boxes: the stream's.
+        out: folder for label maps, overlay and JSON lines; None writes none.
+        publish: whether masks are published on a socket.
+        stream: further keys of the stream; None values are ignored.
         changes: further keys of the pipeline (name, placement, method, observe, ...).
 
     Raises:
-        InputError: it says what cannot be.
+        InputError: the description is not valid.
     """
     sinks: list[dict[str, Any]] = []
     if out is not None:

@@ -30,9 +30,9 @@ class SinkConfig(Table):
         kind: "labels" (a folder of PNGs), "overlay" (a video), "json" (lines), "publish" (ZeroMQ).
         path: file or folder; `publish` has none.
         address: of `publish`; None = the stream's own socket in the pipeline's folder.
-        queue: frames that may wait for this sink.
-        overflow: what happens when they are more: "wait" holds the stream, "drop" drops the oldest and counts
-            it. None = "wait" for files of a lossless stream, "drop" for everything else.
+        queue: frames that may wait for this sink, at most.
+        overflow: what happens when the queue is full: "wait" holds the stream, "drop" drops the oldest frame
+            and counts it. None = "wait" for files of a lossless stream, "drop" for everything else.
     """
 
     kind: Literal["labels", "overlay", "json", "publish"]
@@ -65,14 +65,14 @@ class StreamConfig(Table):
 
     Attributes:
         source: as `open_source` takes it.
-        mask: label map of the first frame; None = wait for a mask from a client.
-        boxes: instead of a mask or beside it, "ID:LEFT,TOP,RIGHT,BOTTOM" each.
+        mask: label map of the first frame; None waits for a mask from a client.
+        boxes: instead of a mask or in addition, "ID:LEFT,TOP,RIGHT,BOTTOM" each.
         policy: None = "latest" for live sources, "lossless" for the others.
-        realtime: a source that is not live is paced by its own time stamps.
+        realtime: whether a source that is not live is paced by its time stamps.
         stall_timeout: seconds within which each next frame must come. None = 10 for live sources, 30 for
             the others.
-        reopen: a live source that ends is opened again. None = network streams are, as a camera that is
-            switched off looks like a stream that ends; not where max_frames says when it is enough.
+        reopen: whether a live source that ends is opened again. None = network streams without max_frames,
+            as a camera that is switched off looks like a stream that ends.
     """
 
     name: Name
@@ -112,7 +112,7 @@ class StreamConfig(Table):
         """Policy, source and first mask of a stream go together."""
         if self.policy == "latest" and not self.live and not self.realtime:
             raise ValueError(
-                f'policy: "latest" drops frames of a live source, and {redact(self.source)} is none; '
+                f'policy: "latest" drops frames of a live source, and {redact(self.source)} is not live; '
                 'use "lossless", or add realtime = true to play it at its own speed'
             )
         if self.fps is not None and self.live:
@@ -138,28 +138,28 @@ class StreamConfig(Table):
 
     @property
     def reopens(self) -> bool:
-        """Whether it goes on when its source ends."""
+        """Whether its source is opened again when it ends."""
         is_network = self.live and is_url(self.source.removeprefix("camera:"))
         return self.max_frames is None and (is_network if self.reopen is None else self.reopen)
 
     @property
     def label(self) -> str:
-        """The source without credentials, for people."""
+        """The source without credentials, for messages."""
         return redact(self.source)
 
     @property
     def effective_policy(self) -> Policy:
-        """The policy, decided."""
+        """The policy, with the default filled in."""
         return self.policy or ("latest" if self.live or self.realtime else "lossless")
 
     @property
     def effective_stall_timeout(self) -> float:
-        """Seconds within which each next frame must come, decided."""
+        """Seconds within which each next frame must come, with the default filled in."""
         return self.stall_timeout or (LIVE_STALL_TIMEOUT if self.live else FILE_STALL_TIMEOUT)
 
     @property
     def shows_pictures(self) -> bool:
-        """Whether a sink needs the frames themselves."""
+        """Whether a sink needs the frames' pictures."""
         return any(sink.kind == "overlay" for sink in self.sinks)
 
     @property
@@ -193,12 +193,12 @@ def _is_synthetic(source: str) -> bool:
 
 
 def resolved(path: Path) -> Path:
-    """Where a path leads, whether or not something is there."""
+    """A path without links and "..", whether or not it exists."""
     return Path(os.path.realpath(path))
 
 
 def _check_paths(stream: StreamConfig) -> None:
-    """No sink writes over what the stream is read from."""
+    """Refuse a sink that would overwrite the source or the mask."""
     place = Path(stream.source.removeprefix("camera:"))
     is_path = not is_url(stream.source) and not _is_synthetic(stream.source)
     mask = None if stream.mask is None else resolved(stream.mask)

@@ -13,19 +13,19 @@ from streamvos.types import InputError
 
 
 class Table(BaseModel):
-    """A table: keys that it does not have are refused, and it does not change."""
+    """A table of the file: immutable, and without unknown keys."""
 
     # strict: `queue = true` is no number, and "480" is none either
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def from_base(path: Path, info: ValidationInfo) -> Path:
-    """A path of a file, which starts from the file's folder; of anything else, as it is."""
+    """A path in a file, relative to the file's folder; without a file, unchanged."""
     return path if info.context is None else info.context["base"] / path.expanduser()
 
 
 ConfigPath = Annotated[Path, Strict(False), AfterValidator(from_base)]
-"""A path; a relative one starts from the folder of the file that it stands in."""
+"""A path, relative to the folder of the file that it is in."""
 
 Name = Annotated[str, AfterValidator(check_name)]
 """Name of a pipeline or a stream."""
@@ -35,9 +35,9 @@ class MethodConfig(Table):
     """Which method segments, as `streamvos.load` takes it.
 
     Attributes:
-        training: "inline" (a target model that trains does so within its frame; bit-identical to `Segmenter`)
+        training: "inline" (target models train within their frame; bit-identical to `Segmenter`)
             or "background" (the stream goes on with the old model until the new one is ready).
-        threads: that torch uses within an operation, in each worker; None leaves it to torch.
+        threads: torch's threads per operation, in each worker; None leaves it to torch.
     """
 
     name: str = "tvos"
@@ -51,7 +51,7 @@ class MethodConfig(Table):
     @field_validator("weights")
     @classmethod
     def _place_weights(cls, weights: str | None, info: ValidationInfo) -> str | None:
-        """TOML has no null: "none" stands for it."""
+        """TOML has no null, so "none" stands for it."""
         if weights is None or weights.lower() == "none":
             return None
         return weights if weights == "default" else str(from_base(Path(weights), info))
@@ -61,8 +61,8 @@ class ExtractorConfig(Table):
     """Batching over streams.
 
     Attributes:
-        batches: sizes that may run, ascending, from 1.
-        measured: only those that prove faster, at the start, than their frames one by one.
+        batches: sizes of batches, ascending from 1.
+        measured: use only sizes that prove faster, at the start, than single frames.
     """
 
     batches: tuple[Annotated[int, Strict()], ...] = Field((1, 2, 4, 8), strict=False)
@@ -110,7 +110,7 @@ class SupervisionConfig(Table):
     snapshot_frames: int = Field(30, ge=1)
     snapshot_seconds: float = Field(1.0, gt=0)
     standby: bool | None = None
-    """A second compute worker held ready; None = where the placement is "fused"."""
+    """Whether a second compute worker stands by; None = where the placement is "fused"."""
 
 
 class ObserveConfig(Table):
