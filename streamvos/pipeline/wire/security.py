@@ -125,11 +125,13 @@ class Curve:
 
     def _listed(self) -> set[bytes]:
         keys = set()
-        for path in () if self._clients is None else sorted(self._clients.glob("*.key")):
-            try:
-                keys.add(read_public_key(path))
-            except InputError as error:
-                self.denied.count("unreadable key file", error)
+        with suppress(OSError):  # the folder is gone, and with it all but our own key
+            for path in () if self._clients is None else sorted(self._clients.glob("*.key")):
+                try:
+                    if path.is_file():  # reading anything else could block
+                        keys.add(read_public_key(path))
+                except InputError as error:
+                    self.denied.count("unreadable key file", error)
         return keys
 
 
@@ -258,7 +260,7 @@ def make_keys(folder: str | Path, name: str) -> tuple[Path, Path]:
             os.link(secret_made, secret_path)
             os.link(public_made, public_path)
     except OSError as error:
-        raise SinkError(f"cannot write {error.filename or folder}: {error.strerror}") from None
+        raise SinkError(f"cannot write keys to {folder}: {error.strerror}") from None
     return public_path, secret_path
 
 

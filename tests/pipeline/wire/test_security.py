@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -165,10 +166,14 @@ def test_the_list_is_read_again_when_it_changes(keys):
         assert not is_admitted("stranger")
         (keys / "clients" / "stranger.key").write_bytes((keys / "stranger.key").read_bytes())
         (keys / "clients" / "noise.key").write_bytes(b"\xff" * 100)
+        os.mkfifo(keys / "clients" / "pipe.key")  # reading it would block
         assert is_admitted("stranger")
         (keys / "clients" / "friend.key").unlink()
         assert not is_admitted("friend")
         assert is_admitted("server")  # whoever has our own secret is us
+        shutil.rmtree(keys / "clients")
+        assert not is_admitted("stranger")
+        assert is_admitted("server")
 
 
 def test_masks_go_to_listed_subscribers_alone(keys):
