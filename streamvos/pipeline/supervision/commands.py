@@ -1,6 +1,6 @@
 """Users' commands: masks, objects to forget, pauses, ends (docs/protocol.md, 7 and 8).
 
-    commands = Commands(manager)                          # `control.ControlServer` calls it
+    commands = Commands(dispatcher)                       # `control.ControlServer` calls it
     commands.annotate("front", mask, reply)
 
 A command is numbered here, kept with its stream until a committed snapshot holds it, and sent to the memory.
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from streamvos.masks.checks import fit_label_map
-from streamvos.pipeline.supervision.stream_manager import StreamManager, answer
+from streamvos.pipeline.supervision.dispatcher import Dispatcher
+from streamvos.pipeline.supervision.stream_manager import answer
 from streamvos.pipeline.supervision.streams import Command, Reply, StreamRecord
 from streamvos.types import InputError
 
@@ -23,15 +24,15 @@ MOST_COMMANDS = 64
 
 
 class Commands:
-    """Carries out users' commands; `manager` holds the streams."""
+    """Carries out users' commands on the streams and workers of a dispatcher."""
 
-    def __init__(self, manager: StreamManager):
-        self._manager = manager
+    def __init__(self, dispatcher: Dispatcher):
+        self._dispatcher, self._manager = dispatcher, dispatcher.manager
         self._numbers = 0
 
     def status(self) -> Mapping[str, Any]:
         """Everything that is known of streams and workers."""
-        return self._manager.status()
+        return self._dispatcher.status()
 
     def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
         """Apply a mask to the next frame.

@@ -1,4 +1,4 @@
-"""What a worker's message means, and who may begin: decided without sockets, processes or signals.
+"""What a worker's message means, who may begin, and the status: without sockets, processes or signals.
 
     dispatcher = Dispatcher(config, topology, start, send, {"runtime": ...}, observation, log)
     dispatcher.pool.start_all()
@@ -19,6 +19,7 @@ from streamvos.addresses import redact
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.supervision.processes import Instance
 from streamvos.pipeline.supervision.stream_manager import StreamManager
+from streamvos.pipeline.supervision.streams import StreamRecord
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.supervision.worker_pool import WorkerPool, WorkerSlot
 from streamvos.pipeline.telemetry.logs import EventLog
@@ -102,6 +103,40 @@ class Dispatcher:
             self._log.event(str(message["event"]), level, stream=message.stream, worker=worker.name, **more)
         elif not instance.spare:
             self.manager.on_message(message)
+
+    def status(self) -> dict[str, Any]:
+        """Everything that is known of streams and workers (docs/protocol.md, 8)."""
+        workers = self.pool.status()
+        stages: dict[str, Mapping[str, Any]] = {}
+        for worker in workers.values():
+            stages |= worker["beat"].get("stages", {})
+        return {
+            "pipeline": self._config.name,
+            "placement": self._config.placement,
+            "method": self._config.method.name,
+            "streams": {name: self._status_of(one, stages) for name, one in self.manager.streams.items()},
+            "publish": dict(self._topology.publish),
+            "workers": workers,
+            **self._observation.totals(stages),
+        }
+
+    def _status_of(self, stream: StreamRecord, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        waiting = None if stream.over else self._observation.waiting(stream.name)
+        facts = stream.facts or {"size": (), "label": None}
+        return {
+            "state": stream.state(waiting is not None),
+            "reason": stream.reason,
+            "waiting_for": waiting[0] if waiting else "",
+            "waiting_seconds": waiting[1] if waiting else 0.0,
+            "last_failure": stream.trouble,
+            "incarnation": stream.incarnation,
+            "objects": stages.get(f"memory.{stream.name}", {}).get("objects", []),
+            "size": list(facts["size"]) or None,
+            "source": facts.get("label"),
+            "policy": stream.config.effective_policy,
+            "queues": stages.get(f"sinks.{stream.name}", {}).get("queues", {}),
+            **self._observation.of_stream(stream.name),
+        }
 
     def _failed(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
         """A stage could not go on. The input's fault ends its stream; anything else is tried again."""

@@ -357,40 +357,6 @@ class StreamManager:
                 found.append(stream.name)
         return found
 
-    def status(self) -> dict[str, Any]:
-        """Everything that is known of streams and workers (docs/protocol.md, 8)."""
-        workers = self.pool.status()
-        stages: dict[str, Mapping[str, Any]] = {}
-        for worker in workers.values():
-            stages |= worker["beat"].get("stages", {})
-        return {
-            "pipeline": self._config.name,
-            "placement": self._config.placement,
-            "method": self._config.method.name,
-            "streams": {name: self._status_of(one, stages) for name, one in self.streams.items()},
-            "publish": dict(self._topology.publish),
-            "workers": workers,
-            **self._observation.totals(stages),
-        }
-
-    def _status_of(self, stream: StreamRecord, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        waiting = None if stream.over else self._observation.waiting(stream.name)
-        facts = stream.facts or {"size": (), "label": None}
-        return {
-            "state": stream.state(waiting is not None),
-            "reason": stream.reason,
-            "waiting_for": waiting[0] if waiting else "",
-            "waiting_seconds": waiting[1] if waiting else 0.0,
-            "last_failure": stream.trouble,
-            "incarnation": stream.incarnation,
-            "objects": stages.get(f"memory.{stream.name}", {}).get("objects", []),
-            "size": list(facts["size"]) or None,
-            "source": facts.get("label"),
-            "policy": stream.config.effective_policy,
-            "queues": stages.get(f"sinks.{stream.name}", {}).get("queues", {}),
-            **self._observation.of_stream(stream.name),
-        }
-
     # ---- what is sent
 
     def send_command(self, stream: StreamRecord, command: Command) -> None:

@@ -88,7 +88,7 @@ class Supervisor:
             self._pool.start_all()
             while not (self._forced or self._manager.all_over):
                 self._turn()
-            self._status = self._manager.status()
+            self._status = self._dispatcher.status()
             self._pool.dismiss(self._forced, lambda: self._read(self._workers))
         code = 128 + (self._signal or signal.SIGINT) if self._forced else self._manager.code
         self._log.event("done", exit_code=code)
@@ -138,7 +138,7 @@ class Supervisor:
             self._zmq,
             runtime.control,
             public_session(self._session),
-            Commands(self._manager),
+            Commands(self._dispatcher),
             config.control,
             self._curve,
         )
@@ -148,7 +148,7 @@ class Supervisor:
             self._observation.include("control keys", self._curve.denied)
         for one in self._users.sockets():
             self._poller.register(one, zmq.POLLIN)
-        self._status = self._manager.status()
+        self._status = self._dispatcher.status()
         if config.observe.prometheus is not None:
             from streamvos.pipeline.telemetry.prometheus import serve_metrics  # 10 MiB that few ask for
 
@@ -204,7 +204,7 @@ class Supervisor:
         if self._drained_by is not None and now >= self._drained_by:
             self._manager.cut_short()
         if now >= self._status_at + STATUS_SECONDS:
-            self._status, self._status_at = self._manager.status(), now
+            self._status, self._status_at = self._dispatcher.status(), now
         self._turned_at = time.monotonic()
 
     def _drain(self, now: float) -> None:

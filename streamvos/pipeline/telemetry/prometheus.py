@@ -36,7 +36,7 @@ def serve_metrics(address: str | int, status: Callable[[], Status]) -> Iterator[
     Args:
         address: see `parse_address`; port 0 takes any free one. An address beyond the loopback is open to
             everybody who reaches it; metrics hold names of streams, no pictures or addresses.
-        status: returns the pipeline's status, as `StreamManager.status` makes it; called for every scrape.
+        status: returns the pipeline's status, as `Dispatcher.status` makes it; called for every scrape.
 
     Yields:
         The URL of the metrics.

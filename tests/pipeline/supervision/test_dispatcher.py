@@ -172,23 +172,23 @@ def test_a_malformed_heartbeat_is_refused_and_leaves_the_last_one(pipeline, fiel
     pipeline.beat("memory.a", memory_a={"objects": [1]})
     with pytest.raises(Refused):
         pipeline.says("memory.a", "beat", **fields)
-    assert pipeline.manager.status()["streams"]["a"]["objects"] == [1]
+    assert pipeline.dispatcher.status()["streams"]["a"]["objects"] == [1]
 
 
 def test_a_heartbeat_speaks_for_its_own_stages_alone(pipeline):
     pipeline.beat("memory.a", memory_b={"objects": [1]})
-    assert pipeline.manager.status()["streams"]["b"]["objects"] == []
+    assert pipeline.dispatcher.status()["streams"]["b"]["objects"] == []
 
 
 def test_waiting_is_logged_when_it_begins_and_when_it_ends(pipeline):
     since = round((pipeline.now - 2) * 1e9)
     for _ in range(3):
         pipeline.beat("sinks.a", sinks_a={"waiting_for": "no space left", "waiting_since": since})
-    assert pipeline.manager.status()["streams"]["a"]["state"] == "waiting"
+    assert pipeline.dispatcher.status()["streams"]["a"]["state"] == "waiting"
     pipeline.beat("sinks.a", sinks_a={})
     assert [one["seconds"] for one in pipeline.events("waiting")] == [2.0]
     assert [one["stage"] for one in pipeline.events("goes_on")] == ["sinks.a"]
-    assert pipeline.manager.status()["streams"]["a"]["state"] == "running"
+    assert pipeline.dispatcher.status()["streams"]["a"]["state"] == "running"
 
 
 def test_clocks_of_other_hosts_do_not_make_a_stage_look_hung():

@@ -68,7 +68,7 @@ def test_any_death_begins_an_incarnation_when_all_are_ready(worker):
     pipeline.reset_done("cam")
     (start,) = pipeline.sent("source.cam", "start")
     assert start.incarnation == 2
-    assert pipeline.manager.status()["streams"]["cam"]["state"] == "running"
+    assert pipeline.dispatcher.status()["streams"]["cam"]["state"] == "running"
 
 
 def test_a_second_death_meanwhile_begins_another_and_answers_of_the_first_do_not_count():
@@ -171,11 +171,11 @@ def test_a_snapshot_of_an_earlier_incarnation_is_passed_over():
 
 def test_a_paused_stream_stays_paused_after_a_recovery():
     pipeline = running()
-    Commands(pipeline.manager).pause("cam")
+    Commands(pipeline.dispatcher).pause("cam")
     kill_and_revive(pipeline, "memory.cam")
     pipeline.reset_done("cam")
     assert [m.kind for m in pipeline.sent("source.cam")][-2:] == ["start", "pause"]
-    assert pipeline.manager.status()["streams"]["cam"]["state"] == "paused"
+    assert pipeline.dispatcher.status()["streams"]["cam"]["state"] == "paused"
 
 
 def test_a_message_lost_on_a_network_is_noticed_when_nobody_works():
@@ -213,7 +213,7 @@ def numbers(pipeline):
 
 def test_commands_are_sent_again_after_a_recovery_until_a_snapshot_holds_them():
     pipeline, replies = running(), [Reply() for _ in range(3)]
-    commands = Commands(pipeline.manager)
+    commands = Commands(pipeline.dispatcher)
     commands.annotate("cam", mask(), replies[0])
     commands.forget("cam", 7, replies[1])
     pipeline.says("memory.cam", "applied", "cam", seq=5, number=1)
@@ -238,7 +238,7 @@ def test_a_command_during_a_recovery_goes_with_the_next_incarnation():
     pipeline = running("latest")
     pipeline.process("memory.cam").die(-9)
     pipeline.watch()
-    Commands(pipeline.manager).forget("cam", 7, Reply())
+    Commands(pipeline.dispatcher).forget("cam", 7, Reply())
     pipeline.revive("memory.cam")
     assert numbers(pipeline) == []
     pipeline.reset_done("cam", "sinks")
@@ -248,7 +248,7 @@ def test_a_command_during_a_recovery_goes_with_the_next_incarnation():
 def test_what_the_sinks_know_to_be_obeyed_is_not_asked_for_again():
     """The memory died before it could say so, but the frame is written."""
     pipeline, reply = running(), Reply()
-    Commands(pipeline.manager).annotate("cam", mask(), reply)
+    Commands(pipeline.dispatcher).annotate("cam", mask(), reply)
     kill_and_revive(pipeline, "memory.cam")
     pipeline.reset_done("cam", "sinks", next=8, obeyed=[[1, 6]])
     assert reply.answers == [(True, {"seq": 6})]
@@ -257,14 +257,14 @@ def test_what_the_sinks_know_to_be_obeyed_is_not_asked_for_again():
 
 def test_a_refused_command_is_answered_with_the_reason():
     pipeline, reply = running(), Reply()
-    Commands(pipeline.manager).forget("cam", 99, reply)
+    Commands(pipeline.dispatcher).forget("cam", 99, reply)
     pipeline.says("memory.cam", "refused", "cam", number=1, error="there is no object 99")
     assert reply.answers == [(False, {"error": "there is no object 99"})]
 
 
 def test_too_many_commands_are_refused_and_streams_that_are_not_there():
     pipeline = running()
-    commands = Commands(pipeline.manager)
+    commands = Commands(pipeline.dispatcher)
     for _ in range(MOST_COMMANDS):
         commands.forget("cam", 1, Reply())
     with pytest.raises(InputError, match="commands wait"):
@@ -278,7 +278,7 @@ def test_too_many_commands_are_refused_and_streams_that_are_not_there():
 
 def test_a_source_that_ends_ends_its_stream_in_order():
     pipeline, reply = running(), Reply()
-    Commands(pipeline.manager).forget("cam", 7, reply)
+    Commands(pipeline.dispatcher).forget("cam", 7, reply)
     pipeline.says("sinks.cam", "ended", "cam")
     assert pipeline.manager.all_over
     assert (pipeline.manager.code, pipeline.manager.streams["cam"].reason) == (0, "")
@@ -305,20 +305,20 @@ def test_a_worker_stays_as_long_as_one_stream_needs_it():
 
 def test_stop_asks_the_source_and_answers_when_all_is_written():
     pipeline, reply = running(), Reply()
-    Commands(pipeline.manager).stop("cam", reply)
+    Commands(pipeline.dispatcher).stop("cam", reply)
     assert pipeline.order() == [("source.cam", "stop")]
     assert reply.answers == []
     pipeline.says("sinks.cam", "ended", "cam")
     assert reply.answers == [(True, {})]
     with pytest.raises(InputError, match="stream cam has ended"):
-        Commands(pipeline.manager).stop("cam", Reply())
+        Commands(pipeline.dispatcher).stop("cam", Reply())
 
 
 def test_stop_during_a_recovery_closes_the_files_with_what_they_have():
     pipeline = running()
     pipeline.process("memory.cam").die(-9)
     pipeline.watch()
-    Commands(pipeline.manager).stop("", Reply())
+    Commands(pipeline.dispatcher).stop("", Reply())
     assert pipeline.sent("sinks.cam", "stop")[-1]["drain"] is False
     pipeline.says("sinks.cam", "ended", "cam")
     assert (pipeline.manager.code, pipeline.manager.all_over) == (0, True)
@@ -349,10 +349,10 @@ def test_a_drain_that_takes_too_long_is_cut_short():
 def test_an_end_that_does_not_come_is_a_failure_but_for_a_full_disk():
     pipeline = running(supervision={"hang_timeout": 5.0})
     since = round(pipeline.now * 1e9)
-    Commands(pipeline.manager).stop("cam", Reply())
+    Commands(pipeline.dispatcher).stop("cam", Reply())
     pipeline.beat("sinks.cam", sinks_cam={"waiting_for": "no space left", "waiting_since": since})
     pipeline.wait(60)
-    status = pipeline.manager.status()["streams"]["cam"]
+    status = pipeline.dispatcher.status()["streams"]["cam"]
     assert (status["state"], status["waiting_for"]) == ("waiting", "no space left")
     assert status["waiting_seconds"] == pytest.approx(60)
     pipeline.beat("sinks.cam", sinks_cam={"waiting_for": ""})
@@ -372,7 +372,7 @@ def test_the_worst_end_is_the_exit_code():
         pipeline.manager.end_badly(pipeline.manager.streams[name], "it broke", input_fault=fault)
         pipeline.says(f"sinks.{name}", "ended", name)
     assert pipeline.manager.code == 2
-    states = {name: one["state"] for name, one in pipeline.manager.status()["streams"].items()}
+    states = {name: one["state"] for name, one in pipeline.dispatcher.status()["streams"].items()}
     assert set(states.values()) == {"failed"}
 
 
@@ -382,5 +382,5 @@ def test_no_reason_holds_a_password():
         pipeline.manager.streams["cam"], "cannot open rtsp://admin:hunter2@10.0.0.5/live: refused"
     )
     pipeline.says("sinks.cam", "ended", "cam")
-    assert "hunter2" not in str(pipeline.manager.status())
+    assert "hunter2" not in str(pipeline.dispatcher.status())
     assert "10.0.0.5" in pipeline.manager.streams["cam"].reason

@@ -72,7 +72,7 @@ def test_a_death_says_why_and_is_answered_by_a_restart_at_once(returncode, reaso
     assert reasons(pipeline) == [("memory.cam", reason)]
     assert starts(pipeline, "memory.cam") == 2
     assert pipeline.instance("memory.cam").life == 1
-    status = pipeline.manager.status()
+    status = pipeline.dispatcher.status()
     assert status["streams"]["cam"]["last_failure"] == f"memory.cam: {reason}"
     assert status["restarts"] == {"memory.cam": {reason: 1}}
     assert status["workers"]["memory.cam"]["restarts"] == 1
@@ -254,7 +254,7 @@ def test_a_standby_process_that_dies_is_replaced_and_no_stream_notices():
     pipeline.watch()
     assert [one["worker"] for one in pipeline.events("standby_died")] == ["compute"]
     assert pipeline.phase("cam") == "running"
-    assert pipeline.manager.status()["streams"]["cam"]["restarts"] == 0
+    assert pipeline.dispatcher.status()["streams"]["cam"]["restarts"] == 0
     count = len(pipeline.started)
     pipeline.wait(9.9)
     assert len(pipeline.started) == count

@@ -44,7 +44,7 @@ def snapshot():
     pipeline.beat("sinks.front", sinks_front={"queues": {"labels queue": 4}})
     pipeline.process("source.back").die(1)
     pipeline.watch()
-    return pipeline.manager.status
+    return pipeline.dispatcher.status
 
 
 def scrape(status):
