@@ -20,10 +20,11 @@ from pathlib import Path
 from types import TracebackType
 
 from streamvos.cli.output import check_writable
+from streamvos.cli.signals import Stopped, signals_held
 from streamvos.sinks import MultiSink, open_sinks
 from streamvos.sinks.sink import cannot_write, partial_path
 from streamvos.sources import Source
-from streamvos.types import Frame, InputError, Result
+from streamvos.types import Frame, InputError, Result, StreamvosError
 
 LIST = ".streamvos-files"
 LABELS, OVERLAY, RESULTS = "labels", "overlay.mp4", "results.jsonl"
@@ -63,8 +64,12 @@ class OutputFolder:
         overlay: whether a video with the objects drawn over the frames is written.
         results: whether lines of JSON are written.
 
+    Attributes:
+        written: frames that are in every sink.
+
     Raises:
         SinkError: on entering; something cannot be made.
+        StreamvosError, Stopped: on leaving; with a note on where unfinished files are, if there are any.
     """
 
     def __init__(
@@ -72,15 +77,15 @@ class OutputFolder:
     ) -> None:
         self.folder, self._stem = folder, source.stem
         self._kinds = {"labels": labels, "overlay": overlay, "results": results}
+        self.written = 0
 
     def __enter__(self) -> OutputFolder:
-        # nothing of an earlier run is removed before the new one can be written
-        # The frames' own time stamps: a live stream with dropped frames still plays at its own speed.
+        # Frames keep their own time stamps: a live stream with dropped frames still plays at its own speed.
         self._sinks: MultiSink = open_sinks(self.folder, stems=self._stem, **self._kinds)
         try:
             files = [OVERLAY] * self._kinds["overlay"] + [RESULTS] * self._kinds["results"]
             opened = [partial_path(Path(name)).name for name in files]
-            _remove_earlier(self.folder, keep=opened)
+            _remove_earlier(self.folder, keep=opened)  # now that the new run can be written
             # Unbuffered: a name is on the disk before its file is.
             self._list = open(self.folder / LIST, "wb", buffering=0)
             self._note(*files, *opened)
@@ -95,30 +100,45 @@ class OutputFolder:
         return self._sinks.paths
 
     def write(self, frame: Frame, result: Result) -> None:
-        """Write one frame to every sink.
+        """Write one frame to every sink; a signal waits until it is in all of them.
 
         Raises:
             SinkError: it cannot be written.
         """
-        if self._kinds["labels"]:
-            try:
-                self._note(f"{LABELS}/{self._stem(frame.index)}.png")
-            except OSError as error:
-                raise cannot_write(self.folder / LIST, error) from error
-        self._sinks.write(frame, result)
-
-    def unfinished(self) -> list[Path]:
-        """The files of a run that did not end in order."""
-        labels = [self.folder / LABELS] * self._kinds["labels"]
-        partial = [partial_path(path) for name, path in self.paths.items() if name != "labels"]
-        return [path for path in (*labels, *partial) if path.exists()]
+        with signals_held():
+            if self._kinds["labels"]:
+                try:
+                    self._note(f"{LABELS}/{self._stem(frame.index)}.png")
+                except OSError as error:
+                    raise cannot_write(self.folder / LIST, error) from error
+            self._sinks.write(frame, result)
+            self.written += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):
             self._list.close()
-        self._sinks.__exit__(kind, error, trace)
+        failure = error if isinstance(error, (Stopped, StreamvosError)) else None
+        try:
+            self._sinks.__exit__(kind, error, trace)
+        except StreamvosError as own:
+            failure = own
+        if isinstance(failure, Stopped):
+            failure.note = self._unfinished()
+        elif failure is not None:
+            note = self._unfinished()
+            raise type(failure)(f"{failure}; {note}" if note else str(failure)) from failure
+
+    def _unfinished(self) -> str:
+        """Where the frames of a run are that did not end in order."""
+        labels = [self.folder / LABELS] * self._kinds["labels"]
+        partial = [partial_path(path) for name, path in self.paths.items() if name != "labels"]
+        found = [str(path) for path in (*labels, *partial) if path.exists()]
+        if not self.written or not found:
+            return ""
+        frames = "1 frame is" if self.written == 1 else f"{self.written} frames are"
+        return f"the first {frames} in {', '.join(found)}"
 
     def _note(self, *names: str) -> None:
         self._list.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))

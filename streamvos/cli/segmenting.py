@@ -31,7 +31,7 @@ from streamvos.cli.output import (
     write_file,
 )
 from streamvos.cli.output_folder import OutputFolder
-from streamvos.cli.signals import Stopped, signals_held
+from streamvos.cli.signals import Stopped
 from streamvos.masks.boxes import Box
 from streamvos.masks.checks import object_ids
 from streamvos.metrics.evaluation import SequenceScorer
@@ -39,7 +39,7 @@ from streamvos.metrics.latency import Latencies
 from streamvos.segmenter import Segmenter
 from streamvos.sources import GeneratedSource, LiveSource, Source
 from streamvos.sources.first_frame import given_label_map
-from streamvos.types import Frame, InputError, SourceError, StreamvosError
+from streamvos.types import Frame, InputError, SourceError
 
 HOW_TO_BEGIN = (
     "say what to follow in the first frame: --mask FILE.png, a label map of it, or "
@@ -67,46 +67,36 @@ def segment(
         StreamvosError, Stopped: with a note on where unfinished files are, if there are any.
     """
     latencies, scorer = Latencies(), _scorer(source, label_map)
-    stopped, written, started = None, 0, time.perf_counter()
     live = source if isinstance(source, LiveSource) else None
-    dropped_before = live.dropped if live else 0
+    stopped, started, dropped_before = None, time.perf_counter(), live.dropped if live else 0
     result = vos.step(first.image, label_map)  # refuses a bad mask before anything is written
-    try:
-        with folder, make_progress() as progress:
-            task = progress.add_task(source.name, total=source.length, info="")
-            try:
-                for frame in chain([first], source):
-                    if frame is not first:
-                        before = time.perf_counter()
-                        result = vos.step(frame.image)
-                        latencies.add_seconds(time.perf_counter() - before)
-                    if scorer is not None and isinstance(source, GeneratedSource):
-                        scorer.add(source.label_map(frame.index), result.mask)
-                    with signals_held():  # a frame is in every sink or in none
-                        folder.write(frame, result)
-                        written += 1
-                    rate = f"{written / max(time.perf_counter() - started, 1e-9):.1f} frames/s"
-                    info = f"{rate}, {live.dropped} dropped" if live else rate
-                    progress.update(task, completed=written, info=info)
-            except Stopped as error:
-                if not live or not written:
-                    raise
-                stopped = error
-            seconds = time.perf_counter() - started
-    except Stopped as error:
-        error.note = _where(folder, written)
-        raise
-    except StreamvosError as error:
-        note = _where(folder, written)
-        raise type(error)(f"{error}; {note}" if note else str(error)) from error
+    with folder, make_progress() as progress:
+        task = progress.add_task(source.name, total=source.length, info="")
+        try:
+            for frame in chain([first], source):
+                if frame is not first:
+                    before = time.perf_counter()
+                    result = vos.step(frame.image)
+                    latencies.add_seconds(time.perf_counter() - before)
+                if scorer is not None and isinstance(source, GeneratedSource):
+                    scorer.add(source.label_map(frame.index), result.mask)
+                folder.write(frame, result)
+                rate = f"{folder.written / max(time.perf_counter() - started, 1e-9):.1f} frames/s"
+                info = f"{rate}, {live.dropped} dropped" if live else rate
+                progress.update(task, completed=folder.written, info=info)
+        except Stopped as error:
+            if not live or not folder.written:
+                raise
+            stopped = error
+        seconds = time.perf_counter() - started
     values = {
         "source": source.name,
         "size": list(source.size),
         "method": vos.method.name,
         "device": str(vos.device),
-        "frames": written,
+        "frames": folder.written,
         "dropped": live.dropped - dropped_before if live else None,
-        "fps": written / max(seconds, 1e-9),
+        "fps": folder.written / max(seconds, 1e-9),
         "step_ms": {f"p{q}": latencies.percentile(q) / 1e6 for q in (50, 95, 99)},
         "peak_memory_mib": peak_memory_mib(),
         "peak_gpu_memory_mib": peak_gpu_memory_mib(vos.device),
@@ -213,11 +203,3 @@ def _scorer(source: Source, label_map: np.ndarray) -> SequenceScorer | None:
     ids = object_ids(label_map)
     known = set(ids) <= set(object_ids(source.label_map(0)))
     return SequenceScorer(source.name, ids) if known else None
-
-
-def _where(folder: OutputFolder, written: int) -> str:
-    """Where the frames of a run are that did not end in order."""
-    if not written or not (paths := folder.unfinished()):
-        return ""
-    frames = "1 frame is" if written == 1 else f"{written} frames are"
-    return f"the first {frames} in {', '.join(map(str, paths))}"
