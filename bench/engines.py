@@ -1,11 +1,12 @@
-"""What compiling a network is worth: eager, inductor and aoti in turns, in the same process.
+"""What compiling a network is worth: eager and aoti in turns, in the same process.
 
     python bench/engines.py                                  # every case, 480x854, one frame
     python bench/engines.py --cases tvos frtm-fast --batch 4
     python bench/engines.py --cases "joint/decoder" --batch 3        # three objects
-    python bench/engines.py --device cuda --backends inductor aoti cuda-graph tensorrt
+    python bench/engines.py --device cuda --backends aoti cuda-graph tensorrt
+    python bench/engines.py --most 8 --batch 3          # an engine of 1 to 8 frames beside one of 3
 
-Calls take turns (eager, inductor, aoti, eager, ...), so that whatever else the machine does meets them alike;
+Calls take turns (eager, aoti, eager, ...), so that whatever else the machine does meets them alike;
 medians and the least are told. Memory is kept between calls, as in a stream (`--fresh`: it is not). "error"
 is the relative difference to eager's features. Weights are the bundled ones where there are some, else
 random, on which time does not depend. Every case runs in a process of its own. A table for people; one line
@@ -30,13 +31,13 @@ from typing import Any
 import torch
 from methods import bounded
 
-from streamvos.cli.engine_work import synthetic_clip
-from streamvos.engines import COMPILED, choose_device, why_missing
-from streamvos.engines.eager import prepare
+from streamvos.engines.eager import choose_device, prepare
+from streamvos.engines.engines import COMPILED, why_missing
 from streamvos.engines.exporting import PartModule, export
-from streamvos.engines.parity import feature_error
+from streamvos.engines.gate import feature_error, inputs_in, resized, synthetic_clip
+from streamvos.engines.signature import Signature
 from streamvos.methods.parts import ExtractorPart
-from streamvos.segmenter.gate import inputs_in
+from streamvos.segmenter import follow
 from streamvos.weights import BUNDLED, load_method
 
 SIZE, ROUNDS = (480, 854), 15
@@ -68,7 +69,7 @@ What follows a slash is the part, else it is the extractor; of an inner part the
 
 
 def one_case(
-    name: str, size: tuple[int, int], batch: int, device: str, backends: list[str]
+    name: str, size: tuple[int, int], batch: int, device: str, backends: list[str], most: int = 0
 ) -> dict[str, Any]:
     """Times of every backend, and what building took."""
     method_name, options = CASES[name]
@@ -83,25 +84,26 @@ def one_case(
     if isinstance(part, ExtractorPart):
         inputs = tuple(tensor.to(place) for tensor in part.example(size, batch))
     else:
-        inputs = inputs_in(method, part, synthetic_clip(size, 2, batch), place)[-1]
+        inputs = inputs_in(method, part, synthetic_clip(size, 2, batch), place, follow)[-1]
     runs: dict[str, Callable[..., Any]] = {"eager": part.plain}
     seconds, errors, loading = {}, {}, {}
     with torch.inference_mode():
         expected = part.plain(*inputs)
     with tempfile.TemporaryDirectory() as folder:
-        for backend in backends:
-            module, path = PartModule(part), Path(folder) / f"{backend}-{COMPILED[backend].FILE}"
+        for backend, free in [(one, free) for one in backends for free in ([0, most] if most else [0])]:
+            module, title = PartModule(part), f"{backend} 1..{free}" if free else backend
+            path = Path(folder) / f"{title.replace(' ', '-')}-{COMPILED[backend].FILE}"
+            given = resized(part, inputs, 2) if free else inputs
+            exact = Signature.of(*given)
+            signature = exact.of_any_batch(part, free) if free else exact
             started = time.perf_counter()
-            COMPILED[backend].build(export(module, inputs), path, {})
+            COMPILED[backend].build(export(module, given, signature), path, {}, signature)
             built = time.perf_counter()
-            runs[backend] = COMPILED[backend].load(path, place, module)
-            loaded = time.perf_counter()
+            runs[title] = COMPILED[backend].load(path, place, module)
+            loading[title] = 1e3 * (time.perf_counter() - built)
             with torch.inference_mode():
-                errors[backend] = feature_error(expected, runs[backend](*inputs))
-            first = time.perf_counter() - loaded
-            # inductor compiles at its first call
-            seconds[backend] = built - started + (first if backend == "inductor" else 0)
-            loading[backend] = 1e3 * (loaded - built)
+                errors[title] = feature_error(expected, runs[title](*inputs))
+            seconds[title] = built - started
     taken: dict[str, list[float]] = {backend: [] for backend in runs}
     with torch.inference_mode():
         for _ in range(ROUNDS):
@@ -151,9 +153,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--backends", nargs="+", default=["inductor", "aoti"], choices=list(COMPILED))
+    parser.add_argument("--backends", nargs="+", default=["aoti"], choices=list(COMPILED))
     parser.add_argument("--size", nargs=2, type=int, default=list(SIZE), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--most", type=int, default=0, help="also an engine that takes 1 to so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="memory is given back and zeroed in every call")
     parser.add_argument("--device", default="cpu")
@@ -161,20 +164,19 @@ def main() -> None:
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.case:
-        case = given.case
-        print(
-            json.dumps(
-                one_case(case["name"], tuple(case["size"]), case["batch"], case["device"], case["backends"])
-            )
-        )
+        print(json.dumps(one_case(**{**given.case, "size": tuple(given.case["size"])})))
         return
     place = choose_device(given.device)
     backends = [one for one in given.backends if why_missing(one, place) is None]
-    columns = "".join(f"{name:>10}" + (" " * 7 if name != "eager" else "") for name in ["eager", *backends])
+    titles = [
+        f"{one} 1..{k}" if k else one for one in backends for k in ([0, given.most] if given.most else [0])
+    ]
+    columns = "".join(f"{name:>10}" + (" " * 7 if name != "eager" else "") for name in ["eager", *titles])
     print(f"{'milliseconds':22}{'':10}{columns}{'error':>10}{'build':>10}")
     rows = []
     for name in given.cases:
         case = {"name": name, "size": given.size, "batch": given.batch, "device": given.device}
+        case["most"] = given.most
         rows.append(in_own_process(given.threads, given.fresh, **case, backends=backends))
         print_row(rows[-1])
     machine = torch.cuda.get_device_name() if place.type == "cuda" else platform.processor()

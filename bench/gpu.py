@@ -36,8 +36,10 @@ from gpu_cases import CASES, machine, parts_of
 from gpu_kernels import MATCHING, PROPAGATION
 from gpu_worker import OUT_OF_TIME, Worker
 
-from streamvos.engines import BACKENDS, COMPILED, choose_device, why_missing
-from streamvos.engines.environment import source_digest
+from streamvos.engines import BACKENDS
+from streamvos.engines.eager import choose_device
+from streamvos.engines.engines import COMPILED, why_missing
+from streamvos.engines.keys import source_digest
 
 SIZE, OBJECTS, FRAMES, WARM_UP = (480, 854), (3, 1, 10), 40, 8
 QUICK_SIZE, QUICK_FRAMES, QUICK_WARM_UP = (48, 80), 2, 1

@@ -21,13 +21,13 @@ from gpu_kernels import kernel_rows, matching_rows, sweep_rows
 from methods import bounded, peak_mib, scene
 from torch.utils.flop_counter import FlopCounterMode
 
-from streamvos.cli.engine_work import Wanted, build_one, clip_for, inputs_of, part_of
-from streamvos.engines import EngineCache, parity
+from streamvos.engines import gate
+from streamvos.engines.building import Builder, Job, part_of
+from streamvos.engines.cache import EngineCache
 from streamvos.engines.recipes import recipe_for, recipes
 from streamvos.engines.signature import Signature
 from streamvos.methods import METHODS, Method
-from streamvos.segmenter import Extraction, StreamState, check_mask, decide, make_result
-from streamvos.segmenter.building import Builder
+from streamvos.segmenter import Extraction, StreamState, check_mask, decide, follow, make_result
 from streamvos.weights import load_method
 
 CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
 PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L4": 121.0, "4090": 165.0}
 """Dense bfloat16 products of the tensor cores by data sheet, in 10^12 operations a second."""
 
-LEAST_OVERLAP = parity.LEAST_OVERLAP
+LEAST_OVERLAP = gate.LEAST_OVERLAP
 """Of masks, where weights are no noise."""
 
 
@@ -68,7 +68,7 @@ def run_job(job: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
     return KINDS[job["kind"]](device=device, **given)
 
 
-def follow(
+def follow_case(
     case: str,
     backend: str,
     objects: int,
@@ -144,7 +144,7 @@ def build_engines(
     case: str,
     part: str,
     backend: str,
-    objects: int,
+    objects: int | None,
     size: Sequence[int],
     gate_frames: int,
     cache: str | None,
@@ -153,17 +153,21 @@ def build_engines(
     """A row for each engine that a part needs with so many objects."""
     method = method_of(case)
     # masks of random weights are noise that feeds back, and agree with nothing; features are compared
-    parity.LEAST_OVERLAP = 0.0 if CASES[case][1] is None else LEAST_OVERLAP
+    gate.LEAST_OVERLAP = 0.0 if CASES[case][1] is None else LEAST_OVERLAP
     recipe = recipe_for(method.name, part)
     assert recipe is not None
-    wanted = Wanted(recipe, 1 if part == "extractor" else objects, (size[0], size[1]))
-    clip, network = clip_for(wanted, None, None, gate_frames), part_of(method, part)
-    builder, rows = Builder(method, device, _cache(cache)), []
-    for inputs in inputs_of(method, network, wanted, clip, device):
-        built = build_one(builder, network, backend, inputs, clip, recipe)
+    network, clip = part_of(method, part), gate.synthetic_clip((size[0], size[1]), gate_frames, objects or 2)
+    batch = 0 if recipe.most > (objects or 1) else 1
+    if batch and part != "extractor":
+        method = method.eval().to(device)
+        batch = Signature.of(*gate.inputs_in(method, network, clip, device, follow)[0]).batch(network)
+    job = Job(recipe, (size[0], size[1]), batch)
+    builder, rows = Builder(method, device, _cache(cache), follow), []
+    for inputs, signature in builder.inputs(job, clip):
+        built = builder.build(network, backend, inputs, signature, clip, recipe)
         rows.append(
             {
-                "inputs": str(Signature.of(*inputs)),
+                "inputs": str(signature),
                 "passed": built.parity.passed,
                 "parity": str(built.parity),
                 "seconds": built.seconds,
@@ -196,7 +200,7 @@ def machine(device: torch.device) -> str:
 
 
 KINDS: dict[str, Callable[..., list[dict[str, Any]]]] = {
-    "follow": follow,
+    "follow": follow_case,
     "build": build_engines,
     "propagation": kernel_rows,
     "matching": matching_rows,

@@ -78,7 +78,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={"STREAMVOS_BUILD_BESIDE": "0", **os.environ, **self._environment},
+            env={**os.environ, **self._environment},
         )
 
         def read() -> None:
@@ -116,7 +116,7 @@ def main(device_name: str) -> None:
     # what libraries print must not come between the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    from streamvos.engines import choose_device
+    from streamvos.engines.eager import choose_device
 
     device = choose_device(device_name)
     for line in sys.stdin:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamvos.engines import choose_device, eager_run
+from streamvos.engines.eager import choose_device, eager_run
 from streamvos.methods import METHODS, Method, build
 from streamvos.nn.resnet import BasicBlock, Bottleneck
 

@@ -61,7 +61,7 @@ def load(
         weights: "default" (bundled), a path (a file of ours or an author's checkpoint, recognized by
             its keys), or None (random, for tests and timing).
         device: "auto" (an NVIDIA GPU if there is one), "cpu", "cuda:0", ...
-        backend: how the networks run: "eager", "aoti", "tensorrt", or "auto" (docs/engines.md).
+        backend: how the networks run: "eager", "aoti", "tensorrt", "cuda-graph" or "auto" (docs/engines.md).
         **options: options of the method, such as `top_k=5` or `temperature=20`; see docs/methods.md.
 
     Raises:

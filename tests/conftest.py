@@ -28,9 +28,8 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _engines_apart(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's engines, or builds any in the background."""
+    """No test sees the user's engines."""
     monkeypatch.setenv("STREAMVOS_ENGINES", str(tmp_path_factory.getbasetemp() / "engines"))
-    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "0")
 
 
 @pytest.fixture

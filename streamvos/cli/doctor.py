@@ -178,7 +178,7 @@ def _compiler() -> Finding:
 
 
 def _engines() -> Finding:
-    from streamvos.engines import EngineCache
+    from streamvos.engines.cache import EngineCache
 
     cache = EngineCache()
     problem = cache.problem()
@@ -192,7 +192,7 @@ def _engines() -> Finding:
 
 def torch_device() -> torch.device:
     """What `--device auto` is here."""
-    from streamvos.engines import choose_device
+    from streamvos.engines.eager import choose_device
 
     return choose_device("auto")
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from streamvos.cli.output import STANDARD_OUTPUT, check_json_target
+from streamvos.engines import BACKENDS
 from streamvos.types import InputError
 
 METHOD_NAMES = ("tvos", "frtm-fast", "frtm", "rgmp", "joint", "feelvos")
@@ -19,9 +20,6 @@ METHOD_NAMES = ("tvos", "frtm-fast", "frtm", "rgmp", "joint", "feelvos")
 
 BUNDLED_NAMES = ("tvos", "frtm-fast")
 """Methods with bundled weights, as in `streamvos.weights`."""
-
-BACKEND_NAMES = ("eager", "inductor", "aoti", "tensorrt", "cuda-graph", "auto")
-"""As in `streamvos.engines`, whose import takes seconds."""
 
 JsonTarget = Annotated[
     str | None,
@@ -44,7 +42,7 @@ WeightsName = Annotated[
 ]
 DeviceName = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
 BackendName = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help=f"How the networks run: {', '.join(BACKEND_NAMES)}.")
+    str, typer.Option("--backend", metavar="NAME", help=f"How the networks run: {', '.join(BACKENDS)}.")
 ]
 MethodSettings = Annotated[
     list[str] | None,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import time
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -38,9 +37,6 @@ EXAMPLES = examples(
     "streamvos serve --source clip.mp4 --mask first.png --out out/ --no-publish --json",
     "streamvos serve pipeline.toml --placement split --trace trace.json --prometheus 9464",
 )
-
-ENGINES_AS_OF = "STREAMVOS_ENGINES_AS_OF"
-"""As in `streamvos.engines.cache`, whose import takes seconds."""
 
 
 def serve(
@@ -174,15 +170,10 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
     _check_backend(config)
     log = EventLog(config.observe.log)
     supervisor = Supervisor(config, log)
-    mine = ENGINES_AS_OF not in os.environ
-    # a worker that is started anew goes on with the engines of the others, not with one built since
-    os.environ.setdefault(ENGINES_AS_OF, str(time.time_ns()))
     try:
         code = supervisor.run()
     finally:
         log.close()
-        if mine:
-            del os.environ[ENGINES_AS_OF]
     write_json(supervisor.summary(), json_target)
     return code
 
@@ -230,7 +221,7 @@ def _check_backend(config: PipelineConfig) -> None:
         return
     import torch
 
-    from streamvos.engines import check_backend
+    from streamvos.engines.engines import check_backend
 
     # the device itself is not used: its context would take GPU memory in this process, which needs none
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())

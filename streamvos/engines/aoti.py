@@ -1,10 +1,10 @@
 """The aoti backend: AOTInductor packages, compiled once, loaded in any process in some milliseconds.
 
-    build(program, Path("engine.pt2"), {})
+    build(program, Path("engine.pt2"), {}, signature)
     run = load(Path("engine.pt2"), torch.device("cpu"), module)
 
-A package is a zip archive with a shared library in it: loading one runs its code. So it comes out of a cache
-that nobody else can write to, and only if its digest is the one of the manifest (`streamvos.engines.cache`).
+A package is a zip archive with a shared library in it: loading one runs its code. So it comes from a cache
+that nobody else can write to, and only if its digest is the manifest's (`streamvos.engines.cache`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from streamvos.engines.cuda_graphs import graphed_when_called
 from streamvos.engines.cuda_toolkit import cuda_toolkit, missing_headers
-from streamvos.engines.exporting import private_folder, quiet
-from streamvos.engines.variables import environment_variables
+from streamvos.engines.exporting import compiler_folders, environment_variables, first_line, quiet
+from streamvos.engines.signature import Signature
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
 
@@ -45,38 +46,24 @@ FOREIGN = ("/data/weights/", "/data/constants/", "/data/sample_inputs/", "/model
 
 
 def missing(device: torch.device) -> str | None:
-    """Why it cannot be used on this device; None if it can."""
-    if device.type not in ("cpu", "cuda"):
-        return f"AOTInductor is not tried on {device.type!r}"
-    return None
-
-
-def no_compiler() -> str | None:
-    """Why C++ cannot be compiled here; None if it can."""
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        return "it needs a C++ compiler to build: install g++"
-    return None
+    """Why engines cannot be used on this device; None if they can."""
+    return None if device.type in ("cpu", "cuda") else f"AOTInductor is not supported on {device.type!r}"
 
 
 def cannot_build(device: torch.device) -> str | None:
-    """Why it cannot build here, though it may load; None if it can."""
-    reason = no_compiler() or missing(device)
-    if reason is None and device.type == "cuda" and (headers := missing_headers()):
+    """Why engines cannot be built here, though they may be loaded; None if they can."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        return "it needs a C++ compiler to build: install g++"
+    if device.type == "cuda" and (headers := missing_headers()):
         return (
             f"it needs headers of CUDA that are not here ({', '.join(headers)}): install a CUDA toolkit, or "
             "pip install nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt, of torch's version of CUDA"
         )
-    return reason
+    return missing(device)
 
 
-def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[str, Any]) -> None:
-    """Compile and write a package.
-
-    Args:
-        program: of the part.
-        path: of the package, ending in .pt2.
-        settings: options of Inductor that differ from `DEFAULTS`.
-    """
+def build(program: ExportedProgram, path: Path, settings: Mapping[str, Any], signature: Signature) -> None:
+    """Compile and write a package; `settings` are options of Inductor that differ from `DEFAULTS`."""
     from torch._inductor import aoti_compile_and_package
 
     # Inductor's own cache would be read with Python's serializer
@@ -84,24 +71,19 @@ def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[s
     arguments = program.example_inputs[0] if program.example_inputs else ()
     on_gpu = any(isinstance(one, torch.Tensor) and one.is_cuda for one in arguments)
     toolkit = cuda_toolkit() if on_gpu else nullcontext()
-    with torch.no_grad(), private_folder(path.parent), quiet(), toolkit:
+    with torch.no_grad(), compiler_folders(path.parent), quiet(), toolkit:
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
 
 
 def load(path: Path, device: torch.device, module: nn.Module) -> Run:
-    """The compiled function, without any check of what it is given.
-
-    Args:
-        path: of a package that is known to be ours.
-        device: where it runs.
-        module: of which it was made; not needed.
+    """The compiled function.
 
     Raises:
-        InputError: it holds more than a compiled function, or torch cannot load it.
+        InputError: the package holds more than a compiled function, or torch cannot load it.
     """
-    # What `torch._inductor.aoti_load_package` calls in the end. Before, that compiles small programs to find
-    # out about the processor: seconds of a stream, with a compiler, in a folder whose name anybody can guess.
-    # Here the processor is part of the plan that an engine is found by.
+    # `torch._inductor.aoti_load_package` calls this too, but first compiles small programs to examine the
+    # processor: seconds of a stream, with a compiler, in a folder whose name anybody can guess. Here the
+    # processor is part of the engine's plan.
     from torch._C._aoti import AOTIModelPackageLoader
 
     try:
@@ -116,16 +98,16 @@ def load(path: Path, device: torch.device, module: nn.Module) -> Run:
         on_gpu = device.type == "cuda"
         unpacked = TemporaryDirectory(prefix="streamvos-engine-", ignore_cleanup_errors=True)
         with environment_variables(TMPDIR=unpacked.name):
-            # its threads would be in the way of a CUDA graph; one stream of calls needs none
+            # one runner: more would have threads, which a CUDA graph cannot record
             compiled = AOTIModelPackageLoader(str(path), MODEL, on_gpu, 1, index)
     except (RuntimeError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
-    # What is loaded needs no file. torch would keep them until the end, and for ever after a hard one.
+        raise InputError(f"{path} cannot be loaded: {first_line(error)}") from None
+    # what is loaded needs no file; torch would delete them at the end, and never after a kill
     if not on_gpu:
         unpacked.cleanup()
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        # it works on the current stream of the current device, which need not be the tensors'
+        # it runs on the current stream of the current device, which need not be the tensors' own
         with torch.cuda.device(device) if on_gpu else nullcontext():
             outputs = compiled.boxed_run(list(tensors))
         if on_gpu:  # the first call has loaded the kernels

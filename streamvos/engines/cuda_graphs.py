@@ -1,17 +1,14 @@
-"""A callable recorded once as a CUDA graph and replayed: one launch instead of hundreds.
+"""CUDA graphs: a callable recorded once and replayed, with one launch instead of hundreds.
 
-    run = graphed_when_called(compiled)         # on a GPU, for tensors of one signature
+    run = graphed_when_called(compiled)         # on a GPU
     outputs = run(*tensors)                     # copies in, replays, copies out
 
-Engines of `aoti` and `tensorrt` are replayed so. And it is a backend by itself, `cuda-graph`: the plain
-network, recorded. There is nothing to compile and nothing to keep; the file of such an engine says only that
-it was compared and measured.
+Small frames leave a GPU waiting for the processor to launch kernels; a graph takes that away. The engines of
+`aoti` and `tensorrt` are replayed so. The backend `cuda-graph` records the plain network: there is nothing to
+compile, and the file of such an engine only says that it was compared and measured.
 
-Small frames leave a GPU waiting for the processor to launch kernels; a graph takes that away. Outputs are
-copied out of the graph's own memory, since the next replay writes there again; a copy has the strides of what
-it was copied from. Recording is thread-local, so that other threads may use the GPU meanwhile; it is done
-once, at the first call, which is before the parity gate looks at an engine. Never run yet: no GPU was at
-hand.
+Outputs are copied out of the graph's own memory, since the next replay writes there again. Recording is
+thread-local, so that other threads may use the GPU meanwhile. Never run yet: no GPU was available.
 """
 
 from __future__ import annotations
@@ -26,7 +23,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
+from streamvos.engines.exporting import copied, first_line
+from streamvos.engines.signature import Signature
 from streamvos.methods.parts import Run, Tensors
 from streamvos.types import InputError
 
@@ -40,19 +40,14 @@ FILE = "engine.json"
 
 def missing(device: torch.device) -> str | None:
     """Why the backend cannot be used on this device; None if it can."""
-    return None if device.type == "cuda" else f"CUDA graphs are for NVIDIA GPUs, not for {device.type!r}"
+    return None if device.type == "cuda" else f"CUDA graphs need an NVIDIA GPU, not {device.type!r}"
 
 
 cannot_build = missing
 
 
-def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write that it was built.
-
-    Args:
-        program: of the part.
-        path: of the file.
-        settings: none.
+def build(program: ExportedProgram, path: Path, settings: Mapping[str, Any], signature: Signature) -> None:
+    """Write a file that says what is recorded.
 
     Raises:
         InputError: there are settings.
@@ -63,37 +58,32 @@ def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[s
 
 
 def load(path: Path, device: torch.device, module: nn.Module) -> Run:
-    """The network as it is, recorded when it is first called, without any check of what it is given.
-
-    Args:
-        path: as `build` wrote it; not needed.
-        device: where it runs.
-        module: tensors -> tuple of tensors.
-    """
+    """The plain network, recorded when it is first called."""
     return graphed_when_called(module)
 
 
 def graphed_when_called(run: Run) -> Run:
-    """Record at the first call; where that fails, the callable stays as it is.
+    """Record at the first call of every batch; where that fails, the callable is called as it is.
 
-    Streams that share a method call the same one from threads of their own: one call at a time, since all use
-    the graph's one input, and the runners below are for one thread.
+    Streams that share a method call the same recording from threads of their own: one call at a time, since
+    they share its input.
 
     Args:
-        run: as for `graphed`, always called with tensors of one signature.
+        run: as for `graphed`; tensors of one batch have the same signature in every call.
     """
-    ready: list[Run] = []
+    recorded: dict[tuple[torch.Size, ...], Run] = {}
     one_at_a_time = threading.Lock()
 
     def call(*tensors: torch.Tensor) -> Tensors:
+        shapes = tuple(tensor.shape for tensor in tensors)
         with one_at_a_time:
-            if not ready:
+            if shapes not in recorded:
                 try:
-                    ready.append(graphed(run, tensors))
+                    recorded[shapes] = graphed(run, tensors)
                 except RuntimeError as error:
-                    log.warning("no CUDA graph: %s", str(error).splitlines()[0])
-                    ready.append(run)
-            return ready[0](*tensors)
+                    log.warning("no CUDA graph: %s", first_line(error))
+                    recorded[shapes] = run
+            return recorded[shapes](*tensors)
 
     return call
 
@@ -114,7 +104,7 @@ def graphed(run: Run, inputs: Tensors) -> Run:
     device = inputs[0].device
     # a recording that fails leaves torch's current stream as it was while recording (torch 2.11 to 2.13)
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
-        given = tuple(_copied(tensor) for tensor in inputs)
+        given = tuple(copied(tensor) for tensor in inputs)
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
@@ -142,15 +132,9 @@ def graphed(run: Run, inputs: Tensors) -> Run:
             for own, tensor in zip(given, tensors, strict=True):
                 own.copy_(tensor, non_blocking=True)
             graph.replay()
-        outputs = tuple(_copied(value) for value in kept)
+        outputs = tuple(copied(value) for value in kept)
         free.record(current)
         return outputs
 
     replay(*inputs)  # raises now, if outputs overlap themselves and cannot be copied as they are
     return replay
-
-
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy with the same strides, also where they leave gaps, which `clone` closes."""
-    same = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    return same.copy_(tensor)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from streamvos.engines.variables import environment_variables
+from streamvos.engines.exporting import environment_variables
 
 NEEDED = ("cuda.h", "cuda_runtime.h", "cuda_bf16.h", "crt/host_defines.h", "nv/target")
 """Headers that are included, directly or by each other."""

@@ -1,10 +1,8 @@
 """The eager backend: the plain module in channels_last; the reference that every engine is compared with.
 
-run = eager_run(method.extractor, torch.device("cpu"))
+device = choose_device("auto")
+run = eager_run(method.extractor, device)
 features = run(frames)
-
-It needs nothing and builds nothing. Recorded as a CUDA graph it is a backend of its own
-(`streamvos.engines.cuda_graphs`).
 """
 
 from __future__ import annotations
@@ -15,6 +13,25 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamvos.types import InputError
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device by its name; "auto" is the first NVIDIA GPU, or the CPU where there is none.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} cannot be used: {reason}; try 'auto' or 'cpu'") from None
+    return chosen
+
 
 def prepare(module: nn.Module, device: torch.device) -> nn.Module:
     """The module itself, on the device, for inference, its kernels in channels_last."""
@@ -23,11 +40,11 @@ def prepare(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def eager_run(module: nn.Module, device: torch.device) -> Callable[..., Any]:
-    """Make `module` ready to run on `device`.
+    """Make a module ready to run.
 
     Args:
-        module: frames (B, 3, H, W) float32 -> anything; it is moved to the device and set to evaluation.
-        device: where.
+        module: takes frames (B, 3, H, W) float32; it is moved to the device and set to evaluation.
+        device: where it runs.
     """
     module = prepare(module, device)
 

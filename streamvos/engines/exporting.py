@@ -1,28 +1,33 @@
-"""A part as an exported graph, and a place of its own for what a compiler leaves behind.
+"""A part as an exported graph or an ONNX file, and private folders for what compilers leave behind.
 
-program = export(part, inputs, "method")
-with private_folder(): ...
+program = export(PartModule(part), inputs)
+with compiler_folders(Path("work")): ...
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
+from torch.export import Dim
 
 from streamvos.engines.cache import EngineCache
-from streamvos.engines.variables import environment_variables
+from streamvos.engines.signature import Signature
 from streamvos.methods.parts import Part, PlainPart, Tensors
-from streamvos.types import InputError
+from streamvos.types import InputError, SinkError
+
+_one_at_a_time = threading.RLock()
 
 
 class PartModule(PlainPart):
-    """A part as a recipe wants it computed.
+    """A part in the precision of its recipe.
 
     Args:
         part: of a method.
@@ -34,7 +39,7 @@ class PartModule(PlainPart):
         self._dtype: torch.dtype | None = None if precision == "method" else getattr(torch, precision)
 
     def forward(self, *tensors: torch.Tensor) -> Tensors:
-        """As the part; outputs have the dtypes of the part's own."""
+        """The outputs of the part, in its own dtypes."""
         if self._dtype is None:
             return super().forward(*tensors)
         with torch.autocast(tensors[0].device.type, self._dtype):
@@ -42,88 +47,142 @@ class PartModule(PlainPart):
         return tuple(value.to(tensors[0].dtype) for value in outputs)
 
 
-def export(module: nn.Module, inputs: Tensors) -> torch.export.ExportedProgram:
-    """The graph of a part, its shapes fixed to those of the inputs.
+def export(
+    module: PartModule, inputs: Tensors, signature: Signature | None = None
+) -> torch.export.ExportedProgram:
+    """The graph of a part.
+
+    Args:
+        module: the part.
+        inputs: examples; where the batch is to be free it is at least 2, since torch takes 1 for a constant.
+        signature: says which batches the graph is for; None = that of the examples.
 
     Raises:
         InputError: it cannot be traced, saying where.
     """
-    # tensors made in inference mode cannot be traced; a clone outside of it can, and keeps its strides
+    shapes = None
+    if signature is not None and signature.most:
+        batch = Dim("batch", min=1, max=signature.most)
+        shapes = (tuple({0: batch} if spec.is_any else None for spec in signature.tensors),)
+    # tensors made in inference mode cannot be traced; a copy outside of it can, and keeps its strides
     try:
         with torch.inference_mode(False), torch.no_grad(), quiet():
-            plain = tuple(_copied(tensor) for tensor in inputs)
-            return torch.export.export(module, plain, strict=False)
+            plain = tuple(copied(tensor) for tensor in inputs)
+            return torch.export.export(module, plain, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # whatever tracing raises: the part is no graph of tensors
         raise InputError(f"the part cannot be exported: {first_line(error)}") from error
 
 
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with the same strides, also where they leave gaps, which `clone` closes."""
+    same = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return same.copy_(tensor)
+
+
 def first_line(error: BaseException) -> str:
-    """What a compiler's error says, without all that follows."""
+    """The first line of a compiler's error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch's compilers warn of about themselves."""
+    """Hide what torch's compilers warn of about themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    same = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    return same.copy_(tensor)
+@contextmanager
+def environment_variables(**values: str) -> Iterator[None]:
+    """Set environment variables of this process; they are as before afterwards, and other threads wait."""
+    with _one_at_a_time:
+        before = {name: os.environ.get(name) for name in values}
+        try:
+            os.environ.update(values)
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 @contextmanager
-def private_folder(inside: Path | None = None) -> Iterator[None]:
-    """Inductor compiles in a new folder instead of one in /tmp whose name anybody can guess.
+def compiler_folders(inside: Path) -> Iterator[None]:
+    """Let Inductor compile in a private folder instead of one in /tmp whose name anybody can guess.
 
-    Headers that it compiles once for all, and what it tries out of the processor, stay in the cache of
-    engines: they are ten seconds of every build.
+    Precompiled headers and what it finds out about the processor stay in the cache of engines: they are ten
+    seconds of every build.
 
     Args:
-        inside: where to make it; None = the system's temporary folder. It is removed afterwards.
+        inside: folder of this build; everything else is compiled there.
     """
+    from torch._inductor import codecache
     from torch._inductor.cpu_vec_isa import pick_vec_isa
     from torch._inductor.utils import fresh_cache
 
-    with _kept() as kept, _headers_in(kept / "headers"):
-        with environment_variables(TORCHINDUCTOR_CACHE_DIR=str(kept)):
-            pick_vec_isa()  # the process remembers
-        with fresh_cache(dir=None if inside is None else str(inside)):
-            yield
-
-
-@contextmanager
-def _kept() -> Iterator[Path]:
-    """A folder of the cache, or, if there can be none, one that is gone afterwards."""
-    from torch._inductor.codecache import _precompile_header as headers
-
-    try:
-        folder = EngineCache().compiler()
-    except (InputError, OSError):
-        with TemporaryDirectory(prefix="streamvos-compiler-") as name:
-            try:
-                yield Path(name)
-            finally:
-                headers.cache_clear()  # the process would remember where they were
-    else:
-        yield folder
-
-
-@contextmanager
-def _headers_in(folder: Path) -> Iterator[None]:
-    """Inductor keeps them in its own folder in /tmp, whatever its cache is, and has no option for it."""
-    from torch._inductor import codecache
-
-    folders = {"_HEADER_DIR": folder, "_HEADER_LOCK_DIR": folder / "locks"}
+    kept = EngineCache().subfolder("compiler")
+    # Inductor has no option for the folder of its headers
+    folders = {"_HEADER_DIR": kept / "headers", "_HEADER_LOCK_DIR": kept / "headers" / "locks"}
     before = {name: getattr(codecache, name) for name in folders}
     try:
         for name, path in folders.items():
             setattr(codecache, name, str(path))
-        yield
+        with environment_variables(TORCHINDUCTOR_CACHE_DIR=str(kept)):
+            pick_vec_isa()  # the process remembers the answer
+        with fresh_cache(dir=str(inside)):
+            yield
     finally:
         for name, path in before.items():
             setattr(codecache, name, path)
+
+
+def export_onnx(part: Part, inputs: Tensors, path: Path) -> dict[str, list[str]]:
+    """Write a part as an ONNX file, for other programs; nothing here reads it.
+
+    Args:
+        part: of a method, on the CPU.
+        inputs: examples; the shapes are fixed to theirs.
+        path: of the file; its weights are inside. It appears when it is complete.
+
+    Returns:
+        "inputs" and "outputs": names in the file.
+
+    Raises:
+        InputError: packages are missing, or the part has an operation that ONNX lacks.
+        SinkError: it cannot be written.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"exporting to ONNX needs {' and '.join(missing)}, not installed: pip install 'streamvos[onnx]'"
+        )
+    program = export(PartModule(part), inputs)
+    names = {
+        "inputs": [f"input_{k}" for k in range(len(inputs))],
+        "outputs": [f"output_{k}" for k in range(len(program.graph_signature.user_outputs))],
+    }
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # it reports packages that it does not find, whether they are needed or not
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with quiet():
+            torch.onnx.export(
+                program,
+                (),
+                str(temporary),
+                input_names=names["inputs"],
+                output_names=names["outputs"],
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SinkError(f"cannot write {path}: {error.strerror}; choose another place") from None
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(f"{part.name} cannot be written as ONNX: {first_line(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return names

@@ -1,76 +1,79 @@
-"""The key of an engine: everything that it was made of.
+"""The plan of an engine: everything that decides what it computes. Its digest is the engine's name.
 
-    plan = plan_of(method, "extractor", "aoti", {}, Signature.of(frames), device)
-    key = engine_key(plan, program)
+    plan = plan_of(method, part, "aoti", signature, device)
+    plan.digest
 
-There are two. The plan's digest is known without tracing anything, and is how a running stream finds its
-engine: it covers the weights, the inputs, the options, the versions, the machine, and the source of every
-network, from which the graph follows. The engine's key covers the exported graph itself too, and is what the
-engine is called.
+The plan is known without tracing anything, so that a starting stream finds its engine at once: weights,
+inputs, options, versions, machine, and the source of every network, from which the graph follows.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import platform
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from pydantic import BaseModel, ConfigDict
 
-from streamvos.engines.environment import facts, source_digest
+import streamvos.methods
+import streamvos.nn
+from streamvos.engines.recipes import Recipe, recipe_for
 from streamvos.engines.signature import Signature
 from streamvos.methods import METHODS, Method
 from streamvos.methods.parts import Part, PlainPart
 
-FORMAT = 1
-"""Raised whenever keys or manifests change their meaning."""
+FORMAT = 2
+"""Raised whenever plans or manifests change their meaning."""
+
+PACKAGES = ("torch", "triton", "torch-tensorrt", "tensorrt", "tensorrt-cu13")
+"""Packages whose versions decide what is compiled."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(BaseModel):
     """What is to be compiled, and how.
 
     Attributes:
         method, part: names.
-        options: of the method, as JSON has them.
+        options: of the method, as JSON.
         weights: digest of the part's tensors.
-        source: digest of the code.
-        inputs: `Signature.as_json`.
+        source: digest of the networks' source.
+        signature: what the engine is called with.
         backend: name.
-        settings: of the backend, those that a recipe sets.
+        settings: options of the backend that the recipe sets.
         precision: "method" computes as the method does; else autocast to this dtype around it.
-        facts: see `streamvos.engines.environment`.
+        facts: see `facts`.
         format: see `FORMAT`.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     method: str
     part: str
-    options: Mapping[str, Any]
+    options: dict[str, Any]
     weights: str
     source: str
-    inputs: list[dict[str, Any]]
+    signature: Signature
     backend: str
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     precision: str
-    facts: Mapping[str, str]
+    facts: dict[str, str]
     format: int = FORMAT
 
     @property
     def digest(self) -> str:
-        """By which a stream finds its engine."""
-        return _digest(asdict(self))
-
-    @property
-    def question(self) -> str:
-        """Digest of all but the backend: what `auto` has to decide once."""
-        return _digest({**asdict(self), "backend": "auto", "settings": {}, "precision": "method"})
+        """The name of the engine."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_ours(method: Method) -> bool:
-    """Whether the source of its networks is this package's, and others can build it by its name."""
+    """Whether the source of a method's networks is this package's, so that `source_digest` covers it."""
     return any(type(method) is entry.method for entry in METHODS.values())
 
 
@@ -78,72 +81,91 @@ def plan_of(
     method: Method,
     part: Part,
     backend: str,
-    settings: Mapping[str, Any],
-    precision: str,
     signature: Signature,
     device: torch.device,
+    recipe: Recipe | None = None,
     weights: str | None = None,
 ) -> Plan:
     """The plan for a part of a method.
 
     Args:
         method: one of `METHODS`.
-        part: of it.
-        backend, settings, precision: how.
-        signature: of the inputs.
-        device: where.
-        weights: `weight_digest`, where it is known already.
+        part: one of its parts.
+        backend: name of the backend.
+        signature: what the engine is called with.
+        device: where the engine runs.
+        recipe: None = the recipe in the package for this part.
+        weights: `weight_digest` of the part, where it is known already.
     """
+    recipe = recipe or recipe_for(method.name, part.name)
     return Plan(
         method=method.name,
         part=part.name,
         options=method.options.model_dump(mode="json"),
         weights=weights or weight_digest(part),
         source=source_digest(),
-        inputs=signature.as_json(),
+        signature=signature,
         backend=backend,
-        settings=dict(settings),
-        precision=precision,
+        settings={} if recipe is None else recipe.settings(backend),
+        precision="method" if recipe is None else recipe.precision,
         facts=facts(device),
     )
 
 
-def engine_key(plan: Plan, program: torch.export.ExportedProgram) -> str:
-    """The engine's name: plan and graph."""
-    return _digest({"plan": plan.digest, "graph": graph_digest(program)})[:40]
-
-
-def graph_digest(program: torch.export.ExportedProgram) -> str:
-    """Of an exported graph: every node with its arguments, shape, dtype and strides, and its constants."""
-    lines = [str(program.graph_signature)]
-    for name, module in sorted(program.graph_module.named_modules()):
-        if not isinstance(module, torch.fx.GraphModule):
-            continue
-        for node in module.graph.nodes:
-            value = node.meta.get("val")
-            shown = ""
-            if isinstance(value, torch.Tensor):
-                shown = f"{tuple(value.shape)} {value.dtype} {value.stride()} {value.device}"
-            lines.append(f"{name} {node.op} {node.name} {node.target} {node.args} {node.kwargs} {shown}")
-    constants = {n: c for n, c in program.constants.items() if isinstance(c, torch.Tensor)}
-    lines.append(_tensor_digest({**program.state_dict, **constants}))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 def weight_digest(part: Part) -> str:
-    """Of all parameters and buffers that a part uses, in whichever memory format."""
-    module: nn.Module = PlainPart(part)
-    return _tensor_digest({**dict(module.named_parameters()), **dict(module.named_buffers())})
-
-
-def _tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
+    """Digest of all parameters and buffers of a part, in whichever memory format they are."""
+    module, digest = PlainPart(part), hashlib.sha256()
+    for name, tensor in sorted({**dict(module.named_parameters()), **dict(module.named_buffers())}.items()):
+        value = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+@lru_cache
+def source_digest() -> str:
+    """Digest of the source of all networks: a part's graph follows from it, the options and the shapes."""
+    digest = hashlib.sha256()
+    for room in (streamvos.nn, streamvos.methods):
+        folder = Path(room.__path__[0])
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@lru_cache
+def facts(device: torch.device) -> dict[str, str]:
+    """Name -> value of everything about machine and packages that compiled code depends on.
+
+    Args:
+        device: where the engine runs.
+    """
+    known = {"machine": f"{platform.system()} {platform.machine()}", "device": device.type}
+    known |= {package: _version(package) for package in PACKAGES}
+    known["cpu"] = _processor()
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        known["gpu"] = f"{properties.name}, sm_{properties.major}{properties.minor}"
+        known["cuda"] = str(torch.version.cuda)
+        known["cudnn"] = str(torch.backends.cudnn.version())
+    return known
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    """Model, torch's name for its capability, and a digest of its instruction sets."""
+    lines = []
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = " ".join(sorted(named.get("flags", named.get("Features", "")).split()))
+    model = named.get("model name") or platform.processor() or "unknown"
+    digest = hashlib.sha256(flags.encode()).hexdigest()[:12]
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, flags {digest}"

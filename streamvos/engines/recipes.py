@@ -1,17 +1,15 @@
-"""Recipes: which parts are compiled, for which sizes, with which options. One TOML file each.
+"""Recipes: which parts are compiled, for which sizes and batches, with which options. One TOML file each.
 
-    recipes()["tvos-extractor"].shapes()        # (batch, (H, W)), ...
+    recipes()["tvos-extractor"].sizes
 
-They lie in engines/ at the top of a checkout, and setup.py puts them into the wheel; a path to a file of
-one's own is taken too. A stream asks for the recipe of its method and part, for the options: what was
-built with others is another engine.
+They lie in engines/ at the top of a checkout (its README.md says how to add one), and setup.py puts them into
+the wheel. A stream looks its part's recipe up too: an engine built with other options is another engine.
 """
 
 from __future__ import annotations
 
 import sys
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,14 +33,16 @@ class Recipe(BaseModel):
     """One file.
 
     Attributes:
-        name: of the file, without its ending.
+        name: of the file, without its suffix.
         method: a name of `streamvos.methods.METHODS`.
-        part: of the method.
-        sizes: (H, W) of frames, exact: padding would move the border of every convolution, and with it the
-            features there, away from eager's.
-        batches: frames at once; of a part that works on objects, how many of them are followed.
-        precision: "method" computes as the method's own option says; the others are autocast around it.
-        aoti, inductor, tensorrt: options of each backend, see its module.
+        part: a part of the method.
+        sizes: (H, W) of frames, exact: padding would move the border of every convolution, and change the
+            features there.
+        most: one engine takes every batch from 1 to this; frames, or objects of a part that works on objects.
+            0 = an engine of its own for each of `batches`.
+        batches: for parts whose engine is wrong or slower with a free batch.
+        precision: "method" computes as the method's own option says; else autocast to this dtype.
+        aoti, tensorrt: options of each backend, see its module.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,31 +51,29 @@ class Recipe(BaseModel):
     method: str
     part: str
     sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
-    batches: tuple[int, ...] = Field(min_length=1)
+    most: int = Field(0, ge=0, le=64)
+    batches: tuple[int, ...] = ()
     precision: Literal["method", "bfloat16", "float16"] = "method"
     aoti: dict[str, Setting] = Field(default_factory=dict)
-    inductor: dict[str, Setting] = Field(default_factory=dict)
     tensorrt: dict[str, Setting] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}; one of: {', '.join(METHODS)}")
-        if any(side < 16 for size in self.sizes for side in size) or any(b < 1 for b in self.batches):
-            raise ValueError("sizes are at least 16 x 16, batches at least 1")
+        if any(side < 16 for size in self.sizes for side in size):
+            raise ValueError("sizes are at least 16 x 16")
+        if (self.most > 1) == bool(self.batches) or any(batch < 1 for batch in self.batches):
+            raise ValueError("give either most, at least 2, or batches, at least 1 each")
         return self
 
-    def shapes(self) -> list[tuple[int, tuple[int, int]]]:
-        """Every batch of every size: (B, (H, W)), small ones first."""
-        return [(batch, size) for size, batch in product(sorted(self.sizes), sorted(self.batches))]
-
     def settings(self, backend: str) -> dict[str, Any]:
-        """Of one backend."""
+        """The options of one backend."""
         return dict(getattr(self, backend, {}))
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe from a file.
+    """Read a recipe from a file.
 
     Raises:
         InputError: it cannot be read, or is no recipe.
@@ -83,7 +81,8 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; known recipes: {_known()}") from None
+        known = ", ".join(recipes())
+        raise InputError(f"cannot read {path}: {error.strerror}; known recipes: {known}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
@@ -94,29 +93,25 @@ def read_recipe(path: Path) -> Recipe:
 
 @lru_cache
 def recipes() -> dict[str, Recipe]:
-    """Those that come with the package, by name."""
+    """The recipes in the package, by name."""
     return {path.stem: read_recipe(path) for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def recipe_named(name: str) -> Recipe:
-    """One that comes with the package, or a file.
+    """A recipe in the package, or one in a file.
 
     Raises:
-        InputError: no such recipe.
+        InputError: there is no such recipe.
     """
     return recipes()[name] if name in recipes() else read_recipe(Path(name))
 
 
 def recipe_for(method: str, part: str) -> Recipe | None:
-    """What a stream's part is built by.
+    """The recipe in the package for a part.
 
     Args:
-        method: `Method.name`, under which several names of `METHODS` may go.
-        part: of it.
+        method: `Method.name`; several names of `METHODS` may share it.
+        part: name of the part.
     """
     same = (one for one in recipes().values() if METHODS[one.method].method.name == method)
     return next((one for one in same if one.part == part), None)
-
-
-def _known() -> str:
-    return ", ".join(recipes())

@@ -1,25 +1,27 @@
-"""What an engine was compiled for, and whether tensors are that.
+"""What an engine is called with, and whether tensors are that.
 
-    expected = Signature.of(frames)
-    expected.check((other,))            # InputError: input 0 is (2, 3, 480, 854) float32, expected ...
+    signature = Signature.of(frames)
+    signature.check((other,))           # InputError: input 0 of the engine is (2, 3, 480, 854) float32 ...
+    Signature.of(frames).of_any_batch(part, 8)      # the same for batches of 1 to 8
 
-A compiled engine checks nothing: AOTInductor reads a batch of two as a batch of one, and tensors of another
-dtype or memory format as if they were of its own, and gives wrong numbers. So everything is checked here
-before every call: shape, dtype, strides, alignment, device. Shapes are exact, which settles divisibility too.
+A compiled function checks nothing: AOTInductor reads a batch of two as a batch of one, and tensors of another
+dtype or memory format as if they were of its own, and gives wrong numbers. So everything is checked before
+every call: shape, dtype, strides, alignment, device.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
+from streamvos.methods.parts import Part
 from streamvos.types import InputError
 
 ALIGNMENT = 16
-"""Bytes to which the memory of an input is aligned, as vectorized loads want it."""
+"""Bytes to which the memory of an input is aligned, as vectorized loads need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,9 @@ class TensorSpec:
     """One tensor as a compiled function sees it.
 
     Attributes:
-        shape, dtype: as torch has them; the dtype without "torch.".
-        strides: in elements; 0 where the side is 1, since it is never walked along.
+        shape: as torch has it; -1 as the first side = any batch.
+        dtype: without "torch.".
+        strides: in elements; 0 where the side is 1 or any, since that is fixed by the others or never used.
         device: its type.
     """
 
@@ -39,10 +42,21 @@ class TensorSpec:
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> TensorSpec:
-        """What this tensor is."""
+        """The specification of this tensor."""
         shape = tuple(tensor.shape)
         walked = tuple(step if side > 1 else 0 for step, side in zip(tensor.stride(), shape, strict=True))
         return cls(shape, str(tensor.dtype).removeprefix("torch."), walked, tensor.device.type)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether any batch will do."""
+        return self.shape[:1] == (-1,)
+
+    def of_any_batch(self) -> TensorSpec:
+        """The same for any batch; unchanged where the rows of the batch have gaps between them."""
+        if self.shape[0] > 1 and self.strides[0] != math.prod(self.shape[1:]):
+            return self
+        return replace(self, shape=(-1, *self.shape[1:]), strides=(0, *self.strides[1:]))
 
     def __str__(self) -> str:
         return f"{self.shape} {self.dtype} with strides {self.strides} on {self.device}"
@@ -53,63 +67,68 @@ class Signature:
     """All inputs of a call.
 
     Attributes:
-        tensors: in their order.
+        tensors: their specifications, in order.
+        most: 0 = a fixed batch; else the first side of every tensor that has -1 there is the same number
+            from 1 to this.
     """
 
     tensors: tuple[TensorSpec, ...]
+    most: int = 0
 
     @classmethod
     def of(cls, *tensors: torch.Tensor) -> Signature:
-        """What these tensors are."""
+        """The signature of these tensors, with their batch."""
         return cls(tuple(TensorSpec.of(tensor) for tensor in tensors))
 
-    def zeros(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Tensors of this signature.
+    def of_any_batch(self, part: Part, most: int) -> Signature:
+        """The same for batches of 1 to `most` frames or objects."""
+        specs = [spec.of_any_batch() if part.is_batched(k) else spec for k, spec in enumerate(self.tensors)]
+        return Signature(tuple(specs), most)
 
-        Args:
-            device: where, of the type of the signature.
-        """
+    def batch(self, part: Part) -> int:
+        """Number of frames or objects in the inputs of a part."""
+        return next(spec.shape[0] for k, spec in enumerate(self.tensors) if part.is_batched(k))
+
+    def zeros(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Tensors of this signature, with a batch of 1 where any will do."""
+        shapes = [tuple(abs(side) for side in one.shape) for one in self.tensors]
         return tuple(
-            torch.empty_strided(
-                one.shape, one.strides, dtype=getattr(torch, one.dtype), device=device
-            ).zero_()
-            for one in self.tensors
+            torch.empty_strided(shape, one.strides, dtype=getattr(torch, one.dtype), device=device).zero_()
+            for one, shape in zip(self.tensors, shapes, strict=True)
         )
 
     def check(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Refuse what a compiled function must not be given.
+        """Refuse what the compiled function must not be given.
 
         Raises:
             InputError: another number of tensors, or one that is not as specified, saying which and how.
         """
         if len(tensors) != len(self.tensors):
             raise InputError(f"the engine takes {len(self.tensors)} tensors, got {len(tensors)}")
+        batches = set()
         for k, (tensor, expected) in enumerate(zip(tensors, self.tensors, strict=True)):
             came = TensorSpec.of(tensor)
-            if came != expected:
+            is_any = expected.is_any and 1 <= tensor.shape[0] <= self.most
+            if (came.of_any_batch() if is_any else came) != expected:
                 raise InputError(f"input {k} of the engine is {came}, expected {expected}")
             if not is_aligned(tensor):
                 raise InputError(f"input {k} of the engine does not begin at a multiple of {ALIGNMENT} bytes")
+            batches |= {tensor.shape[0]} if is_any else set()
+        if len(batches) > 1:
+            raise InputError(f"the inputs of the engine have different batches: {sorted(batches)}")
 
-    def as_json(self) -> list[dict[str, Any]]:
-        """For a manifest."""
-        return [
-            {"shape": list(s.shape), "dtype": s.dtype, "strides": list(s.strides), "device": s.device}
-            for s in self.tensors
-        ]
-
-    @classmethod
-    def from_json(cls, value: Sequence[dict[str, Any]]) -> Signature:
-        """From `as_json`."""
-        return cls(
-            tuple(
-                TensorSpec(tuple(s["shape"]), str(s["dtype"]), tuple(s["strides"]), str(s["device"]))
-                for s in value
-            )
-        )
+    def fits(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether `check` accepts these tensors."""
+        try:
+            self.check(tensors)
+        except InputError:
+            return False
+        return True
 
     def __str__(self) -> str:
-        return " ".join(f"{'x'.join(map(str, s.shape))}" for s in self.tensors)
+        return " ".join(
+            "x".join(f"1..{self.most}" if side < 0 else str(side) for side in s.shape) for s in self.tensors
+        )
 
 
 def is_aligned(tensor: torch.Tensor) -> bool:

@@ -1,14 +1,14 @@
 """The tensorrt backend: torch.export, torch_tensorrt.dynamo.compile, and a package that is loaded again.
 
     if missing(torch.device("cuda")) is None:
-        build(program, Path("engine.pt2"), {"optimization_level": 4})
+        build(program, Path("engine.pt2"), {"optimization_level": 4}, signature)
 
-Written to the letter of torch-tensorrt 2.13 and never run: no machine with TensorRT was at hand. What guards
-it is what guards every engine: its manifest, the check of every input, and a comparison with eager without
-which it is not used (`streamvos.engines.parity`).
+Written for the documented interface of torch-tensorrt 2.13 and never run: no machine with TensorRT was
+available. Its engines are guarded like all others: by the manifest, by the check of every input, and by the
+comparison with eager without which none is used (`streamvos.engines.gate`).
 
-Its own engine cache stays off: its key leaves out dilation and weights. Networks are strongly typed: an
-engine computes in the dtypes of the exported graph, so autocast regions of a method arrive as they are.
+torch-tensorrt's own engine cache stays off: its key leaves out dilation and weights. Networks are strongly
+typed: an engine computes in the dtypes of the exported graph, so autocast regions of a method are kept.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from streamvos.engines import aoti
+from streamvos.engines.exporting import first_line
+from streamvos.engines.signature import Signature
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
 
@@ -49,7 +52,7 @@ KNOWN = {
     "decompose_attention",
     "assume_dynamic_shape_support",
 }
-"""Options that a recipe may set; torch-tensorrt swallows others without a word, so they are refused here."""
+"""Options that a recipe may set; torch-tensorrt silently ignores others, so they are refused here."""
 
 
 def torch_tensorrt() -> ModuleType:
@@ -63,10 +66,9 @@ def torch_tensorrt() -> ModuleType:
         with contextlib.redirect_stdout(io.StringIO()):
             import torch_tensorrt as package  # type: ignore[import-not-found]
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"torch-tensorrt cannot be used ({reason}); pip install 'streamvos[tensorrt]' on a machine with "
-            f"an NVIDIA GPU"
+            f"torch-tensorrt cannot be used ({first_line(error)}); pip install 'streamvos[tensorrt]' on a "
+            "machine with an NVIDIA GPU"
         ) from None
     module: ModuleType = package
     return module
@@ -86,13 +88,8 @@ def missing(device: torch.device) -> str | None:
 cannot_build = missing
 
 
-def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[str, Any]) -> None:
-    """Compile and write a package.
-
-    Args:
-        program: of the part, on its GPU.
-        path: of the package, ending in .pt2.
-        settings: of `KNOWN`, those that differ from `DEFAULTS`.
+def build(program: ExportedProgram, path: Path, settings: Mapping[str, Any], signature: Signature) -> None:
+    """Compile and write a package; `settings` are those of `KNOWN` that differ from `DEFAULTS`.
 
     Raises:
         InputError: an unknown option.
@@ -101,20 +98,33 @@ def build(program: torch.export.ExportedProgram, path: Path, settings: Mapping[s
     if unknown:
         raise InputError(f"unknown options for TensorRT: {unknown}; known: {sorted(KNOWN)}")
     package = torch_tensorrt()
-    inputs = list(program.example_inputs[0]) if program.example_inputs else []
-    device = inputs[0].device
+    examples = list(program.example_inputs[0]) if program.example_inputs else []
+    inputs = [
+        _input(package, example, signature.most) if spec.is_any else example
+        for example, spec in zip(examples, signature.tensors, strict=True)
+    ]
+    device = examples[0].device
     options = {**DEFAULTS, **settings, "timing_cache_path": str(path.with_name("timing.bin"))}
     compiled = package.dynamo.compile(program, arg_inputs=inputs, device=device, dryrun=False, **options)
-    package.save(compiled, str(path), output_format="aot_inductor", arg_inputs=inputs)
+    # exports the graph anew, with the symbolic batch that is in it
+    package.save(compiled, str(path), output_format="aot_inductor", arg_inputs=examples)
+
+
+def _input(package: ModuleType, example: torch.Tensor, most: int) -> Any:
+    """The shapes of an input whose batch is 1 to `most`; TensorRT optimizes for that of the example."""
+    rest, channels_last = example.shape[1:], torch.channels_last
+    is_last = example.dim() == 4 and example.is_contiguous(memory_format=channels_last)
+    return package.Input(
+        min_shape=(1, *rest),
+        opt_shape=tuple(example.shape),
+        max_shape=(most, *rest),
+        dtype=example.dtype,
+        format=channels_last if is_last and not example.is_contiguous() else torch.contiguous_format,
+    )
 
 
 def load(path: Path, device: torch.device, module: nn.Module) -> Run:
-    """The compiled function, without any check of what it is given.
-
-    Args:
-        path: of a package that is known to be ours.
-        device: where it runs.
-        module: of which it was made; not needed.
+    """The compiled function.
 
     Raises:
         InputError: torch-tensorrt or the package cannot be loaded.

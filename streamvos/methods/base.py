@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -154,6 +154,20 @@ class Target(ABC):
         return False
 
 
+class Origin(NamedTuple):
+    """The arguments of `streamvos.weights.load_method`.
+
+    Attributes:
+        name: of the method, as `METHODS` has it.
+        weights: "default", a path, or None (random).
+        options: that were given.
+    """
+
+    name: str
+    weights: str | None
+    options: Mapping[str, Any]
+
+
 class Method(nn.Module, ABC):
     """A published method: networks with weights, and the factory of its targets.
 
@@ -164,12 +178,14 @@ class Method(nn.Module, ABC):
         decoder: see `Decoder`; stateless.
         networks: the module whose state dict a weight file holds; the method itself unless it says
             otherwise.
+        origin: how to load it again; None if it was not loaded by `streamvos.weights.load_method`.
     """
 
     name: str
     options: BaseModel
     extractor: nn.Module
     decoder: Decoder
+    origin: Origin | None = None
 
     @property
     def networks(self) -> nn.Module:

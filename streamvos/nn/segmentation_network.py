@@ -54,7 +54,7 @@ class TargetScoreEncoder(nn.Module):
             (K, width, h, w), and the reduced feature (1 or K, width, h, w).
         """
         reduced = self.reduce(feature)
-        if len(reduced) == len(scores):
+        if reduced.shape[0] == scores.shape[0]:  # `len` would fix the batch of an exported graph
             return self.transform(torch.cat([reduced, scores.to(reduced.dtype)], dim=1)), reduced
         # the first convolution is linear: its share of the frame is the same for every object
         first = self.transform[0]
@@ -173,7 +173,7 @@ class SegmentationNetwork(nn.Module):
             grid = (features[name].shape[-2], features[name].shape[-1])
             x, reduced = self.TSE[name](features[name], _bilinear(scores, grid))
             if deeper is None:
-                deeper = reduced.mean((2, 3), keepdim=True).expand(len(scores), -1, -1, -1)
+                deeper = reduced.mean((2, 3), keepdim=True).expand(scores.shape[0], -1, -1, -1)
             elif name in self.proj:
                 deeper = self.proj[name](deeper)
             deeper = self.RRB2[name](self.CAB[name](deeper, self.RRB1[name](x)))

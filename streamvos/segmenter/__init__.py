@@ -10,6 +10,7 @@ A step has four parts, of which a pipeline makes stages: `Extraction`, `StreamSt
 
 from streamvos.segmenter.checks import SMALLEST_SIDE, check_frame, check_mask
 from streamvos.segmenter.extraction import Extraction
+from streamvos.segmenter.following import follow
 from streamvos.segmenter.segmenter import Segmenter
 from streamvos.segmenter.state import (
     UNCERTAIN_BELOW,
@@ -32,6 +33,7 @@ __all__ = [
     "check_frame",
     "check_mask",
     "decide",
+    "follow",
     "label_map_of",
     "make_result",
 ]

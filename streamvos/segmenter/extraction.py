@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from streamvos.engines import Engine, EngineCache, Engines, choose_device, eager_run
+from streamvos.engines.cache import EngineCache
+from streamvos.engines.eager import choose_device, eager_run
+from streamvos.engines.engines import Engine, Engines
 from streamvos.methods import Method
 from streamvos.methods.parts import assemble
 from streamvos.types import Features
@@ -64,13 +66,13 @@ class Extraction:
         batch = images[0][None] if len(images) == 1 else torch.stack(images)
         return self._run(batch.permute(0, 3, 1, 2).float().div_(255))
 
-    def use(self, wrap: Callable[[Extractor], Extractor]) -> None:
-        """Run something else in the extractor's place, which may call what ran there.
+    def use(self, run: Extractor) -> None:
+        """Run something else in the extractor's place.
 
         Args:
-            wrap: what runs now -> what is to run: frames (B, 3, H, W) float32 in channels_last to features.
+            run: frames (B, 3, H, W) float32 in channels_last to features.
         """
-        self._run = wrap(self._run)
+        self._run = run
 
     def _compiled(self, eager: Extractor) -> Extractor:
         """The extractor's engines, and eager where there is none."""
@@ -93,6 +95,5 @@ class Extraction:
 
 def run_extractor(engine: Engine, frames: torch.Tensor) -> Features:
     """Features by an engine of an extractor."""
-    assert engine.manifest is not None
-    assert engine.manifest.layout is not None
-    return assemble(engine.manifest.layout, frames, engine(frames))
+    assert engine.layout is not None
+    return assemble(engine.layout, frames, engine(frames))

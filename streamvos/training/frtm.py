@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamvos.engines import choose_device
+from streamvos.engines.eager import choose_device
 from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMExtractor, FRTMOptions
 from streamvos.methods.frtm.options import TARGET_LEVEL
 from streamvos.nn.segmentation_network import SegmentationNetwork

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from streamvos.engines import choose_device
+from streamvos.engines.eager import choose_device
 from streamvos.training.run_folder import RunFolder
 from streamvos.types import InputError, SourceError, StreamvosError
 

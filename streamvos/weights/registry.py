@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from streamvos.methods import METHODS, Method, build
+from streamvos.methods.base import Origin
 from streamvos.types import InputError
 from streamvos.weights import feelvos, frtm, joint, rgmp, tvos
 from streamvos.weights.checkpoints import Checkpoint, plain_names, read_checkpoint
@@ -60,7 +61,9 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
         InputError: see `build`, `read_checkpoint`; or weights that belong to another method or network.
     """
     given = _weights_for(name, weights, options)
-    return build(name, options) if given is None else build_with(name, *given)
+    method = build(name, options) if given is None else build_with(name, *given)
+    method.origin = Origin(name, None if weights is None else str(weights), dict(options))
+    return method
 
 
 def check_method(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> None:

@@ -1,13 +1,12 @@
-"""`streamvos engines`: asked for by a stream, built, listed, verified, pruned; and clear words otherwise."""
+"""`streamvos engines`: the command that a stream names, built, listed, verified, pruned; clear errors."""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import os
-import resource
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,33 +16,33 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_methods import SMALL
 
 import streamvos
-from streamvos import Segmenter
 from streamvos.cli import main
-from streamvos.engines import EngineCache
-from streamvos.engines.beside import Request, request_build
 from streamvos.engines.cache import FOLDER_VARIABLE
 from streamvos.engines.recipes import recipes
-from streamvos.engines.signature import Signature
-from streamvos.methods import build
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, weights, video) -> Path:
-    """A cache with what a stream asked for, built: one compilation for all tests here."""
+    """A cache with the engine that a stream asked for, built by the command that it names."""
     folder = tmp_path_factory.mktemp("stored") / "engines"
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
         patch.setenv(FOLDER_VARIABLE, str(folder))
-        vos = streamvos.load("tvos", weights, "cpu", "aoti")
-        vos.step(video[0].image, video[0].label_map)
-        said = vos.extraction.engines.describe()["extractor"][0]
-        assert "eager" in said
-        assert "--requested" in said
-        command = ["engines", "build", "--requested", "--cache", str(folder), "--frames", "3"]
-        assert main(command) == 0
+        logging.getLogger("streamvos").addHandler(handler)
+        try:
+            vos = streamvos.load("tvos", weights, "cpu", "aoti")
+            vos.step(video[0].image, video[0].label_map)
+        finally:
+            logging.getLogger("streamvos").removeHandler(handler)
+        assert "eager, there is no engine" in vos.extraction.engines.describe()["extractor"][0]
+        (line,) = lines
+        program, *arguments = shlex.split(line.partition("to build one: ")[2])
+        assert program == "streamvos"
+        assert main([*arguments, "--frames", "3"]) == 0
     return folder
 
 
@@ -55,109 +54,10 @@ def folder(stored, tmp_path, monkeypatch) -> Path:
     return tmp_path / "engines"
 
 
-def test_what_a_stream_asked_for_runs_from_the_next_start_on(folder, weights, video):
-    assert not list((folder / "requests").iterdir())
+def test_the_engine_that_a_stream_asked_for_runs_from_the_next_start_on(folder, weights, video):
     vos = streamvos.load("tvos", weights, "cpu", "aoti")
     vos.step(video[0].image, video[0].label_map)
     assert vos.extraction.engines.describe()["extractor"][0].startswith("1x3x48x64: aoti (feature error")
-
-
-def test_a_head_is_built_beside_too(tmp_path, monkeypatch, video):
-    """The networks between extractor and mask are called with what no size tells; a clip is followed."""
-    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "engines"))
-
-    def told() -> dict[str, list[str]]:
-        torch.manual_seed(0)
-        vos = Segmenter(build("feelvos", SMALL["feelvos"]), "cpu", "aoti")
-        vos.step(video[0].image, video[0].label_map)
-        vos.step(video[1].image)
-        return vos.extraction.engines.describe()
-
-    assert all("eager" in line for lines in told().values() for line in lines)
-    assert main(["engines", "build", "--requested", "--frames", "3"]) == 0
-    after = told()
-    assert set(after) == {"extractor", "head"}
-    assert all("aoti (feature error" in line for lines in after.values() for line in lines)
-
-
-def test_what_cannot_be_built_is_not_asked_for_again(tmp_path, capsys):
-    cache, method = EngineCache(tmp_path / "engines"), build("frtm-fast", SMALL["frtm-fast"])
-    part, nobody = method.parts()["refiner"], Signature.of(torch.zeros(3, 5, 7))
-    wish = Request("0" * 64, method, part, "aoti", nobody, torch.device("cpu"), ((48, 64),))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
-        assert "--requested" in request_build(cache, wish)
-        command = ["engines", "build", "--requested", "--cache", str(cache.folder), "--frames", "3"]
-        assert main(command) == 0
-        assert "no clip of 3 objects calls 'refiner' so" in request_build(cache, wish)
-        assert main(["engines", "prune", "--cache", str(cache.folder)]) == 0
-        assert "--requested" in request_build(cache, wish)
-
-
-def test_a_build_that_breaks_costs_the_others_nothing(tmp_path, monkeypatch):
-    cache, method = EngineCache(tmp_path / "engines"), build("frtm-fast", SMALL["frtm-fast"])
-    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
-    part, nobody = method.parts()["refiner"], Signature.of(torch.zeros(3, 5, 7))
-    sizes = ((48, 64),)
-    # no such device: what torch raises is no error of ours
-    wishes = [
-        Request(str(k) * 64, method, part, "aoti", nobody, torch.device(name), sizes)
-        for k, name in enumerate(("meta:0" if torch.cuda.is_available() else "cuda:0", "cpu"))
-    ]
-    for wish in wishes:
-        request_build(cache, wish)
-    assert main(["engines", "build", "--requested", "--cache", str(cache.folder), "--frames", "3"]) == 0
-    for wish in wishes:
-        assert "could not be built" in request_build(cache, wish)
-
-
-def test_a_disk_without_room_for_a_request_does_not_end_the_stream(tmp_path, monkeypatch):
-    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
-    cache, method = EngineCache(tmp_path / "engines"), build("frtm-fast", SMALL["frtm-fast"])
-    part, nobody = method.parts()["refiner"], Signature.of(torch.zeros(3, 5, 7))
-    wish = Request("0" * 64, method, part, "aoti", nobody, torch.device("cpu"), ((48, 64),))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        said = request_build(cache, wish)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "cannot be built beside" in said
-    assert not list((cache.folder / "requests").iterdir())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="NO LINUX: nothing is known of its scheduler")
-def test_a_builder_runs_behind_the_stream_that_started_it(tmp_path, monkeypatch):
-    """In its session, since only there the kernel lets one wait for the other, and out of Ctrl-C's reach."""
-    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "1")
-    cache, method = EngineCache(tmp_path / "engines"), build("frtm-fast", SMALL["frtm-fast"])
-    part, nobody = method.parts()["refiner"], Signature.of(torch.zeros(3, 5, 7))
-    wish = Request("0" * 64, method, part, "aoti", nobody, torch.device("cpu"), ((48, 64),))
-    assert "being built beside" in request_build(cache, wish)
-    until, builders = time.monotonic() + 60, []
-    while not builders and time.monotonic() < until:  # of the idle class: it may wait for its first turn
-        time.sleep(0.01)
-        builders = [
-            int(entry.name)
-            for entry in Path("/proc").iterdir()
-            if entry.name.isdigit() and str(cache.folder) in read(entry / "cmdline")
-        ]
-    (builder,) = builders
-    assert os.sched_getscheduler(builder) == os.SCHED_IDLE
-    assert os.getpriority(os.PRIO_PROCESS, builder) == 19
-    assert os.getsid(builder) == os.getsid(0)
-    assert os.getpgid(builder) == builder
-    os.kill(builder, signal.SIGKILL)
-    # whoever started it stays as it was
-    assert os.sched_getscheduler(0) != os.SCHED_IDLE
-
-
-def read(path: Path) -> str:
-    """A file of a process, which may have ended."""
-    with contextlib.suppress(OSError):
-        return path.read_text()
-    return ""
 
 
 def test_run_takes_the_engine(call, folder, inputs, weights):
@@ -219,7 +119,7 @@ def test_engines_are_listed_with_their_numbers(call, folder):
     listed = json.loads(answer.out)
     assert {one["recipe"] for one in listed["recipes"]} == set(recipes())
     (engine,) = listed["engines"]
-    assert engine["engine"] == "tvos/extractor 1x3x48x64 aoti"
+    assert engine["engine"] == "tvos/extractor 1..8x3x48x64 aoti"
     assert engine["usable"]
     assert "J with eager's masks" in call("engines", "list").out
 
@@ -239,6 +139,7 @@ def test_verify_finds_a_damaged_file(call, folder):
     answer = call("engines", "verify", "--json")
     assert answer.code == 1
     assert json.loads(answer.out)["failed"] == 1
+    assert call("engines", "prune").out.startswith("1 engines deleted")
     assert json.loads(call("engines", "list", "--json").out)["engines"] == []
 
 
@@ -246,7 +147,7 @@ def test_prune_deletes_what_cannot_be_used_any_more(call, folder):
     assert call("engines", "prune").out.startswith("0 engines deleted")
     (path,) = folder.glob("*/manifest.json")
     manifest = json.loads(path.read_text())
-    manifest["about"]["facts"]["torch"] = "1.0"
+    manifest["plan"]["facts"]["torch"] = "1.0"
     path.write_text(json.dumps(manifest))
     assert "torch is now" in json.loads(call("engines", "list", "--json").out)["engines"][0]["state"]
     assert call("engines", "prune").out.startswith("1 engines deleted")
@@ -255,7 +156,7 @@ def test_prune_deletes_what_cannot_be_used_any_more(call, folder):
 
 def test_prune_can_delete_everything(call, folder):
     assert json.loads(call("engines", "prune", "--all", "--json").out)["deleted"] == [
-        "tvos/extractor 1x3x48x64 aoti"
+        "tvos/extractor 1..8x3x48x64 aoti"
     ]
 
 
@@ -264,6 +165,7 @@ def test_prune_can_delete_everything(call, folder):
     [
         (["build", "--backend", "eager"], "builds nothing"),
         (["build", "tvos-nothing"], "tvos-extractor"),
+        (["build", "tvos-extractor", "--method", "frtm"], "'frtm' is not the method of"),
         (["build", "tvos-extractor", "--size", "480"], "HEIGHTxWIDTH"),
         (["build", "rgmp-run", "--size", "48x64"], "--weights"),
         (["build", "--weights", "none"], "recipes"),
@@ -291,13 +193,6 @@ def test_an_unknown_backend_is_refused_with_those_that_there_are(call, inputs, d
     assert "aoti" in error
 
 
-def test_a_pipeline_and_its_workers_mean_the_same_moment():
-    from streamvos.cli.serve import ENGINES_AS_OF
-    from streamvos.engines.cache import AS_OF_VARIABLE
-
-    assert ENGINES_AS_OF == AS_OF_VARIABLE
-
-
 @pytest.mark.skipif(find_spec("onnx") is not None, reason="ONNX IS INSTALLED: nothing to miss")
 def test_export_without_onnx_says_how_to_get_it(call, tmp_path, weights):
     given = ["engines", "export", "tvos-extractor", "--size", "48x64", "--weights", weights]
@@ -307,7 +202,6 @@ def test_export_without_onnx_says_how_to_get_it(call, tmp_path, weights):
 @pytest.mark.skipif(find_spec("onnxruntime") is None, reason="NO ONNXRUNTIME: an exported file cannot be run")
 def test_an_exported_network_gives_the_same_numbers_elsewhere(call, tmp_path, weights):
     import onnxruntime
-    import torch
 
     from streamvos.methods.parts import ExtractorPart
 

@@ -68,13 +68,11 @@ def test_the_version_is_the_package_s(call):
 
 
 def test_the_help_names_the_methods_that_there_are():
-    from streamvos.cli.options import BACKEND_NAMES, BUNDLED_NAMES, METHOD_NAMES
-    from streamvos.engines import BACKENDS
+    from streamvos.cli.options import BUNDLED_NAMES, METHOD_NAMES
     from streamvos.methods import METHODS
     from streamvos.weights import BUNDLED
 
     assert set(METHOD_NAMES) == set(METHODS)
-    assert BACKEND_NAMES == BACKENDS
     assert set(BUNDLED_NAMES) == set(BUNDLED)
 
 

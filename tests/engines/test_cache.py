@@ -8,25 +8,38 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
-from streamvos.engines.cache import AS_OF_VARIABLE, EngineCache, default_folder, digest_of
-from streamvos.engines.manifest import Choice, Manifest, Parity
+from streamvos.engines.cache import BuiltElsewhereError, EngineCache, default_folder, digest_of
+from streamvos.engines.keys import Plan
+from streamvos.engines.manifest import Manifest, Parity
+from streamvos.engines.signature import Signature
 from streamvos.types import InputError
 
-KEY = "ab" * 20
+KEY = "ab" * 32
 PASSED = Parity(passed=True, feature_error=0, mask_overlap=1, worst_overlap=1, frames=2, clip="none")
+PLAN = Plan(
+    method="tvos",
+    part="extractor",
+    options={},
+    weights="",
+    source="",
+    signature=Signature.of(torch.zeros(1)),
+    backend="aoti",
+    settings={},
+    precision="method",
+    facts={},
+)
 
 
 def engine(cache: EngineCache, key: str = KEY, content: bytes = b"code", built_at: int = 1) -> Manifest:
     """An engine of four bytes, stored."""
-    with cache.workshop() as folder:
+    with cache.building(key) as folder:
         path = folder / "engine.pt2"
         path.write_bytes(content)
         manifest = Manifest(
-            format=1,
-            key=key,
-            plan="plan",
-            about={"backend": "aoti", "method": "tvos", "part": "extractor", "inputs": [{"shape": [1]}]},
+            name=key,
+            plan=PLAN,
             frames=(8, 8),
             objects=1,
             artefact=path.name,
@@ -34,12 +47,11 @@ def engine(cache: EngineCache, key: str = KEY, content: bytes = b"code", built_a
             size=len(content),
             parity=PASSED,
             layout=None,
-            outputs=[],
             built_at=built_at,
             seconds={},
-            milliseconds={},
+            milliseconds={"eager": 2.0, "engine": 1.0},
         )
-        cache.store(manifest, path)
+        cache.store(manifest, folder)
     return manifest
 
 
@@ -49,23 +61,23 @@ def cache(tmp_path) -> EngineCache:
 
 
 def test_what_is_stored_is_found_and_nothing_half_built_stays(cache):
-    assert cache.find("plan") is None
+    assert cache.find(KEY) is None
     stored = engine(cache)
-    assert cache.find("plan") == stored
+    assert cache.find(KEY) == stored
     assert cache.artefact(stored).read_bytes() == b"code"
-    assert not list((cache.folder / "work").iterdir())
-    assert cache.find("another plan") is None
+    assert not [path for path in (cache.folder / "work").iterdir() if path.is_dir()]
+    assert cache.find("cd" * 32) is None
 
 
 def test_a_newer_engine_takes_the_place_of_the_older(cache):
     engine(cache, content=b"old", built_at=1)
     new = engine(cache, content=b"new", built_at=2)
-    assert cache.find("plan") == new
+    assert cache.find(KEY) == new
     assert cache.artefact(new).read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
-def test_a_file_that_is_not_the_one_stored_goes_to_quarantine(cache, damage):
+def test_a_file_that_is_not_the_one_stored_is_refused_and_pruned(cache, damage):
     stored = engine(cache)
     path = cache.folder / KEY / "engine.pt2"
     if damage == "gone":
@@ -74,30 +86,24 @@ def test_a_file_that_is_not_the_one_stored_goes_to_quarantine(cache, damage):
         path.write_bytes(b"Code" if damage == "changed" else b"cod")
     with pytest.raises(InputError):
         cache.artefact(stored)
-    assert cache.find("plan") is None
-    assert len(list((cache.folder / "quarantine").iterdir())) == 1
+    assert cache.prune([])[0] == 1
+    assert cache.find(KEY) is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "no json", '{"key": 3}'])
+@pytest.mark.parametrize("text", ["", "{}", "no json", '{"name": 3}', '{"format": 999}'])
 def test_a_damaged_manifest_is_no_engine(cache, text):
     engine(cache)
     (cache.folder / KEY / "manifest.json").write_text(text)
     assert cache.manifests() == []
-    assert len(list((cache.folder / "quarantine").iterdir())) == 1
-    assert cache.manifests() == []
-
-
-def test_an_engine_of_another_version_is_not_seen_and_left_alone(cache):
-    engine(cache)
-    (cache.folder / KEY / "manifest.json").write_text('{"format": 999}')
-    assert cache.manifests() == []
     assert (cache.folder / KEY).is_dir()
+    assert cache.prune([])[0] == 1
+    assert not (cache.folder / KEY).exists()
 
 
 def test_a_manifest_under_another_name_is_not_believed(cache):
     engine(cache)
-    os.rename(cache.folder / KEY, cache.folder / ("cd" * 20))
-    assert cache.find("plan") is None
+    os.rename(cache.folder / KEY, cache.folder / ("cd" * 32))
+    assert cache.find(KEY) is None
 
 
 def test_an_artefact_outside_its_folder_is_not_reached(cache):
@@ -114,16 +120,18 @@ def test_the_folder_is_the_user_s_alone(cache):
     assert cache.problem() is None
     cache.folder.chmod(0o770)
     assert "chmod" in str(cache.problem())
-    assert cache.find("plan") is None
+    assert cache.find(KEY) is None
     with pytest.raises(InputError, match="others"):
         engine(cache)
 
 
-def test_engines_that_are_newer_than_a_pipeline_are_not_seen(cache, monkeypatch):
+def test_engines_that_are_newer_than_a_pipeline_are_not_seen(cache):
     old = engine(cache, KEY, b"old", built_at=10)
-    engine(cache, "ef" * 20, b"new", built_at=20)
-    monkeypatch.setenv(AS_OF_VARIABLE, "15")
-    assert cache.find("plan") == old
+    engine(cache, "ef" * 32, b"new", built_at=20)
+    seen = EngineCache(cache.folder, as_of=15)
+    assert seen.find(KEY) == old
+    assert seen.find("ef" * 32) is None
+    assert cache.find("ef" * 32) is not None
 
 
 def test_one_builder_at_a_time_across_processes(cache):
@@ -131,64 +139,50 @@ def test_one_builder_at_a_time_across_processes(cache):
         """
         import sys
         from pathlib import Path
-        from streamvos.engines.cache import EngineCache
-        with EngineCache(Path(sys.argv[1])).building("plan") as free:
-            print(free)
+        from streamvos.engines.cache import BuiltElsewhereError, EngineCache
+        try:
+            with EngineCache(Path(sys.argv[1])).building(sys.argv[2]) as folder:
+                print(folder.name)
+        except BuiltElsewhereError:
+            print("busy")
         """
     )
 
     def other() -> str:
-        command = [sys.executable, "-c", code, str(cache.folder)]
+        command = [sys.executable, "-c", code, str(cache.folder), KEY]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    with cache.building("plan") as free:
-        assert free
-        assert other() == "False"
-    assert other() == "True"
+    with cache.building(KEY):
+        assert other() == "busy"
+    assert other() == KEY
 
 
-def test_what_a_dead_process_left_is_cleared_away_and_what_lives_is_not(cache):
+def test_what_a_dead_process_left_is_pruned_and_what_is_being_built_is_not(cache):
     stored = engine(cache)
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    for process in (ended.pid, os.getpid()):
-        (cache.folder / "work" / f"{process}-x").mkdir()
-        (cache.folder / "work" / f"{process}-x" / "half.pt2").write_bytes(b"half")
-    cache.quarantine(KEY, "a test")
-    assert cache.clean() > 4
-    assert [path.name for path in (cache.folder / "work").iterdir()] == [f"{os.getpid()}-x"]
-    assert not list((cache.folder / "quarantine").iterdir())
-    assert cache.find(stored.plan) is None
+    (cache.folder / "work" / ("cd" * 32)).mkdir()
+    (cache.folder / "work" / ("cd" * 32) / "half.pt2").write_bytes(b"half")
+    with cache.building("ef" * 32) as folder:
+        (folder / "half.pt2").write_bytes(b"half")
+        count, freed = cache.prune([stored])
+        assert (count, freed > 4) == (1, True)
+        assert [path.name for path in (cache.folder / "work").iterdir() if path.is_dir()] == ["ef" * 32]
+    assert cache.find(KEY) is None
 
 
-def test_what_compilers_keep_is_cleared_away_unless_one_may_look_for_it(cache):
-    code = """if True:
-        import sys
-        from pathlib import Path
-        from streamvos.engines import EngineCache
-        kept = EngineCache(Path(sys.argv[1])).compiler() / "headers"
-        kept.mkdir()
-        (kept / "large.h.gch").write_bytes(b"1234567")
-        print("kept", flush=True)
-        sys.stdin.read()
-        """
-    command = [sys.executable, "-c", code, str(cache.folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as compiling:
-        assert compiling.stdout.readline() == b"kept\n"
-        assert cache.clean() == 0
-    assert cache.clean() == 7
-    assert not list((cache.folder / "compiler").iterdir())
+def test_a_build_begins_with_an_empty_folder(cache):
+    left = cache.subfolder("work") / KEY
+    left.mkdir()
+    (left / "half.pt2").write_bytes(b"half")
+    with cache.building(KEY) as folder:
+        assert not list(folder.iterdir())
+        with pytest.raises(BuiltElsewhereError), EngineCache(cache.folder).building(KEY):
+            pass
 
 
-def test_a_choice_is_remembered(cache, monkeypatch):
-    assert cache.choice("question") is None
-    choice = Choice(
-        question="question", backend="aoti", milliseconds={"eager": 2, "aoti": 1}, left_out={}, decided_at=10
-    )
-    cache.decide(choice)
-    assert cache.choice("question") == choice
-    monkeypatch.setenv(AS_OF_VARIABLE, "5")
-    assert cache.choice("question") is None
+def test_what_compilers_keep_stays_unless_everything_goes(cache):
+    (cache.subfolder("compiler") / "large.h.gch").write_bytes(b"1234567")
+    assert cache.prune([]) == (0, 0)
+    assert cache.prune([], everything=True) == (0, 7)
 
 
 def test_the_default_folder_can_be_named(monkeypatch, tmp_path):

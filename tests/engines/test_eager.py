@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from streamvos.engines import eager_run
+from streamvos.engines.eager import choose_device, eager_run
 from streamvos.methods import build
+from streamvos.types import InputError
 
 
 def test_eager_gives_what_the_module_gives():
@@ -27,3 +29,9 @@ def test_a_batch_equals_its_frames_one_by_one():
     together = run(frames)["embedding"]
     for k in range(3):
         assert torch.allclose(run(frames[k : k + 1])["embedding"][0], together[k], atol=1e-5)
+
+
+def test_unknown_devices_are_refused():
+    with pytest.raises(InputError, match="'toaster'"):
+        choose_device("toaster")
+    assert choose_device("auto").type in ("cpu", "cuda")

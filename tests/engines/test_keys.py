@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from small_methods import SMALL
-from torch import nn
 
-from streamvos.engines.exporting import PartModule, export
-from streamvos.engines.keys import graph_digest, is_ours, plan_of, weight_digest
+from streamvos.engines.keys import is_ours, plan_of, weight_digest
+from streamvos.engines.recipes import recipe_for
 from streamvos.engines.signature import Signature
 from streamvos.methods import build
-from streamvos.methods.parts import ExtractorPart, Part
+from streamvos.methods.parts import ExtractorPart
 
 CPU = torch.device("cpu")
 
@@ -22,9 +20,13 @@ CPU = torch.device("cpu")
 def plan(seed: int = 0, batch: int = 1, size: tuple[int, int] = (32, 48), **changes: Any):
     torch.manual_seed(seed)
     method = build("tvos", {**SMALL["tvos"], **changes.pop("options", {})})
-    given = {"backend": "aoti", "settings": {}, "precision": "method", **changes}
-    signature = Signature.of(*ExtractorPart.example(size, batch))
-    return plan_of(method, method.parts()["extractor"], signature=signature, device=CPU, **given)
+    given = {"backend": "aoti", **{name: changes.pop(name) for name in {*changes} & {"backend"}}}
+    signature = Signature.of(*ExtractorPart.example(size, batch or 2))
+    part = method.parts()["extractor"]
+    recipe = recipe_for("tvos", "extractor").model_copy(update=changes)
+    if batch == 0:
+        signature = signature.of_any_batch(part, recipe.most)
+    return plan_of(method, part, given["backend"], signature, CPU, recipe)
 
 
 def test_the_same_network_has_the_same_key():
@@ -37,8 +39,9 @@ def test_the_same_network_has_the_same_key():
         {"seed": 1},
         {"batch": 2},
         {"size": (48, 32)},
-        {"backend": "inductor"},
-        {"settings": {"freezing": False}},
+        {"batch": 0},
+        {"backend": "tensorrt"},
+        {"aoti": {"freezing": False}},
         {"precision": "bfloat16"},
         {"options": {"precision": "bfloat16"}},
     ],
@@ -51,13 +54,16 @@ def test_whatever_changes_changes_the_key(change):
 @pytest.mark.parametrize("fact", ["torch", "cpu", "machine", "device"])
 def test_another_version_or_machine_changes_the_key(fact):
     one = plan()
-    other = dataclasses.replace(one, facts={**one.facts, fact: "other"})
+    other = one.model_copy(update={"facts": {**one.facts, fact: "other"}})
     assert other.digest != one.digest
 
 
-def test_what_auto_decides_does_not_depend_on_a_backend_s_options():
-    assert plan().question == plan(backend="tensorrt", settings={"optimization_level": 5}).question
-    assert plan().question != plan(seed=1).question
+def test_an_engine_of_every_batch_is_one_plan():
+    (frames,) = ExtractorPart.example((32, 48), 3)
+    part = build("tvos", SMALL["tvos"]).parts()["extractor"]
+    every = {Signature.of(frames[:count]).of_any_batch(part, 8) for count in (1, 2, 3)}
+    assert len(every) == 1
+    assert plan(batch=0, most=8).digest != plan(batch=0, most=4).digest
 
 
 def test_weights_count_in_whatever_memory_format_they_are():
@@ -69,18 +75,6 @@ def test_weights_count_in_whatever_memory_format_they_are():
     with torch.no_grad():
         method.extractor.backbone.bn1.running_mean[0] += 1
     assert weight_digest(part) != before
-
-
-def test_graphs_that_differ_only_in_an_argument_have_other_digests():
-    """Dilation, stride and padding: what torch-tensorrt's own cache leaves out of its key."""
-    x = torch.randn(1, 2, 16, 16)
-    digests = set()
-    for arguments in ({"dilation": 1}, {"dilation": 2}, {"stride": 2}, {"padding": 1}):
-        torch.manual_seed(0)
-        module = nn.Conv2d(2, 2, 3, **arguments)
-        part = Part("convolution", lambda x, module=module: (module(x),), (module,))
-        digests.add(graph_digest(export(PartModule(part), (x,))))
-    assert len(digests) == 4
 
 
 def test_methods_of_others_are_none_of_ours():

@@ -28,23 +28,25 @@ def test_every_recipe_is_for_a_part_that_there_is():
 def test_a_file_of_one_s_own_is_a_recipe_too(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
-        'method = "tvos"\npart = "extractor"\nsizes = [[64, 96], [32, 48]]\nbatches = [2, 1]\n'
+        'method = "tvos"\npart = "extractor"\nsizes = [[64, 96], [32, 48]]\nmost = 4\n'
         "[aoti]\nfreezing = false\n"
     )
     recipe = recipe_named(str(path))
     assert recipe.name == "mine"
     assert recipe.settings("aoti") == {"freezing": False}
-    assert recipe.shapes() == [(1, (32, 48)), (2, (32, 48)), (1, (64, 96)), (2, (64, 96))]
+    assert (recipe.sizes, recipe.most) == (((64, 96), (32, 48)), 4)
 
 
 @pytest.mark.parametrize(
     ("text", "word"),
     [
         ("method = ", "no TOML"),
-        ('method = "tvos"\npart = "extractor"\nbatches = [1]', "sizes"),
-        ('method = "warp"\npart = "extractor"\nsizes = [[64, 64]]\nbatches = [1]', "warp"),
-        ('method = "tvos"\npart = "extractor"\nsizes = [[4, 64]]\nbatches = [1]', "16"),
-        ('method = "tvos"\npart = "extractor"\nsizes = [[64, 64]]\nbatches = [1]\nspeed = 9', "speed"),
+        ('method = "tvos"\npart = "extractor"', "sizes"),
+        ('method = "warp"\npart = "extractor"\nsizes = [[64, 64]]\nmost = 8', "warp"),
+        ('method = "tvos"\npart = "extractor"\nsizes = [[4, 64]]\nmost = 8', "16"),
+        ('method = "tvos"\npart = "extractor"\nsizes = [[64, 64]]\nmost = 8\nspeed = 9', "speed"),
+        ('method = "tvos"\npart = "extractor"\nsizes = [[64, 64]]', "either most"),
+        ('method = "tvos"\npart = "extractor"\nsizes = [[64, 64]]\nmost = 8\nbatches = [1]', "either most"),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path, text, word):

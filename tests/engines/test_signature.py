@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from streamvos.engines.signature import Signature, is_aligned
+from streamvos.methods.parts import Part
 from streamvos.types import InputError
 
 FRAMES = torch.rand(2, 3, 8, 12).contiguous(memory_format=torch.channels_last)
@@ -48,6 +49,20 @@ def test_strides_along_sides_of_one_do_not_count():
     assert Signature.of(one) == Signature.of(odd)
 
 
-def test_a_signature_survives_json():
-    signature = Signature.of(FRAMES, torch.zeros(4, dtype=torch.int64))
-    assert Signature.from_json(signature.as_json()) == signature
+def test_a_signature_of_any_batch_takes_those_and_nothing_else():
+    part = Part("double", lambda x, y: (2 * x,), (), batched=(0,))
+    shared = torch.zeros(4)
+    signature = Signature.of(FRAMES, shared).of_any_batch(part, 2)
+    assert signature == Signature.of(FRAMES[:1], shared).of_any_batch(part, 2)
+    signature.check((FRAMES, shared))
+    signature.check((FRAMES[:1], shared))
+    many = FRAMES.repeat(2, 1, 1, 1)
+    for wrong in (many, many[::2], FRAMES[:0], *(WRONG[what] for what in WRONG if what != "another batch")):
+        assert not signature.fits((wrong, shared))
+    assert not signature.fits((FRAMES, torch.zeros(3)))
+
+
+def test_tensors_of_different_batches_are_refused():
+    signature = Signature.of(FRAMES, FRAMES).of_any_batch(Part("sum", lambda x, y: (x + y,), ()), 4)
+    with pytest.raises(InputError, match=r"different batches: \[1, 2\]"):
+        signature.check((FRAMES, FRAMES[:1]))

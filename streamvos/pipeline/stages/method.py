@@ -10,6 +10,7 @@ from importlib import import_module
 
 import torch
 
+from streamvos.engines.cache import EngineCache
 from streamvos.methods import Method
 from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.pipeline.stages.stage import StageContext
@@ -27,7 +28,9 @@ def shared_extraction(context: StageContext) -> Extraction:
     if "extraction" not in context.shared:
         config = context.config.method
         torch.set_num_threads(config.threads or _default_threads(context))
-        context.shared["extraction"] = Extraction(make_method(config), config.device, config.backend)
+        # a restarted worker runs the engines that there were when the pipeline started, not later ones
+        cache = EngineCache(as_of=context.shared.get("started"))
+        context.shared["extraction"] = Extraction(make_method(config), config.device, config.backend, cache)
     extraction: Extraction = context.shared["extraction"]
     return extraction
 

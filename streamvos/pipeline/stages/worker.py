@@ -180,7 +180,11 @@ class Worker:
             self._tell,
             message["life"],
             message["facts"],
-            {"runtime": message["runtime"], "curve": _publishing_keys(config, secret) or own},
+            {
+                "runtime": message["runtime"],
+                "started": message.get("started"),
+                "curve": _publishing_keys(config, secret) or own,
+            },
         )
         self._facts: dict[str, Any] = {}
         for name in message["stages"]:

@@ -129,7 +129,11 @@ class Supervisor:
             self._remote = self._router(f"tcp://{config.host}:{config.port}", own)
             if own is not None:
                 self._observation.include("remote workers", own.denied)
-        init = {"pipeline_session": self._session, "runtime": str(runtime.folder)}
+        init = {
+            "pipeline_session": self._session,
+            "runtime": str(runtime.folder),
+            "started": time.time_ns(),
+        }
         self._dispatcher = Dispatcher(
             config, self._topology, self._start, self._send, init, self._observation, self._log
         )

@@ -9,12 +9,14 @@ import pytest
 import torch
 from small_methods import SMALL
 
-from streamvos.engines import EngineCache
+from streamvos.engines.building import Builder
+from streamvos.engines.cache import EngineCache
+from streamvos.engines.gate import Clip
 from streamvos.engines.manifest import Manifest
+from streamvos.engines.signature import Signature
 from streamvos.methods import Method, build
 from streamvos.methods.parts import ExtractorPart
-from streamvos.segmenter.building import Builder
-from streamvos.segmenter.gate import Clip
+from streamvos.segmenter import follow
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 SIZE, FRAMES = (48, 64), 6
@@ -46,9 +48,12 @@ def clip() -> Clip:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, clip: Clip) -> Built:
-    """The extractor for single frames, by aoti."""
+    """The extractor for 1 to 8 frames, by aoti."""
     cache = EngineCache(tmp_path_factory.mktemp("built") / "engines")
     method = tiny()
-    builder = Builder(method, torch.device("cpu"), cache)
-    manifest = builder.build(method.parts()["extractor"], "aoti", ExtractorPart.example(SIZE, 1), clip)
-    return Built(tiny, clip, cache, manifest)
+    part, inputs = method.parts()["extractor"], ExtractorPart.example(SIZE, 2)
+    signature = Signature.of(*inputs).of_any_batch(part, 8)
+    builder = Builder(method, torch.device("cpu"), cache, follow)
+    with pytest.MonkeyPatch.context() as patch:  # what compilers keep goes where all tests have it
+        patch.setenv("STREAMVOS_ENGINES", str(tmp_path_factory.getbasetemp() / "engines"))
+        return Built(tiny, clip, cache, builder.build(part, "aoti", inputs, signature, clip))

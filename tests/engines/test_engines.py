@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from streamvos.engines.engines import Engine, Switch
 from streamvos.engines.signature import Signature, is_aligned
-from streamvos.engines.switch import Engine, Found, Switch
 
 
 def double(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -19,10 +19,10 @@ def triple(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def make(asked: list[Signature], shape: tuple[int, ...]) -> Switch:
     """An engine for one shape that can be told from eager; `asked` gets every new signature."""
 
-    def find(signature: Signature) -> Found:
+    def find(signature: Signature) -> tuple[Engine | None, str]:
         asked.append(signature)
         fits = signature.tensors[0].shape == shape
-        return Found(Engine(triple, signature), "compiled") if fits else Found(None, "eager, no engine")
+        return (Engine(triple, signature), "compiled") if fits else (None, "eager, no engine")
 
     return Switch(double, find)
 

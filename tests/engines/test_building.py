@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import time
-from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from streamvos.engines import Engine, EngineCache, aoti
-from streamvos.engines.beside import requests
-from streamvos.engines.cache import digest_of
-from streamvos.engines.manifest import Choice
+from streamvos.engines import aoti
+from streamvos.engines.building import Builder, plan_jobs
+from streamvos.engines.cache import EngineCache, digest_of
+from streamvos.engines.engines import Engine
+from streamvos.engines.keys import plan_of
 from streamvos.engines.signature import Signature
 from streamvos.methods.parts import ExtractorPart
-from streamvos.segmenter import Extraction, Segmenter
-from streamvos.segmenter.building import Builder
+from streamvos.segmenter import Extraction, Segmenter, follow
 from streamvos.types import InputError
+from streamvos.weights import load_method, save_weights
 
 CPU = torch.device("cpu")
 
@@ -33,6 +31,24 @@ def cache(built, tmp_path) -> EngineCache:
 
 def frames_of(built, count: int = 1) -> list[torch.Tensor]:
     return [torch.from_numpy(frame) for frame in built.clip.frames[:count]]
+
+
+def inputs_of(built):
+    """Example inputs and signature of the engine."""
+    inputs = ExtractorPart.example(built.clip.size, 2)
+    return inputs, Signature.of(*inputs).of_any_batch(built.make().parts()["extractor"], 8)
+
+
+def replaced(built, cache, path=None, **changes) -> None:
+    """Store the engine again, with another manifest and perhaps another file."""
+    manifest = built.manifest.model_copy(update=changes)
+    if manifest.artefact is not None:
+        path = path or cache.artefact(built.manifest)
+        manifest = manifest.model_copy(update={"sha256": digest_of(path), "size": path.stat().st_size})
+    with cache.building(manifest.name) as folder:
+        if manifest.artefact is not None:
+            shutil.copy(path, folder / manifest.artefact)
+        cache.store(manifest, folder)
 
 
 def told(extraction: Extraction) -> str:
@@ -65,7 +81,7 @@ def test_it_refuses_what_it_would_compute_wrongly(built):
     """AOTInductor itself checks nothing: it would take one frame for two, or columns for colors."""
     run = aoti.load(built.cache.artefact(built.manifest), CPU, torch.nn.Identity())
     (frames,) = ExtractorPart.example(built.clip.size, 1)
-    engine = Engine(run, Signature.of(frames), built.manifest)
+    engine = Engine(run, Signature.of(frames))
     expected = built.make().eval().extractor(frames)["embedding"]
     # float32, another order of summation
     torch.testing.assert_close(engine(frames)[0], expected, atol=1e-4, rtol=1e-4)
@@ -93,52 +109,46 @@ def test_what_no_engine_fits_runs_eager_visibly(built):
     features = extraction(frames)
     expected = Extraction(built.make(), "cpu", "eager")(frames)
     assert all(torch.equal(features[name], value) for name, value in expected.maps.items())
-    assert "2x3x48x56: eager, there is no aoti engine for it yet" in told(extraction)
+    assert "2x3x48x56: eager, there is no engine for it" in told(extraction)
 
 
-def test_an_engine_of_one_frame_serves_several_bit_for_bit(built):
+def test_one_engine_serves_every_batch_and_gives_eager_s_features(built):
     extraction = Extraction(built.make(), "cpu", "aoti", built.cache)
-    frames = frames_of(built, 3)
-    features = extraction(frames)
-    assert "3x3x48x64: engines of 1 + 1 + 1: aoti (feature error" in told(extraction)
-    eager = Extraction(built.make(), "cpu", "eager")(frames)
-    for k, frame in enumerate(frames):
-        alone = extraction([frame])
-        for name, value in alone.maps.items():
-            assert torch.equal(features[name][k : k + 1], value)
-            assert features[name].stride() == eager[name].stride()
+    eager = Extraction(built.make(), "cpu", "eager")
+    for count in (1, 2, 3, 5):
+        frames = frames_of(built, count)
+        features, expected = extraction(frames), eager(frames)
+        for name, value in expected.maps.items():
+            assert features[name].stride() == value.stride()
+            # float32, another order of summation
+            torch.testing.assert_close(features[name], value, atol=1e-4, rtol=1e-4)
+    assert told(extraction).count("aoti (feature error") == 4
 
 
-@pytest.mark.parametrize(("engine_ms", "runs"), [(1.0, "engines of 1 + 1 + 1: aoti"), (2.2, "eager, which")])
-def test_auto_puts_engines_together_only_where_eager_would_take_longer(built, cache, engine_ms, runs):
-    times = {"eager": 2.0, "engine": engine_ms}
-    cache.store(
-        built.manifest.model_copy(update={"milliseconds": times}), copied(cache.artefact(built.manifest))
-    )
-    method, part = built.make(), built.make().parts()["extractor"]
-    question = Builder(method, CPU, cache).plan(part, "auto", part.example(built.clip.size, 1)).question
-    cache.decide(
-        Choice(question=question, backend="aoti", milliseconds=times, left_out={}, decided_at=time.time_ns())
-    )
-    extraction = Extraction(method, "cpu", "auto", cache)
+@pytest.mark.parametrize(
+    ("engine_ms", "runs"), [(1.0, "aoti (feature"), (1.99, "eager, no engine is faster")]
+)
+def test_auto_takes_the_fastest_engine_and_eager_where_none_is_faster(built, cache, engine_ms, runs):
+    replaced(built, cache, milliseconds={"eager": 2.0, "engine": engine_ms})
+    extraction = Extraction(built.make(), "cpu", "auto", cache)
     extraction(frames_of(built, 3))
     assert f"3x3x48x64: {runs}" in told(extraction)
 
 
-def copied(path: Path) -> Path:
-    """Another file with the same content."""
-    return Path(shutil.copy(path, path.with_suffix(".copy")))
-
-
-def test_a_stream_asks_for_the_batches_of_the_recipe(tmp_path, built, monkeypatch):
-    monkeypatch.setenv("STREAMVOS_BUILD_BESIDE", "ask")
-    cache = EngineCache(tmp_path / "engines")
-    extraction = Extraction(built.make(), "cpu", "aoti", cache)
-    extraction(frames_of(built, 3))
-    asked = sorted(
-        request.signature.tensors[0].shape for request in requests(cache)
-    )  # a processor gains nothing by an empty place
-    assert asked == [(1, 3, *built.clip.size), (2, 3, *built.clip.size)]
+def test_a_missing_engine_is_one_line_with_the_command_that_builds_it(built, tmp_path, caplog):
+    path, cache = tmp_path / "my weights.safetensors", EngineCache(tmp_path / "engines")
+    method = built.make()
+    options = method.options.model_dump(mode="json")
+    save_weights(path, method.networks.state_dict(), "tvos", {"options": options})
+    extraction = Extraction(load_method("tvos", path, {"top_k": 3}), "cpu", "aoti", cache)
+    extraction(frames_of(built, 1))
+    extraction(frames_of(built, 1))
+    (record,) = caplog.records
+    command = "streamvos engines build tvos-extractor --size 48x64"
+    assert record.getMessage() == (
+        f"no engine for tvos/extractor 1x3x48x64, eager runs; to build one: {command} --weights '{path}' "
+        f"--backend aoti --cache {cache.folder} --set top_k=3"
+    )
 
 
 def test_other_weights_have_no_engine(built):
@@ -150,7 +160,7 @@ def test_other_weights_have_no_engine(built):
     assert "eager" in told(extraction)
 
 
-def test_a_damaged_engine_is_put_aside_and_eager_runs(built, cache):
+def test_a_damaged_engine_is_not_loaded_and_eager_runs(built, cache):
     path = cache.artefact(built.manifest)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -159,30 +169,25 @@ def test_a_damaged_engine_is_put_aside_and_eager_runs(built, cache):
     features = extraction(frames_of(built))
     expected = Extraction(built.make(), "cpu", "eager")(frames_of(built))
     assert all(torch.equal(features[name], value) for name, value in expected.maps.items())
-    assert "quarantine" in told(extraction)
-    assert cache.manifests() == []
+    assert "damaged" in told(extraction)
 
 
 def test_eager_runs_where_an_engine_fails(built, cache, tmp_path):
-    """As inductor's do where there is no compiler, or others where there is no memory."""
-    method, path = built.make(), tmp_path / "engine.json"
-    part = method.parts()["extractor"]
-    plan = Builder(method, CPU, cache).plan(part, "inductor", part.example(built.clip.size, 1))
-    path.write_text('{"such an option": true}')
-    there = {"artefact": path.name, "sha256": digest_of(path), "size": path.stat().st_size}
-    cache.store(built.manifest.model_copy(update={"plan": plan.digest, "about": asdict(plan), **there}), path)
-    extraction = Extraction(method, "cpu", "inductor", cache)
+    """As engines do where there is no memory, or a library is missing."""
+    path = tmp_path / "engine.pt2"
+    path.write_bytes(b"no package")
+    replaced(built, cache, path)
+    extraction = Extraction(built.make(), "cpu", "aoti", cache)
     expected = Extraction(built.make(), "cpu", "eager")(frames_of(built))
     for _ in range(2):
         features = extraction(frames_of(built))
         assert all(torch.equal(features[name], value) for name, value in expected.maps.items())
-    assert "eager, the inductor engine fails here: " in told(extraction)
-    assert "such an option" in told(extraction)
+    assert "eager, the aoti engine fails here: " in told(extraction)
 
 
 def test_a_refused_engine_is_never_used_and_its_numbers_are_told(built, cache):
     bad = built.manifest.parity.model_copy(update={"passed": False, "mask_overlap": 0.5, "reason": "too far"})
-    cache.store(built.manifest.model_copy(update={"parity": bad, "artefact": None}), None)
+    replaced(built, cache, parity=bad, artefact=None)
     extraction = Extraction(built.make(), "cpu", "aoti", cache)
     extraction(frames_of(built))
     assert "REFUSED, too far" in told(extraction)
@@ -190,38 +195,32 @@ def test_a_refused_engine_is_never_used_and_its_numbers_are_told(built, cache):
 
 
 def test_what_is_built_is_not_built_again(built):
-    method = built.make()
-    again = Builder(method, CPU, built.cache).build(
-        method.parts()["extractor"], "aoti", ExtractorPart.example(built.clip.size, 1), built.clip
-    )
+    method, (inputs, signature) = built.make(), inputs_of(built)
+    builder = Builder(method, CPU, built.cache, follow)
+    again = builder.build(method.parts()["extractor"], "aoti", inputs, signature, built.clip)
     assert again == built.manifest
 
 
-def test_auto_says_what_it_chose_and_why_and_streams_follow_it(built, cache):
-    method, inputs = built.make(), ExtractorPart.example(built.clip.size, 1)
-    asked = Extraction(built.make(), "cpu", "auto", cache)
-    asked(frames_of(built))
-    assert "backend is fastest is not known yet" in told(asked)
-    choice = Builder(method, CPU, cache).choose(method.parts()["extractor"], inputs, built.clip)
-    assert choice.milliseconds == {
-        "eager": built.manifest.milliseconds["eager"],
-        "aoti": built.manifest.milliseconds["engine"],
-    }
-    faster = choice.milliseconds["aoti"] < 0.95 * choice.milliseconds["eager"]
-    assert choice.backend == ("aoti" if faster else "eager")
-    assert "tensorrt" in choice.left_out
-    later = Extraction(built.make(), "cpu", "auto", cache)
-    later(frames_of(built))
-    assert str(choice) in told(later)
+def test_a_job_finds_what_a_part_is_called_with_for_every_batch_or_for_one(built):
+    from small_methods import SMALL
+
+    from streamvos.methods import build
+
+    builder = Builder(build("rgmp", SMALL["rgmp"]), CPU, EngineCache(), follow)
+    every, one = (plan_jobs(["rgmp-run"], [built.clip.size], some)[0] for some in ([], [3]))
+    found = builder.inputs(every, built.clip)
+    assert len(found) == 2  # scales
+    assert all(signature.most == 9 and str(signature).count("1..9") == 2 for _, signature in found)
+    assert all(Signature.of(*inputs) == signature for inputs, signature in builder.inputs(one, built.clip))
 
 
 def test_verifying_an_engine_that_went_wrong_refuses_it(built, cache):
     """The engine of these weights, compared with a network of others: what a broken compiler would give."""
     torch.manual_seed(1)
     other = type(built.make())(built.make().options)
-    builder = Builder(other, CPU, cache)
+    builder = Builder(other, CPU, cache, follow)
     assert not builder.verify(other.parts()["extractor"], built.manifest, built.clip).passed
-    assert cache.find(built.manifest.plan).artefact is None
+    assert cache.find(built.manifest.name).artefact is None
 
 
 def test_nothing_appears_when_building_is_interrupted(built, tmp_path):
@@ -231,48 +230,30 @@ def test_nothing_appears_when_building_is_interrupted(built, tmp_path):
         if what == "compile":
             raise KeyboardInterrupt
 
-    builder = Builder(method, CPU, cache, interrupt)
+    builder, (inputs, signature) = Builder(method, CPU, cache, follow, interrupt), inputs_of(built)
     with pytest.raises(KeyboardInterrupt):
-        builder.build(
-            method.parts()["extractor"], "aoti", ExtractorPart.example(built.clip.size, 1), built.clip
-        )
+        builder.build(method.parts()["extractor"], "aoti", inputs, signature, built.clip)
     assert cache.manifests() == []
-    assert not list((cache.folder / "work").iterdir())
+    assert not [path for path in (cache.folder / "work").iterdir() if path.is_dir()]
 
 
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda builder, part, inputs, clip: builder.build(part, "aoti", inputs, clip),
-        lambda builder, part, inputs, clip: builder.choose(part, inputs, clip),
-    ],
-    ids=["build", "choose"],
-)
-def test_somebody_else_s_build_is_left_alone_and_decides_nothing(built, tmp_path, work):
+def test_another_process_s_build_is_left_alone(built, tmp_path):
     cache, method = EngineCache(tmp_path / "engines"), built.make()
-    builder, part = Builder(method, CPU, cache), method.parts()["extractor"]
-    inputs = ExtractorPart.example(built.clip.size, 1)
-    with (
-        cache.building(builder.plan(part, "aoti", inputs).digest),
-        pytest.raises(InputError, match="another process"),
-    ):
-        work(builder, part, inputs, built.clip)
-    # eager for good would be wrong
-    assert cache.choice(builder.plan(part, "auto", inputs).question) is None
+    part, (inputs, signature) = method.parts()["extractor"], inputs_of(built)
+    plan = plan_of(method, part, "aoti", signature, CPU)
+    with cache.building(plan.digest), pytest.raises(InputError, match="another process"):
+        Builder(method, CPU, cache, follow).build(part, "aoti", inputs, signature, built.clip)
+    assert cache.manifests() == []
 
 
-def test_an_engine_that_was_replaced_meanwhile_stays(built, cache):
+def test_an_engine_that_was_replaced_meanwhile_is_not_loaded_for_the_old_one(built, cache, tmp_path):
     """One process has read the manifest, another one builds the engine anew."""
-    path = cache.artefact(built.manifest)
-    other = path.with_suffix(".new")
-    other.write_bytes(path.read_bytes() + b"more")
-    newer = built.manifest.model_copy(
-        update={"sha256": digest_of(other), "size": other.stat().st_size, "built_at": time.time_ns()}
-    )
-    cache.store(newer, other)
-    with pytest.raises(InputError, match="built anew"):
+    other = tmp_path / "new"
+    other.write_bytes(cache.artefact(built.manifest).read_bytes() + b"more")
+    replaced(built, cache, other)
+    with pytest.raises(InputError, match="not the one that was stored"):
         cache.artefact(built.manifest)
-    assert cache.artefact(newer).exists()
+    assert cache.artefact(cache.find(built.manifest.name)).exists()
 
 
 def test_methods_of_others_run_eager(built):
