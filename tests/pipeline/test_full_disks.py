@@ -18,7 +18,7 @@ from serving import Serving, label_maps, serving
 from streamvos.pipeline.clients.client import Client
 
 SIZE = 4 * 2**20
-WAITING = 'streamvos_stream_waiting_seconds{stream="s"}'
+KINDS = ["labels", "json", "overlay"]
 FULL = "no space left on device ("
 
 
@@ -37,10 +37,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def stream(folder: Path, source: str, *kinds: str, **more: Any) -> dict[str, Any]:
-    places = {"labels": "s", "json": "s.jsonl", "overlay": "s.mp4"}
+def stream(folder: Path, name: str, source: str, *kinds: str, **more: Any) -> dict[str, Any]:
+    places = {"labels": name, "json": f"{name}.jsonl", "overlay": f"{name}.mp4"}
     sinks = [{"kind": kind, "path": str(folder / places[kind])} for kind in kinds]
-    return {"name": "s", "source": source, "policy": "lossless", "sinks": sinks, **more}
+    return {"name": name, "source": source, "policy": "lossless", "sinks": sinks, **more}
 
 
 def fill(disk: Path) -> Path:
@@ -56,64 +56,72 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-def wait_until_full(pipeline: Serving) -> dict[str, Any]:
-    event: dict[str, Any] = pipeline.wait_for(lambda: pipeline.events("waiting"))[0]
+def wait_until_full(pipeline: Serving, name: str = "s") -> dict[str, Any]:
+    def waits() -> list[dict[str, Any]]:
+        return [one for one in pipeline.events("waiting") if one["stream"] == name]
+
+    event: dict[str, Any] = pipeline.wait_for(waits)[0]
     assert event["reason"].startswith(FULL)
-    assert (event["stream"], event["stage"], event["level"]) == ("s", "sinks.s", "warning")
+    assert (event["stage"], event["level"]) == (f"sinks.{name}", "warning")
     return event
 
 
-def check_whole(disk: Path) -> None:
+def waiting_seconds(pipeline: Serving, name: str = "s") -> float:
+    return metric(pipeline, f'streamvos_stream_waiting_seconds{{stream="{name}"}}')
+
+
+def check_whole(disk: Path, *names: str) -> None:
     """What is there under a final name, or whose form says so, is whole."""
-    for path in disk.glob("s*.jsonl"):
-        text = path.read_text()
-        assert not text or text.endswith("\n")
-        assert all(json.loads(line)["stream"] == "s" for line in text.splitlines())
-    label_maps(disk / "s")  # which raises for a picture that is cut off
-    assert not (disk / "s.mp4").exists()
+    for name in names:
+        for path in disk.glob(f"{name}*.jsonl"):
+            text = path.read_text()
+            assert not text or text.endswith("\n")
+            assert all(json.loads(line)["stream"] == name for line in text.splitlines())
+        label_maps(disk / name)  # which raises for a picture that is cut off
+        assert not (disk / f"{name}.mp4").exists()
 
 
-@pytest.mark.parametrize("kind", ["labels", "json", "overlay"])
-def test_under_lossless_the_stream_waits_for_room_and_loses_nothing(tmp_path, disk, kind):
-    source = synthetic(120)
+def test_under_lossless_streams_wait_for_room_and_lose_nothing(tmp_path, disk):
+    """Three streams, each with a sink of another kind."""
     config = configuration(
-        stream(disk, source, kind),
+        *(stream(disk, kind, synthetic(120), kind) for kind in KINDS),
         options={"read_ms": 5.0},
         supervision={"hang_timeout": 3.0},
         observe={"prometheus": "0"},
     )
     with serving(config, tmp_path / "run") as pipeline:
-        pipeline.wait_for(lambda: pipeline.events("incarnation"))
+        pipeline.wait_for(lambda: len(pipeline.events("incarnation")) == 3)
         ballast = fill(disk)
-        event = wait_until_full(pipeline)
-        assert f"{kind} sink: {disk}" in event["reason"]
-        pipeline.wait_for(lambda: metric(pipeline, 'streamvos_stream_state{state="waiting",stream="s"}') == 1)
-        # so long that a stage that was busy, or a stream that was stuck, would have been begun anew
-        pipeline.wait_for(lambda: metric(pipeline, WAITING) > 6.0)
-        told = status_of(pipeline, "s")
-        assert (told["state"], told["waiting_for"]) == ("waiting", event["reason"])
-        check_whole(disk)
-        assert len(pipeline.events("waiting")) == 1
+        events = {kind: wait_until_full(pipeline, kind) for kind in KINDS}
+        for kind, event in events.items():
+            assert f"{kind} sink: {disk}" in event["reason"]
+            state = f'streamvos_stream_state{{state="waiting",stream="{kind}"}}'
+            pipeline.wait_for(lambda state=state: metric(pipeline, state) == 1)
+            # so long that a stage that was busy, or a stream that was stuck, would have been begun anew
+            pipeline.wait_for(lambda kind=kind: waiting_seconds(pipeline, kind) > 6.0)
+            told = status_of(pipeline, kind)
+            assert (told["state"], told["waiting_for"]) == ("waiting", event["reason"])
+        check_whole(disk, *KINDS)
+        assert len(pipeline.events("waiting")) == 3
         ballast.unlink()
         assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
     assert not pipeline.events("died")
     assert not pipeline.events("sink_failed")
-    assert [one["stage"] for one in pipeline.events("goes_on")] == ["sinks.s"]
-    assert pipeline.summary()["streams"]["s"]["frames"] == 120
-    if kind == "json":
-        assert [line["index"] for line in written(disk, "s")] == list(range(120))
-    elif kind == "labels":
-        assert len(label_maps(disk / "s")) == 120
-        assert not list((disk / "s").glob(".*"))
-    else:
-        with av.open(str(disk / "s.mp4")) as video:
-            assert sum(1 for _ in video.decode(video=0)) == 120
+    assert sorted(one["stage"] for one in pipeline.events("goes_on")) == [
+        f"sinks.{one}" for one in sorted(KINDS)
+    ]
+    assert all(one["frames"] == 120 for one in pipeline.summary()["streams"].values())
+    assert [line["index"] for line in written(disk, "json")] == list(range(120))
+    assert len(label_maps(disk / "labels")) == 120
+    assert not list((disk / "labels").glob(".*"))
+    with av.open(str(disk / "overlay.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 120
 
 
 def test_all_sinks_on_one_disk(tmp_path, disk):
     """Filled twice, at moments of its own choice; every sink has every frame once."""
     source = synthetic(400)
-    config = configuration(stream(disk, source, "labels", "json", "overlay"), options={"read_ms": 10.0})
+    config = configuration(stream(disk, "s", source, *KINDS), options={"read_ms": 10.0})
     with serving(config, tmp_path / "run") as pipeline:
         for already in (0, 40):
             pipeline.wait_for(lambda already=already: len(written(disk, "s")) > already)
@@ -143,7 +151,7 @@ def test_under_latest_the_stream_goes_on_and_what_does_not_fit_is_dropped(tmp_pa
         seen = len(list((tmp_path / "elsewhere").glob("*.png")))
         pipeline.wait_for(lambda: len(list((tmp_path / "elsewhere").glob("*.png"))) > seen + 30)
         assert status_of(pipeline, "s")["state"] == "waiting"
-        check_whole(disk)
+        check_whole(disk, "s")
         last = written(disk, "s")[-1]["index"]
         ballast.unlink()
         pipeline.wait_for(lambda: written(disk, "s")[-1]["index"] > last + 40)
@@ -162,7 +170,7 @@ def test_under_latest_the_stream_goes_on_and_what_does_not_fit_is_dropped(tmp_pa
 def test_a_stream_that_is_told_to_stop_still_waits_for_room(tmp_path, disk):
     source = synthetic(3000)
     config = configuration(
-        stream(disk, source, "labels", "json"),
+        stream(disk, "s", source, "labels", "json"),
         options={"read_ms": 5.0},
         supervision={"hang_timeout": 2.0},
         observe={"prometheus": "0"},
@@ -174,8 +182,8 @@ def test_a_stream_that_is_told_to_stop_still_waits_for_room(tmp_path, disk):
         place = f"ipc://{pipeline.runtime}/streamvos/failures/control.sock"
         stopping = threading.Thread(target=lambda: Client(place, timeout=100.0).stop("s"))
         stopping.start()
-        began = metric(pipeline, WAITING)
-        pipeline.wait_for(lambda: metric(pipeline, WAITING) > began + 5.0)
+        began = waiting_seconds(pipeline)
+        pipeline.wait_for(lambda: waiting_seconds(pipeline) > began + 5.0)
         ballast.unlink()
         assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
         stopping.join(100)
@@ -185,17 +193,20 @@ def test_a_stream_that_is_told_to_stop_still_waits_for_room(tmp_path, disk):
     check_drift(disk, "s", source, frames)
 
 
-@pytest.mark.parametrize("kind", ["labels", "json", "overlay"])
-def test_a_signal_is_obeyed_on_a_full_disk(tmp_path, disk, kind):
-    config = configuration(stream(disk, synthetic(3000), kind), options={"read_ms": 5.0})
+def test_a_signal_is_obeyed_on_a_full_disk(tmp_path, disk):
+    config = configuration(
+        *(stream(disk, kind, synthetic(3000), kind) for kind in KINDS), options={"read_ms": 5.0}
+    )
     with serving(config, tmp_path / "run") as pipeline:
-        pipeline.wait_for(lambda: pipeline.events("incarnation") and status_of(pipeline, "s")["frames"] > 20)
+        pipeline.wait_for(lambda: len(pipeline.events("incarnation")) == 3)
+        for kind in KINDS:
+            pipeline.wait_for(lambda kind=kind: status_of(pipeline, kind)["frames"] > 20)
         fill(disk)
-        wait_until_full(pipeline)
+        for kind in KINDS:
+            wait_until_full(pipeline, kind)
         pipeline.signal()
         assert pipeline.wait(20) == 0, pipeline.log.read_text()[-3000:]
         assert not pipeline.children()
-    check_whole(disk)
-    if kind == "overlay":  # it could not be completed, and plays as far as it has come
-        with av.open(str(disk / "s.partial.mp4")) as video:
-            assert sum(1 for _ in video.decode(video=0)) > 0
+    check_whole(disk, *KINDS)
+    with av.open(str(disk / "overlay.partial.mp4")) as video:  # not completed, it plays as far as it has come
+        assert sum(1 for _ in video.decode(video=0)) > 0
