@@ -1,7 +1,8 @@
-# Two commands for a newcomer:
-#   make demo                            segment a video end to end (SOURCE=... with MASK=... or BOX=... for your own)
-#   make test                            lint, type checks, tests
-# and for whoever works on it: make install, make bench, make clean.
+# make demo      segment a video end to end; your own with SOURCE=... and MASK=... or BOX=...
+# make test      lint, type checks, tests
+# make install   pinned versions and the package, editable, in .venv; the other targets do this first
+# make bench     benchmarks
+# make clean     remove .venv and everything that was built
 
 PYTHON ?= python3
 VENV   ?= .venv

@@ -58,7 +58,7 @@ def test_a_room_imports_only_rooms_above_it(path):
     room = room_of(path)
     if room == "__init__":
         return
-    assert room in LEVEL, f"{room} is no room of DESIGN.md"
+    assert room in LEVEL, f"{room} is no room of docs/architecture.md"
     if room == "cli":
         return
     for name in imported(path):

@@ -52,14 +52,14 @@ def call(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
     """
     here = tmp_path_factory.mktemp("elsewhere")
     venv.create(here / "venv", symlinks=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     python = here / "venv/bin/python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index"]
-    subprocess.run([*pip, "--no-deps", "--no-compile", str(wheel)], check=True)
+    subprocess.run([*pip, "--no-deps", "--no-compile", str(wheel)], check=True, env=environment)
     (site,) = (here / "venv/lib").glob("python*/site-packages")
     paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site / "dependencies.pth").write_text("\n".join(sorted(paths)))
     with tempfile.TemporaryDirectory(prefix="svos", dir="/tmp") as runtime:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         environment |= {"XDG_RUNTIME_DIR": runtime, "XDG_CACHE_HOME": str(here / "cache")}
 
         def run(program: str, *arguments: str) -> str:
