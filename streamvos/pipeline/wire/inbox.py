@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,40 +22,18 @@ from streamvos.pipeline.wire.messages import (
     tensor_over,
 )
 from streamvos.pipeline.wire.security import check_bind
-from streamvos.pipeline.wire.spec import (
-    AT_ONCE,
-    TOKEN,
-    EdgeSpec,
-    Held,
-    read_token,
-    receive,
-    reference_space,
-    references,
-    routing_id,
-    socket_of,
-)
+from streamvos.pipeline.wire.spec import AT_ONCE, TOKEN, EdgeEnd, EdgeSpec, Held, read_token, references
 
 
-class Inbox:
-    """The consumer's end; used by one thread at a time.
-
-    Attributes:
-        socket: to poll for reading.
-        refused: cause -> messages that broke a rule, or came from an unknown peer.
-        polled: set if `collect` is called after each poll, so that `receive` need not read the socket.
-    """
+class Inbox(EdgeEnd):
+    """The consumer's end."""
 
     def __init__(
         self, context: zmq.Context[Any], spec: EdgeSpec, session: bytes, arenas: Mapping[str, Arena]
     ):
-        self.spec, self.refused = spec, Counter[str]()
-        self._session, self._arenas = session, arenas
-        self._peer = routing_id(spec, session)
-        self._space = reference_space(context, spec)
-        self._incarnation = 0
+        super().__init__(context, zmq.ROUTER, spec, session)
+        self._arenas = arenas
         self._collected: deque[Message] = deque()
-        self.polled = False
-        self.socket = socket_of(context, zmq.ROUTER, spec)
         # a restarted producer may connect before the loss of its old connection is noticed
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
 
@@ -88,7 +66,7 @@ class Inbox:
 
     def _next(self) -> Message | None:
         for _ in range(AT_ONCE):
-            parts = receive(self.socket)
+            parts = self._receive()
             if parts is None:
                 return None
             try:
@@ -162,17 +140,11 @@ class Inbox:
         credit = Message("credit", self.spec.stream, self._incarnation, message.seq, {"slots": sorted(slots)})
         parts = encode(credit, self._session) if self._space is None else [TOKEN.pack(self._incarnation, 0)]
         with suppress(zmq.Again):  # the producer is gone, and restarts with full credit
-            self.socket.send_multipart([self._peer, *parts], zmq.NOBLOCK)
-
-    def close(self) -> None:
-        """Close the socket and discard what was not read."""
-        self.socket.close(linger=0)
-        if self._space is not None:
-            references.forget(self._space)
+            self.socket.send_multipart([self._producer, *parts], zmq.NOBLOCK)
 
     def _checked(self, parts: Sequence[Buffer]) -> Message | None:
         """The message, if it is of this edge; None if it is of another incarnation."""
-        if parts[0] != self._peer:
+        if parts[0] != self._producer:
             raise Refused("peer")
         if self._space is not None:
             return self._dereferenced(parts[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,44 +11,24 @@ import zmq
 
 from streamvos.pipeline.wire.arenas import Arena, ArenaError, packed_bytes
 from streamvos.pipeline.wire.messages import Array, Buffer, Message, Place, Refused, decode, encode
-from streamvos.pipeline.wire.spec import (
-    AT_ONCE,
-    TOKEN,
-    EdgeSpec,
-    Held,
-    read_token,
-    receive,
-    reference_space,
-    references,
-    routing_id,
-    socket_of,
-)
+from streamvos.pipeline.wire.spec import AT_ONCE, TOKEN, EdgeEnd, EdgeSpec, Held, read_token, references
 
 _INLINE_BYTES = 2**12  # arrays of a message that together are no more than this are not worth a slot
 
 
-class Outbox:
-    """The producer's end; used by one thread at a time.
-
-    Attributes:
-        socket: to poll for reading (credits).
-        refused, polled: as in `Inbox`.
-    """
+class Outbox(EdgeEnd):
+    """The producer's end; what its socket receives are credits."""
 
     def __init__(
         self, context: zmq.Context[Any], spec: EdgeSpec, session: bytes, arenas: Mapping[str, Arena]
     ):
-        self.spec, self.refused = spec, Counter[str]()
-        self._session = session
+        super().__init__(context, zmq.DEALER, spec, session)
         self._arena = arenas.get(spec.arena) if spec.arena and spec.mode == "shared" else None
-        self._space = reference_space(context, spec)
-        self._incarnation, self._credit = 0, 0
-        self.polled = False
+        self._credit = 0
         self._slots = 0  # until `allocate`; a stage may also manage the arena itself and send places in it
         self._free: set[int] = set()
         self._endpoint: str | None = None
-        self.socket = socket_of(context, zmq.DEALER, spec)
-        self.socket.setsockopt(zmq.ROUTING_ID, routing_id(spec, session))
+        self.socket.setsockopt(zmq.ROUTING_ID, self._producer)
 
     def connect(self, endpoint: str) -> None:
         """Connect, and leave an earlier endpoint; nothing happens if it is the same."""
@@ -93,7 +72,7 @@ class Outbox:
     def collect(self) -> None:
         """Read the credits that have arrived."""
         for _ in range(AT_ONCE):
-            parts = receive(self.socket)
+            parts = self._receive()
             if parts is None:
                 return
             try:
@@ -129,12 +108,6 @@ class Outbox:
         self._free.discard(slot)
         if kind != "end":
             self._credit -= 1
-
-    def close(self, linger: int = 0) -> None:
-        """Close the socket; what is not sent within `linger` milliseconds is lost."""
-        self.socket.close(linger=linger)
-        if self._space is not None:
-            references.forget(self._space)
 
     def _parts(self, message: Message) -> list[Buffer]:
         """The parts to send: the message itself, or within one process its number in `references`."""

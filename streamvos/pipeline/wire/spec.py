@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,48 +72,57 @@ def read_token(parts: Sequence[Buffer]) -> tuple[int, int]:
     return incarnation, number
 
 
-def receive(socket: zmq.Socket[bytes]) -> list[Buffer] | None:
-    """The parts of a message, large ones in ZeroMQ's own memory; None if none has arrived.
+class EdgeEnd:
+    """What both ends of an edge have; used by one thread at a time.
 
-    Parts beyond those that a message may have are discarded.
+    Attributes:
+        spec: the edge.
+        socket: to poll for reading.
+        refused: cause -> messages that broke a rule, or came from an unknown peer.
+        polled: set if `collect` is called after each poll, so that nothing else need read the socket.
     """
-    parts: list[Buffer] = []
-    more = True
-    while more:
-        try:
-            frame = socket.recv(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return None
-        more = frame.more
-        if len(parts) < MAX_ARRAYS + 4:
-            parts.append(frame.bytes if len(frame) < _COPIED_BYTES else frame.buffer)
-    return parts
 
+    def __init__(self, context: zmq.Context[Any], kind: int, spec: EdgeSpec, session: bytes):
+        self.spec, self.refused, self.polled = spec, Counter[str](), False
+        self._session, self._incarnation = session, 0
+        # with the session in it, no other peer can take the producer's place
+        self._producer = spec.producer.encode() + b"/" + session
+        # what a reference is good for: as an inproc endpoint, one edge of one context
+        self._space = (context.underlying, spec.name) if spec.mode == "reference" else None
+        self.socket: zmq.Socket[bytes] = context.socket(kind)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
+        self.socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, ARRAY_BYTES)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)  # the peer is local, or restarting
+        if spec.endpoint.startswith("tcp://"):
+            self.socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+            self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+            self.socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
 
-def routing_id(spec: EdgeSpec, session: bytes) -> bytes:
-    """The producer's routing id; it contains the session, so that no other peer can take its place."""
-    return spec.producer.encode() + b"/" + session
+    def close(self, linger: int = 0) -> None:
+        """Close the socket; what is not sent within `linger` milliseconds, or was not read, is lost."""
+        self.socket.close(linger=linger)
+        if self._space is not None:
+            references.forget(self._space)
 
+    def _receive(self) -> list[Buffer] | None:
+        """The parts of a message, large ones in ZeroMQ's own memory; None if none has arrived.
 
-def reference_space(context: zmq.Context[Any], spec: EdgeSpec) -> Any:
-    """Key of an edge in `references`, one per context as its inproc endpoint; None if it uses none."""
-    return (context.underlying, spec.name) if spec.mode == "reference" else None
-
-
-def socket_of(context: zmq.Context[Any], kind: int, spec: EdgeSpec) -> zmq.Socket[bytes]:
-    """A socket with the limits that hold for every edge."""
-    socket: zmq.Socket[bytes] = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
-    socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
-    socket.setsockopt(zmq.MAXMSGSIZE, ARRAY_BYTES)
-    socket.setsockopt(zmq.RECONNECT_IVL, 20)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)  # the peer is local, or restarting
-    if spec.endpoint.startswith("tcp://"):
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    return socket
+        Parts beyond those that a message may have are discarded.
+        """
+        parts: list[Buffer] = []
+        more = True
+        while more:
+            try:
+                frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            more = frame.more
+            if len(parts) < MAX_ARRAYS + 4:
+                parts.append(frame.bytes if len(frame) < _COPIED_BYTES else frame.buffer)
+        return parts
 
 
 class References:
