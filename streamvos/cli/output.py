@@ -47,17 +47,11 @@ def report_error(error: object, kind: str = "error") -> None:
     remark(f"streamvos: {kind}: {' '.join(str(error).split())}")
 
 
-class _WarningLine(logging.Handler):
-    """Prints each record as one line."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        report_error(record.getMessage(), "warning")
-
-
 @contextmanager
 def warnings_shown() -> Iterator[None]:
-    """Show what streamvos logs as warnings on the standard error within the block."""
-    logger, handler = logging.getLogger("streamvos"), _WarningLine(logging.WARNING)
+    """Show what streamvos logs as warnings on the standard error within the block, one line each."""
+    logger, handler = logging.getLogger("streamvos"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: report_error(record.getMessage(), "warning")  # type: ignore[method-assign]
     logger.addHandler(handler)
     try:
         yield
@@ -82,12 +76,6 @@ def show(values: Mapping[str, Any], target: str | None, *parts: Table | str) -> 
     if target != STANDARD_OUTPUT:
         write_output("".join(f"{one}\n" if isinstance(one, str) else _drawn(one) for one in parts))
     write_json(values, target)
-
-
-def print_table(table: Table, target: str | None, *lines: str) -> None:
-    """Print a table and lines for people, unless the standard output belongs to JSON."""
-    if target != STANDARD_OUTPUT:
-        write_output(_drawn(table) + "".join(f"{line}\n" for line in lines))
 
 
 def write_json(value: Mapping[str, Any], target: str | None) -> None:
