@@ -45,7 +45,7 @@ def shares_of_odds(objects: torch.Tensor) -> torch.Tensor:
         (1 + K, H, W), background first, summing to 1.
     """
     p = objects.clamp(CLAMP, 1 - CLAMP)
-    p = torch.cat([(1 - p).min(0, keepdim=True).values, p])
+    p = torch.cat([(1 - p).min(0, keepdim=True).values, p])  # (1 + K, H, W)
     return (p / (1 - p)).softmax(0)
 
 
@@ -66,7 +66,7 @@ def merge_logits(logits: torch.Tensor) -> torch.Tensor:
         (1 + K, H, W): softmax over the log-odds of the background and the logits. With one object that is
         sigmoid(2 s).
     """
-    background = (1 - logits.sigmoid()).prod(0, keepdim=True).clamp(CLAMP, 1 - CLAMP)
+    background = (1 - logits.sigmoid()).prod(0, keepdim=True).clamp(CLAMP, 1 - CLAMP)  # (1, H, W)
     return torch.cat([(background / (1 - background)).log(), logits]).softmax(0)
 
 
@@ -97,7 +97,7 @@ def insert_given_channels(
     Returns:
         (K', H, W) for `all_ids`.
     """
-    masks = annotation.masks().to(objects.dtype)
+    masks = annotation.masks().to(objects.dtype)  # (K given, H, W)
     taken, void = masks.sum(0) > 0, annotation.label_map == VOID
     given = dict(zip(annotation.object_ids, masks * (high - low) + low, strict=True))
     predicted = dict(zip(object_ids, objects, strict=True))
@@ -126,7 +126,7 @@ def insert_given(
     Returns:
         (1 + K', H, W) for `all_ids`, summing to 1.
     """
-    objects = insert_given_channels(probabilities[1:], object_ids, annotation)
+    objects = insert_given_channels(probabilities[1:], object_ids, annotation)  # (K', H, W)
     changed = (annotation.label_map != 0) & (annotation.label_map != VOID)
     for i in set(object_ids) & set(annotation.object_ids):
         changed = changed | (probabilities[1 + object_ids.index(i)] > 0)

@@ -32,7 +32,7 @@ def one_hot_labels(
         (1 + K, h, w) float32, background first.
     """
     labels = torch.tensor((0, *object_ids), device=label_map.device, dtype=label_map.dtype)
-    channels = (label_map[None] == labels[:, None, None]).float()
+    channels = (label_map[None] == labels[:, None, None]).float()  # (1 + K, H, W)
     return F.interpolate(channels[None], size, mode="bilinear", align_corners=False)[0]
 
 

@@ -93,7 +93,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, deeper: torch.Tensor, shallower: torch.Tensor) -> torch.Tensor:
         """deeper: (K, width, h', w'), 1 x 1 for the deepest level; shallower: (K, width, h, w)."""
-        means = [shallower.mean((2, 3), keepdim=True), deeper.mean((2, 3), keepdim=True)]
+        means = [shallower.mean((2, 3), keepdim=True), deeper.mean((2, 3), keepdim=True)]  # (K, width, 1, 1)
         gate = self.convreluconv(torch.cat(means, dim=1)).sigmoid()
         return shallower * gate + _bilinear(deeper, (shallower.shape[-2], shallower.shape[-1]))
 

@@ -170,7 +170,7 @@ class FEELVOSTarget(Target):
         grid = (features["embedding"].shape[-2], features["embedding"].shape[-1])
         if tuple(label_map.shape) != tuple(features.size):
             raise InputError(f"the label map is {tuple(label_map.shape)}, the frame {tuple(features.size)}")
-        labels = sample_nearest(label_map, grid)
+        labels = sample_nearest(label_map, grid)  # (h, w)
         if self.options.tiny_objects == "rescue":
             labels = rescue(labels, label_map, object_ids if named is None else named)
         labels = labels.flatten()
@@ -214,7 +214,7 @@ class FEELVOSTarget(Target):
         memory, reference = self._memory, self._reference
         if memory is None or reference is None:
             raise InputError("nothing to match with yet; annotate a frame first")
-        query = self._cells_of(features, memory)
+        query = self._cells_of(features, memory)  # (h*w, C)
         before = memory.previous_probabilities
         if self.options.previous == "hard":
             before = (memory.previous_labels == self._ids[:, None]).to(query.dtype)
@@ -228,7 +228,7 @@ class FEELVOSTarget(Target):
         )
         cues = torch.stack([global_distances(query, reference), before, near], 1).unflatten(2, memory.grid)
         run = self._part or head_part(self.head, self.options)
-        (logits,) = run(features["shared"], cues)
+        (logits,) = run(features["shared"], cues)  # (1 + K, h, w)
         self._read = logits.softmax(0).flatten(1) if self.options.previous == "soft" else None
         return Evidence({"logits": logits}, memory.object_ids)
 

@@ -84,7 +84,7 @@ class FRTMDecoder(nn.Module):
         self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
     ) -> torch.Tensor:
         """See `streamvos.methods.base.Decoder`."""
-        objects = self.logits(evidence, size).sigmoid()
+        objects = self.logits(evidence, size).sigmoid()  # (K, H, W)
         if annotation is not None:
             objects = insert_given_channels(objects, evidence.object_ids, annotation)
         return self._compete(objects)

@@ -144,7 +144,7 @@ class FRTMTarget(Target):
         self._check(features)
         projected = self._project(features)
         self._read = (features, projected)
-        filters = torch.cat([model.weights.filter for model in self._models.values()])
+        filters = torch.cat([model.weights.filter for model in self._models.values()])  # (K, c, 3, 3)
         levels = {name: level for name, level in features.maps.items() if name != "frame"}
         return Evidence({**levels, "scores": score(projected, filters)}, self.object_ids)
 
@@ -221,10 +221,10 @@ class FRTMTarget(Target):
         images, masks = (
             (features["frame"][:0], mask[None]) if alone else self._augment(features["frame"], mask)
         )
-        own = features[TARGET_LEVEL]
+        own = features[TARGET_LEVEL]  # (1, C, h, w)
         parts = images.split(options.objects_per_batch)
         synthetic = [self._target_features(part).to(own.dtype) for part in parts]
-        x = _solvable(torch.cat([own, *synthetic]))
+        x = _solvable(torch.cat([own, *synthetic]))  # (n, C, h, w)
         importance = options.first_importance(len(x))
         shares = importance.values[: len(x)].to(x)
         samples = self._samples(masks.to(x.dtype), (x.shape[-2], x.shape[-1]))
@@ -253,7 +253,7 @@ class FRTMTarget(Target):
             object_ids: K of those followed.
             soft: (K, H, W), where they were found.
         """
-        every = self._project(features)
+        every = self._project(features)  # (K, c, h, w)
         rows = [self.object_ids.index(i) for i in object_ids]
         projected = every if len(rows) == len(every) else take(every, rows)
         seen = Arrival((soft > 0.5).sum((1, 2)) >= self.options.min_pixels)

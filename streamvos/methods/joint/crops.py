@@ -128,7 +128,7 @@ def begin(
         counted = line.to(torch.uint8)
         first.append(counted.argmax(1))
         last.append(line.shape[1] - 1 - counted.flip(1).argmax(1))
-    start, end = torch.stack(first, 1).float(), torch.stack(last, 1).float()
+    start, end = torch.stack(first, 1).float(), torch.stack(last, 1).float()  # (K, 2)
     size = (end - start + (1 if box == "pixels" else 0)).clamp_min(1)
     center = start + (size - 1) / 2
     sides = size * area**0.5
@@ -158,7 +158,7 @@ def follow(
         share = probabilities.sum(2 - axis, dtype=torch.float64)  # of every row, of every column
         places = torch.arange(share.shape[1], device=share.device, dtype=torch.float64)
         center = (share * places).sum(1) / weight
-        variance = (share * (places - center[:, None]).square()).sum(1) / weight
+        variance = (share * (places - center[:, None]).square()).sum(1) / weight  # (K,)
         centers.append(center)
         deviations.append(variance.sqrt())
     center, size = torch.stack(centers, 1).float(), 4 * torch.stack(deviations, 1).float()
@@ -246,7 +246,7 @@ def cut_image(image: torch.Tensor, windows: Windows) -> torch.Tensor:
         position = ((_cells(windows, axis) + 0.5) * ratio - 0.5).clamp_min(0)
         first, second, fraction = _neighbors(position, windows.extent[:, axis, None])
         taken.append((_pixels(windows, axis, first, limit), _pixels(windows, axis, second, limit), fraction))
-    (top, bottom, down), (left, right, across) = taken
+    (top, bottom, down), (left, right, across) = taken  # (K, h) each, (K, w) each
     picture = image[0].transpose(0, 1)  # rows first: (H, C, W), so that a row of pixels is copied at once
     rows = picture[top].lerp(picture[bottom], down[:, :, None, None])  # (K, h, C, W)
     shape = (*rows.shape[:3], left.shape[1])
@@ -274,7 +274,7 @@ def cut_masks(masks: torch.Tensor, windows: Windows) -> torch.Tensor:
         inside.append((place >= 0) & (place < limit[:, axis, None]))
         places.append(_pixels(windows, axis, nearest.minimum(extent - 1), limit))
     objects = torch.arange(len(masks), device=masks.device)[:, None, None]
-    known = inside[0][:, :, None] & inside[1][:, None, :]
+    known = inside[0][:, :, None] & inside[1][:, None, :]  # (K, h, w)
     return masks[objects, places[0][:, :, None], places[1][:, None, :]] * known
 
 

@@ -94,9 +94,9 @@ def convolve(tokens: torch.Tensor, filters: torch.Tensor, size: tuple[int, int])
     """
     h, w = size
     s, k, d, c = filters.shape[:4]
-    taps = filters.permute(0, 3, 4, 5, 1, 2).reshape(s, c, KERNEL * KERNEL * k * d)
-    parts = (tokens @ taps).view(s, -1, h, w, KERNEL, KERNEL, k * d)
-    result = parts[:, :, :, :, 1, 1].clone()
+    taps = filters.permute(0, 3, 4, 5, 1, 2).reshape(s, c, KERNEL * KERNEL * k * d)  # (S, C, 9*K*D)
+    parts = (tokens @ taps).view(s, -1, h, w, KERNEL, KERNEL, k * d)  # (S, N, h, w, 3, 3, K*D)
+    result = parts[:, :, :, :, 1, 1].clone()  # (S, N, h, w, K*D)
     for row in range(KERNEL):
         for column in range(KERNEL):
             if (row, column) != (1, 1):
@@ -118,13 +118,13 @@ def correlate(tokens: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -
     """
     h, w = size
     s, k, n, d = maps.shape[:4]
-    values = maps.permute(0, 2, 4, 5, 1, 3).reshape(s, n, h, w, k * d)
+    values = maps.permute(0, 2, 4, 5, 1, 3).reshape(s, n, h, w, k * d)  # (S, N, h, w, K*D)
     laid = values.new_zeros(s, n, h, w, KERNEL, KERNEL, k * d)
     for row in range(KERNEL):
         for column in range(KERNEL):
             (to_rows, from_rows), (to_columns, from_columns) = _shift(row - 1), _shift(column - 1)
             laid[:, :, from_rows, from_columns, row, column] = values[:, :, to_rows, to_columns]
-    taps = tokens.transpose(1, 2) @ laid.view(s, n * h * w, -1)
+    taps = tokens.transpose(1, 2) @ laid.view(s, n * h * w, -1)  # (S, C, 9*K*D)
     return taps.view(s, -1, KERNEL, KERNEL, k, d).permute(0, 4, 5, 1, 2, 3)
 
 

@@ -102,9 +102,9 @@ class JOINTMemory:
         Returns:
             (K, D, h, w), the sum of both.
         """
-        induced = convolve(induction[None], self.filters[None], self.grid)[0, :, 0]
+        induced = convolve(induction[None], self.filters[None], self.grid)[0, :, 0]  # (K, D, h, w)
         keys, carried = (self._used(name).flatten(0, 1) for name in ("memory_keys", "carried"))
-        numerator, denominator = attention_sums(queries, keys, carried)
+        numerator, denominator = attention_sums(queries, keys, carried)  # (h*w, K*D), (h*w, 1)
         transduced = (numerator / denominator).t().reshape_as(induced)
         return induced + transduced
 
@@ -255,7 +255,7 @@ class JOINTMemory:
             gone: keys and values of the one that was there before.
         """
         for pictures in self._portions():
-            queries = self._stored["self_keys"][pictures].flatten(0, 1)
+            queries = self._stored["self_keys"][pictures].flatten(0, 1)  # (n*h*w, E)
             new = self._stored["self_keys"][slot], self._stored["transduction"][slot]
             if pictures == slice(slot, slot + 1):
                 continue

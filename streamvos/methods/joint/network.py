@@ -143,10 +143,10 @@ class JOINTNetwork(nn.Module):
             )
             steps = first_steps if now == 1 else later_steps
             filters = steepest_descent(filters, problem, self.learner.regularization, steps)
-            induced.append(convolve(induction[:, now], filters, (h, w))[:, 0, 0])
+            induced.append(convolve(induction[:, now], filters, (h, w))[:, 0, 0])  # (S, D, h, w)
             keys = self.transformer.memory_keys(self.transformer.encode(transduction[:, :now]))
-            carried = labels.transduction.permute(0, 1, 3, 4, 2).flatten(1, 3)
-            answer = attend(queries[:, now], keys.flatten(1, 2), carried)
+            carried = labels.transduction.permute(0, 1, 3, 4, 2).flatten(1, 3)  # (S, now*h*w, D)
+            answer = attend(queries[:, now], keys.flatten(1, 2), carried)  # (S, h*w, D)
             transduced.append(answer.transpose(1, 2).unflatten(2, (h, w)))
             layers = {name: value.unflatten(0, count)[:, now] for name, value in view.layers.items()}
             logits.append(self.decoder(induced[-1] + transduced[-1], layers, size))

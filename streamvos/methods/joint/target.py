@@ -96,7 +96,7 @@ class JOINTTarget(Target):
         if len(given) + len(kept) != len(object_ids):
             raise InputError(f"of the objects {list(object_ids)} only {[*kept, *given]} are given or known")
         masks = (label_map[None] == torch.tensor(object_ids, device=label_map.device)[:, None, None]).float()
-        soft = masks if probabilities is None else probabilities[1:]
+        soft = masks if probabilities is None else probabilities[1:]  # (K, H, W)
         if soft.shape != masks.shape:
             raise InputError(f"probabilities are {tuple(soft.shape)}, expected {tuple(masks.shape)}")
         new = None
@@ -117,7 +117,7 @@ class JOINTTarget(Target):
 
     def read(self, features: Features) -> Evidence:
         seen = self._look(features, with_layers=True)
-        tokens = seen.view.transduction
+        tokens = seen.view.transduction  # (K or 1, h*w, C)
         queries = self.network.transformer.queries(
             tokens, resolve_precision(self.options.precision, tokens.device)
         )
@@ -126,7 +126,7 @@ class JOINTTarget(Target):
             row = self._row(seen, memory)
             answer = memory.read(seen.view.induction[row], queries[row])
             said |= dict(zip(memory.object_ids, answer, strict=True))
-        maps = {"encoding": torch.stack([said[i] for i in self._object_ids])}
+        maps = {"encoding": torch.stack([said[i] for i in self._object_ids])}  # (K, D, h, w)
         if self.options.window == "object":
             maps |= {**seen.view.layers, "boxes": seen.windows.boxes()}
         else:
@@ -330,7 +330,7 @@ class JOINTTarget(Target):
 
     def _encode(self, masks: torch.Tensor, windows: Windows, shape: tuple[int, ...]) -> Labels:
         """Masks (K, H, W) in their windows, encoded: each (*shape, D, h, w), K spread over `shape`."""
-        crops = cut_masks(masks.to(self.network.dtype), windows)[:, None]
+        crops = cut_masks(masks.to(self.network.dtype), windows)[:, None]  # (K, 1, h, w)
         parts = [self.network.label_encoder(some) for some in crops.split(self.options.objects_at_once)]
         return Labels(*(torch.cat(each).unflatten(0, shape) for each in zip(*parts, strict=True)))
 

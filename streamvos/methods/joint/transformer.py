@@ -70,7 +70,7 @@ class Transformer(nn.Module):
         Returns:
             the same shape.
         """
-        keys = self.self_keys(tokens).flatten(1, 2)
+        keys = self.self_keys(tokens).flatten(1, 2)  # (S, N*h*w, keys)
         attended = attend(keys, keys, tokens.flatten(1, 2), precision)
         return residual_norm(tokens, attended.view_as(tokens))
 
@@ -94,7 +94,7 @@ def residual_norm(tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         tokens, attended: (..., h*w, C).
     """
     x = tokens + attended
-    variance, mean = torch.var_mean(x, dim=-2, correction=0, keepdim=True)
+    variance, mean = torch.var_mean(x, dim=-2, correction=0, keepdim=True)  # (..., 1, C)
     return (x - mean) * (variance + EPSILON).rsqrt()
 
 
@@ -147,7 +147,7 @@ def attention_sums(
         numerator = values.new_zeros(len(scaled), values.shape[1])
         denominator = values.new_zeros(len(scaled), 1)
         for first in range(0, len(keys), columns):
-            weights = (scaled @ transposed[:, first : first + columns]).exp_()
+            weights = (scaled @ transposed[:, first : first + columns]).exp_()  # (rows, columns)
             if half:
                 numerator += weights.bfloat16() @ rounded[first : first + columns]
             else:

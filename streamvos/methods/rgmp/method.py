@@ -108,13 +108,13 @@ class RGMPTarget(Target):
         if not object_ids or strangers:
             raise InputError(f"objects to follow: {list(object_ids)}; of these have no mask yet: {strangers}")
         canvas = self._canvas(features, starts=set(new) == set(object_ids))
-        labels = canvas.pad(label_map)
+        labels = canvas.pad(label_map)  # (H', W')
         masks = _masks(labels, object_ids).to(features["frame"].dtype)
         fresh = masks[[object_ids.index(i) for i in new]]
         if len(object_ids) > 1:
             fresh = torch.cat([masks.sum(0, keepdim=True), fresh])
         references = self._assemble(object_ids, new, self._runs.refer(features.maps, canvas, fresh))
-        background = 1 - masks.sum(0, keepdim=True)
+        background = 1 - masks.sum(0, keepdim=True)  # (1, H', W')
         if probabilities is None:
             previous = torch.cat([background, masks])
         else:
@@ -128,10 +128,10 @@ class RGMPTarget(Target):
         if not self._object_ids:
             raise InputError("nothing to propagate yet; annotate a frame first")
         canvas = self._canvas(features)
-        guides = self._previous[1:]
+        guides = self._previous[1:]  # (K, H', W')
         if len(guides) > 1:
             guides = torch.cat([guides.sum(0, keepdim=True), guides])
-        runs = self._runs(features.maps, canvas, guides, self._references)
+        runs = self._runs(features.maps, canvas, guides, self._references)  # (K or 1 + K, H', W')
         self._read = runs
         return Evidence({"runs": runs}, self._object_ids)
 

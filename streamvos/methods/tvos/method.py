@@ -103,7 +103,7 @@ class TVOSTarget(Target):
         probabilities: torch.Tensor | None = None,
     ) -> None:
         h, w = features["embedding"].shape[-2:]
-        labels = one_hot_labels(label_map, object_ids, (h, w))
+        labels = one_hot_labels(label_map, object_ids, (h, w))  # (1 + K, h, w)
         self.history.clear()
         self._object_ids, self._read = tuple(object_ids), None
         self._remember(features, labels)
@@ -140,8 +140,8 @@ class TVOSTarget(Target):
         if labels is None or labels.shape[-2:] != (h, w):
             labels = F.interpolate(probabilities[None], (h, w), mode="bilinear", align_corners=False)[0]
         if self.options.history_labels == "hard":
-            winners = labels.argmax(0)
-            labels = F.one_hot(winners, len(labels)).movedim(-1, 0)
+            winners = labels.argmax(0)  # (h, w)
+            labels = F.one_hot(winners, len(labels)).movedim(-1, 0)  # (1 + K, h, w)
         else:
             total = labels.sum(0, keepdim=True)
             labels = labels / total.clamp_min(torch.finfo(labels.dtype).tiny)
@@ -177,7 +177,7 @@ class TVOSTarget(Target):
 
     def _keys(self, features: Features) -> torch.Tensor:
         """(h*w, C) in the precision of the similarities, so that nothing is converted twice."""
-        keys = features["embedding"][0].flatten(1).t()
+        keys = features["embedding"][0].flatten(1).t()  # (h*w, C)
         half = resolve_precision(self.options.precision, keys.device) == "bfloat16"
         return keys.to(torch.bfloat16 if half else torch.float32).contiguous()
 

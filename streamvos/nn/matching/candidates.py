@@ -83,7 +83,7 @@ def sort_reference(embedding: Tensor, labels: Tensor, ids: Sequence[int]) -> Ref
     with torch.no_grad():
         channels = channel_table(ids, labels.device)[labels.long()]
         counts = torch.bincount(channels, minlength=len(ids) + 1).tolist()[: len(ids)]
-        order = channels.argsort(stable=True)[: sum(counts)]
+        order = channels.argsort(stable=True)[: sum(counts)]  # (N,), those of no object last and left out
         rows = embedding[order]
         center = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
         factors = centered_rows(rows, center)

@@ -72,7 +72,7 @@ def selection_work(scene: Scene, shared_labels: Tensor) -> Callable[[Box], Tenso
                 torch.add(here, reference * count, out=source[rows])
         values, chosen = largest(bits, best, group)
         weights = torch.softmax(values * math.log(2), dim=1)
-        chosen = source[chosen]
+        chosen = source[chosen]  # (cells, best): rows of the labels
         if scene.options.spatial_prior == "authors":
             there, here = chosen % count, tile.take(cells, scene.grid)[:, None]
             down, right = there // width - here // width, there % width - here % width
@@ -107,9 +107,9 @@ def largest(bits: Tensor, best: int, group: int) -> tuple[Tensor, Tensor]:
         values, found = bits.t().topk(best, dim=1, sorted=False)
         return values, found
     grouped = bits.view(rows // group, group, columns)
-    maxima = grouped.amax(1).t()
+    maxima = grouped.amax(1).t()  # (T, m)
     chosen = maxima.topk(min(best, maxima.shape[1]), dim=1, sorted=False).indices
     column = torch.arange(columns, device=bits.device)[:, None]
-    candidates = grouped[chosen, :, column].flatten(1)
+    candidates = grouped[chosen, :, column].flatten(1)  # (T, k * group)
     values, found = candidates.topk(best, dim=1, sorted=False)
     return values, chosen.gather(1, found // group) * group + found % group

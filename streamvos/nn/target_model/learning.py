@@ -196,11 +196,11 @@ def learn_both(
     Returns:
         In the dtype and on the device of the features.
     """
-    columns = features.flatten(2)
+    columns = features.flatten(2)  # (N, C, h*w)
     stencil = samples.stencil * importance.view(-1, 1, 1, 1)
-    right = (samples.right * importance.view(-1, 1, 1))[:, None]
-    projection = initial.projection.flatten(1).to(features)
-    taps = _taps(initial.filter.to(features))[0]
+    right = (samples.right * importance.view(-1, 1, 1))[:, None]  # (N, 1, h, w)
+    projection = initial.projection.flatten(1).to(features)  # (c, C)
+    taps = _taps(initial.filter.to(features))[0]  # (9, c)
     parts = (projection.numel(), taps.numel())
     penalty, preconditioner = (
         torch.cat([features.new_full((count,), number) for count, number in zip(parts, pair, strict=True)])
@@ -213,18 +213,18 @@ def learn_both(
 
     def adjoint(errors: torch.Tensor) -> torch.Tensor:
         """(N, 1, h, w) to (1, n), by way of the gradient of the taps."""
-        of_taps = (F.unfold(errors, 3, padding=1) @ columns.transpose(1, 2)).sum(0)
+        of_taps = (F.unfold(errors, 3, padding=1) @ columns.transpose(1, 2)).sum(0)  # (9, C)
         return torch.cat([(taps.t() @ of_taps).flatten(), (of_taps @ projection.t()).flatten()])[None]
 
     def multiply(direction: torch.Tensor) -> torch.Tensor:
         first, second = direction[0].split(parts)
-        change = taps @ first.view_as(projection) + second.view_as(taps) @ projection
+        change = taps @ first.view_as(projection) + second.view_as(taps) @ projection  # (9, C)
         return adjoint(apply_stencil(stencil, effect(change))) + penalty * direction
 
     before: Directions | None = None
     for count in iterations:
-        now = torch.cat([projection.flatten(), taps.flatten()])[None]
-        errors = apply_stencil(stencil, effect(taps @ projection)) - right
+        now = torch.cat([projection.flatten(), taps.flatten()])[None]  # (1, n)
+        errors = apply_stencil(stencil, effect(taps @ projection)) - right  # (N, 1, h, w)
         downhill = -(adjoint(errors) + penalty * now)
         step, before = conjugate_gradient(
             multiply, downhill, preconditioner, count, rule.beta, rule.carry(before), inner
@@ -259,7 +259,7 @@ def normal_equations(
     for start in range(0, size, block):
         stop = min(start + block, size)
         coupled = apply_stencil(samples.stencil, patches[:, start:stop].unflatten(2, grid)).flatten(2)
-        upper = patches[:, :stop] @ coupled.transpose(1, 2)
+        upper = patches[:, :stop] @ coupled.transpose(1, 2)  # (N, stop, block)
         matrix[:, :stop, start:stop] = upper
         matrix[:, start:stop, :start] = upper[:, :start].transpose(1, 2)
     return matrix, _products(patches, samples.right.flatten(1))

@@ -44,8 +44,8 @@ def normal_stencil(weights: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor
         (N, 9, h, w): see `OFFSETS`. Couplings that would leave the grid are zero.
     """
     height, width = weights.shape[-2:]
-    rows = _neighbor_products(enlargement(grid[0], height, weights))
-    columns = _neighbor_products(enlargement(grid[1], width, weights))
+    rows = _neighbor_products(enlargement(grid[0], height, weights))  # (3, h, H)
+    columns = _neighbor_products(enlargement(grid[1], width, weights))  # (3, w, W)
     # (3h, H) (N, H, W) (W, 3w): the longer axis goes first, while the other is still whole
     planes = rows.flatten(0, 1) @ weights @ columns.flatten(0, 1).t()
     planes = planes.view(-1, 3, grid[0], 3, grid[1])
