@@ -18,7 +18,7 @@ from test_propagation import scene as propagation_scene
 from streamvos.nn.kernels.choice import Kernel, why_not
 from streamvos.nn.matching import global_distances, local_distances, sort_reference
 from streamvos.nn.propagation import PropagationOptions, propagate
-from streamvos.nn.propagation.options import COMPUTE
+from streamvos.nn.propagation.options import COMPUTE, Propagation
 
 ROUNDS, QUICK_GRID = 20, (6, 10)
 
@@ -172,7 +172,7 @@ def sweep_rows(name: str, quick: bool, device: torch.device) -> list[dict[str, A
         row_of(
             {"what": name, "shape": str(shape)},
             lambda shape=shape: measured(
-                lambda: propagate_in_kernels(*given, options, None, shape), device, 1 if quick else 10
+                lambda: propagate_in_kernels(Propagation(*given, options), shape), device, 1 if quick else 10
             ),
             None,
         )

@@ -66,47 +66,67 @@ class PropagationOptions:
             raise InputError(f"radius must be at least 0, or None for everywhere, got {self.radius}")
 
 
-def check(
-    query: Tensor,
-    keys: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    sigmas: Sequence[float],
-    grid: tuple[int, int],
-    options: PropagationOptions,
-    radii: Sequence[int | None] | None,
-) -> None:
-    """Shapes, counts and dtypes; what lies in the tensors is not looked at."""
-    height, width = grid
-    if height < 1 or width < 1:
-        raise InputError(f"grid is (h, w), both at least 1, got {grid}")
-    count = height * width
-    if query.ndim != 2 or query.shape[0] != count or query.shape[1] < 1:
-        raise InputError(f"query of a {height} x {width} grid is ({count}, C), got {tuple(query.shape)}")
-    if len(keys) == 0:
-        raise InputError("no reference: keys is empty; propagation needs at least one labeled frame")
-    if len(labels) != len(keys):
-        raise InputError(f"each of {len(keys)} references needs its labels, got {len(labels)}")
-    for name, tensors, columns in (
-        ("keys", keys, query.shape[1]),
-        ("labels", labels, labels[0].shape[-1] if labels[0].ndim else 0),
-    ):
-        for index, tensor in enumerate(tensors):
-            if tuple(tensor.shape) != (count, columns) or columns < 1:
+@dataclass(frozen=True)
+class Propagation:
+    """One call of `propagate`, whose arguments these are, checked but for what lies in the tensors.
+
+    Raises:
+        InputError: shapes, counts or values that do not fit together.
+    """
+
+    query: Tensor
+    keys: Sequence[Tensor]
+    labels: Sequence[Tensor]
+    sigmas: Sequence[float]
+    grid: tuple[int, int]
+    options: PropagationOptions
+    radii: Sequence[int | None] | None = None
+
+    def __post_init__(self) -> None:
+        query, keys, labels, sigmas, radii = self.query, self.keys, self.labels, self.sigmas, self.radii
+        height, width = self.grid
+        if height < 1 or width < 1:
+            raise InputError(f"grid is (h, w), both at least 1, got {self.grid}")
+        count = height * width
+        if query.ndim != 2 or query.shape[0] != count or query.shape[1] < 1:
+            raise InputError(f"query of a {height} x {width} grid is ({count}, C), got {tuple(query.shape)}")
+        if len(keys) == 0:
+            raise InputError("no reference: keys is empty; propagation needs at least one labeled frame")
+        if len(labels) != len(keys):
+            raise InputError(f"each of {len(keys)} references needs its labels, got {len(labels)}")
+        for name, tensors, columns in (
+            ("keys", keys, query.shape[1]),
+            ("labels", labels, labels[0].shape[-1] if labels[0].ndim else 0),
+        ):
+            for index, tensor in enumerate(tensors):
+                if tuple(tensor.shape) != (count, columns) or columns < 1:
+                    raise InputError(
+                        f"{name}[{index}] should be ({count}, {max(columns, 1)}), got {tuple(tensor.shape)}"
+                    )
+        for tensor in (query, *keys, *labels):
+            if not tensor.is_floating_point():
+                raise InputError(f"features and labels are floating point, got {tensor.dtype}; convert first")
+            if tensor.device != query.device:
+                raise InputError(f"all tensors belong on {query.device} with the query, got {tensor.device}")
+        if self.options.spatial_prior != "none":
+            if len(sigmas) != len(keys):
+                raise InputError(f"each of {len(keys)} references needs a sigma, got {len(sigmas)}")
+            if not all(math.isfinite(sigma) and sigma > 0 for sigma in sigmas):
+                raise InputError(f"sigmas are cells, finite and above 0, got {list(sigmas)}")
+        if radii is not None:
+            if len(radii) != len(keys):
                 raise InputError(
-                    f"{name}[{index}] has shape {tuple(tensor.shape)}, expected ({count}, {max(columns, 1)})"
+                    f"radii, if given, has one entry per reference ({len(keys)}), got {len(radii)}"
                 )
-    for tensor in (query, *keys, *labels):
-        if not tensor.is_floating_point():
-            raise InputError(f"features and labels are floating point, got {tensor.dtype}; convert first")
-        if tensor.device != query.device:
-            raise InputError(f"all tensors belong on {query.device} with the query, got {tensor.device}")
-    if options.spatial_prior != "none":
-        if len(sigmas) != len(keys):
-            raise InputError(f"each of {len(keys)} references needs a sigma, got {len(sigmas)}")
-        if not all(math.isfinite(sigma) and sigma > 0 for sigma in sigmas):
-            raise InputError(f"sigmas are cells, finite and above 0, got {list(sigmas)}")
-    if radii is not None:
-        if len(radii) != len(keys):
-            raise InputError(f"radii, if given, has one entry per reference ({len(keys)}), got {len(radii)}")
-        if any(radius is not None and radius < 0 for radius in radii):
-            raise InputError(f"each radius is at least 0, or None for everywhere, got {list(radii)}")
+            if any(radius is not None and radius < 0 for radius in radii):
+                raise InputError(f"each radius is at least 0, or None for everywhere, got {list(radii)}")
+
+    @property
+    def reaches(self) -> list[int | None]:
+        """The radius of each reference."""
+        return [self.options.radius] * len(self.keys) if self.radii is None else list(self.radii)
+
+    @property
+    def selects(self) -> bool:
+        """Whether a choice is to be made among the keys."""
+        return self.options.top_k is not None and self.options.top_k < len(self.keys) * len(self.query)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from streamvos.nn.kernels.choice import attempt, wants_kernels
 from streamvos.nn.precision import without_autocast
-from streamvos.nn.propagation.options import COMPUTE, PropagationOptions, check
+from streamvos.nn.propagation.options import COMPUTE, Propagation, PropagationOptions
 from streamvos.nn.propagation.scene import Scene, norms_of
 from streamvos.nn.propagation.selection import selection_tiles, selection_work
 from streamvos.nn.propagation.softmax import softmax_tiles, softmax_work
@@ -59,58 +59,47 @@ def propagate(
     Raises:
         InputError: shapes, counts or values that do not fit together.
     """
-    check(query, keys, labels, sigmas, grid, options, radii)
-    possible = _within_kernels(query, len(keys), options)
+    call = Propagation(query, keys, labels, sigmas, grid, options, radii)
     with torch.no_grad(), without_autocast(query.device.type):
-        if wants_kernels(options.kernel, query, possible):
+        if wants_kernels(options.kernel, query, _within_kernels(call)):
 
             def run() -> Tensor:
-                from streamvos.nn.propagation.kernels.propagation import (
-                    propagate_in_kernels,
-                )  # only where there is Triton
+                # only where there is Triton
+                from streamvos.nn.propagation.kernels.propagation import propagate_in_kernels
 
-                return propagate_in_kernels(query, keys, labels, sigmas, grid, options, radii)
+                return propagate_in_kernels(call)
 
             answer = attempt("propagation", options.kernel, run)
             if answer is not None:
                 return answer
-        return _propagate_in_tiles(query, keys, labels, sigmas, grid, options, radii)
+        return _propagate_in_tiles(call)
 
 
-def _within_kernels(query: Tensor, references: int, options: PropagationOptions) -> bool:
+def _within_kernels(call: Propagation) -> bool:
     """Whether the kernels can do this: what they hold has to fit, and similarities be finite in float32."""
-    top_k = options.top_k or 0
     return (
-        (top_k <= _MOST or top_k >= references * len(query))
-        and options.temperature <= _HOTTEST
-        and references * len(query) < 2**31
+        (not call.selects or (call.options.top_k or 0) <= _MOST)
+        and call.options.temperature <= _HOTTEST
+        and len(call.keys) * len(call.query) < 2**31
     )
 
 
-def _propagate_in_tiles(
-    query: Tensor,
-    keys: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    sigmas: Sequence[float],
-    grid: tuple[int, int],
-    options: PropagationOptions,
-    radii: Sequence[int | None] | None,
-) -> Tensor:
-    parallel = query.device.type == "cpu"
-    dtype = COMPUTE[options.precision]
+def _propagate_in_tiles(call: Propagation) -> Tensor:
+    parallel = call.query.device.type == "cpu"
+    dtype = COMPUTE[call.options.precision]
 
     def prepare(reference: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         key = reference[0].to(dtype)
         return key, norms_of(key).amax(), reference[1].float()
 
-    references = run_tiles(list(zip(keys, labels, strict=True)), lambda: prepare, parallel)
-    scene = run_whole(lambda: Scene(query, references, sigmas, grid, options, radii), parallel)
+    references = run_tiles(list(zip(call.keys, call.labels, strict=True)), lambda: prepare, parallel)
+    scene = run_whole(lambda: Scene(call, references), parallel)
     if scene.shared_labels is None:
         tiles, make_work = softmax_tiles(scene), partial(softmax_work, scene)
     else:
         tiles, make_work = selection_tiles(scene), partial(selection_work, scene, scene.shared_labels)
     answers = run_tiles(tiles, make_work, parallel)
-    out = query.new_empty(labels[0].shape[1], *grid, dtype=torch.float32)
+    out = call.query.new_empty(call.labels[0].shape[1], *call.grid, dtype=torch.float32)
     for tile, answer in zip(tiles, answers, strict=True):
         place = out[:, tile.top : tile.bottom, tile.left : tile.right]
         place.copy_(answer.unflatten(1, (tile.rows, tile.columns)))

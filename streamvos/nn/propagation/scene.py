@@ -10,7 +10,7 @@ How the tiles are made fast, in the order of what it brings:
   - the k best of 10^4 similarities are found in two exact steps: the k best groups by their maxima, then the
     k best within those.
 
-    scene = Scene(query, references, sigmas, grid, options, radii)
+    scene = Scene(call, references)
     fill = scene.similarities(tile, room=window.cells)
     fill(window, reference, None, out)                          # (window.cells, tile.cells), in bits
 """
@@ -23,36 +23,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from streamvos.nn.propagation.options import COMPUTE, PropagationOptions
+from streamvos.nn.propagation.options import COMPUTE, Propagation
 from streamvos.nn.tiling import LOG2_E, Box, log_prior
 
 
 class Scene:
     """What all tiles of one call share, made once: similarities are in bits from here on."""
 
-    def __init__(
-        self,
-        query: Tensor,
-        references: Sequence[tuple[Tensor, Tensor, Tensor]],
-        sigmas: Sequence[float],
-        grid: tuple[int, int],
-        options: PropagationOptions,
-        radii: Sequence[int | None] | None,
-    ) -> None:
-        self.grid, self.options = grid, options
+    def __init__(self, call: Propagation, references: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        query, options = call.query, call.options
+        self.grid, self.options = call.grid, options
         self.device = query.device
         self.kind = "cpu" if query.device.type == "cpu" else "gpu"
         self.dtype = COMPUTE[options.precision]
         self.keys = [key for key, _, _ in references]
         self.labels = [label for _, _, label in references]
-        self.radii = [options.radius] * len(references) if radii is None else list(radii)
+        self.radii = call.reaches
         self.sigmas: list[float | None] = [None] * len(references)
         if options.spatial_prior != "none":
-            self.sigmas = [float(sigma) for sigma in sigmas]
+            self.sigmas = [float(sigma) for sigma in call.sigmas]
         # (n*h*w, L), or None where no choice is to be made among the keys
-        self.shared_labels: Tensor | None = None
-        if options.top_k is not None and options.top_k < len(references) * len(query):
-            self.shared_labels = torch.cat(self.labels)
+        self.shared_labels: Tensor | None = torch.cat(self.labels) if call.selects else None
 
         # Beyond 1e30 bits a softmax is a maximum; the limit keeps the products themselves finite.
         longest = torch.stack([norm for _, norm, _ in references]).amax()

@@ -3,12 +3,11 @@
 Labels of the target in two launches, whatever the number of references, whose keys and labels are read where
 they lie. Beside the answer, memory holds per target and share of the keys one row of labels, or the k best.
 
-    propagate_in_kernels(query, keys, labels, sigmas, grid, options, radii)      # (L, h, w) float32
+    propagate_in_kernels(Propagation(query, keys, labels, sigmas, grid, options))     # (L, h, w) float32
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from streamvos.nn.kernels.launching import Shape, interpreted, on_device_of, shape_for, shares_for
 from streamvos.nn.propagation.kernels.selection import best_parts, join_best
 from streamvos.nn.propagation.kernels.softmax import join_parts, softmax_parts
-from streamvos.nn.propagation.options import COMPUTE, PropagationOptions
+from streamvos.nn.propagation.options import COMPUTE, Propagation, PropagationOptions
 from streamvos.nn.tiling import LOG2_E
 from streamvos.nn.transfer import send
 
@@ -26,29 +25,20 @@ _STEEPEST = 1e30  # log2(e) / sigma^2, so that zero times it is zero
 _JOIN = {"all": 32, "best": 16}  # cells of a program that brings shares together
 
 
-def propagate_in_kernels(
-    query: Tensor,
-    keys: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    sigmas: Sequence[float],
-    grid: tuple[int, int],
-    options: PropagationOptions,
-    radii: Sequence[int | None] | None = None,
-    shape: Shape | None = None,
-) -> Tensor:
-    """What `streamvos.nn.propagation.propagate` gives; arguments as checked there.
+def propagate_in_kernels(call: Propagation, shape: Shape | None = None) -> Tensor:
+    """What `streamvos.nn.propagation.propagate` gives.
 
     Args:
+        call: its arguments.
         shape: how the work is cut; None = chosen.
 
     Raises:
         Whatever Triton raises where it cannot compile or launch.
     """
-    shape = shape or shape_for(query.shape[1], COMPUTE[options.precision])
-    with on_device_of(query):
-        task = _prepare(query, keys, labels, sigmas, grid, options, radii, shape)
-        everything = options.top_k is None or options.top_k >= len(keys) * len(query)
-        return _softmax(task) if everything else _selection(task)
+    shape = shape or shape_for(call.query.shape[1], COMPUTE[call.options.precision])
+    with on_device_of(call.query):
+        task = _prepare(call, shape)
+        return _selection(task) if call.selects else _softmax(task)
 
 
 @dataclass(frozen=True)
@@ -101,27 +91,18 @@ class _Task:
         }
 
 
-def _prepare(
-    query: Tensor,
-    keys: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    sigmas: Sequence[float],
-    grid: tuple[int, int],
-    options: PropagationOptions,
-    radii: Sequence[int | None] | None,
-    shape: Shape,
-) -> _Task:
+def _prepare(call: Propagation, shape: Shape) -> _Task:
+    options, grid, query = call.options, call.grid, call.query
     dtype = COMPUTE[options.precision]
-    ready = [key.to(dtype).contiguous() for key in keys]
-    soft = [label.float().contiguous() for label in labels]
+    ready = [key.to(dtype).contiguous() for key in call.keys]
+    soft = [label.float().contiguous() for label in call.labels]
     rows = [(_offset(ready[0], key), _offset(soft[0], label)) for key, label in zip(ready, soft, strict=True)]
     far = max(grid)
-    reaches = [options.radius] * len(ready) if radii is None else list(radii)
     prior = options.spatial_prior != "none"
-    slopes = [min(LOG2_E / sigma**2, _STEEPEST) for sigma in sigmas] if prior else [0.0] * len(ready)
+    slopes = [min(LOG2_E / sigma**2, _STEEPEST) for sigma in call.sigmas] if prior else [0.0] * len(ready)
     settings = [
         (slope, float(far if reach is None else min(reach, far)))
-        for slope, reach in zip(slopes, reaches, strict=True)
+        for slope, reach in zip(slopes, call.reaches, strict=True)
     ]
     return _Task(
         query.to(dtype).contiguous(),

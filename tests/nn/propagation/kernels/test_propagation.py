@@ -20,6 +20,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from streamvos.nn.kernels.launching import Shape
 from streamvos.nn.propagation.kernels.propagation import propagate_in_kernels
+from streamvos.nn.propagation.options import Propagation
 
 # float32 sums of up to a few hundred products and weights; the tiles come within 2e-5 of the definition
 CLOSE = 3e-6
@@ -75,7 +76,7 @@ def test_any_cut_of_the_work_gives_the_same():
             channels=draw.choice([16, 32, 64]),
             shares=draw.choice([1, 2, 5]),
         )
-        got = propagate_in_kernels(query, keys, labels, sigmas, grid, options, radii, shape)
+        got = propagate_in_kernels(Propagation(query, keys, labels, sigmas, grid, options, radii), shape)
         expected = dense(query, keys, labels, sigmas, grid, options, radii)
         assert (got - expected).abs().max() < 1e-5, (seed, grid, options, radii, shape)
 
