@@ -99,7 +99,7 @@ class StreamManager:
             stream.trouble = without_credentials(f"{worker.name}: {reason}")
             stream.phase = "recovering" if stream.incarnation else "opening"
             stream.tried = stream.tried or worker.is_source
-        if not streams or self.closing:
+        if not streams:
             return False
         if worker.restarts.died(self._clock()):
             return True
@@ -256,8 +256,6 @@ class StreamManager:
         )
         if stream.paused:
             self.tell(stream, "source", "pause")
-        if stream.stopping:
-            self.ask_to_end(stream)
 
     def _release_slots(self, stream: StreamRecord, slots: Iterable[int]) -> None:
         for slot in slots:
@@ -312,8 +310,7 @@ class StreamManager:
         self._close_sinks(stream)
 
     def ask_to_end(self, stream: StreamRecord) -> None:
-        """End a stream in order, as soon as that can be."""
-        stream.stopping = True
+        """End a stream in order; one that does not run closes its files with what they have."""
         if stream.phase == "running":
             stream.phase = "ending"
             self.tell(stream, "source", "stop")

@@ -77,7 +77,6 @@ class StreamRecord:
     trouble: str = ""  # why one of its workers died last
     # what users asked for, and the end
     paused: bool = False
-    stopping: bool = False  # it ends as soon as that can be
     cut_at: float | None = None  # when the sinks were told to close without waiting longer
     on_over: list[Reply] = field(default_factory=list)  # who waits for the end
     reason: str = ""  # why it is over; "" if in order

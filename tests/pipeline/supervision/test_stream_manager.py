@@ -198,6 +198,18 @@ def test_a_message_lost_on_a_network_is_noticed_when_nobody_works():
     assert pipeline.phase("cam") == "running"  # all that was sent is written
 
 
+def test_a_stream_that_gets_frames_through_or_is_paused_is_not_stuck():
+    pipeline = running(supervision={"hang_timeout": 5.0})
+    pipeline.beat("source.cam", source_cam={"sent": 99})
+    for seq in range(10):
+        pipeline.wait(3.0)
+        pipeline.ack("cam", seq)
+    assert not pipeline.events("stuck")
+    Commands(pipeline.dispatcher).pause("cam")
+    pipeline.wait(60)
+    assert not pipeline.events("stuck")
+
+
 # ---- commands
 
 
@@ -243,6 +255,19 @@ def test_a_command_during_a_recovery_goes_with_the_next_incarnation():
     assert numbers(pipeline) == []
     pipeline.reset_done("cam", "sinks")
     assert numbers(pipeline) == [(1, None)]
+
+
+def test_lossless_does_not_believe_that_a_memory_of_the_past_has_applied_a_command():
+    """The frame is computed again, by a memory that has to be given the command first."""
+    pipeline, reply = running("lossless"), Reply()
+    Commands(pipeline.dispatcher).annotate("cam", mask(), reply)
+    kill_and_revive(pipeline, "sinks.cam")
+    pipeline.says("memory.cam", "applied", "cam", seq=5, number=1, incarnation=1)
+    assert reply.answers == []
+    pipeline.reset_done("cam", "sinks", next=3)
+    assert numbers(pipeline) == [(1, None), (1, None)]
+    pipeline.says("memory.cam", "applied", "cam", seq=4, number=1)
+    assert reply.answers == [(True, {"seq": 4})]
 
 
 def test_what_the_sinks_know_to_be_obeyed_is_not_asked_for_again():
