@@ -1,4 +1,4 @@
-"""`streamvos ctl`: show and steer a running pipeline.
+"""`streamvos ctl`: show and control a running pipeline.
 
 streamvos ctl status
 streamvos ctl annotate front corrected.png --at door
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamvos.pipeline.clients.client import Client
 
 app = typer.Typer(
-    help="Show and steer a pipeline that runs.",
+    help="Show and control a running pipeline.",
     epilog=examples(
         "streamvos ctl status",
         "streamvos ctl annotate front corrected.png",
@@ -33,7 +33,7 @@ At = Annotated[
     typer.Option(
         "--at",
         metavar="NAME|ADDRESS",
-        help="The pipeline's name, or ipc://... or tcp://HOST:PORT; else the one that runs.",
+        help="The pipeline's name, or ipc://... or tcp://HOST:PORT; by default the one that runs.",
     ),
 ]
 Secret = Annotated[
@@ -88,9 +88,7 @@ def status(
 )
 def annotate(
     stream: StreamName,
-    mask: Annotated[
-        Path, typer.Argument(metavar="MASK.png", help="Label map; the values are ids, 0 says nothing.")
-    ],
+    mask: Annotated[Path, typer.Argument(metavar="MASK.png", help="Label map; the values are object ids.")],
     at: At = None,
     secret: Secret = None,
     server_key: ServerKey = None,

@@ -36,7 +36,7 @@ def demo(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="Your own, as for `streamvos run`; else a synthetic video with ground truth.",
+            help="Your own, as for `streamvos run`; by default a synthetic video with ground truth.",
             show_default=False,
         ),
     ] = DEMO_SOURCE,
@@ -50,7 +50,6 @@ def demo(
 ) -> None:
     """Segment a video end to end, with the bundled weights.
 
-    Without a source of your own nothing is needed: the video is synthetic, and its ground truth gives the
-    scores.
+    Without a source of your own, the video is synthetic, and its ground truth gives the scores.
     """
     run(source, mask, boxes, save_first, out, weights=weights, device=device, json_target=json_target)

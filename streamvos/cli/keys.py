@@ -16,7 +16,7 @@ from streamvos.cli.output import show
 from streamvos.types import InputError
 
 app = typer.Typer(
-    help="Make and show keys for pipelines that other hosts reach.",
+    help="Make and show keys for pipelines that other hosts connect to.",
     epilog=examples("streamvos keys new keys/door", "streamvos keys show keys/door.key"),
 )
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 def new(
     path: Annotated[
-        Path, typer.Argument(metavar="FOLDER/NAME", help="Where to; the folder is made if missing.")
+        Path, typer.Argument(metavar="FOLDER/NAME", help="The new keys; the folder is made if missing.")
     ],
     json_target: JsonTarget = None,
 ) -> None:

@@ -61,8 +61,8 @@ Boxes = Annotated[
     typer.Option(
         "--box",
         metavar="ID:LEFT,TOP,RIGHT,BOTTOM",
-        help="Instead of a mask, or beside it: a rectangle around an object in the first frame, in pixels of "
-        "what --save-first stores. Repeatable.",
+        help="A rectangle around an object in the first frame, instead of a mask or besides it; in pixels of "
+        "the frame that --save-first stores. Repeatable.",
     ),
 ]
 SaveFirst = Annotated[
@@ -70,14 +70,14 @@ SaveFirst = Annotated[
     typer.Option(
         "--save-first",
         metavar="FILE.png",
-        help="Store the first frame; without a mask or box, that is all that is done.",
+        help="Store the first frame; without a mask or box, do nothing else.",
     ),
 ]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for what is written.")]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the output.")]
 DatasetName = Annotated[
     str,
     typer.Option(
-        "--dataset", metavar="NAME", help="davis2016 (all objects as one) or davis2017 (each for itself)."
+        "--dataset", metavar="NAME", help="davis2016 (all objects as one) or davis2017 (each on its own)."
     ),
 ]
 SequenceNames = Annotated[

@@ -57,18 +57,22 @@ def run(
     height: Annotated[
         int | None,
         typer.Option(
-            min=16, max=8192, metavar="ROWS", help="Resize frames, and a mask of their size, to so many rows."
+            min=16,
+            max=8192,
+            metavar="N",
+            help="Resize frames, and a mask of their size, to N rows.",
         ),
     ] = None,
     stride: Annotated[int, typer.Option(min=1, metavar="N", help="Take every n-th frame.")] = 1,
     max_frames: Annotated[
-        int | None, typer.Option("--max-frames", min=1, metavar="N", help="End after so many frames.")
+        int | None, typer.Option("--max-frames", min=1, metavar="N", help="Stop after this many frames.")
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Frame rate of pictures, which have none; else 24.")
+        float | None,
+        typer.Option(metavar="RATE", help="Frame rate of pictures; 24 by default."),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Live sources: longest wait to open, and for a frame.")
+        float, typer.Option(metavar="SECONDS", help="Live sources: longest wait for opening and for a frame.")
     ] = 10.0,
     labels: Annotated[bool, typer.Option(help="Write label-map PNGs.")] = True,
     overlay: Annotated[bool, typer.Option(help="Write a video with the objects drawn over it.")] = True,

@@ -28,7 +28,7 @@ def score(
     sequences: SequenceNames = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Score label maps that exist already against true ones.
+    """Score existing label maps against true ones.
 
     J, F, their recall and decay are in percent. The first and the last frame of a sequence are not judged,
     as in DAVIS.

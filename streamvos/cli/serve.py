@@ -59,7 +59,7 @@ def serve(
     name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Of the pipeline, for watch and ctl; and of the stream of --source."
+            metavar="NAME", help="Name of the pipeline, for watch and ctl, and of the stream of --source."
         ),
     ] = None,
     placement: Annotated[
@@ -67,7 +67,8 @@ def serve(
         typer.Option(metavar="fused|split", help="Networks in one process, or every stage in its own."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", "-m", metavar="NAME", help="Which method segments; else tvos.")
+        str | None,
+        typer.Option("--method", "-m", metavar="NAME", help="The method; tvos by default."),
     ] = None,
     weights: Annotated[
         str | None,
@@ -76,21 +77,21 @@ def serve(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...; else auto.")
+        str | None, typer.Option(metavar="NAME", help="auto (the default), cpu, cuda, cuda:1, ...")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How the networks run; else eager.")
+        str | None, typer.Option(metavar="NAME", help="How the networks run; eager by default.")
     ] = None,
     settings: MethodSettings = None,
     policy: Annotated[
         str | None,
         typer.Option(
             metavar="latest|lossless",
-            help="The newest frame wins (live sources), or none is dropped (files).",
+            help="Keep only the newest frame (live sources), or drop none (files).",
         ),
     ] = None,
     height: Annotated[
-        int | None, typer.Option(min=16, max=8192, metavar="ROWS", help="Resize frames to so many rows.")
+        int | None, typer.Option(min=16, max=8192, metavar="N", help="Resize frames to N rows.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -100,29 +101,30 @@ def serve(
     ] = None,
     publish: Annotated[
         bool | None,
-        typer.Option("--publish/--no-publish", help="Masks on a socket; with --source, the default."),
+        typer.Option("--publish/--no-publish", help="Publish masks on a socket; the default with --source."),
     ] = None,
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What every stage does when, for ui.perfetto.dev.")
+        Path | None, typer.Option(metavar="FILE", help="Write a timeline of all stages, for ui.perfetto.dev.")
     ] = None,
     prometheus: Annotated[
-        str | None, typer.Option(metavar="[HOST:]PORT", help="Metrics; on 127.0.0.1 unless a host is given.")
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="Serve metrics; by default on 127.0.0.1."),
     ] = None,
     log: Annotated[
-        str | None, typer.Option(metavar="text|json", help="Form of the log's lines; else text.")
+        str | None, typer.Option(metavar="text|json", help="Format of the log; text by default.")
     ] = None,
     max_frames: Annotated[
-        int | None, typer.Option("--max-frames", min=1, metavar="N", help="End after so many frames.")
+        int | None, typer.Option("--max-frames", min=1, metavar="N", help="Stop after this many frames.")
     ] = None,
     realtime: Annotated[
         bool | None, typer.Option("--realtime", help="Play a file at its own speed, as if it were live.")
     ] = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Run many streams through processes that watch each other.
+    """Run many streams through processes that supervise each other.
 
-    Ctrl-C drains it: what is in flight is written, and the exit code is 0. It is 1 if a stream had to be
-    given up.
+    Ctrl-C ends it in order: frames in flight are written, and the exit code is 0. The exit code is 1 if a
+    stream failed.
     """
     changes = {
         "name": name,

@@ -1,4 +1,4 @@
-"""`streamvos stage`: run one stage of a pipeline by hand, here for a supervisor elsewhere.
+"""`streamvos stage`: run one stage of a pipeline here, for a supervisor elsewhere.
 
 streamvos stage extractor --connect tcp://10.0.0.1:5600 --secret pipeline.key_secret
 """
@@ -28,7 +28,7 @@ def stage(
         str,
         typer.Argument(
             metavar="STAGE",
-            help="Which: extractor, or memory.S, decoder.S, source.S, sinks.S of the stream S.",
+            help="extractor, or memory.S, decoder.S, source.S or sinks.S of the stream S.",
         ),
     ],
     connect: Annotated[
@@ -36,7 +36,7 @@ def stage(
         typer.Option(
             "--connect",
             metavar="tcp://HOST:PORT",
-            help="Where the supervisor listens: its host and port keys.",
+            help="Where the supervisor listens: host and port in its file.",
         ),
     ],
     secret: Annotated[
@@ -46,7 +46,7 @@ def stage(
 ) -> None:
     """Run one stage that the pipeline's file lists under [remote].
 
-    It waits for the supervisor, works, and ends with it. Beyond the own host the pipeline's key is needed.
+    It waits for the supervisor, works, and ends with it. On another host it needs the pipeline's key.
     """
     if _STAGE.fullmatch(name) is None:
         raise InputError(

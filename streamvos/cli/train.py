@@ -49,7 +49,7 @@ app = typer.Typer(
 Options = TypeVar("Options", bound=BaseModel)
 
 OutFolder = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder of the run; a run that stopped is resumed.")
+    Path, typer.Option("--out", "-o", help="Folder of the run; an interrupted run is resumed.")
 ]
 Stills = Annotated[
     Path | None,
@@ -87,7 +87,7 @@ def tvos(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Weights to begin with, as far as they fit: ImageNet's in torchvision's names, a published "
+            help="Weights to start from, as far as they fit: ImageNet's in torchvision's names, a published "
             "TVOS checkpoint, or a file of ours.",
         ),
     ] = None,
@@ -181,7 +181,7 @@ def _train(
 def _authors(
     dataset: DavisDataset | YouTubeVosDataset, training: Mapping[str, Any], clips: Mapping[str, Any]
 ) -> Recipe:
-    """The authors' numbers for this data set, but for those that were given."""
+    """The authors' settings for this data set, except those that were given."""
     options = _options(AuthorsClipOptions, clips)
     batch = _options(TrainingOptions, {"batch": AUTHORS_BATCH, **training}).batch
     defaults = authors_training(AuthorsClips(dataset, options).steps_per_epoch(batch), batch=batch)

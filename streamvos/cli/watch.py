@@ -124,20 +124,20 @@ def watch(
         str | None,
         typer.Argument(
             metavar="[NAME|ADDRESS]",
-            help="The pipeline's name, or the address of a stream's masks; else the pipeline that runs.",
+            help="The pipeline's name, or the address of a stream's masks; by default the one that runs.",
             show_default=False,
         ),
     ] = None,
-    stream: Annotated[str, typer.Option("--stream", metavar="NAME", help="One stream; else all.")] = "",
+    stream: Annotated[str, typer.Option("--stream", metavar="NAME", help="One stream; by default all.")] = "",
     form: Annotated[
         str, typer.Option("--form", metavar="FORM", help=f"How masks travel: {', '.join(FORMS)}.")
     ] = "rle",
     save: Annotated[
         Path | None,
-        typer.Option("--save", metavar="FOLDER", help="Store label maps there, FOLDER/STREAM/SEQ.png."),
+        typer.Option("--save", metavar="FOLDER", help="Store label maps as FOLDER/STREAM/SEQ.png."),
     ] = None,
     maximum: Annotated[
-        int | None, typer.Option("--max", min=1, metavar="N", help="End after N frames.")
+        int | None, typer.Option("--max", min=1, metavar="N", help="Stop after N frames.")
     ] = None,
     secret: Secret = None,
     server_key: ServerKey = None,
@@ -146,7 +146,7 @@ def watch(
 ) -> None:
     """Show what a pipeline publishes, until it ends or Ctrl-C.
 
-    Latency is from the capture of a frame to here, where both are on this host.
+    Latency is measured from the capture of a frame to here, where both are on this host.
     """
     if save is not None:
         check_writable(save)

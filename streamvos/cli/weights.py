@@ -51,7 +51,7 @@ Backbone = Annotated[
 
 @app.command("list", epilog=examples("streamvos weights list", "streamvos weights list --json"))
 def list_weights(json_target: JsonTarget = None) -> None:
-    """List the methods, and which of them come with weights."""
+    """List the methods, and which of them have bundled weights."""
     rows: list[dict[str, Any]] = []
     for name in METHODS:
         row: dict[str, Any] = {"method": name, "bundled": None, "MiB": None, "parameters": None}
@@ -73,7 +73,7 @@ def list_weights(json_target: JsonTarget = None) -> None:
 
 @app.command("inspect", epilog=examples("streamvos weights inspect davis_train.pth.tar"))
 def inspect(path: WeightFile, backbone: Backbone = None, json_target: JsonTarget = None) -> None:
-    """Say whose weights a file holds, and whether they fit. Nothing in the file is executed."""
+    """Show which method's weights a file holds, and whether they fit. Nothing in it is executed."""
     checkpoint = read_checkpoint(path)
     method = recognize(checkpoint)
     report: dict[str, Any] = {
@@ -104,9 +104,9 @@ def inspect(path: WeightFile, backbone: Backbone = None, json_target: JsonTarget
 )
 def convert(
     path: WeightFile,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to; a .safetensors file.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to write.")],
     backbone: Backbone = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     json_target: JsonTarget = None,
 ) -> None:
     """Write a published checkpoint as a streamvos file."""
@@ -120,7 +120,7 @@ def convert(
     method = recognize(checkpoint)
     if method is None:
         some = ", ".join(sorted(checkpoint.tensors)[:3])
-        raise InputError(f"{path} is no known checkpoint of {', '.join(METHODS)} (keys: {some}, ...)")
+        raise InputError(f"{path} is not a known checkpoint of {', '.join(METHODS)} (keys: {some}, ...)")
     tensors, options = _fitting(checkpoint, _read_backbone(backbone))
     save_weights(out, tensors, method, {"options": options, "converted_from": path.name})
     size = out.stat().st_size

@@ -68,7 +68,7 @@ def test_unknown_files_are_said_to_be_unknown(call, tmp_path):
     report = json.loads(call("weights", "inspect", tmp_path / "other.pth", "--json").out)
     assert (report["layout"], report["method"], report["parameters"]) == ("unknown", None, 3)
     error = call("weights", "convert", tmp_path / "other.pth", "--out", tmp_path / "b.safetensors").error
-    assert "no known checkpoint" in error
+    assert "not a known checkpoint" in error
     assert "some.weight" in error
     assert "no weight file" in call("weights", "inspect", tmp_path / "absent.pth").error
 
