@@ -27,7 +27,6 @@ from streamvos.pipeline.wire.messages import (
     RejectionCounter,
     decode,
     encode,
-    unpack,
 )
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
@@ -151,7 +150,7 @@ class ControlServer:
 
     def _take(self, socket: zmq.Socket[bytes], peer: bytes, parts: list[bytes]) -> None:
         try:
-            message = decode(_with_stream(parts), None)
+            message = decode(parts, None)
             number = message["id"]
             if message.kind != "request":
                 raise Refused("kind", message.kind)
@@ -240,16 +239,6 @@ class _Pending:
 
     def __call__(self, ok: bool, **fields: Any) -> None:
         self._server._answer(self, ok, fields)
-
-
-def _with_stream(parts: list[bytes]) -> list[bytes]:
-    """Clients leave the first part empty, as a REQ socket does: the header names the stream."""
-    if len(parts) < 2 or parts[0] or len(parts[1]) > HEADER_BYTES:
-        return parts
-    try:
-        return [unpack(parts[1]).get("stream", "").encode(), *parts[1:]]
-    except (Refused, AttributeError):  # `decode` will say which rule is broken
-        return parts
 
 
 def _mask_of(message: Message) -> np.ndarray:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import zmq
-from PIL import Image
 
 from streamvos.masks.rle import decode_rle
 from streamvos.pipeline.wire.endpoints import NAME
@@ -296,6 +295,8 @@ def _from_runs(runs: Mapping[int, Mapping[str, object]], size: tuple[int, int]) 
 
 
 def _from_png(array: Array, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image  # which other forms do without
+
     try:
         with Image.open(io.BytesIO(array.data), formats=("PNG",)) as picture:
             # before anything is unpacked

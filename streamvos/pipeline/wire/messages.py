@@ -235,22 +235,25 @@ def decode(parts: Sequence[Buffer], session: bytes | None) -> Message:
 
     Args:
         parts: without a routing id; each one-dimensional, of bytes.
-        session: the session that it must be of; None accepts any, and none.
+        session: that it must have; None accepts any or none, and an empty first part.
 
     Raises:
         Refused: it breaks a rule.
     """
     if not 2 <= len(parts) <= 2 + MAX_ARRAYS:
         raise Refused("parts", f"{len(parts)}")
-    header = unpack(parts[1])
+    header = _unpack(parts[1])
     version = header.pop("v", None)
     if type(version) is not int or version != VERSION:
         raise Refused("version", f"{version if isinstance(version, int) else type(version).__name__}")
     if header.pop("session", None) != session and session is not None:
         raise Refused("session")
     kind, stream = header.pop("kind", None), header.pop("stream", "")
-    if not isinstance(kind, str) or not isinstance(stream, str) or parts[0] != stream.encode():
+    if not isinstance(kind, str) or not isinstance(stream, str):
         raise Refused("header", "kind or stream")
+    # clients leave the first part empty, as a REQ socket does
+    if parts[0] != stream.encode() and (parts[0] or session is not None):
+        raise Refused("header", "stream")
     incarnation, seq = header.pop("incarnation", 0), header.pop("seq", 0)
     if not (is_count(incarnation) and is_count(seq)):
         raise Refused("header", "incarnation or seq")
@@ -307,7 +310,7 @@ def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
     raise Refused("where")
 
 
-def unpack(packed: Buffer) -> dict[str, Any]:
+def _unpack(packed: Buffer) -> dict[str, Any]:
     """The map of a header, its values unchecked.
 
     Raises:
