@@ -1,8 +1,9 @@
-"""The same without streamvos: a client of pyzmq and msgpack alone, after docs/protocol.md, 8 and 9.
+"""A client of a running pipeline without streamvos: pyzmq and msgpack are enough (docs/protocol.md).
 
     python examples/client_bare_zmq.py ipc:///run/user/1000/streamvos/door/control.sock door
 
-What it does can be written in every language that has ZeroMQ and MessagePack.
+It asks for the pipeline's status, subscribes to a stream's masks, and prints the objects of ten frames.
+The same can be written in every language that has ZeroMQ and MessagePack.
 """
 
 import sys
