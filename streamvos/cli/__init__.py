@@ -28,18 +28,18 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 COMMANDS = {
     "run": "Segment one source, frame by frame, as it comes.",
-    "serve": "Run many streams through processes that supervise each other.",
+    "serve": "Run many streams in processes that supervise each other.",
     "watch": "Show what a pipeline publishes, until it ends or Ctrl-C.",
     "demo": "Segment a video end to end, with the bundled weights.",
     "eval": "Segment the sequences of a data set and score them.",
     "score": "Score existing label maps against true ones.",
     "stage": "Run one stage that the pipeline's file lists under [remote].",
-    "doctor": "Show what this machine offers, what is missing, and how to get it.",
+    "doctor": "Show what this machine has, what is missing, and how to get it.",
     "ctl": "Show and control a running pipeline.",
     "train": "Train a method.",
     "weights": "List, inspect and convert weights.",
     "engines": "Build, list, verify and prune compiled networks.",
-    "keys": "Make and show keys for pipelines that other hosts connect to.",
+    "keys": "Make and show keys for pipelines that other hosts reach.",
 }
 """Command -> its line in `streamvos --help`, which is shown without importing any command."""
 

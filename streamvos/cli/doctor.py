@@ -1,4 +1,4 @@
-"""`streamvos doctor`: what this machine offers, what is missing, and how to get it.
+"""`streamvos doctor`: what this machine has, what is missing, and how to get it.
 
 streamvos doctor --json
 """
@@ -48,7 +48,7 @@ class Absent:
 
 
 def doctor(json_target: JsonTarget = None) -> None:
-    """Show what this machine offers, what is missing, and how to get it.
+    """Show what this machine has, what is missing, and how to get it.
 
     Exit code 1 if something is missing that streamvos cannot work without.
     """

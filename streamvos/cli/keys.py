@@ -16,7 +16,7 @@ from streamvos.cli.output import show
 from streamvos.types import InputError
 
 app = typer.Typer(
-    help="Make and show keys for pipelines that other hosts connect to.",
+    help="Make and show keys for pipelines that other hosts reach.",
     epilog=examples("streamvos keys new keys/door", "streamvos keys show keys/door.key"),
 )
 

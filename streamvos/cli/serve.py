@@ -121,7 +121,7 @@ def serve(
     ] = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Run many streams through processes that supervise each other.
+    """Run many streams in processes that supervise each other.
 
     Ctrl-C ends it in order: frames in flight are written, and the exit code is 0. The exit code is 1 if a
     stream failed.
