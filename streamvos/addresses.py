@@ -1,8 +1,8 @@
 """Addresses without their secrets, fit for error messages, names and logs.
 
 Cameras take user names and passwords in many places of a URL: before the host, as query parameters, as
-`name=value` within the path, and as the stream key that ends an RTMP path. What remains here is what a
-reader needs to know which camera is meant.
+`name=value` within the path, and as the stream key that ends an RTMP path. What remains identifies the
+camera.
 
     >>> redact("rtsp://admin:secret@10.0.0.5:554/Streaming/101?token=abc")
     'rtsp://***@10.0.0.5:554/Streaming/101?***'
@@ -24,7 +24,7 @@ def is_url(text: str) -> bool:
 
 
 def scheme_of(url: str) -> str:
-    """The scheme in small letters, "" if there is none."""
+    """The scheme in lower case, "" if there is none."""
     match = _URL.match(url)
     return match["scheme"].lower() if match else ""
 
@@ -32,8 +32,8 @@ def scheme_of(url: str) -> str:
 def redact(url: str) -> str:
     """The address without user, password, query, fragment, and anything that looks like a key.
 
-    Rather too much is taken out than too little: passwords that hold "/", "#" or "@" without being
-    escaped are recognized by the last "@" of the whole address. Text that is no URL comes back as it is.
+    It removes too much rather than too little: passwords with an unescaped "/", "#" or "@" are found by the
+    last "@" of the whole address. Other text is returned unchanged.
     """
     if url.startswith(_CAMERA):
         return _CAMERA + redact(url.removeprefix(_CAMERA))

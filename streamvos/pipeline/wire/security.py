@@ -100,7 +100,7 @@ class Curve:
         """
         if not self.admits:
             raise InputError("CURVE needs the folder with the public keys of clients (security.clients)")
-        _Gatekeeper.of(socket.context).guard(socket, self)
+        _Authentication.of(socket.context).guard(socket, self)
         socket.curve_server = True
         socket.curve_secretkey = self._secret
         socket.curve_publickey = self.public
@@ -135,19 +135,19 @@ class Curve:
         return keys
 
 
-class _Gatekeeper:
+class _Authentication:
     """Runs the authenticator of one ZeroMQ context in a thread, and counts failed handshakes.
 
     The thread ends when the context does.
     """
 
-    _all: ClassVar[weakref.WeakKeyDictionary[zmq.Context[Any], _Gatekeeper]] = weakref.WeakKeyDictionary()
+    _all: ClassVar[weakref.WeakKeyDictionary[zmq.Context[Any], _Authentication]] = weakref.WeakKeyDictionary()
     _lock = threading.Lock()
     _numbers = itertools.count(1)
 
     @classmethod
-    def of(cls, context: zmq.Context[Any]) -> _Gatekeeper:
-        """The gatekeeper of a context, made on first use."""
+    def of(cls, context: zmq.Context[Any]) -> _Authentication:
+        """The authenticator of a context, started on first use."""
         with cls._lock:
             if context not in cls._all:
                 cls._all[context] = cls(context)
@@ -165,7 +165,7 @@ class _Gatekeeper:
             raise InputError(
                 f"this ZeroMQ context has another authenticator already ({error.strerror})"
             ) from None
-        threading.Thread(target=self._run, name="gatekeeper", daemon=True).start()
+        threading.Thread(target=self._run, name="authenticator", daemon=True).start()
 
     def guard(self, socket: zmq.Socket[bytes], curve: Curve) -> None:
         """Let `curve` decide who may connect to a socket that is not bound yet."""
@@ -180,7 +180,7 @@ class _Gatekeeper:
         monitor.linger = 0
         monitor.rcvhwm = 0  # ZeroMQ's own thread writes there, and must never wait
         monitor.connect(place)
-        with self._lock:  # from here on it belongs to the gatekeeper's thread
+        with self._lock:  # from here on it belongs to the thread
             self._monitors[monitor] = curve
 
     def _run(self) -> None:

@@ -199,7 +199,7 @@ def test_masks_go_to_listed_subscribers_alone(keys):
         context.destroy(linger=0)
 
 
-def test_without_a_gatekeeper_nobody_gets_in(keys):
+def test_without_an_authenticator_nobody_gets_in(keys):
     """Should its thread be gone, the server is closed rather than open."""
     curve = server_curve(keys)
     context = zmq.Context()
@@ -218,7 +218,7 @@ def test_without_a_gatekeeper_nobody_gets_in(keys):
     assert curve.admits
 
 
-def test_contexts_end_with_their_gatekeepers(keys):
+def test_contexts_end_with_their_authenticators(keys):
     """Again and again, in one process: no thread and no descriptor is left."""
     import threading
 
@@ -229,15 +229,15 @@ def test_contexts_end_with_their_gatekeepers(keys):
         socket.close(linger=0)
         context.term()
 
-    def keepers():
-        return sum(one.name == "gatekeeper" for one in threading.enumerate())
+    def authenticators():
+        return sum(one.name == "authenticator" for one in threading.enumerate())
 
     once()
-    until(lambda: keepers() == 0)
+    until(lambda: authenticators() == 0)
     before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     for _ in range(10):
         once()
-    until(lambda: keepers() == 0)
+    until(lambda: authenticators() == 0)
     if sys.platform == "linux":
         assert len(os.listdir("/proc/self/fd")) <= before
 
