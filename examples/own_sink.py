@@ -2,8 +2,7 @@
 
     python examples/own_sink.py clip.mp4 first.png boxes.csv
 
-The file has its name only when it is whole; if something fails, what was written stays in
-boxes.partial.csv.
+The file gets its name when it is complete; until then, and after a failure, it is boxes.partial.csv.
 """
 
 import csv
