@@ -75,9 +75,9 @@ def segment(
         try:
             for frame in chain([first], source):
                 if frame is not first:
-                    before = time.perf_counter()
+                    before = time.perf_counter_ns()
                     result = vos.step(frame.image)
-                    latencies.add_seconds(time.perf_counter() - before)
+                    latencies.add(time.perf_counter_ns() - before)
                 if scorer is not None and isinstance(source, GeneratedSource):
                     scorer.add(source.label_map(frame.index), result.mask)
                 folder.write(frame, result)

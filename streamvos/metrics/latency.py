@@ -68,13 +68,6 @@ class Latencies:
         self._minimum = min(self._minimum, nanoseconds)
         self._maximum = max(self._maximum, nanoseconds)
 
-    def add_seconds(self, seconds: float) -> None:
-        """Take one duration in seconds into account; as `add`."""
-        self.add(seconds * 1e9)
-
-    def __len__(self) -> int:
-        return self._count
-
     @property
     def count(self) -> int:
         """How many durations were added."""
