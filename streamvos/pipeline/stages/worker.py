@@ -14,6 +14,7 @@ import gc
 import json
 import math
 import os
+import queue
 import resource
 import secrets
 import signal
@@ -37,6 +38,7 @@ from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.messages import Message, Refused, decode, encode
 from streamvos.pipeline.wire.security import Curve
 from streamvos.pipeline.wire.spec import EdgeSpec
+from streamvos.pipeline.wire.waker import Waker
 from streamvos.types import InputError, StreamvosError
 
 BEAT_SECONDS = 0.25
@@ -91,9 +93,8 @@ class Worker:
         if secret is not None:
             Curve(secret).connect(self._control)
         self._control.connect(control)
-        self._mail = self._zmq.socket(zmq.PULL)
-        self._mail.bind("inproc://mail")
-        self._local = threading.local()
+        self._outgoing: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()  # from the stages' threads
+        self._waker = Waker()
         self._threads: dict[str, StageThread] = {}
         self._stages: list[Stage] = []
         self._context: StageContext | None = None
@@ -108,12 +109,11 @@ class Worker:
         self._say(Message("hello", fields={"worker": self.name, "pid": os.getpid()}))
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
-        poller.register(self._mail, zmq.POLLIN)
+        poller.register(self._waker.descriptor, zmq.POLLIN)
         beat_at, heard_at = time.monotonic(), math.inf  # a remote worker may be there before its supervisor
         while self._code is None:
             poller.poll(max(0, round((beat_at - time.monotonic()) * 1000)))
-            while self._mail.poll(0):
-                self._control.send_multipart(self._mail.recv_multipart())
+            self._send_outgoing()
             while self._code is None and self._control.poll(0):
                 heard_at = time.monotonic()
                 self._handle(self._control.recv_multipart())
@@ -170,7 +170,8 @@ class Worker:
         config = PipelineConfig.model_validate(message["config"])
         secret = self._secret or config.security.secret
         own = None if secret is None else Curve(secret, serves_own=True)
-        edges = [_with_curve(EdgeSpec(**one), own) for one in message["edges"]]
+        edges = [EdgeSpec(**one) for one in message["edges"]]
+        edges = [replace(edge, curve=own if edge.mode == "inline" else None) for edge in edges]
         self._context = StageContext(
             config,
             self._zmq,
@@ -192,16 +193,19 @@ class Worker:
             stage: Stage = getattr(import_module(module), kind)(name, self._context)
             self._stages.append(stage)
             self._facts[name] = stage.prepare()
-        _no_collections()
+        # no collection looks at all that torch brought, for tens of ms in the middle of a frame
+        gc.collect()
+        gc.freeze()
 
     def _tell(self, message: Message) -> None:
         """Send to the supervisor, from any thread."""
-        socket = getattr(self._local, "socket", None)
-        if socket is None:
-            socket = self._local.socket = self._zmq.socket(zmq.PUSH)
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.connect("inproc://mail")
-        socket.send_multipart(encode(message, self._session or b""))
+        self._outgoing.put(encode(message, self._session or b""))
+        self._waker.wake()
+
+    def _send_outgoing(self) -> None:
+        self._waker.clear()
+        while not self._outgoing.empty():
+            self._control.send_multipart(self._outgoing.get())
 
     def _warn(self, level: str, text: str) -> None:
         self._tell(Message("event", fields={"event": "warned", "level": level, "text": text}))
@@ -242,8 +246,8 @@ class Worker:
             "ended": stage is not None and stage.ended,
         }
         self._tell(Message("failed", stage.stream if stage else "", fields=fields))
-        while threading.current_thread() is threading.main_thread() and self._mail.poll(0):
-            self._control.send_multipart(self._mail.recv_multipart())
+        if threading.current_thread() is threading.main_thread():
+            self._send_outgoing()
 
     def _end(self) -> None:
         threads = set(self._threads.values())
@@ -331,16 +335,6 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, as large as it may be
-
-
-def _no_collections() -> None:
-    """Let no collection look at all that torch brought, for tens of ms in the middle of a frame."""
-    gc.collect()
-    gc.freeze()
-
-
-def _with_curve(edge: EdgeSpec, curve: Curve | None) -> EdgeSpec:
-    return replace(edge, curve=curve if edge.mode == "inline" else None)
 
 
 def _publishing_keys(config: PipelineConfig, secret: str | Path | None) -> Curve | None:

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from pipeline_ends import Bench, Process, Running, bench, descriptors, until
+from single_stage import Bench, Process, Running, bench, descriptors, until
 
 from streamvos.masks.labelmap import read_label_map
 from streamvos.pipeline.stages.sinks import SinksStage
@@ -136,7 +136,7 @@ def test_every_sink_gets_every_result_and_each_is_acknowledged_once(tmp_path):
         received, started, done = frames[0][2]["sinks"]
         assert received <= started <= done
         assert frames[0][2]["decoder"] == [4, 5, 6]
-        kinds = [message.kind for message in made.told]
+        kinds = [message.kind for message in made.messages]
         assert kinds.index("ended") == len(kinds) - 1
     assert indices(tmp_path / "results.jsonl") == list(range(40))
     assert numbers(tmp_path / "overlay.mp4") == list(range(40))
@@ -275,7 +275,7 @@ def test_a_full_disk_makes_a_sink_wait_and_loses_it_no_frame_under_lossless(tmp_
                 sent += 1
                 if policy == "lossless":  # the credit for it, if it is given
                     decoder.outbox.socket.poll(300)
-            beat = until(lambda stage=stage: (told := stage.stage.beat())["waiting_for"] and told, "the wait")
+            beat = until(lambda stage=stage: (beat := stage.stage.beat())["waiting_for"] and beat, "the wait")
             assert beat["waiting_for"].startswith(FULL)
             assert 0 < beat["waiting_since"] <= time.monotonic_ns()
             labels = folder / "labels"
@@ -306,9 +306,9 @@ def test_another_error_ends_one_sink_of_a_live_stream_and_a_lossless_stream(tmp_
                 assert "No such file" in str(error)
                 assert not acknowledged(made.heard("ack"))
                 continue
-            (told,) = until(lambda made=made: made.heard("sink_failed"), "sink_failed")
-            assert told["sink"] == "labels"
-            assert "No such file" in told["error"]
+            (failed,) = until(lambda made=made: made.heard("sink_failed"), "sink_failed")
+            assert failed["sink"] == "labels"
+            assert "No such file" in failed["error"]
             for seq in range(1, 10):
                 decoder.send(seq)
             decoder.end(10)
@@ -317,7 +317,7 @@ def test_another_error_ends_one_sink_of_a_live_stream_and_a_lossless_stream(tmp_
             assert not made.failures
 
 
-def test_told_to_stop_it_closes_with_what_is_there(tmp_path):
+def test_a_stop_closes_it_with_what_is_there(tmp_path):
     with bench(stream(tmp_path, "json", "overlay", policy="latest")) as made:
         stage, decoder = begun(made)
         for seq in range(8):
@@ -345,7 +345,7 @@ def test_killed_at_any_moment_it_continues_its_files(tmp_path, seed):
     chance = random.Random(seed)
     lives, total = 4, 200
     with bench(stream(tmp_path, "json", "labels", "overlay")) as made:
-        decoder, committed, told = Decoder(made), -1, []
+        decoder, committed, acks = Decoder(made), -1, []
         for life in range(lives):
             process = Process(made, "sinks.s", life)
             decoder.begin(process, life + 1, process.ready["endpoints"]["s/results"])
@@ -364,8 +364,8 @@ def test_killed_at_any_moment_it_continues_its_files(tmp_path, seed):
             else:
                 time.sleep(chance.random() * 0.01)
             process.kill()
-            told.append(process.heard("ack"))
-        assert acknowledged(told[-1])[-1][0] == total - 1
+            acks.append(process.heard("ack"))
+        assert acknowledged(acks[-1])[-1][0] == total - 1
     assert indices(tmp_path / "results.jsonl") == list(range(total))
     for seq in range(total):
         np.testing.assert_array_equal(read_label_map(tmp_path / f"labels/{seq:05d}.png"), label_map(seq))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zmq
 from PIL import Image
-from pipeline_ends import Bench, Process, bench, descriptors, until
+from single_stage import Bench, Process, bench, descriptors, until
 
 from streamvos.masks.labelmap import write_label_map
 from streamvos.pipeline.stages.source import SourceStage, label_of

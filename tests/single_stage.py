@@ -48,7 +48,7 @@ def until(condition: Callable[[], Any], what: str = "it", seconds: float = PATIE
 
 
 class Bench:
-    """Sockets, arenas and a folder for one stream "s", and what the stage under test has told."""
+    """Sockets, arenas and a folder for one stream "s", and the messages of the stage under test to its supervisor."""
 
     def __init__(self, stream: Mapping[str, Any], **pipeline: Any):
         if not {"mask", "boxes"} & set(stream) and not stream["source"].startswith("synthetic"):
@@ -58,7 +58,7 @@ class Bench:
         self.topology = Topology.of(self.config, Runtime("bench", self.folder))
         self.zmq: zmq.Context[Any] = zmq.Context()
         self.arenas = {name: Arena.create(name) for name in self.topology.arenas}
-        self.told: list[Message] = []
+        self.messages: list[Message] = []
         self.failures: list[Exception] = []
         self._closers: list[Callable[[], None]] = []
 
@@ -87,10 +87,10 @@ class Bench:
 
     def _hear(self, message: Message) -> None:
         # through the wire's form, as a supervisor would get it
-        self.told.append(decode([bytes(part) for part in encode(message, SESSION)], SESSION))
+        self.messages.append(decode([bytes(part) for part in encode(message, SESSION)], SESSION))
 
     def heard(self, kind: str) -> list[Message]:
-        return [message for message in list(self.told) if message.kind == kind]
+        return [message for message in list(self.messages) if message.kind == kind]
 
     def close(self) -> None:
         for close in self._closers:
@@ -129,11 +129,11 @@ class Running:
 
 
 class Process:
-    """A worker process with one stage, told what a supervisor tells it."""
+    """A worker process with one stage; the test plays the supervisor."""
 
     def __init__(self, bench: Bench, stage: str, life: int, facts: Mapping[str, Any] | None = None):
         self._bench, self.stage = bench, stage
-        self.told: list[Message] = []
+        self.messages: list[Message] = []
         identity = f"{stage} {life} {time.monotonic_ns()}"
         self._identity = identity.encode()
         self._lock = threading.Lock()
@@ -143,7 +143,7 @@ class Process:
         self._socket.bind(address)
         self._pipe = os.pipe()
         arenas = {name: arena.fd for name, arena in bench.arenas.items()}
-        told = {
+        start = {
             "name": stage, "control": address, "session": SESSION.hex(), "identity": identity,
             "arenas": arenas, "parent": os.getpid(), "pipe": self._pipe[0], "stages": [stage],
         }  # fmt: skip
@@ -155,7 +155,7 @@ class Process:
         )
         assert self.process.stdin is not None
         with self.process.stdin as letter:
-            letter.write(json.dumps(told).encode())
+            letter.write(json.dumps(start).encode())
         bench._closers.insert(0, self.kill)
         self.wait_for("hello")
         init = {
@@ -174,16 +174,16 @@ class Process:
         self._socket.send_multipart([self._identity, *encode(message, SESSION)])
 
     def listen(self) -> None:
-        """Take what was told."""
+        """Take the messages that have come."""
         with contextlib.suppress(zmq.Again):
             while True:
                 _, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
-                self.told.append(decode(parts, SESSION))
+                self.messages.append(decode(parts, SESSION))
 
     def heard(self, kind: str) -> list[Message]:
         if not self._socket.closed:
             self.listen()
-        return [message for message in self.told if message.kind == kind]
+        return [message for message in self.messages if message.kind == kind]
 
     def wait_for(self, kind: str) -> Message:
         def found() -> Message | None:
