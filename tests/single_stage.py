@@ -48,7 +48,7 @@ def until(condition: Callable[[], Any], what: str = "it", seconds: float = PATIE
 
 
 class Bench:
-    """Sockets, arenas and a folder for one stream "s", and the messages of the stage under test to its supervisor."""
+    """Sockets, arenas and a folder for one stream "s", and what its stage sends to the supervisor."""
 
     def __init__(self, stream: Mapping[str, Any], **pipeline: Any):
         if not {"mask", "boxes"} & set(stream) and not stream["source"].startswith("synthetic"):
