@@ -1,4 +1,8 @@
-"""Edges: a producer, a consumer, credits, and one incarnation at a time (docs/protocol.md, 2 to 5).
+"""What the pipeline's processes send each other, and where they meet (docs/protocol.md).
+
+`messages` are checked before use; `arenas` hold their arrays in shared memory; an edge (`spec`) has an
+`outbox` and an `inbox`; `endpoints` checks names and addresses, `runtime` holds the folder of sockets,
+`security` the keys; a `waker` ends a stage's poll. Edges in use:
 
     inbox = Inbox(context, edge, session, arenas)
     outbox = Outbox(context, edge, session, arenas)

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from pipeline.small_server import (
 
 from streamvos.pipeline.clients.publishing import Publisher
 from streamvos.pipeline.wire.endpoints import ipc_address, is_loopback
-from streamvos.pipeline.wire.runtime import Runtime, find_control, live_pipelines, runtime_folder
+from streamvos.pipeline.wire.runtime import Runtime, _bases, find_control, live_pipelines, runtime_folder
 from streamvos.pipeline.wire.security import (
     Curve,
     bind,
@@ -36,6 +37,8 @@ from streamvos.pipeline.wire.security import (
     read_secret_key,
 )
 from streamvos.types import InputError
+
+BASES = "streamvos.pipeline.wire.runtime._bases"
 
 
 @pytest.fixture
@@ -341,6 +344,17 @@ def test_the_folder_is_for_its_owner_alone(home):
         assert stat.S_IMODE(one.stat().st_mode) == 0o700
 
 
+def test_a_pipeline_is_found_in_the_common_folder_too(home, monkeypatch):
+    """As of a service that was started without the session's XDG_RUNTIME_DIR."""
+    with short_folder() as elsewhere:
+        assert _bases() == [home / "streamvos", Path(f"/tmp/runtime-{os.getuid()}/streamvos")]
+        monkeypatch.setattr(BASES, lambda: [elsewhere / "streamvos"])
+        with Runtime.claim("door") as served, serving(served.control, Recorder()):
+            monkeypatch.setattr(BASES, lambda: [home / "streamvos", elsewhere / "streamvos"])
+            assert find_control("door") == served.control
+            assert live_pipelines() == ["door"]
+
+
 @pytest.mark.parametrize("name", ["", "..", ".", "a/b", "/etc", "x" * 65, "a\0b"])
 def test_names_do_not_lead_elsewhere(home, name):
     with pytest.raises(InputError, match="expected a name"):
@@ -369,8 +383,6 @@ def test_paths_that_the_system_cannot_bind_are_told_before():
 
 
 def ipc_address_of(length):
-    from pathlib import Path
-
     return ipc_address(Path("/" + "x" * (length - 1)))
 
 
