@@ -146,7 +146,7 @@ class VideoDataset(ABC, Generic[VideoType]):
         """The training clip that starts at frame `i` of the frames with label maps of all videos in a row.
 
         Near the end of a video the clip is shifted back until it fits, so that every frame is the index of
-        a clip (as in the TVOS authors' training code). Frames without a label map are passed over. Objects
+        a clip (as in the TVOS authors' training code). Frames without a label map are skipped. Objects
         that appear inside the clip keep their labels; `Clip.known` drops them.
 
         Args:
@@ -169,7 +169,7 @@ def list_pictures(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
     Names that are numbers are ordered as numbers, so that 9 comes before 10; others as text.
 
-    Hidden files are passed over (macOS leaves `._00000.png` beside `00000.png`).
+    Hidden files are skipped (macOS leaves `._00000.png` beside `00000.png`).
 
     Raises:
         InputError: the folder cannot be read, or one name occurs with two suffixes.
@@ -198,7 +198,7 @@ def list_folders(folder: Path) -> list[str]:
 
 
 def children(folder: Path) -> list[Path]:
-    """What lies in a folder.
+    """The files and folders in a folder.
 
     Raises:
         InputError: the folder cannot be read.
@@ -215,7 +215,7 @@ def read_image(path: Path) -> np.ndarray:
     Pillow decodes it, as in the TVOS authors' code; no orientation tag is applied.
 
     Raises:
-        InputError: the file is missing or is no readable picture.
+        InputError: the file is missing or is not a readable picture.
     """
     try:
         with Image.open(path) as picture:
@@ -244,7 +244,7 @@ def read_labels(path: Path, binary: bool, merge: bool) -> np.ndarray:
         merge: all objects become object 1; void stays 255.
 
     Raises:
-        InputError: the file is missing or is no label map.
+        InputError: the file is missing or is not a label map.
     """
     labels = read_label_map(path, binary="never")
     if binary:

@@ -87,7 +87,7 @@ class YouTubeVideo(Video):
         """The objects in the order of their ids, from meta.json or else from the label maps.
 
         Raises:
-            InputError: meta.json is malformed or speaks of frames that do not exist, or a label map
+            InputError: meta.json is malformed or names missing frames, or a label map
                 that is needed cannot be read.
         """
         found = self._objects_in_meta() if self.meta is not None else self._objects_in_masks()
@@ -208,7 +208,7 @@ class YouTubeVosDataset(VideoDataset[YouTubeVideo]):
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
-    """What meta.json says, video -> entry; None where there is no such file."""
+    """The content of meta.json, video -> entry; None without such a file."""
     if not path.exists():
         return None
     try:

@@ -43,7 +43,7 @@ class Overlay:
         """A picture with the result drawn over it.
 
         Args:
-            image: (H, W, 3) uint8 RGB; stays as it is.
+            image: (H, W, 3) uint8 RGB; not changed.
             result: of the same size.
 
         Returns:
@@ -106,7 +106,7 @@ class Overlay:
 def _inner_edge(mask: np.ndarray, width: int) -> np.ndarray:
     """(H, W) uint8, 1 where a pixel of an object lies within `width` pixels of another label."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    # The border of the picture is no edge: there, cv2's default border never wins a maximum or minimum.
+    # The border of the picture is not an edge: there, cv2's default border never wins a maximum or minimum.
     differs = np.not_equal(cv2.dilate(mask, kernel), cv2.erode(mask, kernel))
     return (differs & (mask != 0)).view(np.uint8)
 

@@ -79,7 +79,7 @@ class GeneratedSource(Source):
         self._next += count
 
     def _render(self, place: int) -> SyntheticFrame:
-        # Truth is usually asked for the frame just given; rendering it twice would double the cost.
+        # The truth is usually requested for the latest frame; rendering it twice would double the cost.
         if self._latest is None or self._latest[0] != place:
             self._latest = (place, self.video[place])
         return self._latest[1]

@@ -73,7 +73,7 @@ class LiveSource(Source):
                 raise InputError(f"{option} must be a number of seconds > 0, got {seconds!r}")
         address = live_address(place)
         self._reader = _Reader(address, policy, open_timeout, stall_timeout)
-        # Also stops the thread of a source that nobody closed, at the latest when the interpreter ends.
+        # Also stops the thread of a source that was not closed, at the latest when the interpreter ends.
         self._stop = weakref.finalize(self, self._reader.shut)
         self._reader.start()
         try:

@@ -91,7 +91,7 @@ class Source(ABC):
     """A stream of frames that can be read once, from the first to the last.
 
     It is opened when made, so that its attributes are known before the first frame, and closed by
-    `close` or at the end of a `with` block. `iter(source)` is the source itself: a second loop goes on
+    `close` or at the end of a `with` block. `iter(source)` is the source itself: a second loop continues
     where the first stopped.
 
     Attributes:

@@ -110,7 +110,7 @@ class Deformation:
         return points
 
     def reach(self, radius: float) -> float:
-        """Bound on how far a point is moved when it lies (or ends) within `radius` of the origin."""
+        """Bound on the displacement of a point that lies (or ends) within `radius` of the origin."""
         far = float(np.abs(self.amplitudes).sum(0).max()) * 1.42 if len(self.amplitudes) else 0.0
         for x, y, *_, largest, _ in self.joints:
             far += min(abs(largest) * (radius + far + float(np.hypot(x, y))), 2 * float(np.hypot(x, y)))
@@ -131,7 +131,7 @@ def random_deformation(
         diameter: of the surface in pixels.
         strength: sum of the waves' gradients; folding is impossible below 1.
         speed: scale of the rates of change; 0 freezes it.
-        joints: how many places to bend at.
+        joints: number of places to bend at.
     """
     count = 3
     lengths = diameter * np.exp(rng.uniform(np.log(0.55), np.log(2.0), count))

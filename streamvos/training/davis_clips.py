@@ -49,7 +49,7 @@ class AuthorsClips:
 
     An epoch visits every frame once as the beginning of a clip (shifted back where the video ends before
     it), in an order of its own, and drops the last, incomplete batch. The authors visit them in the same
-    order every epoch, by mistake. Videos shorter than a clip are passed over.
+    order every epoch, by mistake. Videos shorter than a clip are skipped.
 
     Args:
         dataset: DAVIS or YouTube-VOS.

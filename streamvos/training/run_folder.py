@@ -111,7 +111,7 @@ class RunFolder:
         """The error for a checkpoint that cannot be used."""
         return InputError(
             f"the checkpoint {self.checkpoint} cannot be used ({reason}); put an intact copy in its place, "
-            "or remove it to begin the run anew"
+            "or remove it to start the run from the beginning"
         )
 
     def begin(self, step: int) -> None:

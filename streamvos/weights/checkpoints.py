@@ -56,7 +56,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a weight file, ours or a published one.
 
     Raises:
-        InputError: there is no such file, it is no weight file, it is cut off, or it would have to run
+        InputError: there is no such file, it is not a weight file, it is truncated, or it would have to run
             code to be read.
     """
     path = Path(path)
@@ -98,10 +98,10 @@ def _read_npz(path: Path) -> Checkpoint:
             raise ValueError(f"it would unpack to {size / 2**30:.0f} GiB")
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-        # a number on its own (a step counter) is no weight
+        # a number on its own (a step counter) is not a weight
         tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items() if a.ndim}
     except Exception as error:  # whatever zip, zlib, lzma and numpy raise over damaged bytes
-        raise InputError(f"{path} is no readable .npz of arrays ({_first_line(error)})") from None
+        raise InputError(f"{path} is not a readable .npz of arrays ({_first_line(error)})") from None
     return Checkpoint(path, tensors, {})
 
 
@@ -137,7 +137,7 @@ def _read_torch(path: Path) -> Checkpoint:
             f"{path} needs more than tensors and plain containers to be read, so it is refused ({reason})"
         ) from None
     except Exception as error:  # whatever torch, zip and zlib raise over damaged bytes
-        raise InputError(f"{path} is no readable torch checkpoint ({_first_line(error)})") from None
+        raise InputError(f"{path} is not a readable torch checkpoint ({_first_line(error)})") from None
     for wrapper in ("state_dict", "model", "net"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -149,7 +149,7 @@ def _read_torch(path: Path) -> Checkpoint:
     for name, value in tensors.items():
         if not _is_plain(value):
             raise InputError(
-                f"{path}: {name} is no plain tensor ({value.layout}, {value.device}, {value.dtype})"
+                f"{path}: {name} is not a plain tensor ({value.layout}, {value.device}, {value.dtype})"
             )
     return Checkpoint(path, tensors, {})
 

@@ -23,7 +23,7 @@ THEIRS, OURS, BACKBONE = "refiner.", "decoder.refiner.", "extractor.backbone."
 
 TELLTALE = "TSE.layer4.reduce.0.weight"
 DEPTHS = {1024: 101, 256: 18}
-"""Channels of the third stage -> the authors' backbone that has so many."""
+"""Channels of the third stage -> depth of the authors' backbone."""
 
 FILES = {18: "resnet18-5c106cde.pth", 101: "resnet101-63fe2227.pth"}
 """torchvision's names of the files (IMAGENET1K_V1)."""
@@ -53,7 +53,7 @@ def from_authors(
     converted = {}
     for name, value in plain_names(tensors).items():
         if not name.startswith(THEIRS):
-            raise InputError(f"{name!r} is no entry of an FRTM checkpoint")
+            raise InputError(f"{name!r} is not an entry of an FRTM checkpoint")
         converted[OURS + name.removeprefix(THEIRS)] = value
     depth = _depth(converted)
     if backbone is None:
@@ -69,7 +69,7 @@ def from_authors(
 def _depth(tensors: Mapping[str, torch.Tensor]) -> int:
     """Depth of the backbone that the segmentation network was trained on."""
     if OURS + TELLTALE not in tensors:
-        raise InputError(f"this is no FRTM checkpoint: {THEIRS + TELLTALE} is missing")
+        raise InputError(f"this is not an FRTM checkpoint: {THEIRS + TELLTALE} is missing")
     shape = tuple(tensors[OURS + TELLTALE].shape)
     if len(shape) != 4 or shape[1] not in DEPTHS:
         raise InputError(

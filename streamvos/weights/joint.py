@@ -69,7 +69,7 @@ def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.T
             continue
         theirs = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
         if theirs is None:
-            raise InputError(f"{name!r} is no entry of a JOINT checkpoint")
+            raise InputError(f"{name!r} is not an entry of a JOINT checkpoint")
         converted[PREFIXES[theirs] + name.removeprefix(theirs)] = value
     return converted, {"network": _network(converted)}
 

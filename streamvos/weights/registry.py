@@ -148,7 +148,7 @@ def as_ours(
         return checkpoint.tensors, dict(checkpoint.metadata.get("options", {}))
     name = recognize(checkpoint)
     if name is None:
-        raise InputError(f"{checkpoint.path} is no known checkpoint")
+        raise InputError(f"{checkpoint.path} is not a known checkpoint")
     if name == "frtm":
         return frtm.from_authors(checkpoint.tensors, None if backbone is None else backbone.tensors)
     if backbone is not None:

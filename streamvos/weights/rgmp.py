@@ -71,7 +71,7 @@ def _renamed(name: str) -> str:
         new, count = theirs.subn(ours, name)
         if count:
             return new
-    raise InputError(f"{name!r} is no entry of an RGMP checkpoint")
+    raise InputError(f"{name!r} is not an entry of an RGMP checkpoint")
 
 
 def _check_normalization(name: str, value: torch.Tensor) -> None:

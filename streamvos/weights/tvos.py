@@ -36,7 +36,7 @@ def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.T
         parts = name.split(".")
         if parts[0] == "backbone":
             if len(parts) < 3 or parts[1] not in CHILDREN:
-                raise InputError(f"{name!r} is no entry of a TVOS checkpoint")
+                raise InputError(f"{name!r} is not an entry of a TVOS checkpoint")
             parts[1] = CHILDREN[parts[1]]
         converted[".".join(parts)] = value
     return converted, {"network": _network(converted)}

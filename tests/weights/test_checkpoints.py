@@ -173,7 +173,7 @@ def test_a_dump_of_tensorflow_variables_is_read(tmp_path):
     tensors = read_checkpoint(tmp_path / "dump.npz").tensors
     assert {n: tuple(v.shape) for n, v in tensors.items()} == {"logits/weights": (1, 1, 256, 1)}
     np.savez(tmp_path / "evil.npz", a=np.array([Hostile(str(tmp_path / "it-ran"))], dtype=object))
-    with pytest.raises(InputError, match=r"evil\.npz is no readable \.npz"):
+    with pytest.raises(InputError, match=r"evil\.npz is not a readable \.npz"):
         read_checkpoint(tmp_path / "evil.npz")
     assert not (tmp_path / "it-ran").exists()
     (tmp_path / "cut.npz").write_bytes((tmp_path / "dump.npz").read_bytes()[:-40])
@@ -227,10 +227,10 @@ def test_a_description_that_is_none_is_refused(tmp_path, description):
 
 def test_tensors_that_are_no_weights_are_refused(tmp_path, method):
     torch.save({"backbone.0.weight": torch.zeros(3, device="meta")}, tmp_path / "meta.pth")
-    with pytest.raises(InputError, match="no plain tensor"):
+    with pytest.raises(InputError, match="not a plain tensor"):
         read_checkpoint(tmp_path / "meta.pth")
     torch.save({"backbone.0.weight": torch.zeros(1).expand(10**12)}, tmp_path / "expanded.pth")
-    with pytest.raises(InputError, match="no plain tensor"):
+    with pytest.raises(InputError, match="not a plain tensor"):
         read_checkpoint(tmp_path / "expanded.pth")
     state = {n: v.to(torch.complex64) for n, v in method.extractor.state_dict().items()}
     save_weights(tmp_path / "complex.safetensors", state, "tvos", {"options": {"network": NETWORK}})

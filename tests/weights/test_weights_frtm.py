@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused(keys):
         from_authors(checkpoint, {n: v for n, v in backbone.items() if n != "conv1.weight"})
     with pytest.raises(InputError, match="1 of another shape"):
         from_authors(checkpoint, {**backbone, "conv1.weight": torch.zeros(64, 3, 3, 3)})
-    with pytest.raises(InputError, match="no entry of an FRTM checkpoint"):
+    with pytest.raises(InputError, match="not an entry of an FRTM checkpoint"):
         from_authors({**checkpoint, "head.weight": torch.zeros(1)}, backbone)
     with pytest.raises(InputError, match="is missing"):
         from_authors({"refiner.project.conv1.weight": torch.zeros(1)}, backbone)

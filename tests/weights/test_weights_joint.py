@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused():
     name = "transformer.decoder.self_attn.WK.weight"
     with pytest.raises(InputError, match="copy of the encoder"):
         from_authors({**tensors, name: tensors[name] + 1})
-    with pytest.raises(InputError, match="no entry of a JOINT checkpoint"):
+    with pytest.raises(InputError, match="not an entry of a JOINT checkpoint"):
         from_authors({**tensors, "iounet.weight": torch.zeros(1)})
     del tensors["label_encoder.conv_block.0.weight"]
     with pytest.raises(InputError, match=r"lacks 'label_encoder\.stem"):
