@@ -66,13 +66,13 @@ class Dispatcher:
         self.manager.pool = self.pool
 
     def watch(self) -> None:
-        """Deaths that were seen, deadlines, restarts and beginnings that are due."""
+        """Act on deaths and deadlines, and begin what may begin by now."""
         self.pool.watch()
         self.pool.prepare(self._may_prepare)
         self.manager.watch()
 
     def take(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
-        """A message from an instance of a worker.
+        """Handle a message from an instance of a worker.
 
         Raises:
             Refused: a heartbeat is malformed.
@@ -122,7 +122,7 @@ class Dispatcher:
 
     def _status_of(self, stream: StreamRecord, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         waiting = None if stream.over else self._observation.waiting(stream.name)
-        facts = stream.facts or {"size": (), "label": None}
+        facts = stream.facts or {"size": ()}
         return {
             "state": stream.state(waiting is not None),
             "reason": stream.reason,
