@@ -1,4 +1,4 @@
-"""The contract that every method fulfils.
+"""The contract that every method fulfills.
 
 A method is three parts: an extractor that looks at frames and at nothing else, a target that is the
 whole state of one stream, and a decoder that turns what the target says into probabilities. The
@@ -92,7 +92,7 @@ class Target(ABC):
         """Take `label_map` for the truth of this frame.
 
         Args:
-            features: of the annotated frame.
+            features: the annotated frame's features, B = 1.
             label_map: (H, W) int64; 0 background, ids of `object_ids`, 255 void (unknown).
             object_ids: every object to follow from here on, ascending; one that has no pixel in
                 `label_map` is followed but not visible now.
@@ -158,7 +158,7 @@ class Origin(NamedTuple):
     """The arguments of `streamvos.weights.load_method`.
 
     Attributes:
-        name: of the method, as `METHODS` has it.
+        name: the method's name in `METHODS`.
         weights: "default", a path, or None (random).
         options: that were given.
     """

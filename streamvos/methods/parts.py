@@ -78,7 +78,7 @@ class ExtractorPart(Part):
     A map that is the frames themselves is no output; it goes past the engine.
 
     Args:
-        extractor: of the method.
+        extractor: the method's extractor module.
     """
 
     def __init__(self, extractor: nn.Module):

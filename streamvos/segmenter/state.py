@@ -84,7 +84,7 @@ class StreamState:
         defer: whether targets put training off, to run in the background (`streamvos.methods.background`).
 
     Attributes:
-        target: of the method.
+        target: the method's state of this stream.
         size: (H, W) of the frames; None before the first.
         count: frames learned.
         started: whether there ever was a mask.
@@ -110,7 +110,7 @@ class StreamState:
         """What has to be decided about a frame.
 
         Args:
-            features: of the frame.
+            features: the frame's features, B = 1.
             annotation: what the user says about it.
 
         Raises:
@@ -128,7 +128,7 @@ class StreamState:
         """Remember what was decided.
 
         Args:
-            features: of the frame.
+            features: the frame's features, B = 1.
             question: as asked.
             decision: the answer to it.
         """
@@ -242,7 +242,7 @@ def make_result(probabilities: torch.Tensor, object_ids: tuple[int, ...], index:
     Args:
         probabilities: (1 + K, H, W) float32 on any device; must not be written to afterwards.
         object_ids: the K ids.
-        index: of the frame.
+        index: the frame's number.
     """
     mask = label_map_of(probabilities, object_ids).cpu().numpy()
 

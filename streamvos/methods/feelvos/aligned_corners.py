@@ -57,7 +57,7 @@ def resize_bilinear(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
     Args:
         maps: (B, C, h, w) float.
-        size: of the result.
+        size: (h, w) of the result.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps

@@ -118,7 +118,7 @@ def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtyp
     Args:
         state: what `Memory.state_dict` gave.
         soft: whether the target remembers probabilities.
-        dtype: of the networks.
+        dtype: the dtype of the networks.
 
     Raises:
         InputError: it does not describe a memory that can be gone on with.

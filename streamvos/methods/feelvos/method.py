@@ -141,9 +141,9 @@ class FEELVOSTarget(Target):
     """References and the previous frame of one stream.
 
     Args:
-        options: of the method.
-        head: its weights.
-        part: what runs it; None = as it is.
+        options: the method's options.
+        head: the dynamic head, which holds the weights.
+        part: what runs the head; None = the head itself.
     """
 
     def __init__(self, options: FEELVOSOptions, head: DynamicHead, part: Part | None = None):

@@ -88,7 +88,7 @@ def augment(
         count: how many pictures; fewer come back if the object cannot be placed.
         fill: what is seen where the object was: "inpaint" (Telea's method), or "grey" (the authors' code
             for YouTube-VOS).
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Returns:
         (n, H, W, 3) uint8 and (n, H, W) bool.

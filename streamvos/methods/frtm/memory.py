@@ -64,11 +64,11 @@ class ObjectModel:
     Args:
         weights: as fitted to the first frame.
         projected: (n, c, h, w), the first frame's samples.
-        samples: of the n samples.
+        samples: the quadratic forms of these n samples.
         importance: of their slots, 0..n-1.
 
     Attributes:
-        weights: of the target model.
+        weights: the target model's two convolutions.
         frames: how many frames were tracked since the object's first.
         importance: of every slot.
         matrix, right: (9c, 9c) and (9c,) float64, the weighted sum of the samples' normal equations.

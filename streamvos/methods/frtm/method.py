@@ -70,8 +70,8 @@ class FRTMDecoder(nn.Module):
     """Scores to probabilities.
 
     Args:
-        channels: of the extractor's maps.
-        options: of the method.
+        channels: level -> channels of the extractor's map.
+        options: the method's options.
     """
 
     def __init__(self, channels: Mapping[str, int], options: FRTMOptions):

@@ -94,7 +94,7 @@ class FRTMOptions(Options):
         return LearningRule(self.regularization, self.regularization_form, self.beta, self.forgetting)
 
     def first_importance(self, count: int) -> SampleWeights:
-        """Of a memory that holds `count` samples of the first frame; the true one counts twice."""
+        """Weights of a memory that holds `count` samples of the first frame; the true one counts twice."""
         # in float64, so that runs in any precision forget alike
         shares = torch.ones(count, dtype=torch.float64)
         if count > 1:

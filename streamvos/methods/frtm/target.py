@@ -249,7 +249,7 @@ class FRTMTarget(Target):
         """A tracked frame: learn from the objects that are visible, and refit those whose turn it is.
 
         Args:
-            features: of the frame.
+            features: the frame's features, B = 1.
             object_ids: K of those followed.
             soft: (K, H, W), where they were found.
         """
@@ -263,7 +263,7 @@ class FRTMTarget(Target):
             self._settle()
 
     def _settle(self) -> None:
-        """Do what was put off until the host knows which objects were visible."""
+        """Learn from the pending frame, now that the host needs to know which objects were visible."""
         pending, self._pending = self._pending, None
         if pending is not None:
             visible = pending.seen.values().tolist()

@@ -37,7 +37,7 @@ class JOINTMemory:
 
     Args:
         network: the weights.
-        options: of the method.
+        options: the method's options.
         object_ids: the K ids.
         grid: (h, w) cells of a picture.
 
@@ -251,7 +251,7 @@ class JOINTMemory:
         """Bring the attention among the pictures up to date with the new one in `slot`.
 
         Args:
-            slot: of the new picture.
+            slot: where the new picture is stored.
             gone: keys and values of the one that was there before.
         """
         for pictures in self._portions():

@@ -67,7 +67,7 @@ class JOINTNetwork(nn.Module):
         channels: C, of the features of both branches.
         keys: channels of queries and keys.
         labels: D, channels of an encoded mask.
-        label_widths: of the label encoder.
+        label_widths: channels of the label encoder's stages.
         widths: of the segmentation network, the deepest level first.
     """
 
@@ -94,7 +94,7 @@ class JOINTNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         return self.backbone.conv1.weight.dtype
 
     def see(self, pictures: torch.Tensor) -> View:

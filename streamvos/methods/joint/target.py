@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     """A frame as the target saw it, kept from reading to writing.
 
     Attributes:
-        features: of the frame.
+        features: the frame's features, B = 1.
         object_ids: the K objects.
         view: a row for each of them, or one for all.
         windows: K.
@@ -67,7 +67,7 @@ class JOINTTarget(Target):
     """Windows and memories of the objects of one stream.
 
     Args:
-        network, options: of the method.
+        network, options: those of the method, shared by its targets.
         backbone: what looks at windows, see `streamvos.methods.joint.method.backbone_part`.
     """
 
@@ -192,7 +192,7 @@ class JOINTTarget(Target):
         """Memories and next state of objects given on this frame; this target is not changed.
 
         Args:
-            features: of the frame.
+            features: the frame's features, B = 1.
             masks: (K, H, W) of the objects, 0 or 1.
             ids: K, ascending.
         """
@@ -236,7 +236,7 @@ class JOINTTarget(Target):
         """Remember this frame where that is due, then see where the objects are now.
 
         Args:
-            features: of the frame.
+            features: the frame's features, B = 1.
             probabilities: (K, H, W) of the objects of this target.
         """
         assert self.state is not None

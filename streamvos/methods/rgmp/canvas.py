@@ -28,7 +28,7 @@ def grown(side: int, stride: int, grow: Growth) -> int:
 
     Args:
         side: in pixels.
-        stride: of the network.
+        stride: the network's stride in pixels.
         grow: "authors" adds `stride` to a side that is already a multiple, "least" adds nothing then.
     """
     rest = side % stride

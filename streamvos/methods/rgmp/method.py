@@ -68,7 +68,7 @@ class RGMPDecoder:
 
 
 class RGMPTarget(Target):
-    """Of one stream: each object's reference, and the masks of the frame before.
+    """The state of one stream: each object's reference, and the masks of the frame before.
 
     The masks that guide the next frame are those of the whole canvas: the authors do not cut its border
     off. The decoder gives the frame's part only, so the border comes from what was read last, which is
@@ -198,7 +198,7 @@ class RGMPTarget(Target):
         self._previous, self._frame, self._label_map = state["previous"], state["frame"], state["label_map"]
 
     def _shapes(self, size: tuple[int, int], count: int) -> dict[str, tuple[int, ...]]:
-        """Of everything that is remembered of `count` objects in frames of `size`."""
+        """The shape of every remembered tensor, for `count` objects in frames of `size`."""
         canvas, runs = canvas_of(size, self.options), count + (count > 1)
         shapes: dict[str, tuple[int, ...]] = {
             "previous": (1 + count, *canvas.size),
@@ -211,7 +211,7 @@ class RGMPTarget(Target):
         return shapes
 
     def _canvas(self, features: Features, starts: bool = False) -> Canvas:
-        """Of a frame that fits what is remembered, if anything is needed of that."""
+        """The frame's canvas; its size must be that of the frames before, unless the stream `starts` here."""
         if not starts and self._size is not None and self._size != features.size:
             raise InputError(f"the frames so far were {self._size} (H, W), this one is {features.size}")
         return canvas_of(features.size, self.options)
@@ -231,7 +231,7 @@ class RGMPTarget(Target):
         return [pool[rows] for pool in fresh]
 
     def _merged_reference(self, labels: torch.Tensor, ids: tuple[int, ...]) -> list[torch.Tensor]:
-        """Of the objects `ids` together, on the last annotated frame."""
+        """The reference of the objects `ids` together, on the last annotated frame."""
         assert self._size is not None
         canvas = canvas_of(self._size, self.options)
         maps = self._extractor.filtered(self._frame, canvas)

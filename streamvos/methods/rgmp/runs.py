@@ -88,7 +88,7 @@ class GuidedRuns(nn.Module):
 
         Args:
             maps: of the extractor, one frame.
-            canvas: of the frame.
+            canvas: the frame's canvas.
             masks: (R, H', W') float, of each run.
 
         Returns:
@@ -116,7 +116,7 @@ class GuidedRuns(nn.Module):
 
         Args:
             maps: of the extractor, one frame.
-            canvas: of the frame.
+            canvas: the frame's canvas.
             masks: (R, H', W') float, where each run's object was in the frame before.
             references: per scale, from `refer`.
         """

@@ -50,7 +50,7 @@ def propagate(
         labels: per reference (h*w, L), soft or one-hot, floating point; L counts the background.
         sigmas: per reference the reach of the prior in cells; not read with `spatial_prior="none"`.
         grid: (h, w).
-        options: see there.
+        options: how labels travel, see `PropagationOptions`.
         radii: per reference a radius in place of `options.radius`, for example None for the first frame only.
 
     Returns:

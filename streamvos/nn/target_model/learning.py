@@ -190,8 +190,8 @@ def learn_both(
         importance: (N,), what their errors are multiplied by.
         initial: where to start.
         iterations: of conjugate gradient, in each step.
-        rule: see there.
-        inner, watch: for tests: the inner product, and what is told the weights after each step.
+        rule: the numbers of the optimization.
+        inner, watch: for tests: the inner product, and a callback that gets the weights after each step.
 
     Returns:
         In the dtype and on the device of the features.
@@ -281,7 +281,7 @@ def learn_filters(
         matrices: of each object (9c, 9c) float64, sums of `normal_equations` over each object's memory.
         right: (B, 9c) float64.
         iterations: of conjugate gradient.
-        rule: see there.
+        rule: the numbers of the optimization.
         before: directions of the last run, used if the rule carries them over.
         inner: for tests.
 

@@ -3,7 +3,7 @@
     features -> ask -> evidence -> (decoder) -> prediction -> learn
 
 While the decoder works on frame t, nothing is asked about frame t+1: the prediction flows back first. Users'
-commands are obeyed at the first frame that begins after they came, and say at which (docs/protocol.md, 7).
+commands are applied at the first frame that begins after they came, and are answered with its number (docs/protocol.md, 7).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Frame:
     message: Message
     features: Features
     question: Question
-    obeyed: list[Message]
+    commands: list[Message]
 
 
 class MemoryStage(Stage):
@@ -68,7 +68,7 @@ class MemoryStage(Stage):
         self._commands: deque[Message] = deque()
         self._awaited = 0  # commands that belong to the reset and have not come yet
         self._written = 0  # frames before this one cannot be changed any more
-        self._obeyed: dict[int, int] = {}  # number of a command -> at which frame, since the last restart
+        self._applied_at: dict[int, int] = {}  # number of a command -> at which frame, since the last restart
         self._snapshots = _Snapshots(self, context)
         self._training: _BackgroundTraining | None = None
 
@@ -90,13 +90,13 @@ class MemoryStage(Stage):
         self._snapshots.reset(message, height * width * 3)
         if message["keep"] and asked is not None:
             # a mask of a frame that was never learned goes on the next one; who has been forgotten, has been
-            self._commands.extend(one for one in asked.obeyed if one["verb"] == "annotate")
+            self._commands.extend(one for one in asked.commands if one["verb"] == "annotate")
             for one in self._commands:
-                self._obeyed.pop(one["number"], None)
+                self._applied_at.pop(one["number"], None)
         if not (message["keep"] and self._last >= 0):
             self._state.reset()
             self._last = message.seq - 1
-            self._obeyed.clear()
+            self._applied_at.clear()
             if "snapshot" in message.arrays:
                 self._state.restore(self._snapshots.read(message.arrays["snapshot"]))
                 self._last = message.seq
@@ -110,8 +110,10 @@ class MemoryStage(Stage):
     def control(self, message: Message) -> None:
         if message.kind == "command":
             self._awaited = max(0, self._awaited - 1)
-            if message["number"] in self._obeyed:  # what it told of that crossed the reset
-                self._tell_applied(message["number"], self._obeyed[message["number"]], message.incarnation)
+            if message["number"] in self._applied_at:  # what it told of that crossed the reset
+                self._tell_applied(
+                    message["number"], self._applied_at[message["number"]], message.incarnation
+                )
             else:
                 self._commands.append(message)
         elif message.kind == "release":
@@ -159,8 +161,8 @@ class MemoryStage(Stage):
         message = with_own_picture(self._features, message)
         if self._training is not None:
             self._training.take_over(self._state.target)
-        annotation, obeyed = self._obey(message, features.size)
-        applied = [command["number"] for command in obeyed]
+        annotation, commands = self._apply_commands(message, features.size)
+        applied = [command["number"] for command in commands]
         self._features.grant(message)
         if not self._state.started and annotation is None:
             self.drops["no mask"] += 1
@@ -180,7 +182,7 @@ class MemoryStage(Stage):
         self._evidence.send(
             "evidence", message.seq, {**along, **fields, "stamps": stamps, "commands": applied}, arrays
         )
-        self._asked = _Frame(message, features, question, obeyed)
+        self._asked = _Frame(message, features, question, commands)
         self.busy_since = 0  # it is the decoder who works now, or waits for the sinks
 
     @torch.inference_mode()
@@ -195,9 +197,11 @@ class MemoryStage(Stage):
         self._snapshots.write_if_due(self._state, frame.message, frame.question.annotation is not None)
         self.busy_since = 0
 
-    def _obey(self, message: Message, size: tuple[int, int]) -> tuple[Annotation | None, list[Message]]:
+    def _apply_commands(
+        self, message: Message, size: tuple[int, int]
+    ) -> tuple[Annotation | None, list[Message]]:
         """Apply the commands that are due at this frame: any number of objects to forget, and one mask."""
-        annotation, obeyed = None, []
+        annotation, applied = None, []
         if "mask" in message.arrays and not self._state.started:
             # what cannot be begun with ends the stream: nobody else can say what was meant
             annotation = self._annotation(self._features.array(message, "mask"), size)
@@ -217,14 +221,14 @@ class MemoryStage(Stage):
             except InputError as error:
                 self.tell("refused", number=command["number"], error=str(error))
                 continue
-            obeyed.append(command)
+            applied.append(command)
             self._tell_applied(command["number"], message.seq, message.incarnation)
-        return annotation, obeyed
+        return annotation, applied
 
     def _tell_applied(self, number: int, seq: int, incarnation: int) -> None:
-        self._obeyed[number] = seq
-        while len(self._obeyed) > COMMANDS_REMEMBERED:
-            del self._obeyed[next(iter(self._obeyed))]
+        self._applied_at[number] = seq
+        while len(self._applied_at) > COMMANDS_REMEMBERED:
+            del self._applied_at[next(iter(self._applied_at))]
         self.tell("applied", number=number, seq=seq, incarnation=incarnation)
 
     def _annotation(self, mask: Any, size: tuple[int, int]) -> Annotation:
