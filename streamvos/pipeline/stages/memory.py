@@ -3,7 +3,7 @@
     features -> ask -> evidence -> (decoder) -> prediction -> learn
 
 While the decoder works on frame t, nothing is asked about frame t+1: the prediction flows back first. Users'
-commands are applied at the first frame that begins after they came, and are answered with its number (docs/protocol.md, 7).
+commands are applied at the first frame that begins after they came; the answer says which (protocol.md, 7).
 """
 
 from __future__ import annotations
@@ -110,10 +110,9 @@ class MemoryStage(Stage):
     def control(self, message: Message) -> None:
         if message.kind == "command":
             self._awaited = max(0, self._awaited - 1)
-            if message["number"] in self._applied_at:  # what it told of that crossed the reset
-                self._tell_applied(
-                    message["number"], self._applied_at[message["number"]], message.incarnation
-                )
+            number = message["number"]
+            if number in self._applied_at:  # the answer to it crossed the reset
+                self._tell_applied(number, self._applied_at[number], message.incarnation)
             else:
                 self._commands.append(message)
         elif message.kind == "release":
