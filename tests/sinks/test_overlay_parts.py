@@ -90,6 +90,23 @@ def test_one_that_was_finished_but_for_its_name_is_renamed(tmp_path, make_pair):
     assert count(tmp_path / "overlay.mp4") == 5
 
 
+def test_a_kill_while_the_index_is_written_costs_no_frame(tmp_path, make_pair):
+    sink = OverlayVideoSink(tmp_path / "overlay.mp4", recoverable=True)
+    for index in range(70):
+        sink.write(*make_pair(index))
+    begun = (tmp_path / "overlay.partial.mp4").read_bytes()
+    sink.close()
+    finished = sink.path.read_bytes()
+    index_at = finished.rindex(b"moov") - 4
+    assert index_at > len(begun)
+    for written in (0, 1, 8, 100, len(finished) - index_at):
+        # the muxer marks the file as finished, at its beginning, after the index
+        left = begun + finished[len(begun) : index_at + written]
+        (tmp_path / "overlay.partial.mp4").write_bytes(left)
+        assert rescue_parts(tmp_path / "overlay.mp4") == 69
+        assert count(tmp_path / "overlay.mp4") == 70
+
+
 def test_closed_in_order_it_is_a_video_like_any_other(tmp_path, make_pair):
     with OverlayVideoSink(tmp_path / "overlay.mp4", recoverable=True) as sink:
         for index in range(40):
