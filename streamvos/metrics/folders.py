@@ -158,21 +158,29 @@ def _label_folders(folder: Path, what: str) -> dict[str, Path]:
 
 def _match(name: str, truth: Path, prediction: Path) -> MatchedSequence:
     true_files = list_pictures(truth, LABEL_SUFFIXES)
-    predicted_files = list_pictures(prediction, LABEL_SUFFIXES)
-    missing = [stem for stem in true_files if stem not in predicted_files]
-    if missing:
-        raise InputError(
-            f"{name}: {len(missing)} of {len(true_files)} predictions are missing in {prediction}: "
-            f"{listing(missing)}"
-        )
+    predicted_files = find_predictions(name, list(true_files), prediction)
     extra = [stem for stem in predicted_files if stem not in true_files]
     if extra:
         raise InputError(
             f"{name}: {prediction} holds files without a true label map in {truth}: {listing(extra)}"
         )
-    return MatchedSequence(
-        name, tuple(true_files.values()), tuple(predicted_files[stem] for stem in true_files)
-    )
+    predictions = tuple(predicted_files[stem] for stem in true_files)
+    return MatchedSequence(name, tuple(true_files.values()), predictions)
+
+
+def find_predictions(name: str, stems: Sequence[str], folder: Path) -> dict[str, Path]:
+    """The label maps in a folder by their names without suffix.
+
+    Raises:
+        InputError: one of `stems` is missing.
+    """
+    found = list_pictures(folder, LABEL_SUFFIXES)
+    missing = [stem for stem in stems if stem not in found]
+    if missing:
+        raise InputError(
+            f"{name}: {len(missing)} of {len(stems)} predictions are missing in {folder}: {listing(missing)}"
+        )
+    return found
 
 
 def _score(sequence: MatchedSequence, merge: bool, tolerance: float) -> SequenceScore:

@@ -22,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from streamvos.datasets.clips import LABEL_SUFFIXES, list_pictures, listing
-from streamvos.datasets.youtube import YouTubeVideo, YouTubeVosDataset
+from streamvos.datasets.clips import listing
+from streamvos.datasets.youtube import YouTubeVosDataset
 from streamvos.masks.checks import check_label_map
 from streamvos.masks.labelmap import read_label_map
 from streamvos.metrics.evaluation import check_object_ids, check_predicted, pairs
+from streamvos.metrics.folders import find_predictions
 from streamvos.metrics.measures import TOLERANCE, measure_objects
 from streamvos.metrics.scores import ObjectScore, SequenceScore
 from streamvos.types import InputError
@@ -163,7 +164,11 @@ def score_youtube_folders(
     dataset = YouTubeVosDataset(split_dir, videos=videos)
     if not dataset.has_meta:
         raise InputError(f"{dataset.root} has no meta.json; G needs the categories in it")
-    found = {video.name: _predictions(video, Path(pred_dir) / video.name) for video in dataset}
+    found: dict[str, list[Path]] = {}  # complete before the first file is read
+    for video in dataset:
+        stems = [path.stem for path in video.annotation_paths.values()]
+        predicted = find_predictions(video.name, stems, Path(pred_dir) / video.name)
+        found[video.name] = [predicted[stem] for stem in stems]
     scores, categories = [], {}
     for video in dataset:
         position = {index: place for place, index in enumerate(video.annotation_paths)}
@@ -181,15 +186,3 @@ def score_youtube_folders(
         )
         categories[video.name] = {one.id: one.category for one in video.objects if one.category is not None}
     return summarize_youtube(scores, categories, seen)
-
-
-def _predictions(video: YouTubeVideo, folder: Path) -> list[Path]:
-    predicted = list_pictures(folder, LABEL_SUFFIXES)
-    wanted = [path.stem for path in video.annotation_paths.values()]
-    missing = [stem for stem in wanted if stem not in predicted]
-    if missing:
-        raise InputError(
-            f"{video.name}: {len(missing)} of {len(wanted)} predictions are missing in {folder}: "
-            f"{listing(missing)}"
-        )
-    return [predicted[stem] for stem in wanted]
