@@ -6,13 +6,9 @@ import torch
 
 from streamvos.pipeline.stages.method import shared_extraction
 from streamvos.pipeline.stages.serialization import pack_decision, unpack_question, with_own_picture
-from streamvos.pipeline.stages.stage import Stage, StageContext, now
+from streamvos.pipeline.stages.stage import Stage, StageContext, carried, now
 from streamvos.pipeline.wire.messages import Message
-from streamvos.pipeline.wire.spec import EdgeSpec
 from streamvos.segmenter import Decision, decide, make_result
-
-ALONG = ("captured", "pts", "dropped", "commands")
-"""Fields that go from the frame to its result as they are."""
 
 
 class DecoderStage(Stage):
@@ -66,7 +62,7 @@ class DecoderStage(Stage):
         started = now()
         message = with_own_picture(self._evidence, message)
         decision = decide(self._method, question)
-        arrays, fields = pack_decision(decision, _by_reference(self._predictions.spec))
+        arrays, fields = pack_decision(decision, self._predictions.spec.mode == "reference")
         self._evidence.grant(message)
         self._predictions.send("prediction", message.seq, fields, arrays)
         self._waiting = (message, decision, [received, started])
@@ -80,8 +76,7 @@ class DecoderStage(Stage):
         objects = None
         if self._wants_objects:
             objects = [[o.id, o.score, o.state, o.box, o.area] for o in result.objects.values()]
-        fields = {name: message.get(name) for name in ALONG}
-        fields["stamps"] = {**message["stamps"], "decoder": [*stamps, now()]}
+        fields = carried(message, "decoder", [*stamps, now()])
         arrays: dict[str, object] = {"mask": result.mask}
         if "image" in message.arrays:
             arrays["image"] = message.arrays["image"]
@@ -89,7 +84,3 @@ class DecoderStage(Stage):
             "result", message.seq, {**fields, "ids": list(decision.object_ids), "objects": objects}, arrays
         )
         self.busy_since = 0
-
-
-def _by_reference(spec: EdgeSpec) -> bool:
-    return spec.mode == "reference"

@@ -17,7 +17,7 @@ import torch
 
 from streamvos.pipeline.stages.method import shared_extraction
 from streamvos.pipeline.stages.serialization import pack_features
-from streamvos.pipeline.stages.stage import Stage, StageContext, now
+from streamvos.pipeline.stages.stage import Stage, StageContext, carried, now
 from streamvos.pipeline.stages.warm_up import Size, WarmUp
 from streamvos.pipeline.wire.arenas import ArenaError
 from streamvos.pipeline.wire.inbox import Inbox
@@ -216,8 +216,7 @@ class ExtractorStage(Stage):
 
     def _send(self, stream: _Stream, message: Message, features: Features, stamps: list[int]) -> None:
         arrays, more = pack_features(features, stream.outbox.spec.mode == "reference")
-        fields = {name: message.get(name) for name in ("captured", "pts", "dropped")}
-        fields["stamps"] = {**message.get("stamps", {}), "extractor": stamps}
+        fields = carried(message, "extractor", stamps)
         if "mask" in message.arrays:
             arrays["mask"] = _own(stream, message, "mask")
         if self.context.config.stream(stream.name).shows_pictures:

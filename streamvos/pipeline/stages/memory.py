@@ -27,7 +27,7 @@ from streamvos.pipeline.stages.serialization import (
     unpack_features,
     with_own_picture,
 )
-from streamvos.pipeline.stages.stage import Stage, StageContext, now
+from streamvos.pipeline.stages.stage import Stage, StageContext, carried, now
 from streamvos.pipeline.wire.arenas import Arena, ArenaError
 from streamvos.pipeline.wire.messages import Array, Message, Place, Refused
 from streamvos.segmenter import Question, StreamState, check_mask
@@ -170,17 +170,13 @@ class MemoryStage(Stage):
             self.busy_since = 0
             return
         question = self._state.ask(features, annotation)
-        by_reference = self._evidence.spec.mode == "reference"
-        arrays, fields = pack_question(question, by_reference)
+        arrays, fields = pack_question(question, self._evidence.spec.mode == "reference")
         if self._evidence.spec.mode == "shared":
             self._make_room(arrays)
         if "image" in message.arrays:
             arrays["image"] = message.arrays["image"]
-        along = {name: message.get(name) for name in ("captured", "pts", "dropped")}
-        stamps = {**message["stamps"], "memory": [received, received, now()]}
-        self._evidence.send(
-            "evidence", message.seq, {**along, **fields, "stamps": stamps, "commands": applied}, arrays
-        )
+        fields |= {**carried(message, "memory", [received, received, now()]), "commands": applied}
+        self._evidence.send("evidence", message.seq, fields, arrays)
         self._asked = _Frame(message, features, question, commands)
         self.busy_since = 0  # it is the decoder who works now, or waits for the sinks
 

@@ -28,6 +28,8 @@ from streamvos.pipeline.wire.messages import Message
 from streamvos.pipeline.wire.outbox import Outbox
 from streamvos.pipeline.wire.spec import EdgeSpec
 
+_CARRIED = ("captured", "pts", "dropped", "commands")
+
 
 @dataclass
 class StageContext:
@@ -173,6 +175,12 @@ class Stage(ABC):
         arrays = more.pop("arrays", {})
         name = self.stream if stream is None else stream
         self.context.tell(Message(kind, name, incarnation, seq, {"stage": self.name, **more}, arrays))
+
+
+def carried(message: Message, stage: str, times: list[int]) -> dict[str, Any]:
+    """Fields that go with a frame to the sinks; `times` are the stage's [received, started, done] in ns."""
+    fields = {name: message.fields[name] for name in _CARRIED if name in message.fields}
+    return {**fields, "stamps": {**message.get("stamps", {}), stage: times}}
 
 
 def now() -> int:
