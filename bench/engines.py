@@ -33,8 +33,9 @@ from methods import bounded
 
 from streamvos.engines.eager import choose_device, prepare
 from streamvos.engines.engines import COMPILED, why_missing
-from streamvos.engines.exporting import PartModule, export
+from streamvos.engines.exporting import export
 from streamvos.engines.gate import feature_error, inputs_in, resized, synthetic_clip
+from streamvos.engines.recipes import recipe_for
 from streamvos.engines.signature import Signature
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter import follow
@@ -85,21 +86,23 @@ def one_case(
         inputs = tuple(tensor.to(place) for tensor in part.example(size, batch))
     else:
         inputs = inputs_in(method, part, synthetic_clip(size, 2, batch), place, follow)[-1]
+    recipe = recipe_for(method.name, part.name)
+    settings = (lambda backend: {}) if recipe is None else recipe.settings
     runs: dict[str, Callable[..., Any]] = {"eager": part.plain}
     seconds, errors, loading = {}, {}, {}
     with torch.inference_mode():
         expected = part.plain(*inputs)
     with tempfile.TemporaryDirectory() as folder:
         for backend, free in [(one, free) for one in backends for free in ([0, most] if most else [0])]:
-            module, title = PartModule(part), f"{backend} 1..{free}" if free else backend
+            title = f"{backend} 1..{free}" if free else backend
             path = Path(folder) / f"{title.replace(' ', '-')}-{COMPILED[backend].FILE}"
             given = resized(part, inputs, 2) if free else inputs
             exact = Signature.of(*given)
             signature = exact.of_any_batch(part, free) if free else exact
             started = time.perf_counter()
-            COMPILED[backend].build(export(module, given, signature), path, {}, signature)
+            COMPILED[backend].build(export(part, given, signature), path, settings(backend), signature)
             built = time.perf_counter()
-            runs[title] = COMPILED[backend].load(path, place, module)
+            runs[title] = COMPILED[backend].load(path, place, part.plain)
             loading[title] = 1e3 * (time.perf_counter() - built)
             with torch.inference_mode():
                 errors[title] = feature_error(expected, runs[title](*inputs))

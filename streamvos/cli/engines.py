@@ -129,7 +129,7 @@ def build(
         comparison = (
             synthetic_clip(job.size, frames) if clip is None else _own_clip(clip, mask, frames, job.size)
         )
-        method = _method_of(job.recipe, preset, weights, settings)
+        method = _method_of(job.recipe, preset, weights, method_settings(settings))
         part, builder = (
             part_of(method, job.recipe.part),
             Builder(method, place, store, follow, _progress(job.title)),
@@ -197,7 +197,7 @@ def verify(
     built = {one.name: one for one in store.manifests() if one.artefact}
     rows = {name: _file_row(store, manifest) for name, manifest in built.items()}
     for recipe in chosen_recipes(names or [], weights):
-        method = _method_of(recipe, preset, weights, settings)
+        method = _method_of(recipe, preset, weights, method_settings(settings))
         part, options = part_of(method, recipe.part), method.options.model_dump(mode="json")
         for name, manifest in built.items():
             plan, row = manifest.plan, rows[name]
@@ -278,7 +278,7 @@ def export(
         raise InputError(f"{target} is there already; choose another name, or give --force")
     (job,) = plan_jobs([name], [_parse_size(size)], [batch], weights)
     # few programs that read ONNX convolve in bfloat16
-    method = _method_of(job.recipe, preset, weights, ["precision=float32", *(settings or [])])
+    method = _method_of(job.recipe, preset, weights, {"precision": "float32", **method_settings(settings)})
     builder = Builder(method, choose_device("cpu"), EngineCache(), follow)
     inputs = builder.inputs(job, synthetic_clip(job.size, 3))[0][0]
     names = export_onnx(part_of(method, job.recipe.part), inputs, target)
@@ -287,14 +287,14 @@ def export(
     show(values, json_target, f"{target}: {part}, {size_of_file / 2**20:.1f} MiB")
 
 
-def _method_of(recipe: Recipe, preset: str | None, weights: str, settings: list[str] | None) -> Method:
+def _method_of(recipe: Recipe, preset: str | None, weights: str, options: dict[str, Any]) -> Method:
     """The method of a recipe, as the command line describes it."""
     name = preset or recipe.method
     if name not in METHODS or METHODS[name].method is not METHODS[recipe.method].method:
         raise InputError(f"--method {name!r} is not the method of {recipe.name!r}, {recipe.method!r}")
     if weights == "default" and name not in BUNDLED:
         raise InputError(f"no weights are bundled for {name!r}; give --weights FILE, or none for random ones")
-    return load_method(name, weights_argument(weights), method_settings(settings))
+    return load_method(name, weights_argument(weights), options)
 
 
 def _parse_size(text: str) -> Size:

@@ -1,7 +1,7 @@
 """The aoti backend: AOTInductor packages, compiled once, loaded in any process in some milliseconds.
 
     build(program, Path("engine.pt2"), {}, signature)
-    run = load(Path("engine.pt2"), torch.device("cpu"), module)
+    run = load(Path("engine.pt2"), torch.device("cpu"), part.plain)
 
 A package is a zip archive with a shared library in it: loading one runs its code. So it comes from a cache
 that nobody else can write to, and only if its digest is the manifest's (`streamvos.engines.cache`).
@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export import ExportedProgram
 
 from streamvos.engines.cuda_graphs import graphed_when_called
@@ -75,7 +74,7 @@ def build(program: ExportedProgram, path: Path, settings: Mapping[str, Any], sig
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
 
 
-def load(path: Path, device: torch.device, module: nn.Module) -> Run:
+def load(path: Path, device: torch.device, plain: Run) -> Run:
     """The compiled function.
 
     Raises:

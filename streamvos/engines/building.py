@@ -23,7 +23,7 @@ import torch
 from streamvos.engines.cache import EngineCache, digest_of
 from streamvos.engines.eager import prepare
 from streamvos.engines.engines import COMPILED, Engine
-from streamvos.engines.exporting import PartModule, export, first_line
+from streamvos.engines.exporting import export, first_line
 from streamvos.engines.gate import Clip, Follow, compare, inputs_in, resized
 from streamvos.engines.keys import FORMAT, Plan, facts, plan_of, source_digest
 from streamvos.engines.manifest import Manifest, Parity
@@ -69,7 +69,7 @@ def plan_jobs(
         Job(recipe, size, batch)
         for recipe in chosen_recipes(names, weights)
         for size in sorted(sizes or recipe.sizes)
-        for batch in sorted(batches or recipe.batches or [0])
+        for batch in sorted(batches or [0])
     ]
 
 
@@ -208,7 +208,7 @@ class Builder:
             InputError: its file is damaged, missing, or cannot be loaded.
         """
         plan, path = manifest.plan, self.cache.artefact(manifest)
-        run = COMPILED[plan.backend].load(path, self.device, PartModule(part, plan.precision))
+        run = COMPILED[plan.backend].load(path, self.device, part.plain)
         parity = self._compare(part, Engine(run, plan.signature), clip)
         if not parity.passed:
             with self.cache.building(manifest.name) as folder:
@@ -218,14 +218,14 @@ class Builder:
 
     def _build(self, part: Part, plan: Plan, inputs: Tensors, clip: Clip, folder: Path) -> Manifest:
         seconds: dict[str, float] = {}
-        backend, module = COMPILED[plan.backend], PartModule(part, plan.precision)
+        backend = COMPILED[plan.backend]
         path = folder / backend.FILE
         with self._step("export", seconds):
-            program = export(module, inputs, plan.signature)
+            program = export(part, inputs, plan.signature)
         with self._step("compile", seconds):
             try:
                 backend.build(program, path, plan.settings, plan.signature)
-                run = backend.load(path, self.device, module)
+                run = backend.load(path, self.device, part.plain)
                 with torch.inference_mode():
                     run(*inputs)
             except InputError:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export import ExportedProgram
 
 from streamvos.engines.exporting import copied, first_line
@@ -57,9 +56,9 @@ def build(program: ExportedProgram, path: Path, settings: Mapping[str, Any], sig
     path.write_text(json.dumps({"recorded": "eager"}))
 
 
-def load(path: Path, device: torch.device, module: nn.Module) -> Run:
+def load(path: Path, device: torch.device, plain: Run) -> Run:
     """The plain network, recorded when it is first called."""
-    return graphed_when_called(module)
+    return graphed_when_called(plain)
 
 
 def graphed_when_called(run: Run) -> Run:

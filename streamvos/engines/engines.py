@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 from torch.export import ExportedProgram
 
 from streamvos.engines import BACKENDS, CANDIDATES, aoti, cuda_graphs, tensorrt
 from streamvos.engines.cache import EngineCache, default_folder
 from streamvos.engines.eager import choose_device
-from streamvos.engines.exporting import PartModule, first_line
+from streamvos.engines.exporting import first_line
 from streamvos.engines.keys import is_ours, plan_of, weight_digest
 from streamvos.engines.manifest import Manifest
 from streamvos.engines.recipes import recipe_for
@@ -45,7 +44,7 @@ class Compiled(Protocol):
     `missing` and `cannot_build` say why engines cannot be used, or built, on a device; None if they can.
     `build` compiles an exported part into a file, with the options that a recipe sets; `signature` says which
     inputs it is for. `load` gives the compiled function of a file whose digest was compared, or of the part
-    itself (`module`); it does not check its inputs.
+    itself (`plain`); it does not check its inputs.
     """
 
     FILE: str
@@ -55,7 +54,7 @@ class Compiled(Protocol):
     def build(
         self, program: ExportedProgram, path: Path, settings: Mapping[str, Any], signature: Signature
     ) -> None: ...
-    def load(self, path: Path, device: torch.device, module: nn.Module) -> Run: ...
+    def load(self, path: Path, device: torch.device, plain: Run) -> Run: ...
 
 
 COMPILED: dict[str, Compiled] = {"aoti": aoti, "tensorrt": tensorrt, "cuda-graph": cuda_graphs}
@@ -160,6 +159,7 @@ class Engines:
         self._weights: dict[str, str] = {}
         self._loaded: dict[str, Engine] = {}
         self._size: Size | None = None  # of the latest frames
+        self._advised: set[tuple[str, str]] = set()
 
     def switch(self, part: Part, eager: Run) -> Switch:
         """The callable that runs a part from here on.
@@ -197,8 +197,10 @@ class Engines:
             return self._load(part, passed[0])
         if known:
             return None, f"eager, the {known[0].plan.backend} engine was {known[0].parity}"
-        name = f"{self._method.name}/{part.name}"
-        log.warning("no engine for %s %s, eager runs; %s", name, signature, self._advice(part, signature))
+        name, advice = f"{self._method.name}/{part.name}", self._advice(part, signature)
+        if (part.name, advice) not in self._advised:  # once for all batches that the same engine would take
+            self._advised.add((part.name, advice))
+            log.warning("no engine for %s %s, eager runs; %s", name, signature, advice)
         return None, "eager, there is no engine for it"
 
     def _known(self, part: Part, signature: Signature) -> list[Manifest]:
@@ -224,7 +226,7 @@ class Engines:
         if manifest.name not in self._loaded:
             try:
                 path = self._cache.artefact(manifest)
-                run = COMPILED[plan.backend].load(path, self._device, PartModule(part, plan.precision))
+                run = COMPILED[plan.backend].load(path, self._device, part.plain)
                 engine = Engine(run, plan.signature, manifest.layout)
                 engine(*plan.signature.zeros(self._device))
             except Exception as error:  # whatever a compiler or a driver raises

@@ -1,6 +1,6 @@
 """A part as an exported graph or an ONNX file, and private folders for what compilers leave behind.
 
-program = export(PartModule(part), inputs)
+program = export(part, inputs)
 with compiler_folders(Path("work")): ...
 """
 
@@ -26,34 +26,11 @@ from streamvos.types import InputError, SinkError
 _one_at_a_time = threading.RLock()
 
 
-class PartModule(PlainPart):
-    """A part in the precision of its recipe.
-
-    Args:
-        part: of a method.
-        precision: "method", or a dtype to autocast to around it: "bfloat16" or "float16".
-    """
-
-    def __init__(self, part: Part, precision: str = "method"):
-        super().__init__(part)
-        self._dtype: torch.dtype | None = None if precision == "method" else getattr(torch, precision)
-
-    def forward(self, *tensors: torch.Tensor) -> Tensors:
-        """The outputs of the part, in its own dtypes."""
-        if self._dtype is None:
-            return super().forward(*tensors)
-        with torch.autocast(tensors[0].device.type, self._dtype):
-            outputs = super().forward(*tensors)
-        return tuple(value.to(tensors[0].dtype) for value in outputs)
-
-
-def export(
-    module: PartModule, inputs: Tensors, signature: Signature | None = None
-) -> torch.export.ExportedProgram:
+def export(part: Part, inputs: Tensors, signature: Signature | None = None) -> torch.export.ExportedProgram:
     """The graph of a part.
 
     Args:
-        module: the part.
+        part: of a method.
         inputs: examples; where the batch is to be free it is at least 2, since torch takes 1 for a constant.
         signature: says which batches the graph is for; None = that of the examples.
 
@@ -68,7 +45,7 @@ def export(
     try:
         with torch.inference_mode(False), torch.no_grad(), quiet():
             plain = tuple(copied(tensor) for tensor in inputs)
-            return torch.export.export(module, plain, strict=False, dynamic_shapes=shapes)
+            return torch.export.export(PlainPart(part), plain, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # whatever tracing raises: the part is no graph of tensors
         raise InputError(f"the part cannot be exported: {first_line(error)}") from error
 
@@ -158,7 +135,7 @@ def export_onnx(part: Part, inputs: Tensors, path: Path) -> dict[str, list[str]]
         raise InputError(
             f"exporting to ONNX needs {' and '.join(missing)}, not installed: pip install 'streamvos[onnx]'"
         )
-    program = export(PartModule(part), inputs)
+    program = export(part, inputs)
     names = {
         "inputs": [f"input_{k}" for k in range(len(inputs))],
         "outputs": [f"output_{k}" for k in range(len(program.graph_signature.user_outputs))],

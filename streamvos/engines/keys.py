@@ -46,7 +46,6 @@ class Plan(BaseModel):
         signature: what the engine is called with.
         backend: name.
         settings: options of the backend that the recipe sets.
-        precision: "method" computes as the method does; else autocast to this dtype around it.
         facts: see `facts`.
         format: see `FORMAT`.
     """
@@ -61,7 +60,6 @@ class Plan(BaseModel):
     signature: Signature
     backend: str
     settings: dict[str, Any]
-    precision: str
     facts: dict[str, str]
     format: int = FORMAT
 
@@ -107,7 +105,6 @@ def plan_of(
         signature=signature,
         backend=backend,
         settings={} if recipe is None else recipe.settings(backend),
-        precision="method" if recipe is None else recipe.precision,
         facts=facts(device),
     )
 

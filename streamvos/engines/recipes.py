@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -39,9 +39,6 @@ class Recipe(BaseModel):
         sizes: (H, W) of frames, exact: padding would move the border of every convolution, and change the
             features there.
         most: one engine takes every batch from 1 to this; frames, or objects of a part that works on objects.
-            0 = an engine of its own for each of `batches`.
-        batches: for parts whose engine is wrong or slower with a free batch.
-        precision: "method" computes as the method's own option says; else autocast to this dtype.
         aoti, tensorrt: options of each backend, see its module.
     """
 
@@ -51,9 +48,7 @@ class Recipe(BaseModel):
     method: str
     part: str
     sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
-    most: int = Field(0, ge=0, le=64)
-    batches: tuple[int, ...] = ()
-    precision: Literal["method", "bfloat16", "float16"] = "method"
+    most: int = Field(8, ge=2, le=64)
     aoti: dict[str, Setting] = Field(default_factory=dict)
     tensorrt: dict[str, Setting] = Field(default_factory=dict)
 
@@ -63,8 +58,6 @@ class Recipe(BaseModel):
             raise ValueError(f"unknown method {self.method!r}; one of: {', '.join(METHODS)}")
         if any(side < 16 for size in self.sizes for side in size):
             raise ValueError("sizes are at least 16 x 16")
-        if (self.most > 1) == bool(self.batches) or any(batch < 1 for batch in self.batches):
-            raise ValueError("give either most, at least 2, or batches, at least 1 each")
         return self
 
     def settings(self, backend: str) -> dict[str, Any]:

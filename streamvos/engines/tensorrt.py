@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export import ExportedProgram
 
 from streamvos.engines import aoti
@@ -123,11 +122,11 @@ def _input(package: ModuleType, example: torch.Tensor, most: int) -> Any:
     )
 
 
-def load(path: Path, device: torch.device, module: nn.Module) -> Run:
+def load(path: Path, device: torch.device, plain: Run) -> Run:
     """The compiled function.
 
     Raises:
         InputError: torch-tensorrt or the package cannot be loaded.
     """
     torch_tensorrt()  # its import makes TensorRT's operators known to torch
-    return aoti.load(path, device, module)
+    return aoti.load(path, device, plain)

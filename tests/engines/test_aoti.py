@@ -14,6 +14,7 @@ from streamvos.engines import aoti
 from streamvos.engines.cache import EngineCache
 from streamvos.engines.exporting import export
 from streamvos.engines.signature import Signature
+from streamvos.methods.parts import Part
 from streamvos.types import InputError
 
 CPU = torch.device("cpu")
@@ -23,7 +24,8 @@ def test_nothing_is_compiled_where_others_could_write(tmp_path):
     shared = Path(default_cache_dir())
     before = set(shared.rglob("*.*"))
     x = torch.randn(1, 4)
-    aoti.build(export(nn.ReLU(), (x,)), tmp_path / aoti.FILE, {}, Signature.of(x))
+    part = Part("relu", lambda x: (x.relu(),), ())
+    aoti.build(export(part, (x,)), tmp_path / aoti.FILE, {}, Signature.of(x))
     run = aoti.load(tmp_path / aoti.FILE, CPU, nn.Identity())
     assert torch.equal(run(-x.abs())[0], torch.zeros(1, 4))
     assert set(shared.rglob("*.*")) == before

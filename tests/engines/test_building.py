@@ -141,8 +141,8 @@ def test_a_missing_engine_is_one_line_with_the_command_that_builds_it(built, tmp
     options = method.options.model_dump(mode="json")
     save_weights(path, method.networks.state_dict(), "tvos", {"options": options})
     extraction = Extraction(load_method("tvos", path, {"top_k": 3}), "cpu", "aoti", cache)
-    extraction(frames_of(built, 1))
-    extraction(frames_of(built, 1))
+    for count in (1, 1, 3):
+        extraction(frames_of(built, count))
     (record,) = caplog.records
     command = "streamvos engines build tvos-extractor --size 48x64"
     assert record.getMessage() == (

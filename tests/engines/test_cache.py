@@ -27,7 +27,6 @@ PLAN = Plan(
     signature=Signature.of(torch.zeros(1)),
     backend="aoti",
     settings={},
-    precision="method",
     facts={},
 )
 

@@ -8,7 +8,7 @@ import torch
 from small_methods import SMALL
 
 from streamvos.engines.engines import Engine
-from streamvos.engines.exporting import PartModule, export
+from streamvos.engines.exporting import export
 from streamvos.engines.gate import Clip, compare, feature_error, inputs_in, judge, mask_overlap, resized
 from streamvos.engines.signature import Signature
 from streamvos.methods import build
@@ -96,7 +96,7 @@ def test_every_part_exports_to_the_same_numbers_for_every_batch(short, name):
         for inputs in every:
             two = resized(part, inputs, 2)
             signature = Signature.of(*two).of_any_batch(part, 8)
-            program = export(PartModule(part), two, signature).module()
+            program = export(part, two, signature).module()
             for count in (1, 2, 5, 8):
                 some = resized(part, inputs, count)
                 with torch.no_grad():

@@ -42,7 +42,6 @@ def test_the_same_network_has_the_same_key():
         {"batch": 0},
         {"backend": "tensorrt"},
         {"aoti": {"freezing": False}},
-        {"precision": "bfloat16"},
         {"options": {"precision": "bfloat16"}},
     ],
     ids=str,

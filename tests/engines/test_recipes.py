@@ -45,8 +45,7 @@ def test_a_file_of_one_s_own_is_a_recipe_too(tmp_path):
         ('method = "warp"\npart = "extractor"\nsizes = [[64, 64]]\nmost = 8', "warp"),
         ('method = "tvos"\npart = "extractor"\nsizes = [[4, 64]]\nmost = 8', "16"),
         ('method = "tvos"\npart = "extractor"\nsizes = [[64, 64]]\nmost = 8\nspeed = 9', "speed"),
-        ('method = "tvos"\npart = "extractor"\nsizes = [[64, 64]]', "either most"),
-        ('method = "tvos"\npart = "extractor"\nsizes = [[64, 64]]\nmost = 8\nbatches = [1]', "either most"),
+        ('method = "tvos"\npart = "extractor"\nsizes = [[64, 64]]\nmost = 1', "most"),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path, text, word):

@@ -12,7 +12,7 @@ import torch
 
 from streamvos.engines import tensorrt
 from streamvos.engines.engines import Engines
-from streamvos.engines.exporting import PartModule, export
+from streamvos.engines.exporting import export
 from streamvos.engines.signature import Signature
 from streamvos.methods import build
 from streamvos.methods.parts import Part
@@ -52,7 +52,7 @@ def test_a_free_batch_is_an_optimization_profile_and_other_inputs_are_as_they_ar
     part = Part("sum", lambda x, y: (x + y,), (), batched=(0,))
     inputs = (torch.rand(2, 3, 4, 6).contiguous(memory_format=torch.channels_last), torch.rand(3, 4, 6))
     signature = Signature.of(*inputs).of_any_batch(part, 8)
-    tensorrt.build(export(PartModule(part), inputs, signature), tmp_path / "e.pt2", {}, signature)
+    tensorrt.build(export(part, inputs, signature), tmp_path / "e.pt2", {}, signature)
     profile, shared = asked["arg_inputs"]
     shapes = [profile[name] for name in ("min_shape", "opt_shape", "max_shape")]
     assert shapes == [(1, 3, 4, 6), (2, 3, 4, 6), (8, 3, 4, 6)]
