@@ -413,7 +413,7 @@ def test_masks_in_the_background_are_as_good_as_inline(worker, capsys):
             state.learn(features, question, decision)
             times.append(time.perf_counter() - begun)
             scores[defer].append(overlap(decision.shown().argmax(0).numpy(), clip[t].label_map))
-            under_way += [(t, x, worker.submit(x.learn)) for x in state.target.take_tasks()]
+            under_way += [(t, x, worker.submit(x.run)) for x in state.target.take_tasks()]
         longest[defer] = max(times)
     with capsys.disabled():
         print(f"\n  J: inline {np.mean(scores[False]):.3f}, background {np.mean(scores[True]):.3f}")
