@@ -13,6 +13,7 @@ from small_methods import SMALL, small
 from streamvos import InputError, Segmenter
 from streamvos.methods import METHODS
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.types import Evidence
 
 METHOD = pytest.mark.parametrize("method", sorted(SMALL))
 
@@ -49,6 +50,32 @@ def test_probabilities_are_distributions_whose_winner_is_the_mask(method, clip):
         assert result.probabilities.min() >= 0
         assert np.allclose(result.probabilities.sum(0), 1, atol=1e-5)
         assert np.array_equal(result.probabilities.argmax(0), result.mask)
+
+
+class Watched(dict):
+    """Maps that remember which of them were read."""
+
+    def __init__(self, maps):
+        super().__init__(maps)
+        self.read = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+@METHOD
+@torch.inference_mode()
+def test_evidence_holds_what_is_decoded_and_nothing_else(method, clip):
+    """Between processes every map of it is sent for every frame."""
+    vos = small(method)
+    vos.step(clip[0].image, clip[0].label_map)
+    features = vos.extraction([torch.from_numpy(clip[1].image)])
+    evidence = vos._state.target.read(features)
+    maps = Watched(evidence.maps)
+    decoded = vos.method.decoder(Evidence(maps, evidence.object_ids), features.size)
+    assert maps.read == maps.keys()
+    assert torch.equal(decoded, vos.method.decoder(evidence, features.size))
 
 
 @METHOD
