@@ -184,7 +184,8 @@ def wanted_engines(given: argparse.Namespace, device: torch.device) -> Iterator[
         for part in parts[name]:
             job = {"case": name, "part": part, "backend": backend}
             job["objects"] = None if part == "extractor" else objects
-            if (key := tuple(job.values())) not in seen:
+            engine = 0 if part == "extractor" or objects < 8 else objects  # one takes 1 to 8 objects
+            if (key := (name, part, backend, engine)) not in seen:
                 seen.add(key)
                 yield job
 

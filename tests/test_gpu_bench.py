@@ -56,7 +56,7 @@ def test_the_bench_of_gpus_runs_through(tmp_path):
 
 
 def test_what_has_no_time_left_is_said_and_not_run(tmp_path):
-    options = ["--methods", "joint,tvos bundled", "--backends", "aoti,eager", "--objects", "10", "3"]
+    options = ["--methods", "joint,tvos bundled", "--backends", "aoti,eager", "--objects", "10", "3", "1"]
     answer = ran(tmp_path / "gpu.json", "--build", "--build-seconds", "0", "--seconds", "0", *options)
     tables = [answer[name] for name in ("builds", "rows", "kernels")]
     assert all(row["failed"] == "out of time" for table in tables for row in table)
@@ -68,7 +68,7 @@ def test_what_has_no_time_left_is_said_and_not_run(tmp_path):
         ("joint", "backbone", 10),
         ("joint", "decoder", 10),
     ]
-    assert [row["objects"] for row in answer["rows"]] == [3] * 4 + [10] * 4
+    assert [row["objects"] for row in answer["rows"]] == [3] * 4 + [10] * 4 + [1] * 4
     assert answer["goals"] == []
 
 
