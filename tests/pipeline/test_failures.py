@@ -1,4 +1,4 @@
-"""Everything that goes wrong: what is done about it, what is said, and that others do not suffer."""
+"""What can fail in a pipeline: how it recovers, what it reports, and that other streams do not suffer."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def deaths(pipeline: Serving, name: str) -> int:
     return sum(one["worker"] == f"source.{name}" for one in pipeline.events("died"))
 
 
-def test_a_stage_that_raises_is_tried_again_and_given_up_alone(tmp_path):
+def test_a_stage_that_raises_is_restarted_and_only_its_stream_given_up(tmp_path):
     bad, good = "synthetic:seed=1,objects=3,size=48x64,leave=0,length=60", synthetic(100_000)
     config = configuration(
         stream(tmp_path, "bad", bad),
@@ -140,7 +140,7 @@ def test_a_frozen_process_is_killed_whichever_it_is(tmp_path):
     check_drift(tmp_path, "s", source, 300)
 
 
-def test_a_worker_that_does_not_get_ready(tmp_path, monkeypatch):
+def test_a_worker_that_does_not_get_ready_ends_its_streams(tmp_path, monkeypatch):
     (tmp_path / "slow_start.py").write_text("import time\n\ndef make():\n    time.sleep(600)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     config = configuration(
@@ -152,7 +152,7 @@ def test_a_worker_that_does_not_get_ready(tmp_path, monkeypatch):
     assert "no READY within 6 s" in over(pipeline, "s")["reason"]
 
 
-def test_missing_weights_are_the_users_business_and_not_tried_again(tmp_path):
+def test_missing_weights_are_an_input_error_and_not_retried(tmp_path):
     """In the placement split, where three workers find that out at once."""
     config = configuration(stream(tmp_path, "s", synthetic(5)), placement="split")
     config["method"] = {"name": "tvos", "weights": str(tmp_path / "none.pth"), "device": "cpu"}
@@ -183,7 +183,7 @@ def test_a_source_that_is_damaged_in_the_middle_ends_there(tmp_path):
     check_drift(tmp_path, "other", synthetic(25), 25)
 
 
-def test_an_unreachable_camera_is_tried_again_and_holds_nobody_up(tmp_path):
+def test_an_unreachable_camera_is_retried_and_holds_up_no_other_stream(tmp_path):
     camera = "rtsp://admin:hunter2@127.0.0.1:9/door?token=hunter2"
     config = configuration(
         stream(tmp_path, "cam", camera, policy="latest", open_timeout=1.0),
@@ -206,7 +206,7 @@ def test_an_unreachable_camera_is_tried_again_and_holds_nobody_up(tmp_path):
     assert {one["worker"] for one in pipeline.events("died")} == {"source.cam"}
 
 
-def test_a_network_stream_that_ends_is_opened_again_unless_it_shall_not(tmp_path):
+def test_a_network_stream_that_ends_is_reopened_unless_reopen_is_false(tmp_path):
     """A camera that is switched off looks like this: its server closes the connection in order."""
     make_video(tmp_path / "clip.ts", 40, (48, 64))
     make_mask(tmp_path / "first.png", (48, 64))
@@ -275,7 +275,7 @@ def test_a_camera_whose_process_is_killed_is_opened_again(tmp_path):
     assert indices == sorted(set(indices))
 
 
-def test_a_file_that_cannot_grow(tmp_path):
+def test_a_sink_whose_file_cannot_grow_fails_alone_if_live_and_restarts_if_lossless(tmp_path):
     """Live, the other sinks go on without the one that failed; lossless, the stream is begun anew."""
     source = synthetic(150)
     live, safe = (
@@ -300,7 +300,7 @@ def test_a_file_that_cannot_grow(tmp_path):
     assert len(label_maps(tmp_path / "latest")) > len(written(tmp_path, "latest")) + 50
 
 
-def test_two_pipelines_of_one_name(tmp_path):
+def test_a_second_pipeline_of_the_same_name_is_refused(tmp_path):
     with serving(configuration(stream(tmp_path, "s", synthetic(3000))), tmp_path / "run") as pipeline:
         pipeline.wait_for(lambda: pipeline.events("serving"))
         done = subprocess.run(
@@ -333,7 +333,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["serving", "started", "ready"])
-def test_a_signal_while_it_starts(tmp_path, moment):
+def test_a_signal_during_the_start_ends_it_in_order(tmp_path, moment):
     with serving(configuration(stream(tmp_path, "s", synthetic(3000))), tmp_path / "run") as pipeline:
         pipeline.wait_for(lambda: pipeline.events(moment))
         pipeline.signal(signal.SIGTERM)
@@ -342,7 +342,7 @@ def test_a_signal_while_it_starts(tmp_path, moment):
     assert not pipeline.events("died")
 
 
-def test_streams_of_several_sizes_beside_one_that_is_slow(tmp_path):
+def test_streams_of_several_sizes_do_not_wait_for_a_slow_one(tmp_path):
     sizes = {"a": "48x64", "b": "48x64", "c": "64x96", "d": "33x47"}
     sources = {name: synthetic(100, size, ord(name)) for name, size in sizes.items()}
     streams = [stream(tmp_path, name, source) for name, source in sources.items()]

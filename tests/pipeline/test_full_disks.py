@@ -1,4 +1,4 @@
-"""A disk that is full and is so no more: a small one of its own, with all sinks that write files on it."""
+"""A disk that is full for a while: a small file system, with all sinks that write files on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A source whose read does not come back is told of and begun anew; one that is only slow is left alone."""
+"""A source whose read does not return is reported and restarted; one that is only slow is left alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def metric(pipeline: Serving, name: str) -> float:
     return float(told[name])
 
 
-def test_a_read_that_does_not_come_back(tmp_path):
+def test_a_read_that_does_not_return(tmp_path):
     """A picture becomes a pipe that nobody writes to: opening it blocks, as a file of a dead mount would."""
     folder, mask = pictures(tmp_path / "frames"), make_mask(tmp_path / "first.png", SIZE)
     more = {"mask": str(tmp_path / "first.png"), "realtime": True, "fps": RATE, "stall_timeout": 8.0}
@@ -74,7 +74,7 @@ def test_a_read_that_does_not_come_back(tmp_path):
         assert np.array_equal(found, np.roll(mask, t, 1))
 
 
-def test_slow_paused_and_held_sources_are_none(tmp_path):
+def test_slow_paused_and_held_sources_are_not_hung(tmp_path):
     """All of them give nothing for longer than the time after which a read counts as hung."""
     short = {"stall_timeout": 1.0}
     slow, held, paused = synthetic(4, seed=1), synthetic(8, seed=2), synthetic(10, seed=3)

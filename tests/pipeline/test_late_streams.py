@@ -33,7 +33,7 @@ def test_the_warm_up_of_a_late_stream_goes_between_the_frames_of_the_others(tmp_
     )
     with serving(config, tmp_path / "run") as pipeline:
         pipeline.wait_for(lambda: len(written(tmp_path, "early")) > 5)
-        assert pipeline.events("died")  # it has been tried in vain
+        assert pipeline.events("died")  # its first tries have failed
         os.replace(tmp_path / "ready.mp4", tmp_path / "late.mp4")
         assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
     check_drift(tmp_path, "early", source, 150)

@@ -1,4 +1,4 @@
-"""SIGKILL anything at any moment: the stream comes back, with its objects, and "lossless" keeps its word."""
+"""SIGKILL any process at any moment: the stream continues with its objects, and "lossless" loses nothing."""
 
 from __future__ import annotations
 

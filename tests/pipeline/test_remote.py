@@ -235,7 +235,7 @@ def test_with_the_pipelines_key_it_works(tmp_path, keys):
     check_masks(tmp_path / "labels", expected("tvos"))
 
 
-def test_without_that_key_nobody_is_a_stage(tmp_path, keys):
+def test_only_the_pipelines_key_admits_a_stage(tmp_path, keys):
     port = free_port()
     config = configuration(tmp_path, ["memory.s"], drift(), port)
     config["security"] = {"secret": str(keys / "pipeline.key_secret"), "clients": str(keys / "clients")}
@@ -284,7 +284,7 @@ def test_a_user_of_the_pipeline_cannot_pose_as_a_stage(tmp_path, keys):
             context.term()
 
 
-def test_what_a_remote_stage_hears_and_says_harms_nobody(tmp_path):
+def test_a_remote_stage_gets_no_secrets_and_its_messages_cannot_harm_other_stages(tmp_path):
     """On the loopback without keys, whoever lives here may be a remote stage; but no more than that."""
     port = free_port()
     door = "rtsp://admin:hunter2@127.0.0.1:9/door"

@@ -1,4 +1,4 @@
-"""What users say to a pipeline that runs, and what they get: by `Client`, raw client and commands."""
+"""Commands to a running pipeline and their results: through `Client`, a raw client and the command line."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def talk(client: Client, wait: Callable[[int], None]) -> dict[int, list[Callable
     return said
 
 
-def test_what_users_say_is_obeyed_at_the_frame_that_the_answer_names(tmp_path):
+def test_commands_are_applied_at_the_frame_that_the_answer_names(tmp_path):
     with serving(configuration(TVOS, stream(tmp_path)), tmp_path / "run") as pipeline:
         with client_of(pipeline) as client:
 
@@ -123,7 +123,7 @@ def test_what_users_say_is_obeyed_at_the_frame_that_the_answer_names(tmp_path):
     check(tmp_path / "s", TVOS, said)
 
 
-def test_a_command_is_neither_lost_nor_obeyed_twice_when_the_networks_are_killed(tmp_path):
+def test_a_command_is_neither_lost_nor_applied_twice_when_compute_is_killed(tmp_path):
     """Killed before: the process is dead while the command is sent. After: when the answer has come."""
     said: dict[int, list[Callable[[Segmenter], Any]]] = {}
     with serving(configuration(DRIFT, stream(tmp_path)), tmp_path / "run") as pipeline:
@@ -363,7 +363,7 @@ def test_masks_that_subscribers_get_are_those_in_the_files(served):
             assert np.array_equal(mask, files[seq])
 
 
-def test_what_cannot_be_obeyed_is_answered_and_changes_nothing(served):
+def test_a_wrong_command_is_answered_and_changes_nothing(served):
     with served.client("refused") as client:
         for call, words in (
             (lambda: client.annotate("refused", np.ones((9, 9), np.uint8)), "9 x 9, the frames are 64 x 48"),
