@@ -172,17 +172,20 @@ def test_remote_stages_as_they_are_typed_end_with_the_pipeline(tmp_path):
     assert (tmp_path / "overlay.mp4").stat().st_size > 0
 
 
-@pytest.mark.parametrize("stage", ["memory.s", "sinks.s"])
-def test_a_stage_started_again_by_hand_goes_on(tmp_path, stage):
-    port, frames = free_port(), 150
+def test_stages_started_again_by_hand_go_on(tmp_path):
+    stages, port, frames = ["memory.s", "sinks.s"], free_port(), 200
     source = f"synthetic:seed=4,objects=2,size=48x64,length={frames},leave=0"
-    config = configuration(tmp_path, [stage], drift(read_ms=8.0), port, source=source)
-    with remotes([stage], port) as hosts, serving(config, tmp_path / "run") as pipeline:
-        pipeline.wait_for(lambda: len(written(tmp_path)) > 40)
-        hosts[stage].kill()
-        with remotes([stage], port):
-            assert pipeline.wait(60) == 0, pipeline.log.read_text()[-3000:]
-    assert len(pipeline.events("joined")) == 2
+    config = configuration(tmp_path, stages, drift(read_ms=8.0), port, source=source)
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(remotes(stages, port))
+        pipeline = stack.enter_context(serving(config, tmp_path / "run"))
+        for count, stage in enumerate(stages, 1):
+            seen = len(written(tmp_path))
+            pipeline.wait_for(lambda seen=seen: len(written(tmp_path)) > seen + 40)
+            hosts[stage].kill()
+            stack.enter_context(remotes([stage], port))
+            pipeline.wait_for(lambda count=count: len(pipeline.events("joined")) == len(stages) + count)
+        assert pipeline.wait(60) == 0, pipeline.log.read_text()[-3000:]
     assert [line["index"] for line in written(tmp_path)] == list(range(frames))
     with open_source(source) as opened:
         first = opened.label_map(0)
@@ -237,14 +240,14 @@ def test_with_the_pipelines_key_it_works(tmp_path, keys):
 
 def test_only_the_pipelines_key_admits_a_stage(tmp_path, keys):
     port = free_port()
-    config = configuration(tmp_path, ["memory.s"], drift(), port)
+    config = configuration(tmp_path, ["sinks.s"], drift(), port)
     config["security"] = {"secret": str(keys / "pipeline.key_secret"), "clients": str(keys / "clients")}
     good, other, client = (
         ("--secret", str(keys / f"{name}.key_secret")) for name in ("pipeline", "stranger", "clients/laptop")
     )
     with contextlib.ExitStack() as stack:
         for secret in ((), other, client):
-            stack.enter_context(remotes(["memory.s"], port, *secret))
+            stack.enter_context(remotes(["sinks.s"], port, *secret))
         pipeline = stack.enter_context(serving(config, tmp_path / "run"))
 
         def turned_away() -> bool:
@@ -254,7 +257,7 @@ def test_only_the_pipelines_key_admits_a_stage(tmp_path, keys):
 
         pipeline.wait_for(turned_away)
         assert not pipeline.events("joined")
-        with remotes(["memory.s"], port, *good):  # whose place is still free
+        with remotes(["sinks.s"], port, *good):  # whose place is still free
             assert pipeline.wait(60) == 0
     assert len(written(tmp_path)) == FRAMES
 
@@ -365,7 +368,7 @@ def test_an_open_place_needs_keys(tmp_path):
 
 def test_a_stage_that_is_interrupted_ends_and_the_pipeline_waits_for_the_next(tmp_path):
     port = free_port()
-    remote = Remote("memory.s", port)  # nobody serves
+    remote = Remote("sinks.s", port)  # nobody serves
     try:
         time.sleep(1.5)
         assert remote.process.poll() is None
