@@ -1,1 +1,1 @@
-"""What a pipeline tells: logs, statistics, traces, Prometheus metrics."""
+"""What a pipeline reports: logs, statistics, traces, Prometheus metrics."""

@@ -8,7 +8,7 @@
     2026-11-20T18:24:20.131+00:00 warning refused  stream=front stage=extractor cause=dtype
 
 Python's `logging` does the work: a filter removes credentials, a formatter writes text or JSON, and a handler
-writes an event with a `cause`, which a stranger can provoke at will, once per second and counts the others.
+limits events with a `cause`, which strangers can provoke, to one line per second, and counts the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from datetime import datetime
 from typing import Any, Literal, TextIO, get_args
 
 from streamvos.addresses import redact
-from streamvos.types import InputError
 
 Form = Literal["text", "json"]
 Level = Literal["info", "warning", "error"]
@@ -35,27 +34,24 @@ PERIOD = 1.0
 """Seconds within which an event with a `cause` is written once."""
 
 _FIRST_FIELDS = ("stream", "stage", "incarnation", "worker")
-_REPETITION = ("cause", "stream", "stage")  # events that agree in these repeat each other
-_CAUSES = 256  # causes that are told apart at a time; a stranger may invent more
+_REPETITION = ("cause", "stream", "stage")  # events with equal values of these repeat each other
+_CAUSES = 256  # repeated events that are remembered at a time; strangers may invent causes
 _LONGEST = 2000  # characters of one value
 
-# From a scheme to the last "@" before the next address, blanks included (passwords hold anything), and on to
-# the end of the word.
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"  # of bounded length, or a long word would take for ever
+# From a scheme to the last "@" before the next address, blanks included (passwords contain anything), and on
+# to the end of the word.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"  # of bounded length, so that long words take no quadratic time
 _ADDRESS = re.compile(rf"{_SCHEME}(?:(?:(?!\b{_SCHEME})[^\n])*@)?(?:(?!\b{_SCHEME})[^\s'\"<>])*")
 _SECRET_NAME = re.compile(r"passw|secret|token|credential|authorization", re.IGNORECASE)
 
 
 class EventLog:
-    """Writes events. Any thread may call it; it never raises, whatever is logged and whether anyone reads.
+    """Writes events, from any thread. It never raises, whatever is logged and wherever the lines go.
 
     Args:
         form: "text" or "json".
         stream: where the lines go; None = the standard error.
         clock: seconds of a monotonic clock.
-
-    Raises:
-        InputError: an unknown form.
     """
 
     def __init__(
@@ -64,8 +60,6 @@ class EventLog:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if form not in get_args(Form):
-            raise InputError(f'the log is {form!r}; expected "text" or "json"')
         self._handler = _OncePerSecond(stream, clock)
         self._handler.addFilter(_without_credentials)
         self._handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
@@ -79,14 +73,14 @@ class EventLog:
             event: what happened, in a few words that are the same every time.
             level: an unknown one counts as "error".
             fields: further facts; those that are None are left out. An event with a `cause` is written once
-                per second for each event, cause, stream and stage; the number of the others follows as
-                `suppressed`.
+                per second for each event, cause, stream and stage; a later line has the number of the others
+                as `suppressed`.
         """
         number = getattr(logging, level.upper()) if level in get_args(Level) else logging.ERROR
         self._logger.log(number, event, extra={"fields": fields})
 
     def close(self) -> None:
-        """Write how many events have been suppressed since their last line; the log stays usable."""
+        """Write how many events have been suppressed; the log stays usable."""
         self._handler.write_suppressed()
 
 
@@ -101,10 +95,10 @@ class _Forward(logging.Handler):
 
 @contextmanager
 def warnings_as_events(say: Callable[[Level, str], None]) -> Iterator[None]:
-    """Within the block, warnings that streamvos gives through Python's logging go to `say` alone.
+    """Within the block, warnings that streamvos logs through Python's logging go only to `say`.
 
     Args:
-        say: takes a level and the text, in any thread.
+        say: receives a level and the text, in any thread.
     """
     logger, handler = logging.getLogger("streamvos"), _Forward(say)
     others, propagate = list(logger.handlers), logger.propagate
@@ -116,7 +110,7 @@ def warnings_as_events(say: Callable[[Level, str], None]) -> Iterator[None]:
 
 
 def without_credentials(text: str) -> str:
-    """A text whose addresses have lost user, password, query and keys; rather too much than too little.
+    """A text without users, passwords, queries and keys in its addresses; it removes rather too much.
 
     >>> without_credentials("cannot open rtsp://admin:s@10.0.0.5/live?token=1: refused")
     'cannot open rtsp://***@10.0.0.5/live?*** refused'
@@ -126,7 +120,7 @@ def without_credentials(text: str) -> str:
 
 @dataclass
 class _Repeated:
-    """The last line of an event with a cause: when it was written, and how many followed it unwritten."""
+    """The last line of an event with a cause: when it was written, and how many more were suppressed."""
 
     written: float
     record: logging.LogRecord
@@ -134,7 +128,7 @@ class _Repeated:
 
 
 class _OncePerSecond(logging.StreamHandler[Any]):
-    """Writes of events that repeat a cause within a second the first, and later the number of the others."""
+    """Writes the first of events that repeat a cause within a second, and later the number of the others."""
 
     def __init__(self, stream: TextIO | None, clock: Callable[[], float]) -> None:
         super().__init__(stream)
@@ -147,7 +141,7 @@ class _OncePerSecond(logging.StreamHandler[Any]):
             now = self._clock()
             while self._repeated and now - next(iter(self._repeated.values())).written >= PERIOD:
                 key, one = self._repeated.popitem(last=False)
-                if self._write_number(one):  # that was a line of this cause; the next is a second away
+                if self._write_number(one):  # a line with this cause; the next comes after another second
                     self._repeated[key] = _Repeated(now, one.record)
             if "cause" in fields:
                 key = (record.msg, *(str(fields.get(name, ""))[:80] for name in _REPETITION))
@@ -160,7 +154,7 @@ class _OncePerSecond(logging.StreamHandler[Any]):
             return super().handle(record)
 
     def write_suppressed(self) -> None:
-        """Write the numbers of everything that has been suppressed so far."""
+        """Write the number of suppressed events of each kind."""
         with self.lock:  # type: ignore[union-attr]
             while self._repeated:
                 self._write_number(self._repeated.popitem(last=False)[1])
@@ -168,17 +162,16 @@ class _OncePerSecond(logging.StreamHandler[Any]):
     def _write_number(self, one: _Repeated) -> bool:
         if one.suppressed:
             fields = {k: v for k, v in one.record.__dict__["fields"].items() if k in _REPETITION}
-            fields["suppressed"] = one.suppressed
-            changed = {"fields": fields, "created": time.time()}
+            changed = {"fields": {**fields, "suppressed": one.suppressed}, "created": time.time()}
             super().handle(logging.makeLogRecord({**one.record.__dict__, **changed}))
         return one.suppressed > 0
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Closed, full, or not there: the pipeline goes on without its log."""
+        """Do nothing: a log that is closed or full does not stop the pipeline."""
 
 
 def _without_credentials(record: logging.LogRecord) -> bool:
-    """Filter: fields become what JSON can hold, without credentials, in the order of the line."""
+    """Filter: convert the fields to JSON's types, without credentials, in the order of the line."""
     fields: Mapping[str, Any] = record.__dict__["fields"]
     names = dict.fromkeys((*(name for name in _FIRST_FIELDS if name in fields), *fields))
     plain = {name: _plain(fields[name], name) for name in names if fields[name] is not None}
@@ -189,13 +182,14 @@ def _without_credentials(record: logging.LogRecord) -> bool:
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         first = {"time": _time(record), "level": record.levelname.lower(), "event": record.msg}
-        return json.dumps({**first, **record.__dict__["fields"], **first})  # no field takes their place
+        return json.dumps({**first, **record.__dict__["fields"], **first})  # no field replaces these three
 
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         words = " ".join(f"{name}={_word(value)}" for name, value in record.__dict__["fields"].items())
-        return f"{_time(record)} {record.levelname.lower():7} {_one_line(record.msg)}  {words}".rstrip()
+        event = record.msg if record.msg.isprintable() else json.dumps(record.msg)[1:-1]  # stays one line
+        return f"{_time(record)} {record.levelname.lower():7} {event}  {words}".rstrip()
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -203,7 +197,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any, name: str = "", depth: int = 0) -> Any:
-    """A value as JSON can hold it, without credentials."""
+    """A value in JSON's types, without credentials."""
     if _SECRET_NAME.search(name):
         return "***"
     if value is None or isinstance(value, (bool, int)):
@@ -220,22 +214,17 @@ def _plain(value: Any, name: str = "", depth: int = 0) -> Any:
 def _text(value: Any) -> str:
     try:
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    except Exception as error:  # a broken __str__ must not end who logs it
+    except Exception as error:  # a broken __str__ must not break the caller
         text = f"<{type(value).__name__}: {type(error).__name__}>"
-    text = without_credentials(text)  # before it is cut, lest the cut hide the "@" behind a password
+    text = without_credentials(text)  # before it is cut, which might remove the "@" behind a password
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def _word(value: Any) -> str:
-    """One value of a text line: as it is where nobody could misread it, else as JSON."""
+    """One value of a text line: plain where it is unambiguous, else as JSON."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str) and re.fullmatch(r"[^\s\"'=\\{}\[\]]+", value) and value.isprintable():
         return value
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(value)
-
-
-def _one_line(text: str) -> str:
-    """Without line ends and other control characters, which could make one line look like two."""
-    return text if text.isprintable() else json.dumps(text)[1:-1]

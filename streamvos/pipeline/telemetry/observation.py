@@ -1,11 +1,14 @@
-"""What is counted about a running pipeline: frames, restarts, refused messages, what streams wait for."""
+"""Counts of a running pipeline: frames, restarts, refused messages, and what streams wait for."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.pipeline.telemetry.statistics import StreamStatistics
@@ -16,12 +19,12 @@ _LONGEST_REASON = 300  # characters
 
 
 class Observation:
-    """Counts what happens, logs it, and draws it into the trace.
+    """Counts events, logs them, and draws them into the trace.
 
     Args:
-        streams: their names.
-        log: where events go.
-        trace: where moments and frames are drawn; None = nowhere.
+        streams: the names of the streams.
+        log: receives the events.
+        trace: draws events and frames; None = no trace.
         clock: monotonic nanoseconds.
     """
 
@@ -36,11 +39,10 @@ class Observation:
         self._statistics = {name: StreamStatistics(clock=clock) for name in streams}
         self._restarts: dict[str, Counter[str]] = {}
         self._stream_restarts: Counter[str] = Counter()
-        self._skipped: Counter[str] = Counter()
         self._refused: dict[str, Counter[str]] = {}
         self._counted_elsewhere: dict[str, Mapping[str, int]] = {}
         self._refused_by_stages: dict[str, dict[str, int]] = {}
-        self._waiting: dict[str, tuple[str, int]] = {}  # stage -> for what, since when in monotonic ns
+        self._waiting: dict[str, tuple[str, int]] = {}  # stage -> reason, beginning in monotonic ns
 
     # ---- what happens
 
@@ -52,11 +54,11 @@ class Observation:
             self._trace.frames(stream, incarnation, frames)
 
     def skipped(self, stream: str) -> None:
-        """A frame went by before there was a mask."""
-        self._skipped[stream] += 1
+        """A frame was skipped because there was no mask yet."""
+        self._statistics[stream].dropped["no mask"] += 1
 
     def died(self, worker: str, stages: tuple[str, ...], reason: str, streams: Iterable[str]) -> None:
-        """A worker has died, and its streams stand still."""
+        """A worker has died, which interrupts its streams."""
         cause = reason.partition(":")[0][:80]
         for stage in stages:
             self._restarts.setdefault(stage, Counter())[cause] += 1
@@ -67,13 +69,13 @@ class Observation:
         self.mark("died", worker=worker, reason=reason)
 
     def interrupted(self, stream: str) -> None:
-        """A stream stands still."""
+        """A stream is interrupted."""
         self._statistics[stream].interrupted()
 
     def mark(self, name: str, stream: str | None = None, **more: Any) -> None:
-        """Mark a moment in the trace."""
+        """Mark this moment in the trace."""
         if self._trace is not None:
-            self._trace.instant(name, None, stream, None, **more)
+            self._trace.instant(name, stream, **more)
 
     def refuse(self, where: str, cause: str, detail: str | None = None) -> None:
         """A message broke a rule of the protocol."""
@@ -82,15 +84,14 @@ class Observation:
         self._log.event("message_refused", "warning", stage=where, cause=cause, detail=detail)
 
     def include(self, where: str, refused: Mapping[str, int]) -> None:
-        """Include a table of refused messages, cause -> number, that its owner keeps up to date."""
+        """Include a table of refused messages, cause -> number, which its owner keeps updating."""
         self._counted_elsewhere[where] = refused
 
     def beat(self, stages: Mapping[str, Mapping[str, Any]]) -> None:
-        """A checked heartbeat says what a worker's stages refused and what they wait for."""
+        """Note what stages have refused and what they wait for, as a checked heartbeat says."""
         for stage, one in stages.items():
-            self._note_waiting(
-                stage, one.get("waiting_for", "")[:_LONGEST_REASON], one.get("waiting_since", 0)
-            )
+            reason = one.get("waiting_for", "")[:_LONGEST_REASON]
+            self._note_waiting(stage, reason, one.get("waiting_since", 0))
             seen = self._refused_by_stages.setdefault(stage, {})
             for cause, count in one.get("refused", {}).items():
                 if count > seen.get(cause, 0):
@@ -103,17 +104,12 @@ class Observation:
         """What a stream waits for outside the pipeline, and for how many seconds; None = nothing."""
         stages = (f"source.{stream}", f"sinks.{stream}")
         own = [self._waiting[stage] for stage in stages if stage in self._waiting]
-        if not own:
-            return None
-        reason, since = min(own, key=lambda one: one[1])
-        return reason, self._seconds_since(since)
+        reason, since = min(own, key=itemgetter(1), default=("", 0))
+        return (reason, self._seconds_since(since)) if reason else None
 
     def of_stream(self, stream: str) -> dict[str, Any]:
-        """A stream's restarts, and its statistics with the frames that went by without a mask."""
-        summary = self._statistics[stream].summary()
-        if self._skipped[stream]:
-            summary["dropped"] = {**summary["dropped"], "no mask": self._skipped[stream]}
-        return {"restarts": self._stream_restarts[stream], **summary}
+        """A stream's restarts and its statistics."""
+        return {"restarts": self._stream_restarts[stream], **self._statistics[stream].summary()}
 
     def totals(self, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Restarts and refused messages of the whole pipeline.
@@ -129,19 +125,17 @@ class Observation:
         }
 
     def _note_waiting(self, stage: str, reason: str, since: int) -> None:
-        """Keep what a stage waits for; a change is logged once."""
-        before = self._waiting.get(stage)
-        if (before[0] if before else "") == reason:
-            if before is not None:
-                self._waiting[stage] = (reason, since)  # it may have gone on between two beats
+        """Note what a stage waits for; a change is logged once."""
+        before, began = self._waiting.pop(stage, ("", 0))
+        if reason:
+            self._waiting[stage] = (reason, since)  # it may have gone on between two beats
+        if reason == before:
             return
         stream = stage.partition(".")[2] or None
+        seconds = round(self._seconds_since(since if reason else began), 1)
         if reason:
-            self._waiting[stage] = (reason, since)
-            seconds = round(self._seconds_since(since), 1)
             self._log.event("waiting", "warning", stream=stream, stage=stage, reason=reason, seconds=seconds)
         else:
-            seconds = round(self._seconds_since(self._waiting.pop(stage)[1]), 1)
             self._log.event("goes_on", stream=stream, stage=stage, seconds=seconds)
         self.mark("waiting" if reason else "goes on", stream, stage=stage)
 
@@ -149,46 +143,54 @@ class Observation:
         return max(0.0, (self._clock() - since) * 1e-9)
 
 
+class _StageBeat(BaseModel):
+    """What a heartbeat says of one stage, as far as the supervisor reads it."""
+
+    model_config = ConfigDict(strict=True)
+    waiting_for: str = ""
+    waiting_since: int = 0
+    busy_since: int = 0
+    sent: int = 0
+    frames: int = 0
+    objects: list[Any] = []
+    refused: dict[str, int] = {}
+    drops: dict[str, int] = {}
+    queues: dict[str, int] = {}
+
+
+class _Beat(BaseModel):
+    model_config = ConfigDict(strict=True)
+    stages: dict[str, _StageBeat]
+    clock: float = 0
+    memory: float | None = None
+    cpu: float | None = None
+    descriptors: float | None = None
+
+
 def checked_beat(fields: Mapping[str, Any], stages: Iterable[str]) -> dict[str, Any]:
-    """A heartbeat, without what it says of stages that are not its worker's.
+    """A heartbeat, without entries for stages of other workers.
 
     Raises:
-        Refused: a number, a text or a table of numbers is something else.
+        Refused: a field has the wrong type.
     """
-    said = fields.get("stages")
-    if not isinstance(said, dict) or not all(isinstance(one, dict) for one in said.values()):
-        raise Refused("field", "stages of a beat")
-    for name in ("clock", "memory", "cpu", "descriptors"):
-        if not isinstance(fields.get(name, 0), (int, float, type(None))):
-            raise Refused("field", f"{name} of a beat")
-    for one in said.values():
-        if not isinstance(one.get("waiting_for", ""), str) or not isinstance(one.get("objects", []), list):
-            raise Refused("field", "waiting_for or objects of a stage")
-        numbers = ("busy_since", "waiting_since", "sent", "frames")
-        if not all(type(one.get(name, 0)) is int for name in numbers):
-            raise Refused("field", "numbers of a stage")
-        for name in ("refused", "drops", "queues"):
-            table = one.get(name, {})
-            counts = table.items() if isinstance(table, dict) else [(None, None)]
-            if not all(isinstance(key, str) and type(count) is int for key, count in counts):
-                raise Refused("field", f"{name} of a stage")
-    return {**fields, "stages": {name: said[name] for name in stages if name in said}}
+    try:
+        _Beat.model_validate(fields)
+    except ValidationError as error:
+        raise Refused("field", f"a heartbeat: {error}") from None
+    return {**fields, "stages": {name: fields["stages"][name] for name in stages if name in fields["stages"]}}
 
 
 def in_local_time(beat: Mapping[str, Any], now: int) -> dict[str, Any]:
-    """The beat of a worker on another host, whose monotonic clock began at another moment.
+    """A checked heartbeat of another host, with its times converted to this host's monotonic clock.
 
     Args:
-        beat: checked.
-        now: this host's monotonic ns.
-
-    Returns:
-        The same with its times on this host's clock, in monotonic ns.
+        beat: the heartbeat, checked.
+        now: this host's monotonic clock, in ns.
     """
     ahead = beat.get("clock", 0) - now
     times = ("busy_since", "waiting_since")
     stages = {
         name: {**one, **{key: one[key] - ahead if one.get(key) else 0 for key in times}}
-        for name, one in beat.get("stages", {}).items()
+        for name, one in beat["stages"].items()
     }
     return {**beat, "stages": stages}

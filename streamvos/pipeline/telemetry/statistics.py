@@ -1,20 +1,19 @@
 """Rate, latencies, drops and recoveries of one stream, in fixed memory.
 
-The supervisor has one of these per stream and feeds it with what the sinks acknowledge (docs/protocol.md, 5
-and 10).
+The supervisor feeds it with the frames that the sinks acknowledge (docs/protocol.md, 5 and 10).
 
     statistics = StreamStatistics()
     statistics.add([[0, captured, {"source": [1, 2, 3], ..., "sinks": [40, 41, 45]}, {}, False], ...])
     statistics.interrupted()                     # a stage died; the next frame ends the recovery
     statistics.summary()["latencies"]["glass to mask"]["p99"]            # ms
 
-Times of different hosts do not compare. Whatever comes out negative is left out and counted.
+Clocks of different hosts cannot be compared. Negative durations are left out and counted.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,17 +25,17 @@ STAGES = ("source", "extractor", "memory", "decoder", "sinks")
 """In the order in which a frame passes them."""
 
 WARM_UP = 5
-"""Frames after each beginning whose times are in no percentile: first calls are slow, so is catching up."""
+"""Frames after each beginning that count in no latency: first calls are slow, and so is catching up."""
 
 WINDOW = 5.0
-"""Seconds over which the rate is taken."""
+"""Seconds over which the rate is measured."""
 
-_CAUSES = 32  # causes of drops that are told apart; further ones count together as "other"
-_LONGEST_NS = 10**16  # 116 days; beyond it a time is nonsense
-_ARRIVALS = 2**14  # frames within the window; at more than 3,000 a second the window is shorter
+_CAUSES = 32  # causes of drops that are counted separately; further ones count as "other"
+_LONGEST_NS = 10**16  # 116 days; a longer duration is nonsense
+_ARRIVALS = 2**14  # frames within the window; above 3,000 a second the window is shorter
 
 Times = tuple[int, int, int]
-"""When a stage received a frame, began with it, and was done; monotonic ns."""
+"""When a stage received a frame, started on it, and was done; monotonic ns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class FrameReport:
     Attributes:
         captured: when the frame was taken, in monotonic ns.
         times: stage -> its times.
-        left_out: stages whose times cannot be, which are not in `times`.
+        left_out: stages with impossible times, which are not in `times`.
         dropped: cause -> frames that were dropped before this one.
         recovered: this is the first frame after an interruption.
     """
@@ -78,15 +77,15 @@ class StreamStatistics:
 
     Args:
         warm_up: frames after each beginning that are left out of latencies.
-        clock: monotonic nanoseconds, the clock of the stamps.
+        clock: monotonic nanoseconds, the clock of the reports.
 
     Attributes:
-        frames: acknowledged, each once.
-        repeated: acknowledged again, as after a death of the sinks.
-        seq: of the newest acknowledged frame; -1 before the first.
+        frames: acknowledged frames, each counted once.
+        repeated: frames that were acknowledged again, as after a death of the sinks.
+        seq: the newest acknowledged frame; -1 before the first.
         dropped: cause -> frames.
-        recoveries: how often the stream came back.
-        left_out: times that cannot be, because they are negative or no numbers.
+        recoveries: how often the stream has recovered.
+        left_out: impossible times: negative, or not numbers.
         nonsense: entries that are not reports of frames.
     """
 
@@ -96,7 +95,7 @@ class StreamStatistics:
         self.dropped: Counter[str] = Counter()
         self._warm_up, self._clock = warm_up, clock
         self._cold = warm_up
-        self._latencies: dict[str, Latencies] = {}
+        self._latencies: defaultdict[str, Latencies] = defaultdict(Latencies)
         self._recovery = Latencies()
         self._last_recovery: float | None = None
         self._interrupted: int | None = None
@@ -106,12 +105,12 @@ class StreamStatistics:
         self._arrivals: deque[int] = deque(maxlen=_ARRIVALS)
 
     def add(self, frames: Iterable[Any], incarnation: int = 1) -> None:
-        """Take what the sinks acknowledge into account.
+        """Add frames that the sinks have acknowledged.
 
         Args:
             frames: reports as `FrameReport.read` takes them; anything else is counted as nonsense.
-            incarnation: of the acknowledgement. The first frame of a new one counts as a recovery even if its
-                own mark was lost: under "lossless" it may be a frame that was written before.
+            incarnation: the incarnation that acknowledges them. Its first frame counts as a recovery even if
+                the frame's own mark was lost: under "lossless" it may have been written before.
         """
         for raw in frames:
             report = FrameReport.read(raw)
@@ -122,16 +121,13 @@ class StreamStatistics:
             else:
                 self._add(report, incarnation)
 
-    def interrupted(self, at: int | None = None) -> None:
-        """Say that a stage died, hung, or failed, so that the stream stands still.
+    def interrupted(self) -> None:
+        """Begin an interruption, if none lasts: a stage has died, hangs, or has failed.
 
-        The next frame that is marked recovered, or is of a new incarnation, ends the interruption.
-
-        Args:
-            at: monotonic ns; None = now. While an interruption lasts, further ones do not begin it anew.
+        The next frame that is marked recovered, or is of a new incarnation, ends it.
         """
         if self._interrupted is None:
-            self._interrupted = self._clock() if at is None else at
+            self._interrupted = self._clock()
         self._cold = self._warm_up
 
     def summary(self) -> dict[str, Any]:
@@ -141,7 +137,7 @@ class StreamStatistics:
             seq (None before the first frame), frames, repeated, fps (None in the first second),
             left_out, nonsense, dropped {cause: frames}, recoveries,
             recovery_ms {count, mean, p50, p95, p99, max, last} or None, and
-            latencies: name -> {count, mean, p50, p95, p99, max} in ms, of what was measured at all:
+            latencies: name -> {count, mean, p50, p95, p99, max} in ms, for each that was measured:
 
             - "extractor", ...: from `started` to `done` of a stage
             - "extractor wait", ...: from `received` to `started`
@@ -194,7 +190,7 @@ class StreamStatistics:
             self._add_times(report)
 
     def _is_recovery(self, recovered: bool, incarnation: int) -> bool:
-        """Whether this frame is the first after an interruption; of each incarnation, one is."""
+        """Whether this frame is the first after an interruption; each incarnation has one at most."""
         earlier, self._incarnation = self._incarnation, incarnation
         anew = earlier is not None and incarnation > earlier
         if not (anew or recovered) or incarnation == self._recovered_in:
@@ -207,7 +203,7 @@ class StreamStatistics:
         self._cold = self._warm_up
         if self._interrupted is not None:
             back = self._clock() if sinks is None else sinks[0]
-            # a frame that was on its way to the sinks when the death was noticed is back before it was gone
+            # a frame that was already on its way to the sinks may arrive before the death is noticed
             duration = max(back - self._interrupted, 0)
             self._recovery.add(duration)
             self._last_recovery = duration / 1e6
@@ -229,8 +225,6 @@ class StreamStatistics:
         if not 0 <= end - start <= _LONGEST_NS:
             self.left_out += 1
             return
-        if name not in self._latencies:  # at most as many as there are names above
-            self._latencies[name] = Latencies()
         self._latencies[name].add(end - start)
 
 
@@ -239,6 +233,6 @@ def _is_count(value: Any) -> bool:
 
 
 def _are_times(stamps: Any) -> bool:
-    """Whether these are `Times`, one after the other."""
+    """Whether these are `Times` in ascending order."""
     is_triple = isinstance(stamps, (list, tuple)) and len(stamps) == 3 and all(map(_is_count, stamps))
     return is_triple and stamps[0] <= stamps[1] <= stamps[2]

@@ -13,7 +13,6 @@ from datetime import datetime
 import pytest
 
 from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events, without_credentials
-from streamvos.types import InputError
 
 
 class Clock:
@@ -234,11 +233,6 @@ def test_it_writes_to_the_standard_error_of_the_moment(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.endswith("info    ready  worker=compute\n")
-
-
-def test_an_unknown_form_is_refused():
-    with pytest.raises(InputError, match='"text" or "json"'):
-        EventLog("xml")
 
 
 def test_warnings_of_the_package_become_events_and_nothing_else_within_the_block(target, capsys, caplog):

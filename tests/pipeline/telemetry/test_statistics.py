@@ -92,7 +92,8 @@ def test_a_recovery_is_timed_from_the_death_to_the_first_mask(statistics, clock)
     statistics.add([frame(0, clock.now)], 1)
     statistics.interrupted()
     death = clock.now
-    statistics.interrupted(death + 5 * MS)  # a second death meanwhile is the same interruption
+    clock.now += 5 * MS
+    statistics.interrupted()  # a second death meanwhile is the same interruption
     statistics.add([frame(1, death - 30 * MS)], 1)  # was on its way; its stream still stands
     assert statistics.summary()["recoveries"] == 0
     back = frame(2, death + 400 * MS, recovered=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from itertools import pairwise
 
 import pytest
 
+from streamvos.pipeline.telemetry.logs import EventLog
+from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.telemetry.statistics import STAGES
 from streamvos.pipeline.telemetry.trace import PIPELINE, TraceWriter
 from streamvos.types import SinkError
@@ -72,8 +75,8 @@ def events(tmp_path):
         for seq in range(20):
             dropped = {"newer frame": 3} if seq == 5 else {}
             trace.frames("front", 1, [frame(seq, 10**12 + seq * 3 * MS, dropped, seq == 7, sinks=7)])
-        trace.instant("restart", stage="memory.front", stream="front", reason="signal 9")
-        trace.instant("annotation", stream="front", at=10**12)
+        trace.instant("restart", stream="front", stage="memory.front", reason="signal 9")
+        trace.instant("annotation", "front")
     return json.loads(path.read_text())
 
 
@@ -135,10 +138,19 @@ def test_moments_are_marked(events):
         "frames": 3,
     }
     assert marks["recovered"]["args"]["seq"] == 7
-    assert marks["restart"]["args"] == {"stream": "front", "reason": "signal 9"}
-    memory = next(row for row, name in names(events, "thread_name").items() if name == "memory.front")
-    assert (marks["restart"]["pid"], marks["restart"]["tid"]) == memory
-    assert marks["annotation"]["pid"] == PIPELINE
+    assert marks["restart"]["args"] == {"stream": "front", "stage": "memory.front", "reason": "signal 9"}
+    assert marks["restart"]["pid"] == marks["annotation"]["pid"] == PIPELINE
+
+
+def test_a_stage_that_waits_is_marked(tmp_path):
+    path = tmp_path / "trace.json"
+    with TraceWriter(path) as trace:
+        observation = Observation(["front"], EventLog("json", io.StringIO()), trace)
+        observation.beat({"sinks.front": {"waiting_for": "no space left", "waiting_since": 1}})
+        observation.beat({"sinks.front": {}})
+    marks = [e for e in json.loads(path.read_text()) if e["ph"] == "i"]
+    assert [e["name"] for e in marks] == ["waiting", "goes on"]
+    assert all(e["args"] == {"stream": "front", "stage": "sinks.front"} for e in marks)
 
 
 def test_streams_share_the_extractor_without_sharing_a_row(tmp_path):
@@ -216,7 +228,7 @@ def test_nonsense_and_other_clocks_are_left_out(tmp_path):
     turned[2]["decoder"] = [10**12, 10**12 + 9, 10**12 + 1]
     with TraceWriter(path, WORKERS) as trace:
         trace.frames("front", 1, [frame(0, 10**12), elsewhere, turned, None, [], [1, 2, 3, 4, 5], ["x"] * 5])
-        trace.instant("odd", at=10**12, why=float("nan"), what=b"\xff", url="rtsp://user:secret@host/x")
+        trace.instant("odd", why=float("nan"), what=b"\xff", url="rtsp://user:secret@host/x")
         assert trace.left_out == 6
     events = json.loads(path.read_text())
     assert sum(e["ph"] == "X" for e in events) == 5 + 4 + 4
@@ -224,12 +236,12 @@ def test_nonsense_and_other_clocks_are_left_out(tmp_path):
     assert "secret" not in path.read_text()
 
 
-def test_a_full_disk_ends_the_trace_and_nothing_else():
+def test_a_full_disk_ends_the_trace_with_one_warning_and_nothing_else(caplog):
     with TraceWriter("/dev/full") as trace:
         for seq in range(200):
             trace.frames("front", 1, [frame(seq, 10**12)])
-    assert trace.failure is not None
-    assert "/dev/full" in trace.failure
+    (record,) = caplog.records
+    assert "/dev/full" in record.getMessage()
 
 
 def test_a_trace_that_cannot_be_made_says_why(tmp_path):
