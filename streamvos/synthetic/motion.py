@@ -1,8 +1,8 @@
 """How the layers of a synthetic video move and bend.
 
-A motion maps backward: from a pixel of frame t to the point of the layer's surface that it shows. So nothing
-has to be inverted, and the correspondence between two frames is exact by construction: two pixels with the
-same surface point show the same thing.
+A motion maps backward, from a pixel of frame t to the point of the layer's surface that it shows. No map has
+to be inverted, and the correspondence between two frames is exact by construction: two pixels with the same
+surface point show the same thing.
 
     >>> rng = np.random.default_rng(0)
     >>> drift = sinusoids(rng, np.arange(10), speed=2.0)
@@ -13,12 +13,18 @@ same surface point show the same thing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import cv2
 import numpy as np
 
+from streamvos.synthetic.surfaces import Surface
+
 Array = np.ndarray
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom exclusive."""
 
 
 def sinusoids(
@@ -26,22 +32,20 @@ def sinusoids(
     times: Array,
     speed: float,
     periods: tuple[float, float] = (18.0, 130.0),
-    terms: int = 3,
     limit: float | None = None,
 ) -> Array:
     """A smooth random signal that is 0 at time 0.
 
     Args:
-        rng: source of randomness.
         times: (T,) in frames.
-        speed: its root mean square change per frame.
+        speed: root mean square change per frame.
         periods: shortest and longest period in frames.
-        terms: number of sinusoids.
         limit: largest magnitude; the signal is squashed smoothly to stay below it; 0 gives zeros.
 
     Returns:
         (T,) float64.
     """
+    terms = 3
     shares = rng.dirichlet(np.ones(terms))
     period = np.exp(rng.uniform(np.log(periods[0]), np.log(periods[1]), terms))
     phase = rng.uniform(0, 2 * np.pi, terms)
@@ -53,30 +57,23 @@ def sinusoids(
     return limit * np.tanh(signal / limit) if limit > 0 else np.zeros_like(signal)
 
 
-def keep_inside(points: Array, size: tuple[int, int], margin: float = 0.0) -> Array:
-    """Map free paths smoothly into the frame.
+def keep_inside(points: Array, half: Array) -> Array:
+    """Map free paths smoothly into the frame: almost linear in its middle, bending near its border.
 
     Args:
         points: (T, 2) x, y relative to the middle of the frame, in half widths and half heights.
-        size: (H, W) of the frame.
-        margin: how far beyond the border a point may go, in half widths and half heights.
+        half: (2,) half the frame's width and height in pixels.
 
     Returns:
-        (T, 2) x, y in pixels. Almost linear in the middle of the frame, bending near its border.
+        (T, 2) x, y in pixels.
     """
-    bound = 1.0 + margin
-    scaled = points / bound
-    squashed = scaled / (1 + np.abs(scaled) ** 4) ** 0.25
-    half = np.array([size[1], size[0]]) / 2
-    return half + squashed * bound * half - 0.5
+    return half + points / (1 + np.abs(points) ** 4) ** 0.25 * half - 0.5
 
 
-def inverse_keep_inside(points: Array, size: tuple[int, int], margin: float = 0.0) -> Array:
-    """The free point that `keep_inside` brings to `points` ((..., 2) x, y in pixels)."""
-    half = np.array([size[1], size[0]]) / 2
-    bound = 1.0 + margin
-    squashed = np.clip((np.asarray(points) + 0.5 - half) / half / bound, -0.97, 0.97)
-    return bound * squashed / (1 - np.abs(squashed) ** 4) ** 0.25
+def inverse_keep_inside(points: Array, half: Array) -> Array:
+    """The free points that `keep_inside` maps to `points`, (..., 2) x, y in pixels."""
+    squashed = np.clip((points + 0.5 - half) / half, -0.97, 0.97)
+    return squashed / (1 - np.abs(squashed) ** 4) ** 0.25
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Deformation:
     joints: Array
 
     def __call__(self, points: Array, t: float) -> Array:
-        """Bent positions, (..., 2) float, of `points` at time `t` in frames."""
+        """Positions of `points`, (..., 2), after bending at time `t` in frames."""
         for x, y, axis_x, axis_y, softness, largest, rate in self.joints:
             dx, dy = points[..., 0] - x, points[..., 1] - y
             along = np.clip((dx * axis_x + dy * axis_y) / softness, 0, 1)
@@ -110,7 +107,7 @@ class Deformation:
         return points
 
     def reach(self, radius: float) -> float:
-        """Bound on the displacement of a point that lies (or ends) within `radius` of the origin."""
+        """Upper bound on the displacement of a point that starts or ends within `radius` of the origin."""
         far = float(np.abs(self.amplitudes).sum(0).max()) * 1.42 if len(self.amplitudes) else 0.0
         for x, y, *_, largest, _ in self.joints:
             far += min(abs(largest) * (radius + far + float(np.hypot(x, y))), 2 * float(np.hypot(x, y)))
@@ -127,11 +124,10 @@ def random_deformation(
     """A random deformation that does not fold a surface `diameter` pixels across.
 
     Args:
-        rng: source of randomness.
         diameter: of the surface in pixels.
         strength: sum of the waves' gradients; folding is impossible below 1.
-        speed: scale of the rates of change; 0 freezes it.
-        joints: number of places to bend at.
+        speed: scale of the rates of change; 0 freezes the deformation.
+        joints: number of places where the surface bends.
     """
     count = 3
     lengths = diameter * np.exp(rng.uniform(np.log(0.55), np.log(2.0), count))
@@ -155,10 +151,10 @@ def random_deformation(
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The place of a layer at every frame, and one frame before and after for the speed at the ends.
+    """The position of a layer in every frame, and in one frame before and after for the speed at the ends.
 
     Attributes:
-        centers: (T + 2, 2) x, y in pixels of the frame where the surface's anchor lies.
+        centers: (T + 2, 2) x, y in frame pixels of the middle of the surface.
         angles: (T + 2,) radians.
         scales: (T + 2, 2) frame pixels per surface pixel along the surface's own x and y.
     """
@@ -172,49 +168,62 @@ class Trajectory:
         return (self.centers[t + 2] - self.centers[t]) / 2
 
 
-def surface_map(
-    path: Trajectory,
-    deformation: Deformation,
-    anchor: tuple[float, float],
-    t: int,
-    box: tuple[int, int, int, int],
-    step: int,
-) -> Array:
-    """The surface point that each pixel of a box shows at frame `t`.
+@dataclass(frozen=True)
+class Layer:
+    """A surface in motion.
 
-    The motion is evaluated on a grid of `step` pixels and interpolated linearly in between, which is
-    how the pixels move from then on: the map is the truth and not an approximation of it.
-
-    Args:
-        path: trajectory of the layer.
-        deformation: bending of the layer.
-        anchor: x, y of the surface point at the path's center.
-        t: index of the frame.
-        box: left, top, right, bottom in pixels; right and bottom exclusive.
-        step: grid spacing in pixels.
-
-    Returns:
-        (bottom - top, right - left, 2) float32, x and y on the surface in its pixels.
+    Attributes:
+        number: its value in `SyntheticFrame.layer`.
+        region_offset: added to the surface's region numbers, so that no two layers share one.
     """
-    left, top, right, bottom = box
-    width, height = right - left, bottom - top
-    columns, rows = -(-width // step) + 2, -(-height // step) + 2
-    center, angle, scale = path.centers[t + 1], path.angles[t + 1], path.scales[t + 1]
-    # cv2.resize aligns pixel borders, so that the sample of coarse cell i is at (i + 0.5) * step - 0.5.
-    # One more cell on each side keeps the interpolation away from its clamped rim.
-    xs = (np.arange(columns) - 0.5) * step - 0.5 + left - center[0]
-    ys = (np.arange(rows) - 0.5) * step - 0.5 + top - center[1]
-    cosine, sine = np.cos(angle), np.sin(angle)
-    points = np.empty((rows, columns, 2))
-    points[..., 0] = (cosine * xs + sine * ys[:, None]) / scale[0]
-    points[..., 1] = (-sine * xs + cosine * ys[:, None]) / scale[1]
-    points = deformation(points, float(t)) + np.asarray(anchor)
-    points = points.astype(np.float32)
-    fine = cv2.resize(points, (columns * step, rows * step), interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(fine[step : step + height, step : step + width])
+
+    number: int
+    surface: Surface
+    path: Trajectory
+    deformation: Deformation
+    region_offset: int = 0
+
+    def box(self, t: int, size: tuple[int, int]) -> Box | None:
+        """Where the layer may be visible in frame `t` of `size` (H, W); None if nowhere."""
+        center = self.path.centers[t + 1]
+        reach = self.reach() * float(self.path.scales[t + 1].max()) + 1
+        left, top = max(0, int(center[0] - reach)), max(0, int(center[1] - reach))
+        right, bottom = min(size[1], ceil(center[0] + reach) + 1), min(size[0], ceil(center[1] + reach) + 1)
+        return (left, top, right, bottom) if left < right and top < bottom else None
+
+    def reach(self) -> float:
+        """Largest distance of any of its points from its middle, in surface pixels."""
+        radius = self.surface.radius
+        return radius + self.deformation.reach(radius)
+
+    def map(self, t: int, box: Box) -> Array:
+        """The surface point that each pixel of a box shows at frame `t`.
+
+        The motion is evaluated on a coarse grid and interpolated linearly in between. The interpolated map is
+        what moves the pixels, so it is the truth and not an approximation of it.
+
+        Returns:
+            (bottom - top, right - left, 2) float32, x and y in surface pixels.
+        """
+        step = 16 if self.number == 0 else 8 if self.surface.radius > 24 else 4
+        left, top, right, bottom = box
+        width, height = right - left, bottom - top
+        columns, rows = -(-width // step) + 2, -(-height // step) + 2
+        path, k = self.path, t + 1
+        # cv2.resize aligns pixel borders, so the sample of coarse cell i is at (i + 0.5) * step - 0.5.
+        # One more cell on each side keeps the interpolation away from its clamped rim.
+        xs = (np.arange(columns) - 0.5) * step - 0.5 + left - path.centers[k, 0]
+        ys = (np.arange(rows) - 0.5) * step - 0.5 + top - path.centers[k, 1]
+        cosine, sine = np.cos(path.angles[k]), np.sin(path.angles[k])
+        points = np.empty((rows, columns, 2))
+        points[..., 0] = (cosine * xs + sine * ys[:, None]) / path.scales[k, 0]
+        points[..., 1] = (-sine * xs + cosine * ys[:, None]) / path.scales[k, 1]
+        points = (self.deformation(points, float(t)) + self.surface.middle).astype(np.float32)
+        fine = cv2.resize(points, (columns * step, rows * step), interpolation=cv2.INTER_LINEAR)
+        return np.ascontiguousarray(fine[step : step + height, step : step + width])
 
 
-# None says that the map is in one array; OpenCV's stubs do not know, and an empty array hangs OpenCV 5.0.
+# None means that the map is in one array; OpenCV's stubs lack it, and an empty array hangs OpenCV 5.0.
 _NO_MAP: Any = None
 
 
@@ -223,9 +232,9 @@ def sample(surface: Array, points: Array, nearest: bool = False, border: int = c
 
     Args:
         surface: (h, w) or (h, w, C) uint8 or uint16.
-        points: (H, W, 2) float32, x and y on the surface, as `surface_map` gives them.
+        points: (H, W, 2) float32, x and y on the surface, from `Layer.map`.
         nearest: take the nearest value, as for region numbers, instead of blending four.
-        border: OpenCV's border mode for points beside the surface; 0 there by default.
+        border: OpenCV's border mode for points outside the surface; by default the value there is 0.
 
     Returns:
         (H, W) or (H, W, C), of the surface's dtype.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ import numpy as np
 
 from streamvos.types import MAX_OBJECT_ID, InputError
 
-SMALLEST_SIDE = 16
-"""Smallest side of a frame in pixels: smaller ones show nothing."""
-
-LARGEST_SIDE = 8192
-"""Largest side of a frame in pixels: OpenCV's remap ends at 32767, margins included."""
+SMALLEST_SIDE, LARGEST_SIDE = 16, 8192
+"""Sides of a frame in pixels; OpenCV's remap ends at 32767, margins included."""
 
 PIXELS_PER_OBJECT = 36
 """Smallest number of pixels of a frame per labelled object, so that each is visible in frame 0."""
+
+COUNTS = {"length": 1, "objects": 1, "distractors": 0, "occluders": 0}
+"""Smallest value of every option that is a number of things."""
 
 LARGEST = {"motion": 20, "deformation": 2, "leave": 1, "blur": 4, "noise": 10, "exposure": 2, "same_still": 1}
 """Largest value of every option that is a strength or a probability; the smallest is 0."""
@@ -38,15 +37,15 @@ class SyntheticOptions:
         length: number of frames.
         objects: labelled objects, ids 1..objects; at most 254.
         distractors: look-alikes of the objects, not labelled.
-        occluders: things that pass in front of the objects, not labelled.
-        motion: scale of all speeds, 0..20; 0 is a still.
+        occluders: layers that pass in front of the objects, not labelled.
+        motion: scale of all speeds, 0..20; with 0 nothing moves.
         deformation: strength of bending, articulation and foreshortening, 0..2; 0 is rigid.
         leave: probability that an object leaves the frame once and returns; only in videos
             that move and have 24 frames or more.
-        blur: shutter time as a share of the frame time, which smears along the motion; 0 is none.
-        noise: sensor noise; 1 is about 5 gray levels; 0 is none.
+        blur: shutter time as a share of the frame time, 0..4; it smears along the motion.
+        noise: sensor noise, 0..10; 1 is about 5 gray levels.
         exposure: drift of brightness, contrast, white balance and of the light over the frame, 0..2;
-            1 is about +-25 %; 0 is none.
+            1 is about +-25 %.
         same_still: probability that an object is cut from the background's own photograph.
         stills: folder with images/NAME.jpg and regions/NAME.png; None draws everything.
     """
@@ -70,14 +69,14 @@ def validate(options: SyntheticOptions) -> None:
     """Check every option.
 
     Raises:
-        InputError: one is of the wrong kind or out of range, or the stills cannot be used.
+        InputError: one has the wrong type or is out of range, or the stills cannot be used.
     """
     size = options.size
     if not (isinstance(size, (tuple, list)) and len(size) == 2 and all(_is_integer(n) for n in size)):
         raise InputError(f"size: expected a pair of integers (H, W), got {size!r}")
     if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
         raise InputError(f"size: expected {SMALLEST_SIDE}..{LARGEST_SIDE} pixels on each side, got {size!r}")
-    for name, least in (("length", 1), ("objects", 1), ("distractors", 0), ("occluders", 0)):
+    for name, least in COUNTS.items():
         value = getattr(options, name)
         if not _is_integer(value) or value < least:
             raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
@@ -93,9 +92,8 @@ def validate(options: SyntheticOptions) -> None:
         )
     for name, largest in LARGEST.items():
         value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-            raise InputError(f"{name}: expected a number in 0..{largest}, got {value!r}")
-        if not isfinite(value) or not 0 <= value <= largest:
+        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= largest:  # NaN is in no range
             raise InputError(f"{name}: expected a number in 0..{largest}, got {value!r}")
     if options.stills is not None:
         list_stills(Path(options.stills))
@@ -104,10 +102,10 @@ def validate(options: SyntheticOptions) -> None:
 def parse_parameters(text: str) -> tuple[int, SyntheticOptions]:
     """Seed and options from "seed=3,objects=2,size=480x854,length=60".
 
-    `size` is HEIGHTxWIDTH. What is not named keeps the default of `SyntheticOptions`; the seed's is 0.
+    `size` is HEIGHTxWIDTH. Other options keep the defaults of `SyntheticOptions`; the default seed is 0.
 
     Raises:
-        InputError: an unknown name, a name twice, or a value that is not of its kind.
+        InputError: an unknown name, a name given twice, or a value of the wrong type.
     """
     defaults = {field.name: field.default for field in fields(SyntheticOptions)}
     values: dict[str, Any] = {}
@@ -115,12 +113,13 @@ def parse_parameters(text: str) -> tuple[int, SyntheticOptions]:
         name, equals, value = (part.strip() for part in entry.partition("="))
         if not equals or (name != "seed" and name not in defaults):
             known = ", ".join(["seed", *defaults])
-            raise InputError(f"synthetic: cannot use {entry!r}; expected name=value with a name of: {known}")
+            raise InputError(
+                f"synthetic: cannot use {entry!r}; expected name=value, the name one of: {known}"
+            )
         if name in values:
             raise InputError(f"synthetic: {name} is given twice")
         values[name] = _parse(name, value, 0 if name == "seed" else defaults[name])
-    seed = values.pop("seed", 0)
-    return seed, SyntheticOptions(**values)
+    return values.pop("seed", 0), SyntheticOptions(**values)
 
 
 @lru_cache(maxsize=8)

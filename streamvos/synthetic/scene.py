@@ -1,18 +1,17 @@
-"""The layers of a synthetic video: what they show, where they are and how they move.
+"""Chooses the layers of a synthetic video: what they show, where they are and how they move.
 
 A scene is a stack of layers, each a surface (streamvos/synthetic/surfaces.py) with a motion
-(streamvos/synthetic/motion.py): a background under a moving camera, labelled objects, look-alikes of them
-that are not labelled, and occluders in front. This file chooses them; streamvos/synthetic/synthetic.py
-renders them.
+(streamvos/synthetic/motion.py): a background under a moving camera, labelled objects, unlabelled look-alikes
+of them, and occluders in front.
 
     >>> layers = Scene(np.random.default_rng(0), SyntheticOptions(size=(96, 128), objects=3)).build()
-    >>> [layer.number for layer in layers][0]
+    >>> layers[0].number
     0
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -20,14 +19,13 @@ import numpy as np
 
 from streamvos.synthetic.motion import (
     STIFF,
-    Deformation,
+    Layer,
     Trajectory,
     inverse_keep_inside,
     keep_inside,
     random_deformation,
     sample,
     sinusoids,
-    surface_map,
 )
 from streamvos.synthetic.options import SyntheticOptions, list_stills
 from streamvos.synthetic.surfaces import (
@@ -45,56 +43,13 @@ from streamvos.synthetic.surfaces import (
 from streamvos.synthetic.textures import ellipse_outline
 
 Array = np.ndarray
-Box = tuple[int, int, int, int]
 
 SHORTEST_EXCURSION = 24
-"""Shorter videos leave no time for an object to leave the frame and return."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A surface in motion.
-
-    Attributes:
-        number: its value in `SyntheticFrame.layer`.
-        surface: texture, outline and regions.
-        path: trajectory.
-        deformation: bending.
-        region_offset: added to the surface's region numbers, so that no two layers share one.
-    """
-
-    number: int
-    surface: Surface
-    path: Trajectory
-    deformation: Deformation
-    region_offset: int = 0
-
-    def box(self, t: int, size: tuple[int, int]) -> Box | None:
-        """Left, top, right, bottom of the area where it may be visible at frame `t`; None if nowhere."""
-        center = self.path.centers[t + 1]
-        reach = self.reach() * float(self.path.scales[t + 1].max()) + 1
-        left, top = max(0, int(center[0] - reach)), max(0, int(center[1] - reach))
-        right, bottom = min(size[1], ceil(center[0] + reach) + 1), min(size[0], ceil(center[1] + reach) + 1)
-        return (left, top, right, bottom) if left < right and top < bottom else None
-
-    def reach(self) -> float:
-        """Largest distance from its middle, in surface pixels, of any of its points."""
-        radius = self.surface.radius
-        return radius + self.deformation.reach(radius)
-
-    def map(self, t: int, box: Box) -> Array:
-        """Surface coordinates of the box's pixels, (h, w, 2) float32."""
-        step = 16 if self.number == 0 else 8 if self.surface.radius > 24 else 4
-        return surface_map(self.path, self.deformation, self.surface.anchor, t, box, step)
+"""Length in frames from which on an object has the time to leave the frame and return."""
 
 
 class Scene:
-    """Chooses the layers of a video.
-
-    Args:
-        rng: source of randomness.
-        options: validated options.
-    """
+    """Chooses the layers of a video; the options are validated."""
 
     def __init__(self, rng: np.random.Generator, options: SyntheticOptions) -> None:
         self.rng, self.options = rng, options
@@ -102,14 +57,15 @@ class Scene:
         self.size = self.height, self.width
         self.extent = np.array([self.width, self.height], np.float64)
         self.side = float(min(self.size))
+        self.half = self.extent / 2
         # One frame before and one after the video, so that the speed is known at its ends.
         self.times = np.arange(-1, options.length + 1, dtype=np.float64)
-        # Speeds follow the size of the frame, up to that of the usual video.
+        # Speeds grow with the frame, up to 480 lines.
         self.pace = min(self.side, 480.0) * options.motion
         self.drifts: dict[int, Array] = {}
         self.pan = np.zeros((len(self.times), 2))
         self.order = rng.permutation(options.objects + options.distractors)
-        # Names of the background's photograph and then of those for objects; empty where all is drawn.
+        # The background's photograph and then those for objects; empty where everything is drawn.
         self.stills: list[str] = []
 
     def build(self) -> list[Layer]:
@@ -120,21 +76,16 @@ class Scene:
             picks = rng.choice(len(names), size=3 + min(options.objects, 8))
             self.stills = [names[int(k)] for k in picks]
         background = self._background()
-        objects = self._objects(background.surface)
-        distractors = []
+        middle = self._objects(background.surface)
         for k in range(options.distractors):
-            number = 1 + options.objects + k
-            surface = look_alike(rng, objects[k % len(objects)].surface)
-            distractors.append(self._wanderer(number, surface))
-        first = 1 + options.objects + options.distractors
-        occluders = [self._occluder(first + k) for k in range(options.occluders)]
-        middle = [*objects, *distractors]
-        middle = [middle[int(k)] for k in rng.permutation(len(middle))]
-        layers = self._settle([background, *middle, *occluders])
+            surface = look_alike(rng, middle[k % options.objects].surface)
+            middle.append(self._wanderer(len(middle) + 1, surface))
+        occluders = [self._occluder(len(middle) + 1 + k) for k in range(options.occluders)]
+        shuffled = [middle[int(k)] for k in rng.permutation(len(middle))]
+        layers = self._settle([background, *shuffled, *occluders])
         layers = [self._excursion(layer) if self._is_object(layer) else layer for layer in layers]
-        offsets = np.cumsum([0, *(layer.surface.region_count for layer in layers)])[:-1]
-        numbered = zip(layers, offsets, strict=True)
-        return [replace(layer, region_offset=int(offset)) for layer, offset in numbered]
+        offsets = np.cumsum([0, *(layer.surface.region_count for layer in layers[:-1])])
+        return [replace(one, region_offset=int(offset)) for one, offset in zip(layers, offsets, strict=True)]
 
     def _is_object(self, layer: Layer) -> bool:
         return 1 <= layer.number <= self.options.objects
@@ -142,15 +93,11 @@ class Scene:
     def _is_occluder(self, layer: Layer) -> bool:
         return layer.number > self.options.objects + self.options.distractors
 
-    def _still(self, place: int) -> Still:
-        """A photograph, read when it is needed."""
-        assert self.options.stills is not None
-        return read_still(Path(self.options.stills), self.stills[place])
-
-    # What stands in the scene
+    def _still(self, place: int) -> Still | None:
+        return read_still(Path(str(self.options.stills)), self.stills[place]) if self.stills else None
 
     def _background(self) -> Layer:
-        """The farthest layer, moved by the camera: pan, shake, zoom, roll, and a slow bending like depth."""
+        """The farthest layer, moved by the camera: pan, shake, zoom, roll, and a slow bending for depth."""
         rng, motion, times = self.rng, self.options.motion, self.times
         speed = self.pace * float(np.exp(rng.uniform(np.log(0.0005), np.log(0.014))))
         limit = 0.3 * self.side
@@ -173,12 +120,13 @@ class Scene:
         far_y = np.abs(-sine * corners[..., 0] + cosine * corners[..., 1]).max()
         spare = deformation.reach(0.0) + 2
         height, width = ceil(2 * (far_y + spare)), ceil(2 * (far_x + spare))
-        if self.stills:
-            # Mirrored, so that an object cut from the same photograph differs from what it was cut from.
-            mirror = self.options.same_still > 0 or bool(rng.random() < 0.5)
-            surface = photograph_background(rng, self._still(0), height, width, mirror)
-        else:
+        still = self._still(0)
+        if still is None:
             surface = drawn_background(rng, height, width)
+        else:
+            # Mirrored, so that an object cut from the same photograph differs from its source.
+            mirror = self.options.same_still > 0 or bool(rng.random() < 0.5)
+            surface = photograph_background(rng, still, height, width, mirror)
         return Layer(0, surface, Trajectory(centers, angles, np.stack([zoom, zoom], 1)), deformation)
 
     def _objects(self, background: Surface) -> list[Layer]:
@@ -186,17 +134,17 @@ class Scene:
         total = self.options.objects + 0.5 * self.options.distractors
         room = float(np.sqrt(self.height * self.width / total))
         smallest, largest = min(0.17 * self.side, 0.6 * room), min(0.72 * self.side, 1.15 * room)
-        # Enough pixels for the promise about frame 0, with a reserve for overlaps.
+        # Enough pixels to be visible in frame 0, with a reserve for overlaps.
         enough = 2.5 * self._least_area()
         for k in range(self.options.objects):
             diameter = max(6.0, float(np.exp(rng.uniform(np.log(smallest), np.log(largest)))))
-            own: list[Still] = []
+            still = None
             if self.stills:
                 other = 1 + k % (len(self.stills) - 1)
-                own = [self._still(0 if rng.random() < self.options.same_still else other)]
-            surface = object_surface(rng, own, diameter)
+                still = self._still(0 if rng.random() < self.options.same_still else other)
+            surface = object_surface(rng, still, diameter)
             if surface.area < enough:
-                surface = object_surface(rng, own, largest)
+                surface = object_surface(rng, still, largest)
             if self.stills and rng.random() < 0.25:
                 surface = camouflage(rng, surface, background)
             layers.append(self._wanderer(k + 1, surface))
@@ -209,7 +157,7 @@ class Scene:
         heading = rng.dirichlet([2.0, 1.2])
         drift = np.stack([sinusoids(rng, times, speed * np.sqrt(share)) for share in heading], 1)
         if rng.random() < 0.5:
-            drift = drift + self.pan  # it stands on the ground instead of being followed by the camera
+            drift = drift + self.pan  # it stands on the ground; otherwise the camera follows it
         self.drifts[number] = drift
         angles = sinusoids(rng, times, 0.02 * motion * rng.random(), limit=rng.uniform(0.05, 0.8))
         if rng.random() < 0.08:
@@ -226,22 +174,19 @@ class Scene:
         return Layer(number, surface, path, deformation)
 
     def _occluder(self, number: int) -> Layer:
-        """Something that moves to and fro across the frame on a straight line, from outside to outside."""
+        """A layer that crosses the frame to and fro on a straight line, from outside to outside."""
         rng, motion, times = self.rng, self.options.motion, self.times
-        stills = [self._still(2)] if self.stills else []
-        surface = occluder_surface(rng, stills, self.side * float(rng.uniform(0.2, 0.55)), self.size)
+        surface = occluder_surface(rng, self._still(2), self.side * float(rng.uniform(0.2, 0.55)), self.size)
         away = rng.uniform(-0.3, 0.3, 2) * self.extent
         reach = 0.5 * max(self.size) + surface.radius + float(np.abs(away).max())
         tilt = rng.normal(0, 0.25) + (np.pi if rng.random() < 0.5 else 0)
         start = rng.uniform(0.3, 0.9) if rng.random() < 0.7 else rng.uniform(0.9, 2.2)
         phase = start + times * self.pace * float(rng.uniform(0.008, 0.03)) / reach
         direction = np.array([np.cos(tilt), np.sin(tilt)])
-        centers = self.extent / 2 + away - (reach * np.cos(phase))[:, None] * direction
+        centers = self.half + away - (reach * np.cos(phase))[:, None] * direction
         angles = rng.normal(0, 0.1) + sinusoids(rng, times, 0.01 * motion, limit=0.2)
         scales = np.exp(sinusoids(rng, times, 0.004 * motion, limit=0.15))
         return Layer(number, surface, Trajectory(centers, angles, np.stack([scales, scales], 1)), STIFF)
-
-    # Where it stands
 
     def _least_area(self) -> float:
         """Visible pixels that every object must have in frame 0."""
@@ -257,7 +202,7 @@ class Scene:
         return np.stack([xs.ravel(), ys.ravel()], 1)[:count] * cell, cell
 
     def _start(self, number: int) -> Array:
-        """A place (2,) for the middle of an object or distractor in frame 0: its own cell, jittered."""
+        """Where the middle of an object or distractor is in frame 0, (2,): near that of its own cell."""
         count = len(self.order)
         place = self._cells(count)[0][self.order[number - 1]]
         place = place + self.rng.uniform(-0.3, 0.3, 2) * self.extent / np.sqrt(count)
@@ -266,8 +211,8 @@ class Scene:
 
     def _wander(self, number: int, start: Array) -> Array:
         """The path (T + 2, 2) of an object or distractor that stands at `start` in frame 0."""
-        free = inverse_keep_inside(start, self.size) + self.drifts[number] / (self.extent / 2)
-        return keep_inside(free, self.size)
+        free = inverse_keep_inside(start, self.half) + self.drifts[number] / self.half
+        return keep_inside(free, self.half)
 
     def _areas(self, layers: list[Layer]) -> Array:
         """Visible pixels per layer number in frame 0."""
@@ -281,7 +226,7 @@ class Scene:
         return np.bincount(seen.ravel(), minlength=len(layers))
 
     def _settle(self, layers: list[Layer]) -> list[Layer]:
-        """Move what is hidden or outside until frame 0 shows every labelled object."""
+        """Move hidden objects until frame 0 shows every one of them."""
         least = self._least_area()
         for attempt in range(8):
             areas = self._areas(layers)
@@ -293,38 +238,37 @@ class Scene:
                     start = self._start(layer.number)
                     if attempt > 3:
                         start = self.rng.uniform(0.15, 0.85, 2) * self.extent
-                    path = replace(layer.path, centers=self._wander(layer.number, start))
-                    layers[place] = replace(layer, path=path)
+                    layers[place] = _with_centers(layer, self._wander(layer.number, start))
             if attempt >= 2:
                 behind = [layer for layer in layers if layer.number not in hidden]
                 layers = self._occluders_aside(behind + [layer for layer in layers if layer.number in hidden])
         return self._settle_on_grid(self._occluders_aside(layers))
 
     def _occluders_aside(self, layers: list[Layer]) -> list[Layer]:
-        """The occluders in front, and shifted to begin outside the frame."""
+        """The layers with the occluders in front, shifted to begin outside the frame."""
         ordered = [layer for layer in layers if not self._is_occluder(layer)]
-        for layer in (layer for layer in layers if self._is_occluder(layer)):
+        for layer in filter(self._is_occluder, layers):
             centers = layer.path.centers
-            away = centers[1] - self.extent / 2
+            away = centers[1] - self.half
             axis = int(np.argmax(np.abs(away)))
-            gone = 0.5 * self.extent[axis] + layer.reach() * layer.path.scales[1].max() + 2
+            gone = self.half[axis] + layer.reach() * layer.path.scales[1].max() + 2
             shift = np.zeros(2)
             shift[axis] = np.copysign(max(0.0, gone - abs(away[axis])), away[axis])
-            ordered.append(replace(layer, path=replace(layer.path, centers=centers + shift)))
+            ordered.append(_with_centers(layer, centers + shift))
         return ordered
 
     def _settle_on_grid(self, layers: list[Layer]) -> list[Layer]:
         """The last resort in crowded or tiny frames: a disc per object, each in a cell of its own."""
         middles, cell = self._cells(self.options.objects)
         side = max(5, int(cell.min()))
-        objects = []
-        for layer in (layer for layer in layers if self._is_object(layer)):
+        discs = []
+        for layer in filter(self._is_object, layers):
             surface = drawn_surface(self.rng, side, ellipse_outline(side))
-            path = replace(layer.path, centers=self._wander(layer.number, middles[layer.number - 1]))
-            objects.append(replace(layer, surface=surface, path=path, deformation=STIFF))
+            layer = replace(layer, surface=surface, deformation=STIFF)
+            discs.append(_with_centers(layer, self._wander(layer.number, middles[layer.number - 1])))
         others = [layer for layer in layers if not self._is_object(layer)]
-        occluders = [layer for layer in others if self._is_occluder(layer)]
-        return [layer for layer in others if not self._is_occluder(layer)] + objects + occluders
+        behind = len(others) - self.options.occluders  # the occluders are last
+        return others[:behind] + discs + others[behind:]
 
     def _excursion(self, layer: Layer) -> Layer:
         """Perhaps let an object leave through the nearest side and come back the same way."""
@@ -344,5 +288,8 @@ class Scene:
         side = int(np.argmin([x, self.width - x, y, self.height - y]))
         target = centers.copy()
         target[:, side // 2] = (-reach, self.width + reach, -reach, self.height + reach)[side]
-        moved = centers + share[:, None] * (target - centers)
-        return replace(layer, path=replace(layer.path, centers=moved))
+        return _with_centers(layer, centers + share[:, None] * (target - centers))
+
+
+def _with_centers(layer: Layer, centers: Array) -> Layer:
+    return replace(layer, path=replace(layer.path, centers=centers))

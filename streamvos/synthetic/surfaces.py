@@ -1,7 +1,7 @@
 """The surfaces of synthetic videos: flat pieces with a texture, an outline and regions.
 
-A surface comes from photographs with region maps (a region, or a few that touch, is cut out with its
-own texture; or a drawn shape is filled with a piece of a photograph), or it is drawn altogether.
+A surface is cut out of a photograph along the borders of its regions, or it is a drawn shape filled with a
+piece of a photograph, or it is entirely drawn.
 
     >>> surface = drawn_surface(np.random.default_rng(0), 80)
     >>> surface.texture.shape[2], surface.regions.dtype
@@ -10,8 +10,7 @@ own texture; or a drawn shape is filled with a piece of a photograph), or it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
@@ -50,9 +49,10 @@ class Surface:
     region_count: int
 
     @property
-    def anchor(self) -> tuple[float, float]:
-        """x, y of its middle."""
-        return (self.texture.shape[1] - 1) / 2, (self.texture.shape[0] - 1) / 2
+    def middle(self) -> Array:
+        """(2,) x, y."""
+        height, width = self.texture.shape[:2]
+        return np.array([width - 1, height - 1]) / 2
 
     @property
     def radius(self) -> float:
@@ -67,7 +67,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Still:
-    """A photograph and its region map, (h, w, 3) uint8 RGB and (h, w) uint16 from 0 without gaps."""
+    """A photograph, (h, w, 3) uint8 RGB, and its region map, (h, w) uint16 in 0..count - 1."""
 
     image: Array
     regions: Array
@@ -76,7 +76,7 @@ class Still:
 
 @lru_cache(maxsize=48)
 def read_still(folder: Path, name: str) -> Still:
-    """One photograph and its regions; the last few are kept.
+    """One photograph and its regions; the last few are cached.
 
     Raises:
         InputError: a file cannot be decoded, or the two differ in size.
@@ -98,7 +98,7 @@ def read_still(folder: Path, name: str) -> Still:
 
 
 def _finish(texture: Array, mask: Array, regions: Array, count: int, softness: float = 0.9) -> Surface:
-    """Pad, soften the outline and multiply the colors by it."""
+    """Pad the piece, soften its outline and multiply the colors by it."""
     pad = 3
     texture = cv2.copyMakeBorder(texture, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
     mask = cv2.copyMakeBorder(mask, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
@@ -126,13 +126,10 @@ def _resize(image: Array, scale: float, nearest: bool = False) -> Array:
 
 
 def cut_out(rng: np.random.Generator, still: Still, diameter: float) -> Surface | None:
-    """An object-shaped piece of a photograph.
+    """An object-shaped piece of a photograph; None if a few tries did not find one.
 
-    A region, sometimes joined with neighbors, that is connected, not too thin, and about `diameter`
+    It is a region, sometimes joined with neighbors, that is connected, not too thin, and about `diameter`
     pixels across after a change of scale that does not blur it.
-
-    Returns:
-        The surface, or None if a few tries found nothing fit.
     """
     image, regions = still.image, still.regions
     height, width = regions.shape
@@ -155,30 +152,25 @@ def cut_out(rng: np.random.Generator, still: Still, diameter: float) -> Surface 
                     mask[regions == extra] = 255
         mask = _largest_piece(mask)
         left, top, w, h = cv2.boundingRect(mask)
+        box = np.s_[top : top + h, left : left + w]
+        piece = mask[box]
         scale = diameter / max(w, h)
         if scale > LARGEST_ENLARGEMENT:
             scale = LARGEST_ENLARGEMENT * rng.uniform(0.8, 1.0)
-        piece = mask[top : top + h, left : left + w]
         thickness = 2 * float(cv2.distanceTransform(np.pad(piece, 1), cv2.DIST_L2, 3).max())
         if max(w, h) * scale < 0.45 * diameter or thickness < 0.2 * max(w, h):
             continue
-        box = np.s_[top : top + h, left : left + w]
         if _liveliness(image[box], piece) < 9 and rng.random() < 0.8:
             continue
         # One pixel less, so that the photograph's own surroundings do not shine through the soft edge.
         inner = cv2.erode(np.pad(piece, 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1] if scale > 0.5 else piece
-        return _finish(
-            _resize(image[box], scale),
-            _resize(inner, scale),
-            _resize(regions[box], scale, True),
-            still.count,
-            float(rng.uniform(0.6, 1.3)),
-        )
+        texture, outer = _resize(image[box], scale), _resize(regions[box], scale, True)
+        return _finish(texture, _resize(inner, scale), outer, still.count, float(rng.uniform(0.6, 1.3)))
     return None
 
 
 def filled_shape(rng: np.random.Generator, still: Still, mask: Array) -> Surface:
-    """A drawn outline ((h, w) uint8) filled with a piece of a photograph, the liveliest of a few."""
+    """The outline `mask`, (h, w) uint8, filled with a piece of a photograph, the liveliest of three."""
     h, w = mask.shape
     least = max(h / still.image.shape[0], w / still.image.shape[1])
     scale = max(least * 1.02, min(rng.uniform(0.6, 1.2), LARGEST_ENLARGEMENT))
@@ -215,60 +207,50 @@ def camouflage(rng: np.random.Generator, surface: Surface, background: Surface) 
     # Colors are multiplied by alpha, so the shift is too, and they may not exceed it.
     alpha = texture[..., 3:].astype(np.float32) / 255
     color = np.clip(texture[..., :3] * gain + shift * alpha, 0, texture[..., 3:])
-    return Surface(
-        np.dstack([color.astype(np.uint8), texture[..., 3]]), surface.regions, surface.region_count
-    )
+    return replace(surface, texture=np.dstack([color.astype(np.uint8), texture[..., 3]]))
 
 
 def photograph_background(
     rng: np.random.Generator, still: Still, height: int, width: int, mirror: bool
 ) -> Surface:
-    """A photograph enlarged moderately, cut or continued by reflection to (height, width)."""
+    """A moderately enlarged photograph, cropped or continued by reflection to (height, width)."""
     image, regions = still.image, still.regions
     if mirror:
         image, regions = image[:, ::-1], regions[:, ::-1]
     wanted = max(height / image.shape[0], width / image.shape[1]) * rng.uniform(1.0, 1.25)
     scale = float(np.clip(wanted, 0.4, LARGEST_ENLARGEMENT))
     image, regions = _resize(image, scale), _resize(regions, scale, True)
-    h, w = regions.shape
-    spare_y, spare_x = height - h, width - w
-    if spare_y < 0:
-        top = int(rng.integers(0, -spare_y + 1))
-        image, regions = image[top : top + height], regions[top : top + height]
-    if spare_x < 0:
-        left = int(rng.integers(0, -spare_x + 1))
-        image, regions = image[:, left : left + width], regions[:, left : left + width]
-    above, before = max(0, spare_y) // 2, max(0, spare_x) // 2
-    edges = above, max(0, spare_y) - above, before, max(0, spare_x) - before
-    image = cv2.copyMakeBorder(image, *edges, cv2.BORDER_REFLECT_101)
-    regions = cv2.copyMakeBorder(regions, *edges, cv2.BORDER_REFLECT_101)
-    # A reflected region is a different place and gets its own number.
-    rows = (np.arange(regions.shape[0]) - above) // max(h, 1)
-    columns = (np.arange(regions.shape[1]) - before) // max(w, 1)
-    rows, columns = rows - rows.min(), columns - columns.min()
-    # Numbers begin anew where 16 bits do not suffice.
-    tiles = (rows[:, None] * (columns.max() + 1) + columns) % max(1, 65536 // still.count)
-    tiles = tiles.astype(np.uint16)
-    count = still.count * (int(tiles.max()) + 1)
-    regions = regions + tiles * np.uint16(still.count)
-    return Surface(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), regions, count)
+    rows, row_tiles = _reflected(rng, regions.shape[0], height)
+    columns, column_tiles = _reflected(rng, regions.shape[1], width)
+    image, regions = image[np.ix_(rows, columns)], regions[np.ix_(rows, columns)]
+    # A reflected region is a different place and has its own number, as far as 16 bits suffice.
+    tiles = (row_tiles[:, None] * (column_tiles.max() + 1) + column_tiles) % max(1, 65536 // still.count)
+    regions = regions + tiles.astype(np.uint16) * np.uint16(still.count)
+    return Surface(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), regions, still.count * (int(tiles.max()) + 1))
+
+
+def _reflected(rng: np.random.Generator, length: int, wanted: int) -> tuple[Array, Array]:
+    """`wanted` indices into an axis of `length`, a random crop or reflected; and the tile of each, from 0."""
+    spare = wanted - length
+    start = int(rng.integers(0, -spare + 1)) if spare < 0 else -(spare // 2)
+    places = np.arange(start, start + wanted)
+    period = max(1, 2 * (length - 1))
+    tiles = places // length
+    return np.minimum(places % period, -places % period), tiles - tiles.min()
 
 
 def drawn_background(rng: np.random.Generator, height: int, width: int) -> Surface:
     """A procedural background of (height, width)."""
     cells, _ = voronoi_cells(rng, height, width, max(12.0, min(height, width) / 8))
-    return Surface(
-        cv2.cvtColor(scenery(rng, height, width), cv2.COLOR_RGB2RGBA),
-        cells.astype(np.uint16),
-        int(cells.max()) + 1,
-    )
+    texture = cv2.cvtColor(scenery(rng, height, width), cv2.COLOR_RGB2RGBA)
+    return Surface(texture, cells.astype(np.uint16), int(cells.max()) + 1)
 
 
 def drawn_surface(rng: np.random.Generator, diameter: float, mask: Array | None = None) -> Surface:
     """A procedural object about `diameter` pixels across, or of the outline `mask`, shaded to its rim."""
     mask = outline(rng, max(6, round(diameter))) if mask is None else mask
     h, w = mask.shape
-    texture = procedural_texture(rng, h, w, cell=float(np.clip(rng.uniform(0.08, 0.2) * max(h, w), 4, 26)))
+    texture = procedural_texture(rng, h, w, float(np.clip(rng.uniform(0.08, 0.2) * max(h, w), 4, 26)))
     depth = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 5)
     shade = 0.62 + 0.43 * np.sqrt(np.clip(depth / max(float(depth.max()), 1.0), 0, 1))
     texture = np.clip(texture * shade[..., None], 0, 255).astype(np.uint8)
@@ -276,30 +258,26 @@ def drawn_surface(rng: np.random.Generator, diameter: float, mask: Array | None 
     return _finish(texture, mask, cells.astype(np.uint16), int(cells.max()) + 1)
 
 
-def object_surface(rng: np.random.Generator, stills: Sequence[Still], diameter: float) -> Surface:
-    """An object about `diameter` pixels across, from the first still that has one; drawn without stills."""
-    if not stills:
+def object_surface(rng: np.random.Generator, still: Still | None, diameter: float) -> Surface:
+    """An object about `diameter` pixels across, from a photograph if there is one, else drawn."""
+    if still is None:
         return drawn_surface(rng, diameter)
-    if rng.random() < 0.72:
-        for still in stills:
-            surface = cut_out(rng, still, diameter)
-            if surface is not None:
-                return surface
-    return filled_shape(rng, stills[0], outline(rng, max(6, round(diameter))))
+    surface = cut_out(rng, still, diameter) if rng.random() < 0.72 else None
+    return surface or filled_shape(rng, still, outline(rng, max(6, round(diameter))))
 
 
 def occluder_surface(
-    rng: np.random.Generator, stills: Sequence[Still], diameter: float, size: tuple[int, int]
+    rng: np.random.Generator, still: Still | None, diameter: float, size: tuple[int, int]
 ) -> Surface:
-    """Something that passes in front: a pole as high as the frame, or an object."""
+    """An occluder: a pole as high as the frame, or an object."""
     if rng.random() < 0.4:
         mask = bar_outline(rng, max(8, round(min(1.3 * min(size), 420))))
-        return filled_shape(rng, stills[0], mask) if stills else drawn_surface(rng, diameter, mask)
-    return object_surface(rng, stills, diameter)
+        return drawn_surface(rng, diameter, mask) if still is None else filled_shape(rng, still, mask)
+    return object_surface(rng, still, diameter)
 
 
 def look_alike(rng: np.random.Generator, surface: Surface) -> Surface:
-    """Another of the same kind: mirrored, slightly tinted, stretched and marked differently."""
+    """A surface of the same kind: mirrored or not, slightly tinted, stretched and marked differently."""
     texture, regions = surface.texture, surface.regions
     if rng.random() < 0.5:
         texture, regions = texture[:, ::-1], regions[:, ::-1]

@@ -1,8 +1,8 @@
 """Synthetic videos of moving objects with exact ground truth.
 
-They serve the demo (nothing is downloaded), the tests (the truth is known) and training from scratch (every
-pixel knows which point of which surface it shows). A video is a stack of layers: streamvos/synthetic/scene.py
-chooses them, and streamvos/synthetic/motion.py says why the truth is exact.
+They serve the demo (nothing is downloaded), the tests (the truth is known) and training from scratch (for
+every pixel it is known which point of which surface it shows). A video is a stack of layers:
+streamvos/synthetic/scene.py chooses them, and streamvos/synthetic/motion.py explains why the truth is exact.
 
     >>> video = SyntheticVideo(seed=0, options=SyntheticOptions(size=(240, 320), length=8))
     >>> len(video), video[0].image.shape, sorted(set(video[0].label_map.ravel().tolist()))
@@ -31,7 +31,7 @@ __all__ = ["SyntheticFrame", "SyntheticOptions", "SyntheticVideo"]
 Array = np.ndarray
 
 LONGEST_SMEAR = 40.0
-"""Motion blur never reaches farther than this, in pixels."""
+"""Longest motion blur in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +41,10 @@ class SyntheticFrame:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         label_map: (H, W) uint8, ids of the visible objects; 0 is background, distractors, occluders.
-        layer: (H, W) uint8, the visible layer: 0 is the background, object k is k, others follow.
-        region: (H, W) int32, region of the surface, which moves with it; no two layers share one.
-        coordinates: (H, W, 2) float32, x and y of the surface point that is seen, in pixels of the
-            layer's own surface. Pixels of any two frames with the same layer and the same coordinates
-            show the same point.
+        layer: (H, W) uint8, the visible layer: 0 is the background, k is object k, others follow.
+        region: (H, W) int32, region of the surface; it moves with the surface, and no two layers share one.
+        coordinates: (H, W, 2) float32, x and y of the visible surface point in pixels of the layer's
+            surface. Pixels of any two frames with the same layer and coordinates show the same point.
     """
 
     image: Array
@@ -60,12 +59,8 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
 
     The same seed and options give the same video. Frame 0 shows every labelled object.
 
-    Args:
-        seed: integer >= 0.
-        options: contents of the video.
-
     Raises:
-        InputError: the seed or an option is out of range, or the stills cannot be used.
+        InputError: the seed is not an integer >= 0, an option is out of range, or the stills cannot be used.
     """
 
     def __init__(self, seed: int, options: SyntheticOptions | None = None) -> None:
@@ -109,9 +104,8 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
         reflect = cv2.BORDER_REFLECT_101
         picture = sample(background.surface.texture, coordinates, border=reflect)
         picture = self._smear(picture, background, t, reflect)
-        region = sample(background.surface.regions, coordinates, nearest=True, border=reflect).astype(
-            np.int32
-        )
+        region = sample(background.surface.regions, coordinates, nearest=True, border=reflect)
+        region = region.astype(np.int32)
         visible = np.zeros((height, width), np.uint8)
         for layer in self._layers[1:]:
             box = layer.box(t, self._size)
@@ -125,14 +119,14 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
             visible[window][inside] = layer.number
             region[window][inside] = regions[inside].astype(np.int32) + layer.region_offset
             np.copyto(coordinates[window], points, where=inside[..., None])
-            # The truth is the object's place in the middle of the exposure; only the picture is smeared.
+            # The truth is the object's position in the middle of the exposure; only the picture is smeared.
             patch = self._smear(patch, layer, t, cv2.BORDER_CONSTANT)
             rest = cv2.bitwise_not(cv2.extractChannel(patch, 3))
             under = cv2.multiply(picture[window], cv2.merge([rest, rest, rest, rest]), scale=1 / 255)
             picture[window] = cv2.add(under, patch)
         image = cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB)
         if self._light is not None:
-            image = self._light.fall_on(image, t)
+            image = self._light.apply(image, t)
         if self._noise_level > 0:
             noise = _noise(self.seed, t, self._size, self._coarse_noise)
             image = cv2.addWeighted(image, 1.0, noise, self._noise_level / 32, 0, dtype=cv2.CV_8U)
@@ -157,7 +151,7 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
 
 
 class _Light:
-    """Drift of exposure, contrast and white balance, and uneven light that wanders over the frame."""
+    """Drift of exposure, contrast and white balance, and uneven light that moves over the frame."""
 
     def __init__(self, rng: np.random.Generator, options: SyntheticOptions) -> None:
         strength, times = options.exposure, np.arange(options.length, dtype=np.float64)
@@ -173,7 +167,7 @@ class _Light:
         self.starts = rng.uniform(0, 2 * np.pi, 2)
         self.depth = strength * float(rng.uniform(0, 0.22))
 
-    def fall_on(self, image: Array, t: int) -> Array:
+    def apply(self, image: Array, t: int) -> Array:
         """The image, (H, W, 3) uint8, as the camera records it at frame `t`."""
         curve = self.gain[t] * np.linspace(0, 1, 256) ** self.gamma[t]
         table = np.clip(curve[:, None] * self.tint[t] * 255, 0, 255).round().astype(np.uint8)[None]
@@ -189,7 +183,7 @@ class _Light:
 
 @lru_cache(maxsize=2)
 def _noise_bank(coarse: bool) -> Array:
-    """(768, 768, 3) int16 normal noise with standard deviation 32; `coarse` spreads it over neighbors."""
+    """(768, 768, 3) int16 normal noise of standard deviation 32; if `coarse`, neighbors are correlated."""
     noise = np.random.default_rng(20).standard_normal((768, 768, 3), np.float32)
     if coarse:
         noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), 0.7, borderType=cv2.BORDER_REFLECT))
@@ -198,15 +192,14 @@ def _noise_bank(coarse: bool) -> Array:
 
 
 def _noise(seed: int, t: int, size: tuple[int, int], coarse: bool) -> Array:
-    """(H, W, 3) int16, a piece of the bank that depends on seed and frame; repeated where it is too small."""
+    """(H, W, 3) int16, a piece of the bank that depends on seed and frame, repeated for larger frames."""
     bank = _noise_bank(coarse)
     height, width = size
-    tall, wide = bank.shape[0] - height, bank.shape[1] - width
-    place = np.random.default_rng((seed, t))
-    top, left = int(place.integers(0, max(tall, 0) + 1)), int(place.integers(0, max(wide, 0) + 1))
-    if tall < 0 or wide < 0:
-        top, left = int(place.integers(0, bank.shape[0])), int(place.integers(0, bank.shape[1]))
-        bank = np.roll(bank, (top, left), (0, 1))
-        bank = cv2.copyMakeBorder(bank, 0, max(0, -tall), 0, max(0, -wide), cv2.BORDER_WRAP)
-        top = left = 0
-    return bank[top : top + height, left : left + width]
+    spare_y, spare_x = len(bank) - height, len(bank) - width
+    rng = np.random.default_rng((seed, t))
+    top, left = int(rng.integers(0, max(spare_y, 0) + 1)), int(rng.integers(0, max(spare_x, 0) + 1))
+    if spare_y >= 0 and spare_x >= 0:
+        return bank[top : top + height, left : left + width]
+    bank = np.roll(bank, (int(rng.integers(0, len(bank))), int(rng.integers(0, len(bank)))), (0, 1))
+    bank = cv2.copyMakeBorder(bank, 0, max(0, -spare_y), 0, max(0, -spare_x), cv2.BORDER_WRAP)
+    return bank[:height, :width]

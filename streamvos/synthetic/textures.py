@@ -1,10 +1,10 @@
-"""Procedural textures and outlines: what synthetic videos are made of when there are no photographs.
+"""Procedural textures and outlines for synthetic videos without photographs.
 
 A texture must look like an object to a person who watches the demo, and a network must be able to recognize
 its patches. Regular patterns (stripes, dots, checks, weave) repeat themselves, so every pattern here is bent
 and mottled with noise of several octaves.
 
-    >>> texture = procedural_texture(np.random.default_rng(0), 120, 160)
+    >>> texture = procedural_texture(np.random.default_rng(0), 120, 160, cell=12)
     >>> texture.shape, texture.dtype
     ((120, 160, 3), dtype('uint8'))
 """
@@ -30,10 +30,8 @@ def fractal_noise(
     """Smooth noise of several octaves.
 
     Args:
-        rng: source of randomness.
-        height, width: size in pixels.
         cell: wavelength of the coarsest octave in pixels; each further octave halves it.
-        octaves: largest number of octaves; those finer than 2 px are left out.
+        octaves: number of octaves at most; those finer than 2 px are left out.
         persistence: amplitude of an octave relative to the previous one.
 
     Returns:
@@ -42,11 +40,11 @@ def fractal_noise(
     count = int(np.clip(1 + np.floor(np.log2(max(cell, 2.0) / 2)), 1, max(1, octaves)))
     shares = persistence ** np.arange(count)
     shares /= shares.sum()
-    # One more cell on each side, so that the cubic interpolation never reaches past the grid.
+    # One more cell on each side keeps the cubic interpolation inside the grid.
     rows, columns = int(height / cell) + 4, int(width / cell) + 4
     total = shares[0] * rng.random((rows, columns), np.float32)
     for share in shares[1:]:
-        # Each octave is added where its grid is coarse: the sum is enlarged from octave to octave.
+        # Each octave is added on its own coarse grid; the sum is enlarged from octave to octave.
         rows, columns, cell = 2 * rows, 2 * columns, cell / 2
         total = np.asarray(cv2.resize(total, (columns, rows), interpolation=cv2.INTER_CUBIC))
         total += share * rng.random((rows, columns), np.float32)
@@ -75,23 +73,14 @@ def vivid_palette(rng: np.random.Generator) -> Array:
 
 def natural_palette(rng: np.random.Generator) -> Array:
     """Colors of ground, plants, stone or water: (4, 3) float32 RGB 0..255, from dark to light."""
-    hue, saturation = NATURAL[int(rng.integers(len(NATURAL)))]
-    hues = hue + rng.normal(0, 5, 4)
-    return _shades(rng, hues, saturation, rng.uniform(0.32, 0.5), rng.uniform(0.65, 0.9))
+    kind = int(rng.integers(len(NATURAL_HUES)))
+    hues = NATURAL_HUES[kind] + rng.normal(0, 5, 4)
+    return _shades(rng, hues, NATURAL_SATURATIONS[kind], rng.uniform(0.32, 0.5), rng.uniform(0.65, 0.9))
 
 
-NATURAL = (
-    (12, 0.35),
-    (18, 0.4),
-    (24, 0.3),
-    (42, 0.45),
-    (50, 0.4),
-    (60, 0.25),
-    (98, 0.35),
-    (108, 0.3),
-    (20, 0.1),
-)
-"""Hue (0..180) and saturation (0..1) of earth, sand, straw, leaves, grass, moss, water, sky and stone."""
+# Hue (0..180) and saturation (0..1) of earth, sand, straw, leaves, grass, moss, water, sky and stone.
+NATURAL_HUES = (12, 18, 24, 42, 50, 60, 98, 108, 20)
+NATURAL_SATURATIONS = (0.35, 0.4, 0.3, 0.45, 0.4, 0.25, 0.35, 0.3, 0.1)
 
 
 def _colorize(field: Array, colors: Array) -> Array:
@@ -187,26 +176,23 @@ def procedural_texture(
     rng: np.random.Generator,
     height: int,
     width: int,
+    cell: float,
     pattern: str | None = None,
-    cell: float | None = None,
     colors: Array | None = None,
 ) -> Array:
     """A textured picture.
 
     Args:
-        rng: source of randomness.
-        height, width: size in pixels.
-        pattern: a key of `PATTERNS`; random when None.
-        cell: size of the pattern's unit in pixels; random, 7..22, when None.
-        colors: (N, 3) RGB 0..255 from dark to light; a random palette when None.
+        cell: size of the pattern's unit in pixels.
+        pattern: a key of `PATTERNS`; None draws one.
+        colors: (N, 3) RGB 0..255 from dark to light; None draws a vivid palette.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
     name = pattern or str(rng.choice(list(PATTERNS)))
-    size = cell or float(rng.uniform(7, 22))
-    field = PATTERNS[name](rng, height, width, size)
-    mottle = fractal_noise(rng, height, width, max(size * 4, 24), 6, 0.7)
+    field = PATTERNS[name](rng, height, width, cell)
+    mottle = fractal_noise(rng, height, width, max(cell * 4, 24), 6, 0.7)
     field = 0.72 * field + 0.28 * mottle
     picture = _colorize(field, vivid_palette(rng) if colors is None else colors).astype(np.float32)
     # Brightness that varies slowly and grain that varies fast keep two patches of one pattern apart.
@@ -216,14 +202,10 @@ def procedural_texture(
 
 
 def scenery(rng: np.random.Generator, height: int, width: int) -> Array:
-    """A background: several textured areas with soft, wandering borders.
-
-    Returns:
-        (height, width, 3) uint8 RGB.
-    """
+    """A background of three textured areas with soft, irregular borders: (height, width, 3) uint8 RGB."""
     kinds = rng.choice(["clouds", "pebbles", "marble", "weave", "dots"], 3, replace=False)
     areas = [
-        procedural_texture(rng, height, width, str(kind), float(rng.uniform(9, 24)), natural_palette(rng))
+        procedural_texture(rng, height, width, float(rng.uniform(9, 24)), str(kind), natural_palette(rng))
         for kind in kinds
     ]
     picture = areas[0].astype(np.float32)
@@ -234,8 +216,9 @@ def scenery(rng: np.random.Generator, height: int, width: int) -> Array:
     return picture.astype(np.uint8)
 
 
-def _draw(points: Array, side: int) -> Array:
-    mask = np.zeros((side, side), np.uint8)
+def _draw(points: Array, height: int, width: int) -> Array:
+    """The polygon with corners `points`, (N, 2) x and y: (height, width) uint8, 255 inside."""
+    mask = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=4)
     return mask
 
@@ -247,7 +230,7 @@ def _radial(rng: np.random.Generator, side: int, radius: Array) -> Array:
     points = np.stack([np.cos(turns) * radius, np.sin(turns) * radius * squeeze], 1)
     angle = rng.uniform(0, np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return _draw(points @ turn.T + side / 2, side)
+    return _draw(points @ turn.T + side / 2, side, side)
 
 
 def _blob(rng: np.random.Generator, side: int) -> Array:
@@ -268,24 +251,14 @@ def _star(rng: np.random.Generator, side: int) -> Array:
 
 
 def _creature(rng: np.random.Generator, side: int) -> Array:
-    """A body with a head, a tail and legs, all ellipses: something that can bend in the middle."""
+    """A body with a head, a tail and legs, all ellipses."""
     mask = np.zeros((side, side), np.uint8)
     middle, body = side / 2, side * rng.uniform(0.26, 0.34)
     thick = body * rng.uniform(0.45, 0.75)
 
     def ellipse(x: float, y: float, a: float, b: float, degrees: float) -> None:
-        cv2.ellipse(
-            mask,
-            (int(x * 16), int(y * 16)),
-            (int(max(a, 1.5) * 16), int(max(b, 1.5) * 16)),
-            degrees,
-            0,
-            360,
-            255,
-            -1,
-            cv2.LINE_AA,
-            4,
-        )
+        center, axes = (int(x * 16), int(y * 16)), (int(max(a, 1.5) * 16), int(max(b, 1.5) * 16))
+        cv2.ellipse(mask, center, axes, degrees, 0, 360, 255, -1, cv2.LINE_AA, shift=4)
 
     ellipse(middle, middle, body, thick, rng.uniform(-10, 10))
     head = thick * rng.uniform(0.6, 0.9)
@@ -299,32 +272,23 @@ def _creature(rng: np.random.Generator, side: int) -> Array:
 
 
 def ellipse_outline(side: int) -> Array:
-    """A plain disc, (side, side) uint8, 255 inside: the outline that fills its square best."""
+    """A disc, (side, side) uint8, 255 inside."""
     turns = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    return _draw(np.stack([np.cos(turns), np.sin(turns)], 1) * (side / 2 - 0.5) + (side - 1) / 2, side)
+    points = np.stack([np.cos(turns), np.sin(turns)], 1) * (side / 2 - 0.5) + (side - 1) / 2
+    return _draw(points, side, side)
 
 
 def bar_outline(rng: np.random.Generator, length: int) -> Array:
     """A long bar such as a pole or a trunk, (length, width) uint8, 255 inside."""
     width = max(3, int(length * rng.uniform(0.08, 0.22)))
-    mask = np.zeros((length, width + 6), np.uint8)
     ys = np.linspace(2, length - 3, 12)
     wobble = np.cumsum(rng.normal(0, width * 0.05, (12, 2)), 0)
     left, right = 3 + np.clip(wobble[:, 0], -2, 2), 3 + width + np.clip(wobble[:, 1], -width / 4, 2)
     points = np.concatenate([np.stack([left, ys], 1), np.stack([right, ys], 1)[::-1]])
-    cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=4)
-    return mask
+    return _draw(points, length, width + 6)
 
 
 def outline(rng: np.random.Generator, side: int) -> Array:
-    """A random compact shape: blob, polygon, star or creature.
-
-    Args:
-        rng: source of randomness.
-        side: width and height in pixels.
-
-    Returns:
-        (side, side) uint8, 255 inside, smooth at the border.
-    """
+    """A random blob, polygon, star or creature: (side, side) uint8, 255 inside, smooth at the border."""
     shapes = (_blob, _polygon, _star, _creature)
     return shapes[int(rng.choice(4, p=[0.4, 0.2, 0.12, 0.28]))](rng, side)
