@@ -70,31 +70,43 @@ def rescue_parts(path: str | Path) -> int | None:
 def cut_torn_end(partial: Path) -> tuple[int, int] | None:
     """Shorten a fragmented MP4 to its last whole fragment.
 
+    FFmpeg may refuse to open a file whose last fragment has a torn header, so the end is found by the sizes
+    of the boxes and cut off first.
+
     Returns:
-        Index of its first frame and the number of frames; None if none can be played, the file unchanged.
+        Index of its first frame and the number of frames; None if none can be played.
 
     Raises:
-        OSError: it cannot be shortened.
+        OSError: it cannot be read or shortened.
     """
-    frames = end = 0  # packets so far, and where the last of them ends, in bytes
-    whole = (0, 0)  # the same at the end of the last whole fragment
+    os.truncate(partial, _end_of_fragments(partial))
     try:
         with av.open(f"file:{partial.absolute()}") as container:
-            number = container.metadata.get("comment", "").removeprefix(FIRST_FRAME)
-            announced = container.streams.video[0].frames
-            for packet in container.demux(video=0):
-                if packet.is_corrupt:
-                    break
-                if packet.size == 0 or packet.pos != end:  # the fragments' headers lie between their packets
-                    whole = (frames, end)
-                frames, end = frames + (packet.size > 0), (packet.pos or 0) + packet.size
-    except (av.error.FFmpegError, OSError, ValueError, IndexError):
-        if not whole[0]:
-            return None
-    frames, end = whole
-    if frames != announced:  # a finished file announces all its frames, in an index behind them
-        os.truncate(partial, end)
-    return (int(number) if number.isdecimal() else 0, frames) if frames else None
+            first = container.metadata.get("comment", "").removeprefix(FIRST_FRAME)
+            frames = sum(packet.size > 0 for packet in container.demux(video=0))
+    except (av.error.FFmpegError, ValueError, IndexError):
+        return None
+    return (int(first) if first.isdecimal() else 0, frames) if frames else None
+
+
+def _end_of_fragments(path: Path) -> int:
+    """Where the last whole fragment ends, in bytes; the size of a finished file, which has no fragments."""
+    end, is_fragmented = 0, False
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        place = file.seek(0)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if length == 1:  # a box of 4 GiB or more, whose length follows
+                length = int.from_bytes(file.read(8), "big")
+            if length < 8 or place + length > size:
+                break
+            place = file.seek(place + length)
+            if kind == b"moof":
+                is_fragmented = True
+            elif kind == b"mdat":
+                end = place
+    return end if is_fragmented else size
 
 
 def remove_partial_parts(path: str | Path) -> None:

@@ -52,6 +52,14 @@ def test_wherever_it_was_cut_off_what_is_kept_plays(tmp_path, killed):
         assert not (tmp_path / "overlay.2.partial.mp4").exists()
 
 
+def test_a_torn_header_of_a_fragment_costs_no_earlier_one(tmp_path, killed):
+    second = killed.index(b"moof", killed.index(b"moof") + 4) - 4
+    for written in range(0, 200, 4):  # its header takes about 150 bytes
+        (tmp_path / "overlay.partial.mp4").write_bytes(killed[: second + written])
+        assert rescue_parts(tmp_path / "overlay.mp4") == 111
+        assert count(tmp_path / "overlay.mp4") == 12
+
+
 WRITER = """
 import itertools, sys
 import numpy as np
