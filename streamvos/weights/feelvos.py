@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -42,11 +42,6 @@ STATISTICS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-CUES = {
-    # channels of the head's input -> (where the features begin, global, previous, local)
-    "authors": lambda features: (0, features, features + 1, features + 2),
-    "paper": lambda features: (3, 0, 2, 1),
-}
 
 
 def is_authors_layout(names: list[str]) -> bool:
@@ -54,19 +49,15 @@ def is_authors_layout(names: list[str]) -> bool:
     return any(name.startswith(BACKBONE) for name in names)
 
 
-def from_authors(
-    tensors: Mapping[str, torch.Tensor], cue_order: Literal["authors", "paper"] = "authors"
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """TensorFlow variables as our state dict.
 
     Args:
         tensors: name -> value; a trailing ":0" is accepted, the optimizer's slots and the step are left out.
-        cue_order: order of the head's input channels: features, global distance, previous probability, local
-            distance in the authors' code; the paper lists global, local, previous, features.
 
     Returns:
-        The method's state dict, and the options that follow from it: the network. The output
-        stride cannot be told from weights and stays the released one.
+        The method's state dict, and the options that follow from it: the network. The output stride does not
+        follow from weights and stays the released one.
 
     Raises:
         InputError: names or shapes that do not belong to FEELVOS.
@@ -83,7 +74,7 @@ def from_authors(
         )
     state = {names[name]: _our_layout(name, value) for name, value in plain.items()}
     network = _network(state)
-    _split_first_layer(state, network["features"], cue_order)
+    _split_first_layer(state, network["features"])
     return state, {"network": network}
 
 
@@ -208,22 +199,24 @@ def _network(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return network
 
 
-def _split_first_layer(
-    state: dict[str, torch.Tensor], features: int, cue_order: Literal["authors", "paper"]
-) -> None:
-    """The head's first layer, in place: the features' share goes to the stem, without the last bias."""
-    start, *cues = CUES[cue_order](features)
-    inputs = features + len(cues)
+def _split_first_layer(state: dict[str, torch.Tensor], features: int) -> None:
+    """Split the head's first layer, in place: the features' share goes to the stem, without the last bias.
+
+    Its input channels are the features, then the three maps: global distance, previous probability, local
+    distance.
+    """
+    inputs = features + 3
     depthwise, bias = state["head.cues.depthwise.weight"], state.get("head.cues.depthwise.bias")
     pointwise = state["head.cues.pointwise.weight"]
     if len(depthwise) != inputs or pointwise.shape[1] != inputs or bias is None or len(bias) != inputs:
         raise InputError(
-            f"the head's first layer takes {features} features and {len(cues)} maps, {inputs} channels, got "
-            f"kernels for {len(depthwise)} and {pointwise.shape[1]}"
+            f"the head's first layer takes {features} features and 3 maps, {inputs} channels; got kernels "
+            f"for {len(depthwise)} and {pointwise.shape[1]}"
         )
-    shared = slice(start, start + features)
-    for name, value in (("depthwise.weight", depthwise), ("depthwise.bias", bias)):
-        state[f"extractor.stem.{name}"] = value[shared].contiguous()
-        state[f"head.cues.{name}"] = value[cues].contiguous()
-    state["extractor.stem.pointwise.weight"] = pointwise[:, shared].contiguous()
-    state["head.cues.pointwise.weight"] = pointwise[:, cues].contiguous()
+    for name, value, axis in (
+        ("depthwise.weight", depthwise, 0),
+        ("depthwise.bias", bias, 0),
+        ("pointwise.weight", pointwise, 1),
+    ):
+        state[f"extractor.stem.{name}"] = value.narrow(axis, 0, features).contiguous()
+        state[f"head.cues.{name}"] = value.narrow(axis, features, 3).contiguous()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -17,23 +17,12 @@ from streamvos.types import InputError
 from streamvos.weights import feelvos, frtm, joint, rgmp, tvos
 from streamvos.weights.checkpoints import Checkpoint, plain_names, read_checkpoint
 
-
-class Layout(Protocol):
-    """What a module about an author's checkpoints offers."""
-
-    def is_authors_layout(self, names: list[str]) -> bool: ...
-
-    def from_authors(
-        self, tensors: Mapping[str, torch.Tensor]
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]: ...
-
-
 FILES = Path(__file__).parent / "files"
 BUNDLED = {"tvos": "tvos.safetensors", "frtm-fast": "frtm-fast.safetensors"}
 """Method -> the file that `weights="default"` means. Each has a model card of the same name beside it."""
 
-LAYOUTS: dict[str, Layout] = {"tvos": tvos, "rgmp": rgmp, "frtm": frtm, "joint": joint, "feelvos": feelvos}
-"""Method -> how its authors named what they published."""
+LAYOUTS = {"tvos": tvos, "rgmp": rgmp, "frtm": frtm, "joint": joint, "feelvos": feelvos}
+"""Method -> the module that converts what its authors published."""
 
 
 def bundled_path(method: str) -> Path:
@@ -53,12 +42,12 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
 
     Args:
         name: a key of `METHODS`.
-        weights: "default" (bundled), a path (a file of ours or a published checkpoint, told apart by
-            its keys), or None (random).
+        weights: "default" (bundled), the path of a streamvos file or a published checkpoint, or None
+            (random).
         options: override those that come with the weights.
 
     Raises:
-        InputError: see `build`, `read_checkpoint`; or weights that belong to another method or network.
+        InputError: see `build` and `read_checkpoint`; or the weights belong to another method or network.
     """
     given = _weights_for(name, weights, options)
     method = build(name, options) if given is None else build_with(name, *given)
@@ -69,22 +58,21 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
 def check_method(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> None:
     """Raise the `InputError` that `load_method` would raise, without making a network."""
     given = _weights_for(name, weights, options)
+    if given is not None:
+        _check_fits(name, *given)
+        return
     with torch.device("meta"):
-        if given is None:
-            build(name, options)
-        else:
-            known, tensors, path = given
-            check_fits(build(name, known), tensors, path)
+        build(name, options)
 
 
 def _weights_for(
     name: str, weights: str | Path | None, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Path] | None:
     """Options, tensors and their file for `build_with`; None for random weights."""
-    if name not in METHODS:
-        build(name)  # raises the error that names the known ones
     if weights is None:
         return None
+    if name not in METHODS:
+        build(name)  # raises the error that lists the known ones
     path = bundled_path(name) if weights == "default" else Path(weights)
     checkpoint = read_checkpoint(path)
     family = METHODS[name].method.name
@@ -112,12 +100,11 @@ def build_with(
         path: file of the tensors, for error messages.
 
     Raises:
-        InputError: see `build` and `load_exactly`.
+        InputError: see `build`; or names, shapes or types of the tensors that are not the network's.
     """
-    with torch.device("meta"):
-        check_fits(build(name, options), tensors, path)
+    _check_fits(name, options, tensors, path)
     method = build(name, options)
-    load_exactly(method, tensors, path)
+    method.networks.load_state_dict(plain_names(tensors), strict=False)  # without batch norm's counters
     return method
 
 
@@ -135,12 +122,12 @@ def as_ours(
     """The state dict for the method's networks, and the options that belong to the weights.
 
     Args:
-        checkpoint: of a method that `recognize` knows.
+        checkpoint: a checkpoint that `recognize` knows.
         backbone: torchvision's ImageNet weights, for published checkpoints without a backbone (FRTM).
 
     Raises:
-        InputError: names or shapes that do not belong to the layout; or a backbone that is missing, or one
-            that is not needed.
+        InputError: names or shapes that do not belong to the layout; a backbone that is missing or not
+            needed.
     """
     if checkpoint.metadata:
         if backbone is not None:
@@ -156,35 +143,25 @@ def as_ours(
     return LAYOUTS[name].from_authors(checkpoint.tensors)
 
 
-def load_exactly(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load a state dict into a method's networks; every entry but the counters must have its place.
-
-    Raises:
-        InputError: names or shapes that do not agree; the method is unchanged.
-    """
-    check_fits(method, tensors, path)
-    method.networks.load_state_dict(plain_names(tensors), strict=False)
-
-
-def check_fits(method: Method, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Compare a state dict with a method's networks, which may be on the meta device.
-
-    Raises:
-        InputError: names, shapes or kinds of numbers that do not agree.
-    """
-    own, given = plain_names(method.networks.state_dict()), plain_names(tensors)
+def _check_fits(
+    name: str, options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Compare a state dict with the networks of a method, which take no memory for this."""
+    with torch.device("meta"):
+        own, given = plain_names(build(name, options).networks.state_dict()), plain_names(tensors)
     missing, surplus = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or surplus:
         raise InputError(
             f"{path} does not fit the network: {len(missing)} entries missing {missing[:3]}, "
             f"{len(surplus)} not expected {surplus[:3]}"
         )
-    for name, value in given.items():
-        if value.shape != own[name].shape:
+    for entry, value in given.items():
+        expected = own[entry].shape
+        if value.shape != expected:
             raise InputError(
-                f"{path}: {name} is {tuple(value.shape)}, the network expects {tuple(own[name].shape)}"
+                f"{path}: {entry} is {tuple(value.shape)}, the network expects {tuple(expected)}"
             )
         if not value.is_floating_point():
-            raise InputError(f"{path}: {name} is {value.dtype}, the network expects floating point")
+            raise InputError(f"{path}: {entry} is {value.dtype}, the network expects floating point")
         if not torch.isfinite(value).all():
-            raise InputError(f"{path}: {name} holds NaN or infinity")
+            raise InputError(f"{path}: {entry} holds NaN or infinity")

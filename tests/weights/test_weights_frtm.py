@@ -12,7 +12,7 @@ from streamvos.methods.frtm import FRTM, FRTMOptions
 from streamvos.types import InputError
 from streamvos.weights.checkpoints import read_checkpoint
 from streamvos.weights.frtm import from_authors, is_authors_layout
-from streamvos.weights.registry import load_exactly
+from streamvos.weights.registry import build_with
 
 NETWORKS = pytest.mark.parametrize("network", ["resnet18", "resnet101"])
 
@@ -51,8 +51,7 @@ def test_values_arrive_where_they_belong(keys, tmp_path):
         read_checkpoint(tmp_path / "rn18_ytvos.pth").tensors,
         read_checkpoint(tmp_path / "resnet18-5c106cde.pth").tensors,
     )
-    method = FRTM(FRTMOptions(**options))
-    load_exactly(method, tensors, tmp_path / "rn18_ytvos.pth")
+    method = build_with("frtm", options, tensors, tmp_path / "rn18_ytvos.pth")
     refiner, own = method.decoder.refiner.state_dict(), method.extractor.backbone.state_dict()
     assert all(torch.equal(refiner[n.removeprefix("refiner.")], v) for n, v in theirs.items())
     assert all(torch.equal(own[n], v) for n, v in backbone.items())

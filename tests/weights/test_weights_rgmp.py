@@ -12,7 +12,7 @@ from streamvos.methods.rgmp import RGMP, RGMPNetwork, RGMPOptions
 from streamvos.nn.resnet import IMAGE_DEVIATION, IMAGE_MEAN
 from streamvos.types import InputError
 from streamvos.weights.checkpoints import read_checkpoint
-from streamvos.weights.registry import load_exactly
+from streamvos.weights.registry import build_with
 from streamvos.weights.rgmp import from_authors, is_authors_layout
 
 CONSTANTS = {"module.Encoder.mean": IMAGE_MEAN, "module.Encoder.std": IMAGE_DEVIATION}
@@ -72,9 +72,8 @@ def test_a_file_becomes_the_network_it_names(tiny, tmp_path, prefix, legacy):
         renamed = {name: value for name, value in renamed.items() if not name.endswith("num_batches_tracked")}
     torch.save(renamed, path, _use_new_zipfile_serialization=not legacy)
     converted, options = from_authors(read_checkpoint(path).tensors)
-    loaded = RGMP(RGMPOptions(**options))
+    loaded = build_with("rgmp", options, converted, path)
     assert loaded.options == method.options
-    load_exactly(loaded, converted, path)
     for name, value in loaded.networks.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(value, torch.from_numpy(procedural(name, tuple(value.shape)))), name
