@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from streamvos.sinks.multi import MultiSink, open_sinks
     from streamvos.sinks.overlay import Overlay
     from streamvos.sinks.overlay_video import OverlayVideoSink
-    from streamvos.sinks.sink import Sink, full_reason
+    from streamvos.sinks.sink import Sink
 
 __all__ = [
     "JsonLinesSink",
@@ -24,7 +24,6 @@ __all__ = [
     "Overlay",
     "OverlayVideoSink",
     "Sink",
-    "full_reason",
     "open_sinks",
 ]
 
@@ -36,6 +35,6 @@ __getattr__ = import_on_use(
         "streamvos.sinks.multi": ["MultiSink", "open_sinks"],
         "streamvos.sinks.overlay": ["Overlay"],
         "streamvos.sinks.overlay_video": ["OverlayVideoSink"],
-        "streamvos.sinks.sink": ["Sink", "full_reason"],
+        "streamvos.sinks.sink": ["Sink"],
     },
 )

@@ -23,16 +23,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from streamvos.masks.rle import encode_rles
 from streamvos.sinks.sink import Sink, cannot_write, make_folder, partial_path
 from streamvos.types import Frame, InputError, Result
-
-_BLOCK = 65536
 
 
 class JsonLinesSink(Sink):
@@ -44,10 +42,10 @@ class JsonLinesSink(Sink):
     Args:
         path: the final file, such as out/results.jsonl; its folder is made if missing.
         resume: continue after the last whole line of an earlier writer of the same stream, whose file may be
-            partial (it was killed) or final; without such a file, begin a new one.
+            partial (it was killed) or final; if there is none, begin a new file.
 
     Attributes:
-        last_index: frame of the last earlier line; None if there was none.
+        last_index: frame of the last earlier line; None if there is none.
 
     Raises:
         SinkError: the file cannot be made.
@@ -66,7 +64,7 @@ class JsonLinesSink(Sink):
             # Unbuffered: one line is one call to the system, which a crash cannot cut in two.
             self._file = open(self._partial, "r+b" if resume else "wb", buffering=0)  # noqa: SIM115
             if resume:
-                self._size, self.last_index = _end_of_lines(self._file)
+                self._size, self.last_index = _end_of_lines(self._partial)
                 self._file.truncate(self._size)
                 self._file.seek(self._size)
         except OSError as error:
@@ -97,44 +95,33 @@ class JsonLinesSink(Sink):
             self._file.close()
 
 
-def _end_of_lines(file: FileIO) -> tuple[int, int | None]:
+def _end_of_lines(path: Path) -> tuple[int, int | None]:
     """Where the last valid line ends, in bytes, and the index of its frame."""
-    end = file.seek(0, os.SEEK_END)
-    while (end := _newline_before(file, end)) > 0:
-        start = _newline_before(file, end - 1)
-        file.seek(start)
-        try:
-            return end, int(json.loads(file.read(end - start))["index"])
-        except (ValueError, KeyError, TypeError):  # not a line of this sink: look at the one before it
-            end = start
+    if path.stat().st_size == 0:
+        return 0, None  # an empty file cannot be mapped
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = content.rfind(b"\n") + 1
+        while end > 0:
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            try:
+                return end, int(json.loads(content[start:end])["index"])
+            except (ValueError, KeyError, TypeError):  # not a line of this sink: look at the one before it
+                end = start
     return 0, None
 
 
-def _newline_before(file: FileIO, end: int) -> int:
-    """Position after the last newline in the first `end` bytes; 0 if there is none."""
-    while end > 0:
-        start = max(0, end - _BLOCK)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
 def _line(frame: Frame, result: Result) -> bytes:
-    found = result.objects
-    encoded = encode_rles(result.mask, found)
+    encoded = encode_rles(result.mask, result.objects)
     objects: list[dict[str, Any]] = [
         {
             "id": int(key),
-            "score": round(float(found[key].score), 6),
-            "state": found[key].state,
-            "box": None if found[key].box is None else [int(edge) for edge in found[key].box or ()],
-            "area": int(found[key].area),
+            "score": round(float(item.score), 6),
+            "state": item.state,
+            "box": None if item.box is None else [int(edge) for edge in item.box],
+            "area": int(item.area),
             "rle": encoded[int(key)],
         }
-        for key in sorted(found)
+        for key, item in sorted(result.objects.items())
     ]
     record = {
         "stream": frame.stream,

@@ -25,7 +25,7 @@ import numpy as np
 
 from streamvos.sinks.overlay import Overlay
 from streamvos.sinks.overlay_parts import FIRST_FRAME, cut_torn_end
-from streamvos.sinks.sink import Sink, cannot_write, is_full, make_folder, partial_path
+from streamvos.sinks.sink import Sink, cannot_write, make_folder, partial_path
 from streamvos.types import Frame, InputError, Result, SinkError
 
 _ENCODERS = {
@@ -33,14 +33,12 @@ _ENCODERS = {
     # takes 8 ms of CPU per frame and "veryfast" 14, for files that are 8 % smaller.
     "libx264": {"preset": "superfast", "crf": "20"},
     "libopenh264": {"rc_mode": "quality"},
-    "h264_videotoolbox": {"q:v": "65"},
-    "h264_mf": {},
 }
 
-_INDEX_FIRST = {"movflags": "+faststart"}  # by a second pass over the file, when it is complete
-# A fragmented MP4, which the muxer turns into an ordinary one at the end by an index behind the pictures. A
-# fragment lasts half a second. Measured on 60 synthetic frames at 480p against the above: 8.3 to 8.7 ms of
-# CPU per frame instead of 9.6 to 10.8, closed in 12 to 19 ms instead of 34 to 36, and a file 17 % larger.
+_INDEX_FIRST = {"movflags": "+faststart"}  # by a second pass over the finished file
+# A fragmented MP4 with fragments of half a second; at the end an index turns it into an ordinary MP4.
+# Measured on 60 synthetic frames at 480p against the above: 8.3 to 8.7 ms of CPU per frame instead of 9.6 to
+# 10.8, closed in 12 to 19 ms instead of 34 to 36, and a file 17 % larger.
 _RECOVERABLE = {
     "movflags": "+hybrid_fragmented+empty_moov+default_base_moof",
     "frag_duration": "500000",
@@ -57,16 +55,16 @@ class OverlayVideoSink(Sink):
     """Writes each frame with its result drawn over it into an H.264 video.
 
     The video is written as NAME.partial.mp4 and renamed when closed. After an exception the partial file is
-    completed, so that the frames so far can be watched, and keeps that name; if that fails too, or no frame
-    was written, it is removed. Odd widths and heights get one more column or row, as yuv420p requires.
+    completed with the frames so far and keeps that name; if that fails, or no frame was written, it is
+    removed. Odd widths and heights get one more column or row, as yuv420p requires.
 
     Args:
         path: the final file, ending in .mp4; its folder is made if missing.
         overlay: how objects are drawn.
-        recoverable: the partial file plays at any moment, also after the process was killed, except for
-            its last half second; `overlay_parts.rescue_parts` finishes it. A file that cannot be completed
-            is kept, and a full disk can be waited for (`on_full`). The index comes last, so that closing is
-            cheap; otherwise it comes first, so that a browser can play the file while loading it.
+        recoverable: whether the partial file plays at any moment except for its last half second, also
+            after the process was killed; `overlay_parts.rescue_parts` finishes it. A file that cannot be
+            completed is kept, and `on_full` can wait for room. The index comes last, which makes closing
+            cheap; otherwise it comes first, and a browser can play the file while loading it.
 
     Raises:
         InputError: the name does not end in .mp4. Later: a frame has another size than the first.
@@ -83,7 +81,6 @@ class OverlayVideoSink(Sink):
             raise InputError(f"the overlay video is an MP4: its name must end in .mp4, got {self.path.name}")
         self._encoder = _find_encoder()
         self._overlay = overlay or Overlay()
-        self._recoverable = recoverable
         self._partial = partial_path(self.path)
         self._size: tuple[int, int] | None = None
         self._written = 0
@@ -95,7 +92,7 @@ class OverlayVideoSink(Sink):
         self._file: _WaitingFile | None = None
         make_folder(self.path.parent)
         try:
-            # PyAV opens the file with the first frame; an error shall show now.
+            # PyAV opens the file with the first frame, but an error must show now.
             self._partial.write_bytes(b"")
             if recoverable:
                 self._file = _WaitingFile(self._partial, self._may_try_again)
@@ -123,7 +120,7 @@ class OverlayVideoSink(Sink):
                 self._stream = self._start(picture.shape[0], picture.shape[1])
                 self._size = frame.size
                 self._first_pts = frame.pts
-                if self._recoverable:
+                if self._file is not None:
                     self._container.metadata["comment"] = f"{FIRST_FRAME}{frame.index}"
             coded = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
@@ -149,8 +146,8 @@ class OverlayVideoSink(Sink):
         context.time_base = stream.time_base = Fraction(1, _TICKS)
         # A key frame every few seconds lets a player jump; players guess the color matrix if it is missing.
         context.gop_size = 60
-        if self._recoverable:
-            # Pictures are stored in the order of display, so that a kill costs the last ones only.
+        if self._file is not None:
+            # Pictures are stored in the order of display, so that a kill costs only the last ones.
             context.max_b_frames = 0
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED_RANGE
@@ -166,22 +163,26 @@ class OverlayVideoSink(Sink):
             self._is_begun = True
 
     def _complete(self) -> None:
-        """Write what the encoder still holds, and the index."""
-        if self._failure is not None and (self._recoverable or not self._is_begun):
+        """Write what the encoder still holds, and the index, which then must count all frames."""
+        if self._failure is not None and (self._file is not None or not self._is_begun):
             raise self._failure
-        if self._stream is not None:
-            self._mux(None)
+        self._mux(None)
         self._container.close()
         if self._file is not None:
             self._file.close()
+        with av.open(f"file:{self._partial.absolute()}") as container:
+            counted = container.streams.video[0].frames if container.streams.video else 0
+        if counted != self._written:
+            raise SinkError(
+                f"{self._partial} holds {counted} frames after writing {self._written}; is the disk full?"
+            )
 
     def _finish(self) -> None:
         if not self._written:
-            self._remove()
+            self._give_up()
             return
         try:
             self._complete()
-            _check(self._partial, self._written)
             os.replace(self._partial, self.path)
         except SinkError:
             self._give_up()
@@ -191,47 +192,37 @@ class OverlayVideoSink(Sink):
             raise cannot_write(self.path, error) from error
 
     def _abandon(self) -> None:
-        try:
-            if not self._written:
-                raise SinkError("nothing to keep")
-            self._complete()
-            _check(self._partial, self._written)
-        except Exception:  # the error that led here is the one to report
-            self._give_up()
+        if self._written:
+            with contextlib.suppress(Exception):  # the error that led here is the one to report
+                self._complete()
+                return
+        self._give_up()
 
     def _give_up(self) -> None:
-        """It cannot be completed: a recoverable video keeps its whole fragments, any other is removed."""
-        self._let_go()
-        found = None
-        if self._recoverable:
-            with contextlib.suppress(OSError):
-                found = cut_torn_end(self._partial)
-        if found is None:
-            self._remove()
-
-    def _remove(self) -> None:
-        self._let_go()
-        with contextlib.suppress(OSError):
-            self._partial.unlink()
-
-    def _let_go(self) -> None:
+        """Leave a video that cannot be completed: its whole fragments if it is recoverable, else nothing."""
         with contextlib.suppress(Exception):
             self._container.close()
+        found = None
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
+            with contextlib.suppress(OSError):
+                found = cut_torn_end(self._partial)
+        if found is None:
+            with contextlib.suppress(OSError):
+                self._partial.unlink()
 
 
 class _WaitingFile(io.FileIO):
     """A file whose writer may wait for room on a full disk.
 
-    FFmpeg's muxer writes a fragment in many pieces and stops for good at the first that fails. Here a piece
-    is continued where the disk ended it, until `on_full` gives up (`Sink.on_full`).
+    FFmpeg's muxer writes a fragment in many pieces and stops for good at the first that fails. Here a failed
+    piece is continued for as long as `may_try_again` says so.
     """
 
-    def __init__(self, path: Path, on_full: Callable[[Exception], bool]):
+    def __init__(self, path: Path, may_try_again: Callable[[Exception], bool]):
         super().__init__(path, "wb")
-        self._on_full = on_full
+        self._may_try_again = may_try_again
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         rest = memoryview(data)
@@ -239,7 +230,7 @@ class _WaitingFile(io.FileIO):
             try:
                 rest = rest[super().write(rest) :]
             except OSError as error:
-                if not (is_full(error) and self._on_full(error)):
+                if not self._may_try_again(error):
                     raise
         return len(data)
 
@@ -260,11 +251,3 @@ def _make_even(picture: np.ndarray) -> np.ndarray:
     if height % 2 == 0 and width % 2 == 0:
         return picture
     return np.asarray(cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE))
-
-
-def _check(path: Path, frames: int) -> None:
-    """Check, without decoding, that the index of a finished video counts the frames that were written."""
-    with av.open(f"file:{path.absolute()}") as container:
-        counted = container.streams.video[0].frames if container.streams.video else 0
-    if counted != frames:
-        raise SinkError(f"{path} holds {counted} frames after writing {frames}; is the disk full?")

@@ -1,9 +1,9 @@
 """What every sink of results has in common: one way to open, write and close it.
 
 A sink is a context manager. Its output gets its final name only when the block ends without an exception.
-Sinks that write one file write it as NAME.partial.SUFFIX beside the final one and rename it when closed;
-after an exception the partial file is finished as far as possible (a video plays, lines are whole) and keeps
-its partial name, so that the final name always stands for a whole file.
+A sink of one file writes NAME.partial.SUFFIX in the same folder and renames it when closed. After an
+exception the partial file is finished as far as possible (a video plays, lines are whole) and keeps its
+partial name, so that a file with the final name is always whole.
 
 A full disk is an error like any other, unless `Sink.on_full` waits for room. Then nothing is lost: a frame
 that was written in part is removed, or completed, before the next.
@@ -27,17 +27,15 @@ from streamvos.types import Frame, InputError, Result, SinkError
 
 SinkType = TypeVar("SinkType", bound="Sink")
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
 
 class Sink(ABC):
     """Takes frames with their results, one after the other.
 
     Attributes:
         path: the file or folder of the finished output.
-        on_full: called with the error, by the thread that writes, when the disk is full or a quota used up.
-            It may wait. If it returns True, the write is tried again; if False, or if there is none, the
-            error is raised. Label maps, lines of JSON and recoverable videos can be tried again.
+        on_full: function that the writing thread calls with the error when the disk or a quota is full. It
+            may wait, and returns whether to try again; otherwise, or without such a function, the error is
+            raised. Label maps, lines of JSON and recoverable videos can be tried again.
     """
 
     on_full: Callable[[Exception], bool] | None = None
@@ -74,10 +72,10 @@ class Sink(ABC):
 
     def _may_try_again(self, error: Exception) -> bool:
         """Whether a failed write should be tried again, after waiting for room."""
-        return is_full(error) and self.on_full is not None and self.on_full(error)
+        return full_reason(error) != "" and self.on_full is not None and self.on_full(error)
 
     def close(self) -> None:
-        """Finish the output and give it its final name. Closing twice does no harm.
+        """Finish the output and give it its final name; a second call does nothing.
 
         Raises:
             SinkError: it cannot be finished or renamed.
@@ -87,7 +85,7 @@ class Sink(ABC):
             self._finish()
 
     def abort(self) -> None:
-        """End without a final name; whole frames stay under the partial name. Never raises."""
+        """Stop without the final name; whole frames stay under the partial name. Never raises."""
         if self._open:
             self._open = False
             self._abandon()
@@ -119,11 +117,7 @@ def partial_path(path: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents where they are missing.
-
-    Raises:
-        SinkError: it cannot be made.
-    """
+    """Make a folder and its parents, or raise a `SinkError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,16 +130,14 @@ def cannot_write(path: Path, error: Exception) -> SinkError:
     return SinkError(f"cannot write {path}: {reason}; free some space or choose another place")
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error, or its cause, is a full disk or quota."""
-    return full_reason(error) != ""
-
-
 def full_reason(error: BaseException) -> str:
-    """The system's message for a full disk or quota, such as "no space left on device"; else ""."""
+    """The system's message if an error or its cause is a full disk or quota, else "".
+
+    Such as "no space left on device".
+    """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _FULL:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return (cause.strerror or "no space left on device").lower()
         cause = cause.__cause__
     return ""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink, full_reason
+from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
+from streamvos.sinks.sink import full_reason
 from streamvos.types import SinkError
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streamvos.sinks import Sink, full_reason
+from streamvos.sinks.sink import Sink, full_reason
 from streamvos.types import Frame, Result, SinkError, StreamvosError
 
 if TYPE_CHECKING:
