@@ -22,17 +22,13 @@ That form of s cancels where embeddings have a common offset (norms of 1e4 leave
 do not change when both sides move, so the mean of the reference is subtracted first; products are in the
 dtype of the embeddings, never in half precision. On CUDA leave `torch.set_float32_matmul_precision` at its
 default: TensorFloat-32 has the same flaw.
-
-Where a gradient is asked for, the nearest cells are found without one and their distances computed anew
-from the differences: the gradient of a minimum is that of its smallest entry.
 """
 
-from streamvos.nn.matching.candidates import NOBODY, Reference, channel_table, sort_reference, squash
+from streamvos.nn.matching.candidates import Reference, channel_table, sort_reference, squash
 from streamvos.nn.matching.everywhere import global_distances
 from streamvos.nn.matching.nearby import local_distances
 
 __all__ = [
-    "NOBODY",
     "Reference",
     "channel_table",
     "global_distances",

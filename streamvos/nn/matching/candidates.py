@@ -7,7 +7,6 @@ squash(queries @ reference.factors.t() + norms[:, None])         # all distances
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,32 +16,23 @@ from torch import Tensor
 
 from streamvos.types import VOID, InputError
 
-NOBODY = -1
-"""Stands for the nearest cell where there is no candidate."""
-
 _ROWS = 4096  # embeddings that are centered at once
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Candidates of global matching, made ready once.
+    """Candidates of global matching, prepared once and sorted by object.
 
     Attributes:
         center: (C,), mean of the N candidates.
         factors: (N, C + 1): the centered embeddings y and |y|^2, so that one product with (-2 x, 1) gives
-            the squared distances, but for |x|^2.
-        bounds: the candidates of object k are rows bounds[k] to bounds[k + 1], as they came.
-        embedding: (N, C), where a gradient is to reach them.
+            the squared distances, except for |x|^2.
+        bounds: the candidates of object k are rows bounds[k] to bounds[k + 1], in their original order.
     """
 
     center: Tensor
     factors: Tensor
     bounds: tuple[int, ...]
-    embedding: Tensor | None = None
-
-    def rows(self) -> Tensor:
-        """(N, C), what the candidates are, sorted."""
-        return self.factors[:, :-1] + self.center if self.embedding is None else self.embedding
 
 
 def squash(squared: Tensor) -> Tensor:
@@ -68,6 +58,7 @@ def channel_table(ids: Sequence[int], device: torch.device | str = "cpu") -> Ten
     return table.to(device)
 
 
+@torch.no_grad()
 def sort_reference(embedding: Tensor, labels: Tensor, ids: Sequence[int]) -> Reference:
     """Sort cells by the object they belong to. The host waits for the device once.
 
@@ -80,29 +71,12 @@ def sort_reference(embedding: Tensor, labels: Tensor, ids: Sequence[int]) -> Ref
         InputError: shapes that do not fit together, or ids outside 0..255.
     """
     check_labels(embedding, labels)
-    with torch.no_grad():
-        channels = channel_table(ids, labels.device)[labels.long()]
-        counts = torch.bincount(channels, minlength=len(ids) + 1).tolist()[: len(ids)]
-        order = channels.argsort(stable=True)[: sum(counts)]  # (N,), those of no object last and left out
-        rows = embedding[order]
-        center = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
-        factors = centered_rows(rows, center)
-    bounds = (0, *accumulate(counts))
-    return Reference(center, factors, bounds, embedding[order] if wants_gradient(embedding) else None)
-
-
-def distances_to(query: Tensor, reference: Tensor, nearest: Tensor) -> Tensor:
-    """(objects, M): equation 1 for known nearest cells, from differences, with a gradient.
-
-    Args:
-        query: (M, C).
-        reference: (N, C).
-        nearest: (objects, M) int64, rows of `reference` or `NOBODY`.
-    """
-    if not len(reference):
-        return query.new_ones(nearest.shape)
-    squared = (query - reference[nearest.clamp_min(0)]).square().sum(-1)
-    return torch.where(nearest == NOBODY, 1, squash(squared))
+    channels = channel_table(ids, labels.device)[labels.long()]
+    counts = torch.bincount(channels, minlength=len(ids) + 1).tolist()[: len(ids)]
+    order = channels.argsort(stable=True)[: sum(counts)]  # (N,), cells of no object are last and left out
+    rows = embedding[order]
+    center = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
+    return Reference(center, centered_rows(rows, center), (0, *accumulate(counts)))
 
 
 def centered_rows(values: Tensor, center: Tensor) -> Tensor:
@@ -123,39 +97,10 @@ def queries_of(query: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
     return centered, norms
 
 
-class Minima:
-    """The smallest product of every cell of a tile per object, and where asked, whose it is."""
-
-    def __init__(self, objects: int, tile: Tensor, indices: bool):
-        self.values = tile.new_full((objects, len(tile)), math.inf)
-        self.cells = torch.full((objects if indices else 0, len(tile)), NOBODY, device=tile.device)
-
-    def see(self, k: int, products: Tensor, cells: int | Tensor) -> None:
-        """Take note of more candidates of object k.
-
-        Args:
-            products: (T, n) with n >= 1.
-            cells: (n,) which candidates those are, or the number of the first of consecutive ones.
-        """
-        if not len(self.cells):
-            torch.minimum(self.values[k], products.amin(1), out=self.values[k])
-            return
-        smallest, place = products.min(1)
-        found = cells[place] if isinstance(cells, Tensor) else place + cells
-        # equal, not only smaller, would let a candidate at infinity in
-        better = smallest < self.values[k]
-        self.cells[k] = torch.where(better, found, self.cells[k])
-        self.values[k] = torch.where(better, smallest, self.values[k])
-
-
 def kind_of(query: Tensor) -> tuple[str, bool]:
     """Which sizes suit the device, and whether tiles are to run on threads."""
     on_cpu = query.device.type == "cpu"
     return ("cpu" if on_cpu else "gpu"), on_cpu
-
-
-def wants_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def check_labels(embedding: Tensor, labels: Tensor) -> None:

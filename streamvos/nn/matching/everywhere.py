@@ -5,21 +5,14 @@ distances = global_distances(embedding, reference)               # (objects, M)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from streamvos.nn.kernels.choice import Kernel, attempt, wants_kernels
-from streamvos.nn.matching.candidates import (
-    Minima,
-    Reference,
-    distances_to,
-    kind_of,
-    queries_of,
-    squash,
-    wants_gradient,
-)
+from streamvos.nn.matching.candidates import Reference, kind_of, queries_of, squash
 from streamvos.nn.precision import without_autocast
 from streamvos.nn.workers import run_tiles, run_whole
 from streamvos.types import InputError
@@ -31,13 +24,12 @@ _CHUNK = {"cpu": 512, "gpu": 8192}  # candidates that meet it at once; on the CP
 def global_distances(query: Tensor, reference: Reference, kernel: Kernel = "auto") -> Tensor:
     """Equation 2: the distance of every cell to the nearest candidate of each object.
 
-    On a GPU nothing waits for the host. No gradient goes to the centers, which cancel.
+    On a GPU nothing waits for the host. The result has no gradient.
 
     Args:
         query: (M, C) float embeddings.
         reference: candidates.
-        kernel: see `streamvos.nn.propagation.PropagationOptions`; kernels take float32, and no
-            gradients.
+        kernel: see `streamvos.nn.propagation.PropagationOptions`; kernels take float32.
 
     Returns:
         (objects, M) in the dtype of `query`, 0..1; 1 exactly for an object without a candidate.
@@ -50,20 +42,21 @@ def global_distances(query: Tensor, reference: Reference, kernel: Kernel = "auto
         raise InputError(f"query is (cells, {channels}) like the reference, got {tuple(query.shape)}")
     kind, parallel = kind_of(query)
     chunks = _chunks(reference.bounds, _CHUNK[kind])
-    indices = wants_gradient(query) or reference.embedding is not None
+    objects = len(reference.bounds) - 1
 
     def make_work() -> Callable[[Tensor], Tensor]:
         def work(tile: Tensor) -> Tensor:
-            best = Minima(len(reference.bounds) - 1, tile, indices)
+            best = tile.new_full((objects, len(tile)), math.inf)
             for start, stop, pieces in chunks:
                 products = torch.mm(tile, reference.factors[start:stop].t())
                 for k, first, last in pieces:
-                    best.see(k, products[:, first - start : last - start], first)
-            return best.cells if indices else best.values
+                    smallest = products[:, first - start : last - start].amin(1)
+                    torch.minimum(best[k], smallest, out=best[k])
+            return best
 
         return work
 
-    possible = query.dtype == reference.factors.dtype == torch.float32 and not indices
+    possible = query.dtype == reference.factors.dtype == torch.float32
     with torch.no_grad(), without_autocast(query.device.type):
         centered, norms = run_whole(lambda: queries_of(query, reference.center), parallel)
         if wants_kernels(kernel, query, possible):
@@ -80,8 +73,6 @@ def global_distances(query: Tensor, reference: Reference, kernel: Kernel = "auto
                 return squash(smallest.add_(norms))
         tiles = list(centered.split(_QUERIES[kind]))
         answers = torch.cat(run_tiles(tiles, make_work, parallel), dim=1)
-    if indices:
-        return distances_to(query, reference.rows(), answers)
     return squash(answers.add_(norms))
 
 

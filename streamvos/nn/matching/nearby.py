@@ -12,16 +12,7 @@ import torch
 from torch import Tensor
 
 from streamvos.nn.kernels.choice import Kernel, attempt, wants_kernels
-from streamvos.nn.matching.candidates import (
-    Minima,
-    centered_rows,
-    check_labels,
-    distances_to,
-    kind_of,
-    queries_of,
-    squash,
-    wants_gradient,
-)
+from streamvos.nn.matching.candidates import centered_rows, check_labels, kind_of, queries_of, squash
 from streamvos.nn.precision import without_autocast
 from streamvos.nn.tiling import Box, cover, log_prior
 from streamvos.nn.workers import run_tiles, run_whole
@@ -76,7 +67,6 @@ def local_distances(
         raise InputError(f"there is at least one object, the background, got {objects}")
     check_labels(previous, channels)
     kind, parallel = kind_of(query)
-    indices = wants_gradient(query, previous)
 
     def prepare() -> tuple[Tensor, Tensor, Tensor]:
         center = previous.mean(0)
@@ -84,7 +74,7 @@ def local_distances(
 
     with torch.no_grad(), without_autocast(query.device.type):
         centered, norms, factors = run_whole(prepare, parallel)
-        if wants_kernels(kernel, query, query.dtype == previous.dtype == torch.float32 and not indices):
+        if wants_kernels(kernel, query, query.dtype == previous.dtype == torch.float32):
 
             def run() -> Tensor:
                 from streamvos.nn.matching.kernels.matching import (
@@ -96,7 +86,7 @@ def local_distances(
             smallest = attempt("local matching", kernel, run)
             if smallest is not None:
                 return squash(smallest.add_(norms))
-        neighborhood = Neighborhood(centered, factors, channels, objects, grid, window, indices)
+        neighborhood = Neighborhood(centered, factors, channels, objects, grid, window)
         sort = parallel if sort is None else sort
         match = neighborhood.sorted_minima if sort else neighborhood.masked_minima
         side = _SIDE[kind]
@@ -106,8 +96,6 @@ def local_distances(
         for tile, answer in zip(tiles, answers, strict=True):
             place = best[:, tile.top : tile.bottom, tile.left : tile.right]
             place.copy_(answer.unflatten(1, (tile.rows, tile.columns)))
-    if indices:
-        return distances_to(query, previous, best.flatten(1))
     return squash(best.flatten(1).add_(norms))
 
 
@@ -116,7 +104,7 @@ class Neighborhood:
     """What all tiles of one local matching share.
 
     Attributes:
-        queries: (h*w, C + 1), see `_queries`.
+        queries: (h*w, C + 1), see `queries_of`.
         factors: (h*w, C + 1), see `Reference`.
         channels: (h*w,) int64, the object of each cell of the previous frame, `objects` for none.
     """
@@ -127,7 +115,6 @@ class Neighborhood:
     objects: int
     grid: tuple[int, int]
     window: int
-    indices: bool
 
     def sorted_minima(self, tile: Box) -> Tensor:
         """(objects, tile.cells): every product is looked at once."""
@@ -138,14 +125,11 @@ class Neighborhood:
         # transposed on both sides of the sum: tile cells in rows, candidates in columns
         products = torch.mm(around.take(self.factors, self.grid)[order], self._cells(tile).t())
         products -= self._log_inside(around, tile)[order]
-        best = Minima(self.objects, self._cells(tile), self.indices)
-        cells = self._numbers(around)[order] if self.indices else order
-        start = 0
-        for k, count in enumerate(counts):
-            if count:
-                best.see(k, products[start : start + count].t(), cells[start : start + count])
-            start += count
-        return best.cells if self.indices else best.values
+        best = products.new_full((self.objects, tile.cells), math.inf)
+        for k, candidates in enumerate(products.split(counts)):
+            if len(candidates):
+                best[k] = candidates.amin(0)
+        return best
 
     def masked_minima(self, tile: Box) -> Tensor:
         """The same, with a pass over the products per object, and nothing that waits for the host."""
@@ -153,11 +137,9 @@ class Neighborhood:
         channels = around.take(self.channels, self.grid)
         products = torch.mm(self._cells(tile), around.take(self.factors, self.grid).t())
         products -= self._log_inside(around, tile).t()
-        best = Minima(self.objects, self._cells(tile), self.indices)
-        cells = self._numbers(around) if self.indices else 0
-        for k in range(self.objects):
-            best.see(k, products.masked_fill(channels != k, math.inf), cells)
-        return best.cells if self.indices else best.values
+        return torch.stack(
+            [products.masked_fill(channels != k, math.inf).amin(1) for k in range(self.objects)]
+        )
 
     def _cells(self, tile: Box) -> Tensor:
         return tile.take(self.queries, self.grid)
@@ -166,7 +148,3 @@ class Neighborhood:
         """(around.cells, tile.cells): 0 inside the window of a cell, -inf outside."""
         inside = log_prior(around, tile, None, self.window, self.queries.device)
         return inside.to(self.queries.dtype)
-
-    def _numbers(self, around: Box) -> Tensor:
-        """Number of each cell of `around` in the grid."""
-        return around.take(torch.arange(len(self.factors), device=self.factors.device), self.grid)

@@ -478,20 +478,6 @@ def test_options_of_the_paper_leave_out_the_relus():
     assert not any(layer.relu_between for layer in (method.head.cues, *method.head.layers))
 
 
-def test_a_gradient_reaches_every_weight_through_matching():
-    method = FEELVOS(FEELVOSOptions(network=SMALL, previous="soft")).train()
-    frames = torch.rand(2, 3, 40, 48)
-    labels = boxes((40, 48), id1=(4, 5, 30, 25))
-    both = method.extractor(frames)
-    first, now = (Features({n: v[k : k + 1] for n, v in both.maps.items()}, both.size) for k in range(2))
-    target = method.target()
-    target.annotate(first, labels, (1,))
-    probabilities = method.decoder(target.read(now), now.size)
-    nn.functional.nll_loss(probabilities[None].log(), labels[None]).backward()
-    reached = {name for name, weight in method.named_parameters() if weight.grad is not None}
-    assert reached == {name for name, _ in method.named_parameters()}
-
-
 def test_options_out_of_range_are_refused():
     for options in (
         {"window": -1},

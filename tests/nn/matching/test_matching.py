@@ -160,43 +160,6 @@ def test_autocast_does_not_reach_the_products():
     assert torch.equal(ours, global_distances(query, sort_reference(reference, labels, (0,))))
 
 
-def test_gradients_are_those_of_the_nearest_cells():
-    labels, ids, grid = torch.arange(30) % 3, (0, 1, 2, 7), (5, 6)
-    query, reference = (scene(30, 4, seed).requires_grad_() for seed in (1, 2))
-
-    def both(query, reference):
-        # the last id has no candidate
-        whole = global_distances(query, sort_reference(reference, labels, ids))
-        return whole, local_distances(query, reference, labels, 4, grid, 1)
-
-    assert torch.autograd.gradcheck(both, (query, reference))
-    with torch.no_grad():
-        without = both(query, reference)
-    for one, other in zip(both(query, reference), without, strict=True):
-        assert (one - other).abs().max() < 1e-12
-
-
-@pytest.mark.parametrize("sort", [True, False])
-def test_gradients_know_windows_without_a_candidate(sort):
-    labels = torch.zeros(400, dtype=torch.int64)
-    labels[0] = 1
-    query, previous = (scene(400, 4, seed).requires_grad_() for seed in (1, 2))
-    far = local_distances(query, previous, labels, 2, (20, 20), 2, sort)
-    expected = plain(query, previous, labels, (0, 1), near((20, 20), 2))
-    assert (far - expected).abs().max() < 1e-6  # the expected is rounded to float32
-    (gradient,) = torch.autograd.grad(far[1].sum(), previous)
-    assert (gradient[0] != 0).all()
-    assert (gradient[1:] == 0).all()
-
-
-def test_gradients_reach_a_query_alone():
-    query, reference = scene(20, 4, 1).requires_grad_(), scene(30, 4, 2)
-    labels = torch.arange(30) % 2
-    assert torch.autograd.gradcheck(
-        lambda x: global_distances(x, sort_reference(reference, labels, (0, 1))), (query,)
-    )
-
-
 def test_what_does_not_fit_is_refused():
     embedding, labels = torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64)
     for wrong, ids in (
