@@ -1,6 +1,6 @@
 """A first mask from rectangles, for users who have a camera and no label map.
 
-A rectangle drawn around an object also holds background in its corners, and a method would follow that too.
+A rectangle drawn around an object also holds background in its corners, and a method would track that too.
 GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004; OpenCV's) separates the two by color: pixels around the
 rectangle are background, pixels inside may be either.
 
@@ -26,49 +26,43 @@ Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, right and bottom exclusive, as in `ObjectResult.box`."""
 
 SMALLEST_BOX = 4
-"""Rectangles narrower or lower than this, in pixels, are taken for mistakes."""
+"""Smallest width and height of a rectangle in pixels; smaller ones are taken for mistakes."""
 
 _SIDE = 400  # pixels; larger windows are shrunk for GrabCut, which gets slower but no better with size
-_MARGIN = 0.5  # of the box's longer side is added around it, to learn the background from
-_ITERATIONS = 3
+_MARGIN = 0.5  # of the box's longer side, added around it to learn the background from
 _SMALLEST_SHARE = 0.08  # of the box; a smaller result of GrabCut is noise
-_SMALLEST_PART = 0.1  # of the largest connected part; smaller ones are noise
-_SEED = 7
+_SMALLEST_PART = 0.1  # of the largest connected part; smaller parts are noise
 
 
 def parse_boxes(texts: Iterable[str] | None) -> dict[int, Box]:
     """Rectangles by object id.
 
     Args:
-        texts: "ID:LEFT,TOP,RIGHT,BOTTOM" each; None means there are none.
+        texts: "ID:LEFT,TOP,RIGHT,BOTTOM" each; None means none.
 
     Raises:
-        InputError: one has another form or an id that is not in 1..254, or an id comes twice.
+        InputError: one has another form or an id that is not in 1..254, or an id is given twice.
     """
     boxes: dict[int, Box] = {}
+    number = r"\s*(-?\d+)\s*"
     for text in texts or ():
-        object_id, box = _parse_box(text)
+        match = re.fullmatch(rf"\s*(\d+)\s*:{number},{number},{number},{number}", text)
+        if match is None:
+            raise InputError(
+                f"cannot read the box {text!r}; expected ID:LEFT,TOP,RIGHT,BOTTOM in whole pixels, such as "
+                "1:200,120,420,460"
+            )
+        object_id, left, top, right, bottom = map(int, match.groups())
+        if not 1 <= object_id <= MAX_OBJECT_ID:
+            raise InputError(f"the box {text!r} has the id {object_id}; ids are 1..{MAX_OBJECT_ID}")
         if object_id in boxes:
             raise InputError(f"the box {text}: object {object_id} has a box already; give each id once")
-        boxes[object_id] = box
+        boxes[object_id] = left, top, right, bottom
     return boxes
 
 
-def _parse_box(text: str) -> tuple[int, Box]:
-    match = re.fullmatch(r"\s*(\d+)\s*:\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*", text)
-    if match is None:
-        raise InputError(
-            f"cannot read the box {text!r}; expected ID:LEFT,TOP,RIGHT,BOTTOM in whole pixels, such as "
-            "1:200,120,420,460"
-        )
-    object_id, left, top, right, bottom = (int(number) for number in match.groups())
-    if not 1 <= object_id <= MAX_OBJECT_ID:
-        raise InputError(f"the box {text!r} has the id {object_id}; ids are 1..{MAX_OBJECT_ID}")
-    return object_id, (left, top, right, bottom)
-
-
 def label_map_from_boxes(image: np.ndarray, boxes: Mapping[int, Box]) -> np.ndarray:
-    """The label map of the objects in some rectangles.
+    """The label map of the objects in rectangles.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -78,7 +72,7 @@ def label_map_from_boxes(image: np.ndarray, boxes: Mapping[int, Box]) -> np.ndar
         (H, W) uint8; 0 is background.
 
     Raises:
-        InputError: see `object_in_box`; or an object lies wholly behind others.
+        InputError: see `object_in_box`; or an object is entirely behind others.
     """
     masks = {object_id: object_in_box(image, box) for object_id, box in boxes.items()}
     label_map = np.zeros(image.shape[:2], np.uint8)
@@ -93,10 +87,10 @@ def label_map_from_boxes(image: np.ndarray, boxes: Mapping[int, Box]) -> np.ndar
 
 
 def object_in_box(image: np.ndarray, box: Box) -> np.ndarray:
-    """Which pixels of a rectangle are the object; the same every time.
+    """The pixels of the object in a rectangle; the result is deterministic.
 
-    Where color does not separate it (the rectangle fills the picture, or everything looks alike), the result
-    is the ellipse that touches the rectangle's sides.
+    Where color does not separate the object (the rectangle fills the picture, or everything looks alike), the
+    result is the ellipse that touches the rectangle's sides.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -114,12 +108,14 @@ def object_in_box(image: np.ndarray, box: Box) -> np.ndarray:
         max(top - margin, 0) : min(bottom + margin, image.shape[0]),
         max(left - margin, 0) : min(right + margin, image.shape[1]),
     ]
-    place = left - window[1].start, top - window[0].start, right - left, bottom - top
+    inside = np.zeros(image.shape[:2], np.uint8)
+    inside[top:bottom, left:right] = 1
     mask = np.zeros(image.shape[:2], bool)
-    mask[window] = _cut(image[window], place)
+    mask[window] = _cut(image[window], inside[window])
     if mask.sum() < max(_SMALLEST_SHARE * (right - left) * (bottom - top), 1):
         mask[:] = False
-        mask[top:bottom, left:right] = _ellipse(bottom - top, right - left)
+        y, x = ((np.arange(n) + 0.5) / n * 2 - 1 for n in (bottom - top, right - left))
+        mask[top:bottom, left:right] = y[:, None] ** 2 + x**2 <= 1
     return mask
 
 
@@ -139,27 +135,22 @@ def _inside(box: Box, height: int, width: int) -> Box:
     return cut
 
 
-def _cut(window: np.ndarray, place: tuple[int, int, int, int]) -> np.ndarray:
-    """(h, w) bool: GrabCut's foreground within `place` (left, top, width, height), without specks."""
+def _cut(window: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """GrabCut's foreground, (h, w) bool, where `inside`, (h, w) uint8, is 1; without specks."""
     import cv2  # the supervisor parses boxes and does without it
 
     height, width = window.shape[:2]
-    left, top, box_width, box_height = place
     scale = min(1.0, _SIDE / max(height, width))
     small_size = max(round(width * scale), 1), max(round(height * scale), 1)
     small = cv2.resize(window, small_size, interpolation=cv2.INTER_AREA)
-    inside = np.zeros((height, width), np.uint8)
-    inside[top : top + box_height, left : left + box_width] = 1
     small_inside = cv2.resize(inside, small_size, interpolation=cv2.INTER_NEAREST_EXACT) != 0
     if small_inside.all():
         return np.zeros((height, width), bool)  # there is no background to learn from
     states = np.where(small_inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.setRNGSeed(_SEED)  # GrabCut starts from a k-means with random centers
+    cv2.setRNGSeed(7)  # GrabCut starts from a k-means with random centers
     try:
-        cv2.grabCut(
-            small[..., ::-1].copy(), states, (0, 0, 0, 0), *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK
-        )
+        cv2.grabCut(small[..., ::-1].copy(), states, (0, 0, 0, 0), *models, 3, cv2.GC_INIT_WITH_MASK)
     except cv2.error:  # too few pixels for its ten colors
         return np.zeros((height, width), bool)
     found = ((states == cv2.GC_FGD) | (states == cv2.GC_PR_FGD)).astype(np.float32)
@@ -168,7 +159,7 @@ def _cut(window: np.ndarray, place: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def _without_specks(found: np.ndarray) -> np.ndarray:
-    """The larger connected parts, their holes filled where they are small; (h, w) float32 of 0 and 1."""
+    """The larger connected parts, with their small holes filled; (h, w) float32 of 0 and 1."""
     import cv2
 
     opened = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
@@ -178,10 +169,3 @@ def _without_specks(found: np.ndarray) -> np.ndarray:
     areas = statistics[1:, cv2.CC_STAT_AREA]
     kept = np.flatnonzero(areas >= _SMALLEST_PART * areas.max()) + 1
     return np.isin(labels, kept).astype(np.float32)
-
-
-def _ellipse(height: int, width: int) -> np.ndarray:
-    """(height, width) bool: the ellipse that touches all four sides."""
-    y = (np.arange(height) + 0.5) / height * 2 - 1
-    x = (np.arange(width) + 0.5) / width * 2 - 1
-    return (y[:, None] ** 2 + x[None] ** 2) <= 1

@@ -1,7 +1,7 @@
-"""The one door for label maps: what a mask must be, which objects it names, and how it is resized.
+"""Checks of label maps: shape and values, the objects they name, and resizing.
 
 Masks come from callers, clients, files and the command line; all of them are checked here, so that the same
-mistake gets the same message everywhere.
+mistake has the same message everywhere.
 
     >>> mask = check_label_map(np.array([[0, 3], [255, 3]]))
     >>> mask.dtype.name, object_ids(mask)
@@ -17,16 +17,16 @@ import numpy as np
 from streamvos.types import MAX_OBJECT_ID, VOID, InputError
 
 MASK_BYTES = 2**26
-"""The largest mask that a pipeline takes from a client: 8192 x 8192 pixels."""
+"""The largest mask that a pipeline accepts from a client: 8192 x 8192 pixels."""
 
 
 def check_label_map(mask: Any, size: tuple[int, int] | None = None, name: str = "the mask") -> np.ndarray:
-    """A label map as a contiguous (H, W) uint8 array; nothing is copied that already is one.
+    """A label map as a contiguous (H, W) uint8 array, without a copy where it is one already.
 
     Args:
         mask: (H, W) bool or any integer dtype; 0 is background, 1..254 are object ids, 255 is void.
-        size: (H, W) that it must have; None allows any.
-        name: what error messages call it.
+        size: required (H, W); None allows any.
+        name: its name in error messages.
 
     Raises:
         InputError: it has another shape or dtype, is empty, or has values outside 0..255.
@@ -59,11 +59,7 @@ def object_ids(label_map: np.ndarray) -> list[int]:
 
 
 def named_objects(label_map: np.ndarray, name: str = "the mask") -> list[int]:
-    """As `object_ids`, of a mask that must name an object.
-
-    Raises:
-        InputError: it names none.
-    """
+    """As `object_ids`, for a mask that must name an object; InputError if it names none."""
     ids = object_ids(label_map)
     if not ids:
         raise InputError(
@@ -76,16 +72,16 @@ def named_objects(label_map: np.ndarray, name: str = "the mask") -> list[int]:
 def fit_label_map(
     label_map: np.ndarray, size: tuple[int, int], native_size: tuple[int, int], name: str = "the mask"
 ) -> np.ndarray:
-    """A label map for frames that may have been resized: it may have their size, or that before resizing.
+    """A label map at the size of the frames, which may have been resized.
 
     Args:
         label_map: (H, W) uint8, as `check_label_map` returns it.
         size: (H, W) of the frames.
         native_size: (H, W) of the frames before they were resized.
-        name: what error messages call it.
+        name: its name in error messages.
 
     Returns:
-        (H, W) uint8 of `size`; `label_map` itself where it has this size, else resized to the nearest pixel.
+        (H, W) uint8 of `size`: `label_map` itself if it has this size, else resized to the nearest pixel.
 
     Raises:
         InputError: it has neither size, or an object has no pixel left after resizing.

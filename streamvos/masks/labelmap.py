@@ -3,8 +3,7 @@
 Label maps come in several formats: DAVIS 2017 and YouTube-VOS use palette PNGs whose index is the
 label; DAVIS 2016 uses gray PNGs of 0 and 255; other tools save the palette's colors as RGB. Reading
 turns all of them into one (H, W) uint8 array: 0 is the background, 1..254 are object ids, 255 is void.
-Writing always gives a palette PNG, which every image viewer shows in color and every tool of the field
-reads back as the same numbers.
+Writing always gives a palette PNG, which image viewers show in color and other tools read as these numbers.
 
     write_label_map("00000.png", mask)
     read_label_map("00000.png")  # the same mask
@@ -29,13 +28,10 @@ _LOSSLESS_FORMATS = {"PNG", "BMP", "GIF", "TIFF"}
 
 
 def davis_palette() -> np.ndarray:
-    """The 256 colors that DAVIS and PASCAL VOC give to the labels 0..255.
+    """The colors of DAVIS and PASCAL VOC for the labels 0..255, all different: (256, 3) uint8 RGB.
 
-    The bits of the label are dealt out in turn to red, green and blue, lowest first, into each
-    channel's bits from the top down. Hence no two labels share a color.
-
-    Returns:
-        (256, 3) uint8, RGB; row k is the color of label k. Row 0 is black, row 255 (224, 224, 192).
+    The bits of the label, lowest first, go in turn to red, green and blue, in each channel from its highest
+    bit down.
     """
     labels = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
@@ -52,19 +48,18 @@ def read_label_map(path: str | Path, binary: Binary = "auto") -> np.ndarray:
     - palette ("P"): the index is the label, whatever the palette's colors. 255 is void.
     - one bit ("1"): white is object 1.
     - gray ("L"): the value is the label and 255 is void; but see `binary`.
-    - RGB: each pixel must have one of `davis_palette()`'s colors, whose row is the label; a picture of
-      nothing but black and white is read as gray.
+    - RGB: each pixel must have a color of `davis_palette()`, whose row is the label; a picture in black and
+      white only is read as gray.
 
     Gray files are ambiguous: 255 is "void" where labels are small numbers, but "the object" in the
-    two-valued masks of DAVIS 2016 and of most drawing programs. `binary="auto"` decides per file: if
-    255 occurs and every pixel is 0 or 255, then 255 means object 1; if any other value occurs, 255 means
-    void. So the one map that "auto" reads wrongly is a gray one that holds void and background and no
-    object at all; save that as a palette PNG (as `write_label_map` does), or read it with "never".
+    two-valued masks of DAVIS 2016 and of most drawing programs. `binary="auto"` decides per file: 255 means
+    object 1 if every pixel is 0 or 255, and void otherwise. "auto" reads one map wrongly, a gray one of void
+    and background without any object; save it as a palette PNG, or read it with "never".
 
     Args:
         path: a PNG, BMP, GIF or TIFF file. JPEG and WebP are refused, since they blur labels.
-        binary: for gray files (and black-and-white RGB): "auto" as above; "always": every value other
-            than 0 is object 1; "never": values as they are, 255 is void.
+        binary: for gray and black-and-white RGB files: "auto" as above; "always" makes every value other
+            than 0 object 1; "never" keeps the values, 255 is void.
 
     Returns:
         (H, W) uint8, a fresh array: 0 background, 1..254 object ids, 255 void.
@@ -78,7 +73,7 @@ def read_label_map(path: str | Path, binary: Binary = "auto") -> np.ndarray:
     path = Path(path)
     try:
         with Image.open(path) as picture:
-            _refuse_what_is_no_label_map(path, picture)
+            _check_format(path, picture)
             depth = _gray_bits(path, picture)
             picture.load()
             mode, values = picture.mode, np.array(picture)
@@ -105,11 +100,11 @@ def read_label_map(path: str | Path, binary: Binary = "auto") -> np.ndarray:
 def write_label_map(path: str | Path, mask: np.ndarray) -> None:
     """Write a label map as a palette PNG with the DAVIS palette.
 
-    The file appears whole or not at all: it is written under a temporary name in the same folder and
-    then renamed. The same mask always gives the same bytes (with the same Pillow and zlib).
+    The file appears whole or not at all: it is written under a temporary name in the same folder and then
+    renamed. The same mask always gives the same bytes (with the same Pillow and zlib).
 
     Args:
-        path: where to; an existing file is replaced. The folder must exist.
+        path: file to write or replace; its folder must exist.
         mask: (H, W) of any integer dtype or bool, values 0..255 (255 is void).
 
     Raises:
@@ -118,7 +113,7 @@ def write_label_map(path: str | Path, mask: np.ndarray) -> None:
     """
     path = Path(path)
     picture = Image.fromarray(check_label_map(mask))
-    picture.putpalette(_PALETTE_BYTES)
+    picture.putpalette(davis_palette().tobytes())
     # Hidden, so that *.png does not match it; unique, so that two writers do not mix.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -133,10 +128,7 @@ def write_label_map(path: str | Path, mask: np.ndarray) -> None:
         raise SinkError(f"cannot write the label map {path}: {error.strerror or error}") from error
 
 
-_PALETTE_BYTES = davis_palette().tobytes()
-
-
-def _refuse_what_is_no_label_map(path: Path, picture: Image.Image) -> None:
+def _check_format(path: Path, picture: Image.Image) -> None:
     if picture.format not in _LOSSLESS_FORMATS:
         raise InputError(
             f"{path} is a {picture.format} file; a label map needs a lossless format, since lossy ones blur "
@@ -169,30 +161,22 @@ def _gray_bits(path: Path, picture: Image.Image) -> int:
 
 
 def _from_gray(values: np.ndarray, binary: Binary) -> np.ndarray:
-    if binary == "never":
-        return values.astype(np.uint8)
-    if binary == "always":
-        return (values > 0).astype(np.uint8)
-    occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    if occurring[-1] == 255 and set(occurring.tolist()) <= {0, 255}:
-        return (values > 0).astype(np.uint8)
-    return values.astype(np.uint8)
+    is_mask = binary == "always" or (binary == "auto" and np.isin(values, (0, 255)).all())
+    return (values > 0 if is_mask else values).astype(np.uint8)
 
 
 def _from_colors(path: Path, values: np.ndarray, binary: Binary) -> np.ndarray:
     packed = _pack(values)
-    colors = np.unique(packed)
-    if set(colors.tolist()) <= {0x000000, 0xFFFFFF}:
+    if set(np.unique(packed).tolist()) <= {0x000000, 0xFFFFFF}:
         return _from_gray(values[..., 0], binary)
     palette = _pack(davis_palette())
     order = np.argsort(palette)
-    place = np.minimum(np.searchsorted(palette[order], packed), 255)
-    labels = order[place]
-    strange = palette[labels] != packed
-    if strange.any():
-        color = tuple(int(value) for value in values[strange][0])
+    labels = order[np.minimum(np.searchsorted(palette[order], packed), 255)]
+    unknown = palette[labels] != packed
+    if unknown.any():
+        color = tuple(int(value) for value in values[unknown][0])
         raise InputError(
-            f"{path} is an RGB picture in which {int(strange.sum())} pixels have colors outside the DAVIS "
+            f"{path} is an RGB picture in which {int(unknown.sum())} pixels have colors outside the DAVIS "
             f"palette (the first is {color}); save it as a palette PNG whose index is the label"
         )
     return labels.astype(np.uint8)

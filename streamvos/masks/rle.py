@@ -1,8 +1,8 @@
-"""COCO's run-length encoding of masks, for results in lines of JSON.
+"""COCO's run-length encoding of masks, for results in JSON lines.
 
-A mask is read column by column; its runs of 0 and 1 in turn, beginning with 0, are counted, and the
-counts are packed into printable characters. pycocotools' `mask.decode` takes the result as it is, and
-`mask.encode` gives the same text (COCO API, maskApi.c).
+A mask is read column by column; the lengths of its alternating runs of 0 and 1, beginning with 0, are packed
+into printable characters. pycocotools' `mask.decode` accepts the result, and its `mask.encode` gives the same
+text (COCO API, maskApi.c).
 
     >>> encode_rle(np.array([[0, 1], [1, 1]], np.uint8))
     {'size': [2, 2], 'counts': '13'}
@@ -30,26 +30,23 @@ def encode_rle(mask: np.ndarray) -> Rle:
     """The run-length encoding of one mask.
 
     Args:
-        mask: (H, W), integer or bool; what is not 0 belongs to the object.
+        mask: (H, W), integer or bool; pixels other than 0 belong to the object.
 
     Raises:
-        InputError: another shape.
+        InputError: the mask is not (H, W).
     """
     return encode_rles(np.asarray(mask) != 0, (1,))[1]
 
 
 def encode_rles(label_map: np.ndarray, ids: Iterable[int]) -> dict[int, Rle]:
-    """The run-length encodings of several objects of one label map, found in one pass.
+    """The run-length encodings of several objects of one label map, by object id.
 
     Args:
         label_map: (H, W), integer or bool.
-        ids: the labels to encode; one that does not occur gives an empty mask.
-
-    Returns:
-        Object id -> encoding.
+        ids: the labels to encode; the mask of an absent one is empty.
 
     Raises:
-        InputError: another shape.
+        InputError: the label map is not (H, W).
     """
     label_map = check_label_map(label_map)
     height, width = label_map.shape
@@ -64,20 +61,19 @@ def encode_rles(label_map: np.ndarray, ids: Iterable[int]) -> dict[int, Rle]:
         edges = np.stack([starts[own], ends[own]], axis=1).ravel()
         counts = np.diff(edges, prepend=0)
         rest = columns.size - (int(edges[-1]) if edges.size else 0)
-        if rest:
-            counts = np.append(counts, rest)
+        counts = np.append(counts, rest) if rest else counts
         encoded[int(label)] = {"size": [height, width], "counts": _pack(counts.astype(np.int64))}
     return encoded
 
 
 def decode_rle(rle: Mapping[str, object]) -> np.ndarray:
-    """The mask that an encoding stands for, (H, W) uint8 of 0 and 1.
+    """The mask of an encoding, (H, W) uint8 of 0 and 1.
 
     Args:
         rle: "size" [H, W] and "counts", packed (str or bytes).
 
     Raises:
-        InputError: a part is missing, or the counts do not fill the size.
+        InputError: an entry is missing, or the counts do not add up to the size.
     """
     size, counts = rle.get("size"), rle.get("counts")
     if isinstance(counts, bytes):
@@ -89,15 +85,14 @@ def decode_rle(rle: Mapping[str, object]) -> np.ndarray:
     runs = _unpack(counts)
     if (runs < 0).any() or int(runs.sum()) != height * width:
         raise InputError(f"an RLE of size {height}x{width} has counts that add up to {int(runs.sum())}")
-    values = np.zeros(len(runs), np.uint8)
-    values[1::2] = 1
+    values = (np.arange(len(runs)) % 2).astype(np.uint8)
     return np.repeat(values, runs).reshape((height, width), order="F")
 
 
 def _pack(counts: np.ndarray) -> str:
     """Counts as text: from the fourth on the difference to the last but one, in groups of 5 bits.
 
-    The lowest group comes first; a sixth bit says that more follow; the last group's top bit is the sign.
+    The lowest group comes first; a sixth bit marks that more follow; the last group's top bit is the sign.
     """
     values = counts.copy()
     values[3:] -= counts[1:-2]

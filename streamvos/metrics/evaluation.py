@@ -1,7 +1,7 @@
 """The semi-supervised protocol: score the label maps of one sequence against the true ones.
 
-The first frame is left out, because its mask was given, and so is the last, as DAVIS does. Frames come one
-at a time, so that a sequence of any length needs the memory of two.
+The first frame is left out, because its mask was given, and so is the last, as DAVIS does. Frames are added
+one at a time, and no more than two are in memory.
 
     >>> truth = np.zeros((40, 60), np.uint8)
     >>> truth[10:30, 10:30] = 1
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from streamvos.masks.checks import check_label_map, object_ids
-from streamvos.metrics.measures import TOLERANCE, boundary_radius, measure_objects
+from streamvos.metrics.measures import measure_objects
 from streamvos.metrics.scores import ObjectScore, SequenceScore
 from streamvos.types import MAX_OBJECT_ID, InputError
 
@@ -34,39 +34,33 @@ class SequenceScorer:
 
     Args:
         name: the sequence's name.
-        ids: the objects to score; None stands for those of the first true label map. Where an object is
+        ids: the objects to score; None means those of the first true label map. Where an object is
             absent from both maps its J and F are 1. True labels of other objects count as background.
-        tolerance: boundary tolerance; below 1 a part of the diagonal, from 1 upwards pixels.
 
     Raises:
-        InputError: bad ids or a bad tolerance.
+        InputError: there is no id, one occurs twice, or one is not in 1..254.
     """
 
-    def __init__(
-        self, name: str = "sequence", ids: Iterable[int] | None = None, tolerance: float = TOLERANCE
-    ):
-        boundary_radius((1, 1), tolerance)  # refuses a bad tolerance
+    def __init__(self, name: str = "sequence", ids: Iterable[int] | None = None):
         self.name = name
         self._ids = None if ids is None else check_object_ids(ids)
-        self._tolerance = tolerance
         self._size: tuple[int, int] | None = None
         self._count = 0
-        self._waiting: tuple[np.ndarray, np.ndarray] | None = (
-            None  # judged once it is known not to be the last
-        )
+        # The newest frame, judged when the next one shows that it is not the last.
+        self._waiting: tuple[np.ndarray, np.ndarray] | None = None
         self._values: list[tuple[np.ndarray, np.ndarray]] = []  # J and F of each judged frame, (K,) each
 
     def add(self, truth: np.ndarray, prediction: np.ndarray, frame: str | int | None = None) -> None:
-        """Take the next frame into account.
+        """Add the next frame.
 
         Args:
             truth: (H, W) integer label map; 0 background, 255 void, which is left out.
             prediction: (H, W) integer label map.
-            frame: what errors call the frame; by default frames are counted from 0.
+            frame: its name in error messages; by default frames are counted from 0.
 
         Raises:
-            InputError: a size that differs from the first frame's, a value that is no label, a predicted
-                object that is not among those scored, or no object to score.
+            InputError: the size differs from the first frame's, a value is no label, a predicted object is
+                not among those scored, or there is no object to score.
         """
         where = f"{self.name}, frame {self._count if frame is None else frame}"
         truth = check_label_map(truth, self._size, f"{where}: the truth")
@@ -80,15 +74,15 @@ class SequenceScorer:
                 )
         check_predicted(prediction, self._ids, where)
         if self._waiting is not None:
-            self._values.append(measure_objects(*self._waiting, self._ids, self._tolerance))
+            self._values.append(measure_objects(*self._waiting, self._ids))
         self._waiting = (truth, prediction) if self._count else None
         self._count += 1
 
     def result(self) -> SequenceScore:
-        """The score of the frames so far, of which the last is left out.
+        """The score of the frames so far, the last one left out.
 
         Raises:
-            InputError: there were fewer than three.
+            InputError: there are fewer than three.
         """
         if self._count < 3 or self._ids is None:
             raise InputError(
@@ -106,14 +100,13 @@ def evaluate_sequence(
     ids: Iterable[int] | None = None,
     *,
     name: str = "sequence",
-    tolerance: float = TOLERANCE,
 ) -> SequenceScore:
     """The score of a sequence from its true and predicted label maps, each in order; see `SequenceScorer`.
 
     Raises:
         InputError: as `SequenceScorer`, or different numbers of frames.
     """
-    scorer = SequenceScorer(name, ids, tolerance)
+    scorer = SequenceScorer(name, ids)
     for truth, prediction in pairs(truths, predictions, name):
         scorer.add(truth, prediction)
     return scorer.result()
@@ -122,7 +115,7 @@ def evaluate_sequence(
 def pairs(
     truths: Iterable[np.ndarray], predictions: Iterable[np.ndarray], name: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Both series side by side.
+    """The pairs of both series.
 
     Raises:
         InputError: one ends before the other.
@@ -152,7 +145,7 @@ def check_object_ids(ids: Iterable[int]) -> tuple[int, ...]:
 
 
 def check_predicted(prediction: np.ndarray, ids: Sequence[int], where: str) -> None:
-    """Refuse a prediction of an object that does not exist: ids were mixed up, and no score would show it.
+    """Refuse predictions of objects that do not exist: ids were mixed up, and no score would show it.
 
     Raises:
         InputError: the (H, W) uint8 label map holds a value that is neither 0 nor among the ids.

@@ -3,8 +3,8 @@
     GT_DIR/<sequence>/00000.png  or, with a single sequence,  GT_DIR/00000.png
     PRED_DIR/<sequence>/00000.png                             PRED_DIR/00000.png
 
-Frames are matched by name. A frame without a prediction is an error and not a zero, so that an interrupted
-run is not mistaken for a bad one; the folders are compared before the first file is read.
+Frames are matched by name. A frame without a prediction is an error and not a score of 0, so that an
+interrupted run is not mistaken for a bad one; the folders are compared before the first file is read.
 
     scores = score_folders("DAVIS/Annotations/480p", "results", dataset="davis2017")
     scores.to_json()["mean"]["J&F"]  # 71.3
@@ -25,12 +25,12 @@ from streamvos.datasets.clips import (
     list_folders,
     list_pictures,
     listing,
+    pick,
     read_labels,
 )
 from streamvos.masks.checks import object_ids
 from streamvos.masks.labelmap import read_label_map
 from streamvos.metrics.evaluation import SequenceScorer
-from streamvos.metrics.measures import TOLERANCE
 from streamvos.metrics.scores import Scores, SequenceScore, summarize
 from streamvos.types import VOID, InputError
 
@@ -43,12 +43,11 @@ def score_folders(
     dataset: str = "davis2016",
     sequences: Sequence[str] | str | None = None,
     *,
-    tolerance: float = TOLERANCE,
     on_sequence: Callable[[SequenceScore], None] | None = None,
 ) -> Scores:
     """Score predicted label maps against true ones by the semi-supervised protocol.
 
-    Only PNG files are read, so a video or a log may lie beside the predictions.
+    Only PNG files are read, so the folder of predictions may hold a video or a log as well.
 
     Args:
         gt_dir: true label maps: one sequence (PNGs right inside) or a folder per sequence. Masks stored
@@ -56,8 +55,7 @@ def score_folders(
         pred_dir: predicted label maps, likewise; one for every true one, first and last frame included.
         dataset: "davis2016" merges all objects into one, in truth and prediction; "davis2017" scores
             each object of the first true label map.
-        sequences: the only ones to score; by default every one in `gt_dir`.
-        tolerance: boundary tolerance; below 1 a part of the diagonal, from 1 upwards pixels.
+        sequences: the ones to score; by default all in `gt_dir`.
         on_sequence: called with each sequence's score, for a progress bar.
 
     Raises:
@@ -66,10 +64,9 @@ def score_folders(
     """
     if dataset not in DATASETS:
         raise InputError(f"dataset is {dataset!r}; expected one of {', '.join(DATASETS)}")
-    matched = match_folders(Path(gt_dir), Path(pred_dir), sequences)
     scores = []
-    for one in matched:
-        score = _score(one, merge=dataset == "davis2016", tolerance=tolerance)
+    for one in _match_folders(Path(gt_dir), Path(pred_dir), sequences):
+        score = _score(one, merge=dataset == "davis2016")
         scores.append(score)
         if on_sequence is not None:
             on_sequence(score)
@@ -78,40 +75,21 @@ def score_folders(
 
 @dataclass(frozen=True)
 class MatchedSequence:
-    """One sequence whose every true label map has a prediction.
-
-    Attributes:
-        name: the sequence's name.
-        truths: true label maps in order.
-        predictions: the predictions for them, in the same order.
-    """
+    """The true label maps of a sequence, and the prediction for each."""
 
     name: str
     truths: tuple[Path, ...]
     predictions: tuple[Path, ...]
 
 
-def match_folders(
-    gt_dir: Path, pred_dir: Path, sequences: Sequence[str] | str | None = None
+def _match_folders(
+    gt_dir: Path, pred_dir: Path, sequences: Sequence[str] | str | None
 ) -> list[MatchedSequence]:
-    """Find the files that `score_folders` compares, without reading any.
-
-    Raises:
-        InputError: as `score_folders`, as far as names tell.
-    """
+    """Find the files to compare, without reading any."""
     truth = _label_folders(gt_dir, "true")
     predicted = _label_folders(pred_dir, "predicted")
-    wanted = [sequences] if isinstance(sequences, str) else None if sequences is None else list(sequences)
-    truth_is_single, prediction_is_single = gt_dir in truth.values(), pred_dir in predicted.values()
-    if truth_is_single and wanted is not None and wanted != list(truth):
-        raise InputError(f"{gt_dir} is the single sequence '{gt_dir.name}'; asked for {listing(wanted)}")
-    names = list(truth) if wanted is None else wanted
-    if not names or len(set(names)) != len(names):
-        raise InputError(f"the sequences are [{listing(names)}]; expected at least one, each once")
-    unknown = [name for name in names if name not in truth]
-    if unknown:
-        raise InputError(f"{gt_dir} has no sequence {listing(unknown)}; there are {listing(list(truth))}")
-    if prediction_is_single:
+    names = pick(list(truth), sequences, str(gt_dir))
+    if pred_dir in predicted.values():  # a single sequence
         if len(names) > 1:
             raise InputError(
                 f"{pred_dir} holds the PNGs of a single sequence, but {len(names)} are to be scored "
@@ -123,13 +101,13 @@ def match_folders(
     if missing:
         raise InputError(
             f"{pred_dir} has no predictions for {listing(missing)}; there are {listing(list(predicted))}. "
-            "Name the sequences to score a part"
+            "Name the sequences to score some of them"
         )
     extra = [name for name in predicted if name not in names]
-    if extra and wanted is None:
+    if extra and sequences is None:
         raise InputError(
-            f"{pred_dir} has predictions for {listing(extra)}, of which {gt_dir} holds no truth; name the "
-            "sequences to score a part"
+            f"{pred_dir} has predictions for {listing(extra)}, but {gt_dir} has no true label maps for them; "
+            "name the sequences to score some of them"
         )
     return [_match(name, truth[name], predicted[name]) for name in names]
 
@@ -183,13 +161,13 @@ def find_predictions(name: str, stems: Sequence[str], folder: Path) -> dict[str,
     return found
 
 
-def _score(sequence: MatchedSequence, merge: bool, tolerance: float) -> SequenceScore:
+def _score(sequence: MatchedSequence, merge: bool) -> SequenceScore:
     first = sequence.truths[0]
     binary = holds_binary_mask(read_label_map(first, binary="never"))
     ids = object_ids(read_labels(first, binary, merge))
     if not ids:
         raise InputError(f"{first} holds no object; the first frame must show what was to be tracked")
-    scorer = SequenceScorer(sequence.name, ids, tolerance)
+    scorer = SequenceScorer(sequence.name, ids)
     for true_path, path in zip(sequence.truths, sequence.predictions, strict=True):
         prediction = _read_prediction(path, merge, len(ids))
         scorer.add(read_labels(true_path, binary, merge), prediction, frame=true_path.stem)

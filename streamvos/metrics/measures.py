@@ -34,15 +34,13 @@ TOLERANCE = 0.008
 _LARGEST_KERNEL = 16  # pixels; up to here a dilation is faster than a distance transform (0.8 to 4 ms)
 
 
-def region_similarity(truth: np.ndarray, prediction: np.ndarray, void: np.ndarray | None = None) -> float:
+def region_similarity(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Region similarity J: the intersection over the union of two masks.
 
     Args:
-        truth: (H, W) bool or integer in 0..255; every pixel that is not 0 belongs to the object.
+        truth: (H, W) bool or integer in 0..255; every pixel that is not 0 belongs to the object,
+            255 too, because a single mask is often stored as 0 and 255. `measure_objects` knows void.
         prediction: (H, W) bool or integer, the same.
-        void: (H, W) bool or integer; pixels that are not 0 are left out. A 255 in `truth` is not
-            taken for void here, because a single mask is often stored as 0 and 255;
-            `evaluate_sequence`, which sees label maps, does that.
 
     Returns:
         J in 0..1; 1 if both masks are empty.
@@ -50,13 +48,10 @@ def region_similarity(truth: np.ndarray, prediction: np.ndarray, void: np.ndarra
     Raises:
         InputError: a mask is no label map (`check_label_map`), or the sizes differ.
     """
-    region, _ = _measure(*_masks(truth, prediction, void), radius=None)
-    return region
+    return _measure(*_masks(truth, prediction), radius=None)[0]
 
 
-def boundary_accuracy(
-    truth: np.ndarray, prediction: np.ndarray, tolerance: float = TOLERANCE, void: np.ndarray | None = None
-) -> float:
+def boundary_accuracy(truth: np.ndarray, prediction: np.ndarray, tolerance: float = TOLERANCE) -> float:
     """Boundary accuracy F: the F-measure of the precision and recall of the outlines.
 
     The outline of a mask is the set of pixels that differ from their neighbor to the east, south or
@@ -70,8 +65,6 @@ def boundary_accuracy(
         truth: (H, W) bool or integer in 0..255; every pixel that is not 0 belongs to the object.
         prediction: (H, W) bool or integer, the same.
         tolerance: below 1 a part of the diagonal, from 1 upwards pixels; rounded up to whole pixels.
-        void: (H, W) bool or integer; where it is not 0, both masks are taken as empty (so that the rim
-            of a void region that cuts an object is an outline of both).
 
     Returns:
         F in 0..1.
@@ -80,9 +73,8 @@ def boundary_accuracy(
         InputError: a mask is no label map (`check_label_map`), the sizes differ, or the tolerance is
             negative or not finite.
     """
-    first, second = _masks(truth, prediction, void)
-    _, boundary = _measure(first, second, boundary_radius(first.shape, tolerance))
-    return boundary
+    first, second = _masks(truth, prediction)
+    return _measure(first, second, boundary_radius(first.shape, tolerance))[1]
 
 
 def boundary_radius(size: Sequence[int], tolerance: float = TOLERANCE) -> int:
@@ -102,28 +94,27 @@ def boundary_radius(size: Sequence[int], tolerance: float = TOLERANCE) -> int:
 
 
 def measure_objects(
-    truth: np.ndarray, prediction: np.ndarray, object_ids: Sequence[int], tolerance: float = TOLERANCE
+    truth: np.ndarray, prediction: np.ndarray, object_ids: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """J and F of every object of one frame.
+    """J and F of every object of one frame, F with the tolerance of DAVIS.
 
     Args:
-        truth: (H, W) integer label map; 255 is void, and those pixels are left out for every object.
+        truth: (H, W) integer label map; 255 is void. For every object J leaves void pixels out, and F takes
+            both masks as empty there (the rim of a void region that cuts an object is an outline of both).
         prediction: (H, W) integer label map.
         object_ids: the K ids to measure. Other ids count as background.
-        tolerance: as in `boundary_accuracy`.
 
     Returns:
         J and F, each (K,) float64 in 0..1, in the order of `object_ids`.
 
     Raises:
-        InputError: a label map is not (H, W) integers in 0..255, the sizes differ, or the tolerance
-            is out of range.
+        InputError: a label map is not (H, W) integers in 0..255, or the sizes differ.
     """
     truth = check_label_map(truth, name="the truth")
     prediction = check_label_map(prediction, (truth.shape[0], truth.shape[1]), "the prediction")
-    radius = boundary_radius(truth.shape, tolerance)
+    radius = boundary_radius(truth.shape)
     void = truth == VOID
-    if void.any():  # rare, so that the copy is rarely paid for
+    if void.any():  # rare, so the copy rarely costs time
         prediction = np.where(void, np.uint8(0), prediction)
     scores = np.empty((2, len(object_ids)))
     for column, object_id in enumerate(object_ids):
@@ -133,17 +124,11 @@ def measure_objects(
     return scores[0], scores[1]
 
 
-def _masks(
-    truth: np.ndarray, prediction: np.ndarray, void: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks as contiguous uint8 of 0 and 1, empty where void."""
-    first = check_label_map(truth, name="the truth") != 0
-    size = first.shape[0], first.shape[1]
-    second = check_label_map(prediction, size, "the prediction") != 0
-    if void is not None:
-        judged = check_label_map(void, size, "the void mask") == 0
-        first, second = first & judged, second & judged
-    return first.view(np.uint8), second.view(np.uint8)
+def _masks(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks as contiguous uint8 of 0 and 1."""
+    first = check_label_map(truth, name="the truth")
+    second = check_label_map(prediction, (first.shape[0], first.shape[1]), "the prediction")
+    return (first != 0).view(np.uint8), (second != 0).view(np.uint8)
 
 
 def _measure(truth: np.ndarray, prediction: np.ndarray, radius: int | None) -> tuple[float, float]:

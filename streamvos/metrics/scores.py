@@ -1,15 +1,15 @@
-"""From one number per object and frame to the numbers that papers print.
+"""From one number per object and frame to the numbers in papers.
 
-Per object, the frames' J (and F) become three numbers: their mean; their recall, the part of frames
-above one half; their decay, how much the first quarter of the frames is better than the last. Objects
-are averaged into their sequence, sequences into the whole.
+The J (or F) of an object's frames becomes three numbers: the mean; the recall, the part of the frames above
+one half; and the decay, the mean of the first quarter of the frames less that of the last. A sequence has the
+means over its objects, the whole the means over the sequences.
 
     scores = summarize([evaluate_sequence(truths, predictions, name="goat")])
     scores.mean["J&F"]  # 71.3
 
-DAVIS 2017's own table averages over the objects of all sequences at once, so that a sequence with
-five objects weighs five times as much as one with a single object; `Scores.mean_objects` is that
-number. With one object per sequence (DAVIS 2016) the two are the same.
+DAVIS 2017's own table averages over the objects of all sequences at once, so a sequence with five objects
+weighs five times as much as one with a single object; see `Scores.mean_objects`. With one object per sequence
+(DAVIS 2016) the two are the same.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ObjectScore:
     """One object of one sequence.
 
     Attributes:
-        id: the object's id.
+        id: the object's id in the label maps.
         regions: (N,) float64, J per judged frame, 0..1.
         boundaries: (N,) float64, F per judged frame, 0..1.
     """
@@ -85,26 +85,14 @@ class ObjectScore:
     def percent(self) -> dict[str, float]:
         """The seven `MEASURES` of this object in percent."""
         region, boundary = statistics(self.regions), statistics(self.boundaries)
-        values = (
-            region.mean,
-            boundary.mean,
-            (region.mean + boundary.mean) / 2,
-            region.recall,
-            region.decay,
-            boundary.recall,
-            boundary.decay,
-        )
+        means = (region.mean, boundary.mean, (region.mean + boundary.mean) / 2)
+        values = (*means, region.recall, region.decay, boundary.recall, boundary.decay)
         return {name: 100 * value for name, value in zip(MEASURES, values, strict=True)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceScore:
-    """One sequence.
-
-    Attributes:
-        name: the sequence's name.
-        objects: one score per object, in the order of their ids.
-    """
+    """One sequence, with a score per object in the order of their ids."""
 
     name: str
     objects: tuple[ObjectScore, ...]
@@ -116,11 +104,7 @@ class SequenceScore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """Several sequences and their mean.
-
-    Attributes:
-        sequences: name -> score, in the order in which they were given.
-    """
+    """Several sequences and their mean; `sequences` is name -> score, in the order given."""
 
     sequences: Mapping[str, SequenceScore]
 
@@ -159,10 +143,8 @@ def summarize(scores: Iterable[SequenceScore]) -> Scores:
 
 
 def _mean(rows: Iterable[dict[str, float]]) -> dict[str, float]:
-    """The mean of every measure over the rows, leaving out nan; nan where nothing is left."""
-    table = np.array([[row[name] for name in MEASURES] for row in rows], np.float64).reshape(
-        -1, len(MEASURES)
-    )
+    """The mean of every measure over the rows, without nan; nan where there is nothing else."""
+    table = np.array([[row[name] for name in MEASURES] for row in rows], np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=RuntimeWarning)  # a column of nan alone stays nan
         means = np.nanmean(table, axis=0)

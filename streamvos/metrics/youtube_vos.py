@@ -1,15 +1,13 @@
 """The score of YouTube-VOS: G, the mean of J and F over seen and unseen categories.
 
-Objects may appear in any frame, and are judged from the label map after their first one on. Every
-object counts the same: its J is the mean over its frames, the J of the seen categories the mean over
-their objects, and G the mean of the four (Xu et al., "YouTube-VOS: A Large-Scale Video Object
-Segmentation Benchmark", 2018, section 4).
+Objects may appear in any frame and are judged after their first label map. Every object counts the same: its
+J is the mean over its frames, the J of the seen categories the mean over their objects, and G the mean of the
+four (Xu et al., "YouTube-VOS: A Large-Scale Video Object Segmentation Benchmark", 2018, section 4).
 
     scores = score_youtube_folders("YouTube-VOS/train", "results", seen=["penguin", "zebra"])
     scores.to_json()  # {'G': 70.2, 'J_seen': 71.0, 'J_unseen': 65.9, 'F_seen': 74.8, 'F_unseen': 69.1}
 
-The organizers' own program is not public; on their server the numbers may differ in the digits behind
-the point. Results there come from label maps that this module never sees.
+The organizers' own program is not public; the numbers of their server may differ in the decimals.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from streamvos.masks.checks import check_label_map
 from streamvos.masks.labelmap import read_label_map
 from streamvos.metrics.evaluation import check_object_ids, check_predicted, pairs
 from streamvos.metrics.folders import find_predictions
-from streamvos.metrics.measures import TOLERANCE, measure_objects
+from streamvos.metrics.measures import measure_objects
 from streamvos.metrics.scores import ObjectScore, SequenceScore
 from streamvos.types import InputError
 
@@ -69,7 +67,6 @@ def evaluate_youtube_sequence(
     first_frames: Mapping[int, int],
     *,
     name: str = "video",
-    tolerance: float = TOLERANCE,
 ) -> SequenceScore:
     """J and F of every object in every label map after the object's first one.
 
@@ -78,14 +75,13 @@ def evaluate_youtube_sequence(
         predictions: (H, W) integer label maps of the same frames.
         first_frames: object id -> position of its first label map among `truths`.
         name: the video's name.
-        tolerance: boundary tolerance; below 1 a part of the diagonal, from 1 upwards pixels.
 
     Returns:
-        One score per object; its values are empty if its first label map is the last there is.
+        One score per object, without values if the object's first label map is the last of the video.
 
     Raises:
-        InputError: different numbers of label maps, sizes that differ, a value that is no label, or a
-            predicted object that is not among `first_frames`.
+        InputError: numbers of label maps or sizes differ, a value is no label, or a predicted object is not
+            among `first_frames`.
     """
     ids = check_object_ids(first_frames)
     values: dict[int, list[tuple[float, float]]] = {one: [] for one in ids}
@@ -96,9 +92,7 @@ def evaluate_youtube_sequence(
         prediction = check_label_map(prediction, size, f"{where}: the prediction")
         check_predicted(prediction, ids, where)
         judged = [one for one in ids if first_frames[one] < index]
-        for one, region, boundary in zip(
-            judged, *measure_objects(truth, prediction, judged, tolerance), strict=True
-        ):
+        for one, region, boundary in zip(judged, *measure_objects(truth, prediction, judged), strict=True):
             values[one].append((float(region), float(boundary)))
     scores = []
     for one in ids:
@@ -115,7 +109,7 @@ def summarize_youtube(
     Args:
         scores: the scores of the videos; objects without a judged frame do not count.
         categories: video -> object id -> category.
-        seen: the categories that training knew; every other is unseen.
+        seen: the categories in the training set; every other is unseen.
 
     Raises:
         InputError: an object has no category, or `seen` is a single string.
@@ -145,20 +139,17 @@ def score_youtube_folders(
     pred_dir: str | PathLike[str],
     seen: Iterable[str],
     videos: Sequence[str] | str | None = None,
-    *,
-    tolerance: float = TOLERANCE,
 ) -> YouTubeScores:
     """Score predicted label maps (`PRED_DIR/<video>/<frame>.png`) against a split with ground truth.
 
     Args:
         split_dir: holds JPEGImages, Annotations and meta.json.
-        pred_dir: a folder per video, with a PNG for every annotated frame; others are passed over.
-        seen: the categories that training knew.
-        videos: score these only.
-        tolerance: boundary tolerance.
+        pred_dir: a folder per video, with a PNG for every annotated frame; other files are ignored.
+        seen: the categories in the training set.
+        videos: the ones to score; by default all.
 
     Raises:
-        InputError: the layout lacks a part (meta.json included), a prediction is missing, sizes differ,
+        InputError: a part of the layout (or meta.json) is missing, a prediction is missing, sizes differ,
             or a predicted object does not exist.
     """
     dataset = YouTubeVosDataset(split_dir, videos=videos)
@@ -181,7 +172,6 @@ def score_youtube_folders(
                 (read_label_map(path, binary="never") for path in found[video.name]),
                 {one.id: position[one.first_frame] for one in video.objects},
                 name=video.name,
-                tolerance=tolerance,
             )
         )
         categories[video.name] = {one.id: one.category for one in video.objects if one.category is not None}

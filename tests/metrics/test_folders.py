@@ -157,11 +157,11 @@ class TestRefusals:
             score_folders(folders[0], tmp_path / "other")
 
     def test_an_unknown_sequence(self, folders):
-        with pytest.raises(InputError, match="no sequence swan; there are goat"):
+        with pytest.raises(InputError, match=r"no sequence swan in .*; there are goat"):
             score_folders(folders[0].parent, folders[1].parent, sequences=["swan"])
-        with pytest.raises(InputError, match="single sequence 'goat'; asked for swan"):
+        with pytest.raises(InputError, match=r"no sequence swan in .*; there are goat"):
             score_folders(folders[0], folders[1], sequences=["swan"])
-        with pytest.raises(InputError, match="at least one"):
+        with pytest.raises(InputError, match="the list of sequences is empty"):
             score_folders(folders[0].parent, folders[1].parent, sequences=[])
 
     def test_an_unreadable_prediction(self, folders):
