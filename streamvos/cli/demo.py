@@ -10,21 +10,12 @@ from typing import Annotated
 
 import typer
 
-from streamvos.cli.options import (
-    Boxes,
-    DeviceName,
-    JsonTarget,
-    MaskPath,
-    OutFolder,
-    SaveFirst,
-    WeightsName,
-    examples,
-)
+from streamvos.cli import options
 from streamvos.cli.run import run
 
 DEMO_SOURCE = "synthetic:seed=7,objects=2,distractors=1,size=360x640,length=60"
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "streamvos demo",
     "streamvos demo --source clip.mp4 --mask first.png --out out/mine",
     "streamvos demo --source camera:0 --box 1:200,120,420,460",
@@ -40,13 +31,13 @@ def demo(
             show_default=False,
         ),
     ] = DEMO_SOURCE,
-    mask: MaskPath = None,
-    boxes: Boxes = None,
-    save_first: SaveFirst = None,
-    out: OutFolder = Path("out/demo"),
-    weights: WeightsName = "default",
-    device: DeviceName = "auto",
-    json_target: JsonTarget = None,
+    mask: options.MaskPath = None,
+    boxes: options.Boxes = None,
+    save_first: options.SaveFirst = None,
+    out: options.OutFolder = Path("out/demo"),
+    weights: options.WeightsName = "default",
+    device: options.DeviceName = "auto",
+    json_target: options.JsonTarget = None,
 ) -> None:
     """Segment a video end to end, with the bundled weights.
 

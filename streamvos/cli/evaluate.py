@@ -12,20 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamvos.cli.options import (
-    BackendName,
-    DatasetName,
-    DeviceName,
-    JsonTarget,
-    MethodName,
-    MethodSettings,
-    SequenceNames,
-    WeightsName,
-    examples,
-    method_settings,
-    names_in,
-    weights_argument,
-)
+from streamvos.cli import options
 from streamvos.cli.output import (
     check_writable,
     in_mib,
@@ -47,7 +34,7 @@ if TYPE_CHECKING:
 
 YEARS = {"davis2016": "2016", "davis2017": "2017"}
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "streamvos eval DAVIS --dataset davis2016 --json results.json",
     "streamvos eval DAVIS --sequences goat,blackswan --out out/davis",
     "streamvos eval DAVIS --dataset davis2017 --split val --set top_k=5",
@@ -58,20 +45,20 @@ def evaluate(
     root: Annotated[
         Path, typer.Argument(metavar="DAVIS_ROOT", help="Folder that holds JPEGImages/ and Annotations/.")
     ],
-    dataset: DatasetName = "davis2016",
-    method: MethodName = "tvos",
-    weights: WeightsName = "default",
-    device: DeviceName = "auto",
-    backend: BackendName = "eager",
-    settings: MethodSettings = None,
-    sequences: SequenceNames = None,
+    dataset: options.DatasetName = "davis2016",
+    method: options.MethodName = "tvos",
+    weights: options.WeightsName = "default",
+    device: options.DeviceName = "auto",
+    backend: options.BackendName = "eager",
+    settings: options.MethodSettings = None,
+    sequences: options.SequenceNames = None,
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="A list in ImageSets; val if there is one, else all.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Write the label maps here.")
     ] = None,
-    json_target: JsonTarget = None,
+    json_target: options.JsonTarget = None,
 ) -> None:
     """Segment the sequences of a data set and score them.
 
@@ -82,15 +69,15 @@ def evaluate(
     from streamvos.datasets.davis import DavisDataset
     from streamvos.metrics.scores import summarize
 
-    options = method_settings(settings)
+    method_options = options.method_settings(settings)
     if dataset not in YEARS:
         raise InputError(f"unknown data set {dataset!r}; choose one of: {', '.join(YEARS)}")
     if out is not None:
         check_writable(out)
-    data = DavisDataset(root, year=YEARS[dataset], sequences=names_in(sequences), split=split)
+    data = DavisDataset(root, year=YEARS[dataset], sequences=options.names_in(sequences), split=split)
     for sequence in data:
         check_can_be_scored(sequence)
-    vos = streamvos.load(method, weights_argument(weights), device, backend, **options)
+    vos = streamvos.load(method, options.weights_argument(weights), device, backend, **method_options)
     scores: list[SequenceScore] = []
     frames, seconds = 0, 0.0
     with make_progress() as progress:

@@ -24,33 +24,22 @@ BUNDLED_NAMES = ("tvos", "frtm-fast")
 JsonTarget = Annotated[
     str | None,
     typer.Option(
-        "--json",
-        metavar="[FILE]",
-        callback=check_json_target,
-        help="Write the result as JSON to FILE; --json alone, at the end, prints it.",
+        "--json", metavar="[FILE]", callback=check_json_target, help="Result as JSON; without FILE, printed."
     ),
 ]
-MethodName = Annotated[
-    str,
-    typer.Option("--method", "-m", metavar="NAME", help=f"Which method segments: {', '.join(METHOD_NAMES)}."),
-]
-WeightsName = Annotated[
-    str,
-    typer.Option(
-        "--weights", "-w", metavar="FILE", help="'default' (bundled), 'none' (random), or a weight file."
-    ),
-]
-DeviceName = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
-BackendName = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help=f"How the networks run: {', '.join(BACKENDS)}.")
-]
+METHOD = typer.Option("--method", "-m", metavar="NAME", help=f"One of {', '.join(METHOD_NAMES)}.")
+WEIGHTS = typer.Option(
+    "--weights", "-w", metavar="FILE", help="'default' (bundled), 'none' (random), or a weight file."
+)
+DEVICE = typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
+BACKEND = typer.Option("--backend", metavar="NAME", help=f"How networks run: {', '.join(BACKENDS)}.")
+MethodName = Annotated[str, METHOD]
+WeightsName = Annotated[str, WEIGHTS]
+DeviceName = Annotated[str, DEVICE]
+BackendName = Annotated[str, BACKEND]
 MethodSettings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="An option of the method, such as top_k=5 (docs/methods.md). Repeatable.",
-    ),
+    typer.Option("--set", metavar="NAME=VALUE", help="Method option (docs/methods.md). Repeatable."),
 ]
 MaskPath = Annotated[
     Path | None,
@@ -61,24 +50,26 @@ Boxes = Annotated[
     typer.Option(
         "--box",
         metavar="ID:LEFT,TOP,RIGHT,BOTTOM",
-        help="A rectangle around an object in the first frame, instead of a mask or besides it; in pixels of "
-        "the frame that --save-first stores. Repeatable.",
+        help="A rectangle around an object in the first frame, in pixels of the frame that --save-first "
+        "stores; instead of a mask or with one. Repeatable.",
     ),
 ]
 SaveFirst = Annotated[
     Path | None,
+    typer.Option("--save-first", metavar="FILE.png", help="Store the first frame; without mask or box, end."),
+]
+Height = Annotated[
+    int | None,
     typer.Option(
-        "--save-first",
-        metavar="FILE.png",
-        help="Store the first frame; without a mask or box, do nothing else.",
+        "--height", min=16, max=8192, metavar="N", help="Resize frames, and a mask of their size, to N rows."
     ),
+]
+MaxFrames = Annotated[
+    int | None, typer.Option("--max-frames", min=1, metavar="N", help="Stop after this many frames.")
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the output.")]
 DatasetName = Annotated[
-    str,
-    typer.Option(
-        "--dataset", metavar="NAME", help="davis2016 (all objects as one) or davis2017 (each on its own)."
-    ),
+    str, typer.Option("--dataset", metavar="NAME", help="davis2016 (all objects as one) or davis2017 (each).")
 ]
 SequenceNames = Annotated[
     str | None, typer.Option("--sequences", metavar="A,B,...", help="Only these, separated by commas.")
@@ -86,8 +77,8 @@ SequenceNames = Annotated[
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help: one example a line."""
-    # \b keeps a paragraph's line breaks
+    """The end of a command's help: one example per line."""
+    # \b keeps line breaks
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
@@ -107,15 +98,15 @@ def weights_argument(weights: str) -> str | None:
 
 
 def names_in(text: str | None) -> list[str] | None:
-    """The names in a list with commas; None for no list."""
+    """The names in a list separated by commas; None stays None."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse_settings(settings: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE pairs as keyword arguments; a value is JSON where it can be, else a text.
+    """Parse NAME=VALUE pairs. A value is JSON if it can be parsed as JSON, else a string.
 
     Raises:
-        InputError: no "=" in it, a name given twice, or a value that is not finite.
+        InputError: "=" is missing, a name is repeated, or a number is not finite.
     """
     values: dict[str, Any] = {}
     for setting in settings or ():
@@ -129,10 +120,10 @@ def parse_settings(settings: list[str] | None) -> dict[str, Any]:
 
 
 def method_settings(settings: list[str] | None) -> dict[str, Any]:
-    """As `parse_settings`, for the options of a method.
+    """Parse the options of a method, as `parse_settings` does.
 
     Raises:
-        InputError: as there, or a name that has an option of its own on the command line.
+        InputError: as there, or the name is a command-line option of its own.
     """
     values = parse_settings(settings)
     for name in ("method", "weights", "device", "backend"):
@@ -142,10 +133,8 @@ def method_settings(settings: list[str] | None) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    words = {"None": None, "True": True, "False": False}
-    if text in words:
-        return words[text]
+    constants = {"None": None, "True": True, "False": False}
     try:
-        return json.loads(text)
+        return constants[text] if text in constants else json.loads(text)
     except ValueError:
         return text

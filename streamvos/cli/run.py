@@ -10,23 +10,9 @@ from typing import Annotated
 
 import typer
 
-from streamvos.cli.options import (
-    BackendName,
-    Boxes,
-    DeviceName,
-    JsonTarget,
-    MaskPath,
-    MethodName,
-    MethodSettings,
-    OutFolder,
-    SaveFirst,
-    WeightsName,
-    examples,
-    method_settings,
-    weights_argument,
-)
+from streamvos.cli import options
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "streamvos run clip.mp4 --mask first.png --out out/",
     "streamvos run clip.mp4 --box 1:200,120,420,460 --box 2:10,80,90,300 --out out/",
     "streamvos run DAVIS/JPEGImages/480p/goat --mask DAVIS/Annotations/480p/goat/00000.png",
@@ -45,31 +31,20 @@ def run(
             help="Video file, folder or 'glob' of pictures, camera:N, rtsp://..., synthetic:...",
         ),
     ],
-    mask: MaskPath = None,
-    boxes: Boxes = None,
-    save_first: SaveFirst = None,
-    out: OutFolder = Path("out"),
-    method: MethodName = "tvos",
-    weights: WeightsName = "default",
-    device: DeviceName = "auto",
-    backend: BackendName = "eager",
-    settings: MethodSettings = None,
-    height: Annotated[
-        int | None,
-        typer.Option(
-            min=16,
-            max=8192,
-            metavar="N",
-            help="Resize frames, and a mask of their size, to N rows.",
-        ),
-    ] = None,
+    mask: options.MaskPath = None,
+    boxes: options.Boxes = None,
+    save_first: options.SaveFirst = None,
+    out: options.OutFolder = Path("out"),
+    method: options.MethodName = "tvos",
+    weights: options.WeightsName = "default",
+    device: options.DeviceName = "auto",
+    backend: options.BackendName = "eager",
+    settings: options.MethodSettings = None,
+    height: options.Height = None,
     stride: Annotated[int, typer.Option(min=1, metavar="N", help="Take every n-th frame.")] = 1,
-    max_frames: Annotated[
-        int | None, typer.Option("--max-frames", min=1, metavar="N", help="Stop after this many frames.")
-    ] = None,
+    max_frames: options.MaxFrames = None,
     fps: Annotated[
-        float | None,
-        typer.Option(metavar="RATE", help="Frame rate of pictures; 24 by default."),
+        float | None, typer.Option(metavar="RATE", help="Frame rate of pictures; 24 by default.")
     ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Live sources: longest wait for opening and for a frame.")
@@ -77,7 +52,7 @@ def run(
     labels: Annotated[bool, typer.Option(help="Write label-map PNGs.")] = True,
     overlay: Annotated[bool, typer.Option(help="Write a video with the objects drawn over it.")] = True,
     results: Annotated[bool, typer.Option(help="Write a JSON-lines file.")] = True,
-    json_target: JsonTarget = None,
+    json_target: options.JsonTarget = None,
 ) -> None:
     """Segment one source, frame by frame, as it comes.
 
@@ -91,7 +66,7 @@ def run(
     from streamvos.sources.first_frame import first_label_map
 
     # whatever can be found wrong is found before anything is written, the cheap before the expensive
-    rectangles, options = parse_boxes(boxes), method_settings(settings)
+    rectangles, method_options = parse_boxes(boxes), options.method_settings(settings)
     if save_first is not None:
         segmenting.check_save_first(save_first)
     check_out(out, source)
@@ -110,7 +85,7 @@ def run(
             segmenting.report_first_frame(opened, save_first, json_target)
             return
         given = segmenting.known_label_map(opened, mask, rectangles)
-        vos = streamvos.load(method, weights_argument(weights), device, backend, **options)
+        vos = streamvos.load(method, options.weights_argument(weights), device, backend, **method_options)
         if isinstance(opened, LiveSource):
             segmenting.warm_up(vos, opened.size)
         first = segmenting.next_frame(opened)

@@ -14,23 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.options import (
-    BUNDLED_NAMES,
-    METHOD_NAMES,
-    Boxes,
-    JsonTarget,
-    MaskPath,
-    MethodSettings,
-    examples,
-    method_settings,
-)
+from streamvos.cli import options
 from streamvos.cli.output import write_json
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import config_from_options, read_config
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.types import InputError
 
-EXAMPLES = examples(
+EXAMPLES = options.examples(
     "streamvos serve examples/pipeline.toml",
     "streamvos serve --source camera:0 --mask first.png",
     "streamvos serve --source camera:0 --box 1:200,120,420,460 --height 240 --out out/",
@@ -41,63 +32,35 @@ EXAMPLES = examples(
 
 def serve(
     file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[PIPELINE.toml]", help="What to run (docs/pipeline.md); or none, and --source instead."
-        ),
+        Path | None, typer.Argument(metavar="[PIPELINE.toml]", help="What to run (docs/pipeline.md).")
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Instead of a file: one stream from a video file, folder, camera:N, rtsp://..., "
-            "synthetic:...",
-        ),
+        typer.Option(metavar="SOURCE", help="One stream instead of a PIPELINE.toml; as for `streamvos run`."),
     ] = None,
-    mask: MaskPath = None,
-    boxes: Boxes = None,
+    mask: options.MaskPath = None,
+    boxes: options.Boxes = None,
     name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Name of the pipeline, for watch and ctl, and of the stream of --source."
-        ),
+        str | None, typer.Option(metavar="NAME", help="Name of the pipeline, and of the stream of --source.")
     ] = None,
     placement: Annotated[
-        str | None,
-        typer.Option(metavar="fused|split", help="Networks in one process, or every stage in its own."),
+        str | None, typer.Option(metavar="fused|split", help="All networks in one process, or one per stage.")
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option("--method", "-m", metavar="NAME", help="The method; tvos by default."),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights", "-w", metavar="FILE", help="'default' (bundled), 'none' (random), or a weight file."
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="auto (the default), cpu, cuda, cuda:1, ...")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How the networks run; eager by default.")
-    ] = None,
-    settings: MethodSettings = None,
+    method: Annotated[str | None, options.METHOD] = None,
+    weights: Annotated[str | None, options.WEIGHTS] = None,
+    device: Annotated[str | None, options.DEVICE] = None,
+    backend: Annotated[str | None, options.BACKEND] = None,
+    settings: options.MethodSettings = None,
     policy: Annotated[
         str | None,
         typer.Option(
-            metavar="latest|lossless",
-            help="Keep only the newest frame (live sources), or drop none (files).",
+            metavar="latest|lossless", help="Drop all but the newest frame (live), or none (files)."
         ),
     ] = None,
-    height: Annotated[
-        int | None, typer.Option(min=16, max=8192, metavar="N", help="Resize frames to N rows.")
-    ] = None,
+    height: options.Height = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Write label maps, overlay and JSON lines into this folder."
-        ),
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder for label maps, overlay and JSON lines."),
     ] = None,
     publish: Annotated[
         bool | None,
@@ -107,24 +70,23 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Write a timeline of all stages, for ui.perfetto.dev.")
     ] = None,
     prometheus: Annotated[
-        str | None,
-        typer.Option(metavar="[HOST:]PORT", help="Serve metrics; by default on 127.0.0.1."),
+        str | None, typer.Option(metavar="[HOST:]PORT", help="Serve metrics; by default on 127.0.0.1.")
     ] = None,
     log: Annotated[
         str | None, typer.Option(metavar="text|json", help="Format of the log; text by default.")
     ] = None,
-    max_frames: Annotated[
-        int | None, typer.Option("--max-frames", min=1, metavar="N", help="Stop after this many frames.")
-    ] = None,
+    max_frames: options.MaxFrames = None,
     realtime: Annotated[
         bool | None, typer.Option("--realtime", help="Play a file at its own speed, as if it were live.")
     ] = None,
-    json_target: JsonTarget = None,
+    json_target: options.JsonTarget = None,
 ) -> None:
     """Run many streams in processes that supervise each other.
 
-    Ctrl-C ends it in order: frames in flight are written, and the exit code is 0. The exit code is 1 if a
-    stream failed.
+    Options override the file. By default the method is tvos, the device auto, the backend eager.
+
+    Ctrl-C ends the pipeline in order: frames in flight are written, and the exit code is 0. The exit code is
+    1 if a stream failed.
     """
     changes = {
         "name": name,
@@ -134,7 +96,7 @@ def serve(
             "weights": _absolute_weights(weights),
             "device": device,
             "backend": backend,
-            "options": method_settings(settings) or None,
+            "options": options.method_settings(settings) or None,
         },
         "observe": {"trace": _absolute(trace), "prometheus": prometheus, "log": log},
     }
@@ -208,7 +170,7 @@ def _check_method(config: PipelineConfig) -> None:
     weights = method.weights
     if weights not in (None, "default") and remote:
         weights = None  # the file lies where the networks run
-    names = METHOD_NAMES if weights is None else BUNDLED_NAMES if weights == "default" else ()
+    names = options.METHOD_NAMES if weights is None else options.BUNDLED_NAMES if weights == "default" else ()
     if method.name in names and not method.options:
         return  # nothing can be wrong, and this process does without torch
     from streamvos.weights import check_method
