@@ -3,10 +3,10 @@
     streamvos run clip.mp4 --mask first.png --out out/
     streamvos eval DAVIS --dataset davis2016 --json results.json
 
-Every command has `--help` with examples and `--json FILE` for programs (`-`, or nothing after it, is the
-standard output, which then holds nothing else). Exit codes: 0 done, 2 bad input or a failing source or
-disk, reported in one line on the standard error; 1 `doctor` misses something; 130 and 143 ended by Ctrl-C and
-SIGTERM, 141 by a closed pipe. `serve` ends in order on the first of these signals, with 0.
+Every command has `--help` with examples, and `--json [FILE]` for programs; without FILE, the standard output
+holds JSON alone. Exit codes: 0 success; 1 `doctor` misses something; 2 bad input, or a source or disk failed
+(one line on the standard error); 130 and 143 ended by Ctrl-C and SIGTERM, 141 by a closed pipe. `serve` ends
+in order on the first of these signals, with 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streamvos.cli.output import report_error, warnings_shown, write_output
 from streamvos.cli.signals import Stopped, signals_caught
 from streamvos.types import StreamvosError
 
-# Typer brings a click of its own since 0.26; this is the class of its usage errors, whichever it is.
+# UsageError of click, which Typer bundles since 0.26
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 COMMANDS = {
@@ -44,15 +44,14 @@ COMMANDS = {
 """Command -> its line in `streamvos --help`, which is shown without importing any command."""
 
 _GROUPS = ("ctl", "train", "weights", "engines", "keys")
-_MODULES = {"eval": "evaluate"}
 
 
 def make_app(wanted: str | None = None) -> typer.Typer:
     """The command line.
 
     Args:
-        wanted: the one command that will be called, and the only one that is imported. Without one, all have
-            their names and nothing behind them, which is enough for `streamvos --help`.
+        wanted: the command that will be called, and the only one that is imported. Without it, the commands
+            are placeholders, which is enough for `streamvos --help`.
     """
     app = typer.Typer(
         name="streamvos",
@@ -73,11 +72,12 @@ def make_app(wanted: str | None = None) -> typer.Typer:
         for name, summary in COMMANDS.items():
             app.command(name, help=summary)(_nothing)
         return app
-    module: Any = import_module(f"streamvos.cli.{_MODULES.get(wanted, wanted)}")
+    function = "evaluate" if wanted == "eval" else wanted
+    module: Any = import_module(f"streamvos.cli.{function}")
     if wanted in _GROUPS:
-        app.add_typer(module.app, name=wanted)
+        app.add_typer(module.app, name=wanted, help=COMMANDS[wanted])
     else:
-        app.command(wanted, epilog=module.EXAMPLES)(getattr(module, _MODULES.get(wanted, wanted)))
+        app.command(wanted, epilog=module.EXAMPLES)(getattr(module, function))
     return app
 
 
@@ -121,11 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
         except StreamvosError as error:
             report_error(error)
         except (MemoryError, RuntimeError) as error:
-            # the second is torch's, which need not have been imported
-            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's
                 raise
             report_error(f"out of memory ({_first_line(error)}); try a smaller --height, or another --device")
-        except OSError as error:  # any that no command expects
+        except OSError as error:
             report_error(f"{error.filename}: {error.strerror}" if error.filename else _first_line(error))
         except Stopped as stopped:
             if stopped.exit_code != 141:
@@ -135,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _usage(error: Exception, given: list[str]) -> str:
-    """What is wrong with the arguments, worded as our own errors are, and where to read on."""
+    """What is wrong with the arguments, in the form of our own errors, and which help to read."""
     text = error.format_message() if hasattr(error, "format_message") else str(error)
     text = text.strip().rstrip(".")
     text = text[:1].lower() + text[1:]

@@ -26,9 +26,7 @@ def demo(
     source: Annotated[
         str,
         typer.Option(
-            metavar="SOURCE",
-            help="Your own, as for `streamvos run`; by default a synthetic video with ground truth.",
-            show_default=False,
+            metavar="SOURCE", help="As for `streamvos run`; by default a synthetic video.", show_default=False
         ),
     ] = DEMO_SOURCE,
     mask: options.MaskPath = None,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -34,17 +35,11 @@ REINSTALL = "reinstall streamvos: make install, or pip install --force-reinstall
 
 @dataclass(frozen=True)
 class Absent:
-    """Something that was not found.
-
-    Attributes:
-        reason: what was found instead, or why it cannot be used.
-        advice: how to get it.
-        verdict: "optional" if streamvos works without it, else "missing".
-    """
+    """Something that is missing or cannot be used, why, and how to get it."""
 
     reason: str
     advice: str
-    verdict: str = "optional"
+    verdict: str = "optional"  # "missing" if streamvos does not work without it
 
 
 def doctor(json_target: JsonTarget = None) -> None:
@@ -65,37 +60,30 @@ def doctor(json_target: JsonTarget = None) -> None:
 
 
 def examine(name: str, check: Callable[[], str | Absent]) -> dict[str, str]:
-    """One line of the report. A check that fails is a finding, not an error."""
+    """One line of the report. A check that raises is a finding, not an error."""
     try:
         found = check()
-    except Exception as error:  # whatever a broken installation raises belongs in the report
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        found = Absent(reason, REINSTALL, "missing")
+    except Exception as error:  # whatever a broken installation raises
+        found = Absent((str(error) or type(error).__name__).splitlines()[0], REINSTALL, "missing")
     if isinstance(found, Absent):
         return {"name": name, "verdict": found.verdict, "found": found.reason, "advice": found.advice}
     return {"name": name, "verdict": "ok", "found": found, "advice": ""}
 
 
 def _processor() -> str:
-    import torch
-
-    known = torch.backends.cpu.get_cpu_capability()
     flags = ""
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text()
     half = "with" if "avx512_bf16" in flags or "amx_bf16" in flags else "without"
+    known = torch.backends.cpu.get_cpu_capability()
     return f"{os.cpu_count()} cores, {known}, {half} bfloat16 instructions"
 
 
 def _torch() -> str:
-    import torch
-
     return f"{torch.__version__}, {torch.get_num_threads()} threads"
 
 
 def _cuda() -> str | Absent:
-    import torch
-
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = f"torch is built for CUDA {built} but finds no GPU" if built else "torch is a CPU build"
@@ -106,16 +94,15 @@ def _cuda() -> str | Absent:
 
 
 def _kernels() -> str | Absent:
-    """Triton compiles a small library for Python before the first kernel runs."""
     from streamvos.nn.kernels.choice import why_not
 
-    slower = "without them torch's own operations do the work, more slowly"
+    slower = "without it torch's own operations are used, which are slower"
     reason = why_not("cuda")
     if reason is not None:
         return Absent(reason, f"pip install triton; {slower}")
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return Absent("triton has no C compiler", f"apt-get install gcc; {slower}")
-    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    header = Path(sysconfig.get_paths()["include"], "Python.h")  # Triton compiles an extension module
     if not header.is_file():
         return Absent(f"{header} is missing", f"apt-get install python3-dev; {slower}")
     return f"triton {importlib.metadata.version('triton')}, C compiler and Python.h"
@@ -128,10 +115,9 @@ def _tensorrt() -> str | Absent:
     from streamvos.engines.tensorrt import torch_tensorrt
 
     try:
-        package = torch_tensorrt()
+        return f"torch-tensorrt {torch_tensorrt().__version__}"
     except InputError as error:
         return Absent(str(error), advice)
-    return f"torch-tensorrt {package.__version__}"
 
 
 def _compiler() -> str | Absent:
@@ -151,7 +137,7 @@ def _engines() -> str | Absent:
     cache = EngineCache()
     problem = cache.problem()
     if problem is not None:
-        return Absent(problem, "make the folder yours alone, or set STREAMVOS_ENGINES")
+        return Absent(problem, "make the folder writable by you alone, or set STREAMVOS_ENGINES")
     count = sum(one.artefact is not None for one in cache.manifests())
     return f"{count} compiled networks in {cache.folder}"
 
@@ -184,8 +170,7 @@ def _ffmpeg() -> str | Absent:
 def _cameras() -> str | Absent:
     devices = sorted(str(path) for path in Path("/dev").glob("video*"))
     if not devices:
-        advice = "plug one in; a file can play its part: camera:clip.mp4"
-        return Absent("no /dev/video*", advice)
+        return Absent("no /dev/video*", "plug one in, or use a video file as one: camera:clip.mp4")
     return ", ".join(devices)
 
 

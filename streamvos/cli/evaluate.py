@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamvos.cli import options
-from streamvos.cli.output import (
-    check_writable,
-    in_mib,
-    make_progress,
-    make_table,
-    peak_memory_mib,
-    remark,
-    show,
-)
+from streamvos.cli import options, output
 from streamvos.cli.signals import Stopped
 from streamvos.types import InputError
 
@@ -62,8 +53,8 @@ def evaluate(
 ) -> None:
     """Segment the sequences of a data set and score them.
 
-    A sequence begins with its first true mask. J, F, their recall and decay are in percent. The first and
-    the last frame of a sequence are not judged, as in DAVIS.
+    A sequence starts with its first true mask. J, F, their recall and decay are in percent. The first and the
+    last frame of a sequence are not scored, as in DAVIS.
     """
     import streamvos
     from streamvos.datasets.davis import DavisDataset
@@ -73,14 +64,14 @@ def evaluate(
     if dataset not in YEARS:
         raise InputError(f"unknown data set {dataset!r}; choose one of: {', '.join(YEARS)}")
     if out is not None:
-        check_writable(out)
+        output.check_writable(out)
     data = DavisDataset(root, year=YEARS[dataset], sequences=options.names_in(sequences), split=split)
     for sequence in data:
         check_can_be_scored(sequence)
     vos = streamvos.load(method, options.weights_argument(weights), device, backend, **method_options)
     scores: list[SequenceScore] = []
     frames, seconds = 0, 0.0
-    with make_progress() as progress:
+    with output.make_progress() as progress:
         task = progress.add_task("", total=sum(len(sequence) for sequence in data), info="")
         for sequence in data:
             progress.update(task, description=sequence.name)
@@ -94,37 +85,32 @@ def evaluate(
             frames, seconds = frames + len(sequence) - 1, seconds + spent
             progress.update(task, info=f"J&F {score.percent()['J&F']:.1f}")
     summary = summarize(scores)
-    show(summary.to_json(), json_target, score_table(summary, f"{dataset}, {method}"))
-    remark(f"{frames / max(seconds, 1e-9):.1f} frames/s, peak memory {in_mib(peak_memory_mib())}")
+    output.show(summary.to_json(), json_target, score_table(summary, f"{dataset}, {method}"))
+    output.remark(
+        f"{frames / max(seconds, 1e-9):.1f} frames/s, peak memory {output.in_mib(output.peak_memory_mib())}"
+    )
 
 
 def check_can_be_scored(sequence: DavisSequence) -> None:
-    """Find out before the work whether there is a truth to compare with.
-
-    Raises:
-        InputError: there is none, or there are too few frames.
-    """
+    """Check before the work that a sequence has label maps and enough frames."""
     if not sequence.annotated:
         raise InputError(
             f"{sequence.name} has no label maps beyond the first, so it cannot be scored; `streamvos run` "
             "segments it"
         )
-    if len(sequence) < 3:
-        raise InputError(
-            f"{sequence.name} has {len(sequence)} frames; at least 3 are needed, because the first and the "
-            "last are not judged"
-        )
+    if len(sequence) < 3:  # the first and the last frame are not scored
+        raise InputError(f"{sequence.name} has {len(sequence)} frames; at least 3 are needed for a score")
 
 
 def evaluate_one(
     vos: Segmenter, sequence: DavisSequence, folder: Path | None, tick: Callable[[], object]
 ) -> tuple[SequenceScore, float]:
-    """Segment one sequence and score it as it goes.
+    """Segment and score one sequence.
 
     Args:
         vos: a segmenter, which is reset first.
         sequence: a sequence with a label map for every frame.
-        folder: where the predicted label maps go; None = nowhere.
+        folder: for the predicted label maps; None to write none.
         tick: called after every frame.
 
     Returns:
@@ -151,10 +137,10 @@ def evaluate_one(
 
 
 def score_table(scores: Scores, title: str) -> Table:
-    """A table with one row a sequence, the mean last."""
+    """A table with one row per sequence, and the mean last."""
     from streamvos.metrics.scores import MEASURES
 
-    table = make_table(title, ["sequence", *MEASURES])
+    table = output.make_table(title, ["sequence", *MEASURES])
     rows = [(name, score.percent()) for name, score in scores.sequences.items()]
     for position, (name, percent) in enumerate([*rows, ("mean", scores.mean)]):
         values = [f"{percent[measure]:.1f}" for measure in MEASURES]

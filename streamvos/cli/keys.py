@@ -15,10 +15,7 @@ from streamvos.cli.options import JsonTarget, examples
 from streamvos.cli.output import show
 from streamvos.types import InputError
 
-app = typer.Typer(
-    help="Make and show keys for pipelines that other hosts reach.",
-    epilog=examples("streamvos keys new keys/door", "streamvos keys show keys/door.key"),
-)
+app = typer.Typer(epilog=examples("streamvos keys new keys/door", "streamvos keys show keys/door.key"))
 
 
 @app.command(
@@ -30,10 +27,10 @@ def new(
     ],
     json_target: JsonTarget = None,
 ) -> None:
-    """Make a pair of keys: NAME.key, which others may have, and NAME.key_secret, which they may not.
+    """Make a pair of keys: NAME.key, which is public, and NAME.key_secret, which is not.
 
-    The pipeline's secret file is `security.secret` of its pipeline.toml; the .key files of those who may
-    connect lie in its folder `security.clients`. A client needs its own .key_secret and the pipeline's .key.
+    A pipeline.toml names the pipeline's .key_secret as `security.secret`, and the folder with the .key files
+    of its clients as `security.clients`. A client needs its own .key_secret and the pipeline's .key.
     """
     from streamvos.pipeline.wire.security import make_keys, read_public_key
 
@@ -48,7 +45,7 @@ def show_keys(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A key's file, or a folder of them.")],
     json_target: JsonTarget = None,
 ) -> None:
-    """Show public keys; secret ones are checked, and never shown."""
+    """Show public keys. Secret keys are checked, but not shown."""
     from streamvos.pipeline.wire.security import read_public_key, read_secret_key
 
     files = sorted((*path.glob("*.key"), *path.glob("*.key_secret"))) if path.is_dir() else [path]

@@ -1,12 +1,11 @@
 """What commands print and write: results, progress, remarks, errors.
 
-The standard output belongs to the result (text and tables, or JSON); progress, remarks and errors go to the
-standard error. rich, which draws tables and progress, is imported when one is drawn.
+The standard output is for the result (text and tables, or JSON), the standard error for everything else.
+rich, which draws tables and progress, is imported when one is drawn.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -27,19 +26,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STANDARD_OUTPUT = "-"
-"""What `--json` holds when no file was given."""
-
-WIDE = 200
-"""Columns where the standard output is no terminal; a table takes no more than it needs."""
-
-
-# ---- errors and remarks
+"""The value of `--json` without a file."""
 
 
 def remark(text: str) -> None:
     """Print a line on the standard error."""
-    if sys.stderr is not None:
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def report_error(error: object, kind: str = "error") -> None:
@@ -49,7 +41,7 @@ def report_error(error: object, kind: str = "error") -> None:
 
 @contextmanager
 def warnings_shown() -> Iterator[None]:
-    """Show what streamvos logs as warnings on the standard error within the block, one line each."""
+    """Print the warnings that streamvos logs within the block on the standard error, one line each."""
     logger, handler = logging.getLogger("streamvos"), logging.Handler(logging.WARNING)
     handler.emit = lambda record: report_error(record.getMessage(), "warning")  # type: ignore[method-assign]
     logger.addHandler(handler)
@@ -59,16 +51,13 @@ def warnings_shown() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-# ---- results
-
-
 def show(values: Mapping[str, Any], target: str | None, *parts: Table | str) -> None:
     """Print a result for people, and write it as JSON where `--json` asks for it.
 
     Args:
         values: the result for programs.
-        target: the value of `--json`; the standard output then holds JSON alone.
-        parts: tables, and lines of text, for people.
+        target: the value of `--json`; if it is "-", the standard output holds JSON alone.
+        parts: tables and lines of text for people.
 
     Raises:
         SinkError: it cannot be written.
@@ -79,9 +68,9 @@ def show(values: Mapping[str, Any], target: str | None, *parts: Table | str) -> 
 
 
 def write_json(value: Mapping[str, Any], target: str | None) -> None:
-    """Write `value` where `--json` says: nowhere, the standard output, or a file that is renamed when whole.
+    """Write `value` as `--json` says: nowhere, to the standard output, or to a file.
 
-    Numbers that are not finite become null, bytes hexadecimal digits, since JSON has neither.
+    Numbers that are not finite become null, and bytes hexadecimal digits.
 
     Raises:
         SinkError: it cannot be written.
@@ -119,13 +108,13 @@ def write_output(text: str) -> None:
 
     Raises:
         SinkError: it cannot be written (full disk).
-        Stopped: nobody reads it any more, as under `| head`.
+        Stopped: the reader has closed the pipe, as `| head` does.
     """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # What is still buffered would fail again when the interpreter ends, this time with a traceback.
+        # the rest of the buffer would fail again at exit, with a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise Stopped(getattr(signal, "SIGPIPE", 13)) from None
@@ -142,11 +131,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-# ---- what can be found out before the work
-
-
 def check_json_target(target: str | None) -> str | None:
-    """The value of `--json`, found to be writable before the work rather than after it.
+    """The value of `--json`, after a check before the work that it can be written.
 
     Raises:
         InputError: it is a folder.
@@ -162,10 +148,10 @@ def check_json_target(target: str | None) -> str | None:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out whether files can be made in a folder, itself made if need be; makes nothing.
+    """Check that files can be made in a folder, which need not exist yet; makes nothing.
 
     Raises:
-        InputError: it, or something above it, is a file.
+        InputError: the folder or one of its parents is a file.
         SinkError: missing permission.
     """
     nearest = folder.absolute()
@@ -177,11 +163,8 @@ def check_writable(folder: Path) -> None:
         raise SinkError(f"cannot write into {folder}: no permission for {nearest}; choose another place")
 
 
-# ---- tables and progress
-
-
 def error_console() -> Console:
-    """rich's console on the standard error. Names of files and streams may hold brackets: no markup."""
+    """rich's console on the standard error, without markup: names of files and streams may hold brackets."""
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -189,27 +172,20 @@ def error_console() -> Console:
 
 @contextmanager
 def make_progress() -> Iterator[Progress]:
-    """A progress bar on the standard error with frames, rate and the `info` of a task.
+    """A progress bar on the standard error: description, frames, the `info` of a task, time left.
 
-    Where that is no terminal, its final state is printed once; after an error, nothing.
+    If that is not a terminal, the final state is printed once; after an error, nothing is.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as bars
 
     console = error_console()
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}", markup=False),
-        TimeRemainingColumn(),
+    progress = bars.Progress(
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[info]}", markup=False),
+        bars.TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
@@ -230,34 +206,30 @@ def make_table(title: str, columns: list[str]) -> Table:
 
 
 def _drawn(table: Table) -> str:
-    """A table as text, folded into the width of a terminal; elsewhere it is as wide as need be."""
+    """A table as text, folded into the width of a terminal."""
     from rich.console import Console
 
-    title, table.title = table.title, None  # as a title it would be folded into the width of the table
-    terminal, text = Console(), io.StringIO()
-    width = terminal.width if terminal.is_terminal else WIDE
-    drawing = Console(
-        file=text, force_terminal=terminal.is_terminal, width=width, markup=False, highlight=False
-    )
-    drawing.print(table)
-    return f"{title}\n{text.getvalue()}"
-
-
-# ---- memory
+    title, table.title = table.title, None  # rich would fold it into the width of the table
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    with console.capture() as text:
+        console.print(table)
+    return f"{title}\n{text.get()}"
 
 
 def peak_memory_mib() -> float | None:
-    """The most memory this process has had resident, in MiB; None where the system does not tell."""
+    """Peak resident memory of this process in MiB; None on Windows."""
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def peak_gpu_memory_mib(device: torch.device) -> float | None:
-    """The most memory that tensors have taken on a GPU, in MiB; None on another device."""
+    """Peak memory of tensors on a GPU in MiB; None for another device."""
     import torch
 
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

@@ -1,9 +1,8 @@
-"""The folder of a run, and which of its files are ours.
+"""The folder of a run, and the list of the files in it that the run wrote.
 
-A second run into the same folder replaces all that the first one wrote; otherwise label maps of a longer
-first run would lie among those of the second. Nothing else is replaced: a folder may hold label maps that
-a user drew. So a run notes the files that it makes, each before it is made, in a hidden list beside them,
-and the next run removes those on the list and nothing else.
+A second run into the same folder replaces everything that the first one wrote; otherwise label maps of a
+longer first run would remain among those of the second. Files of the user are left alone. So a run lists its
+files, each before it is made, in a hidden file, and the next run removes the files on that list.
 
     out/.streamvos-files        the list
     out/labels/00000.png ...    label maps
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -29,19 +27,15 @@ from streamvos.types import Frame, InputError, Result, StreamvosError
 LIST = ".streamvos-files"
 LABELS, OVERLAY, RESULTS = "labels", "overlay.mp4", "results.jsonl"
 
-# What a list may name: nothing outside of the folder, whoever wrote the list.
+# Names that a list may hold: the list could have been edited to point outside the folder.
 _OWN = re.compile(r"labels/[^/\\\0]+\.png|(overlay|overlay\.partial)\.mp4|(results|results\.partial)\.jsonl")
 
 
 def check_out(out: Path, source: str) -> None:
-    """Find out before the work that `out` cannot be used; makes nothing.
-
-    Args:
-        out: where a run would write.
-        source: what it would read, as on the command line.
+    """Check before the work that a run can write into `out`; makes nothing.
 
     Raises:
-        InputError: `out` is a file, or writing would replace the source.
+        InputError: `out` is a file, or the run would replace its own source.
         SinkError: missing permission.
     """
     check_writable(out)
@@ -55,7 +49,7 @@ def check_out(out: Path, source: str) -> None:
 
 
 class OutputFolder:
-    """The sinks of one run, and the list of its files. A context manager, as a sink is; entering opens them.
+    """The sinks of one run, and the list of its files; a context manager that opens and closes them.
 
     Args:
         folder: made if missing.
@@ -65,11 +59,11 @@ class OutputFolder:
         results: whether lines of JSON are written.
 
     Attributes:
-        written: frames that are in every sink.
+        written: frames that every sink has written.
 
     Raises:
-        SinkError: on entering; something cannot be made.
-        StreamvosError, Stopped: on leaving; with a note on where unfinished files are, if there are any.
+        SinkError: on entry; a file cannot be made.
+        StreamvosError, Stopped: on exit; says where unfinished files are, if there are any.
     """
 
     def __init__(
@@ -80,14 +74,12 @@ class OutputFolder:
         self.written = 0
 
     def __enter__(self) -> OutputFolder:
-        # Frames keep their own time stamps: a live stream with dropped frames still plays at its own speed.
         self._sinks: MultiSink = open_sinks(self.folder, stems=self._stem, **self._kinds)
         try:
             files = [OVERLAY] * self._kinds["overlay"] + [RESULTS] * self._kinds["results"]
             opened = [partial_path(Path(name)).name for name in files]
             _remove_earlier(self.folder, keep=opened)  # now that the new run can be written
-            # Unbuffered: a name is on the disk before its file is.
-            self._list = open(self.folder / LIST, "wb", buffering=0)
+            self._list = open(self.folder / LIST, "wb", buffering=0)  # a name is written before its file
             self._note(*files, *opened)
         except OSError as error:
             self._sinks.abort()
@@ -96,11 +88,11 @@ class OutputFolder:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Name of each kind -> where it is once the run has ended in order."""
+        """Kind of output -> its path after the run."""
         return self._sinks.paths
 
     def write(self, frame: Frame, result: Result) -> None:
-        """Write one frame to every sink; a signal waits until it is in all of them.
+        """Write one frame to every sink; a signal is handled afterwards.
 
         Raises:
             SinkError: it cannot be written.
@@ -131,7 +123,7 @@ class OutputFolder:
             raise type(failure)(f"{failure}; {note}" if note else str(failure)) from failure
 
     def _unfinished(self) -> str:
-        """Where the frames of a run are that did not end in order."""
+        """Where the frames of an interrupted run are."""
         labels = [self.folder / LABELS] * self._kinds["labels"]
         partial = [partial_path(path) for name, path in self.paths.items() if name != "labels"]
         found = [str(path) for path in (*labels, *partial) if path.exists()]
@@ -144,19 +136,12 @@ class OutputFolder:
         self._list.write("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
 
 
-def _remove_earlier(folder: Path, keep: Iterable[str]) -> None:
-    """Remove what the list of an earlier run names, and the list."""
-    kept = set(keep)
+def _remove_earlier(folder: Path, keep: list[str]) -> None:
+    """Remove the files on an earlier run's list."""
     with contextlib.suppress(FileNotFoundError):
-        for name in _names(folder / LIST):
-            if name not in kept:
-                with contextlib.suppress(OSError):  # gone already, or not ours to remove
+        text = (folder / LIST).read_text(encoding="utf-8", errors="surrogateescape")
+        for name in text.split("\n"):
+            if _OWN.fullmatch(name) and name not in keep:
+                with contextlib.suppress(OSError):  # removed already, or not permitted
                     (folder / name).unlink()
         (folder / LIST).unlink()
-
-
-def _names(path: Path) -> Iterator[str]:
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            if _OWN.fullmatch(line.rstrip("\n")):
-                yield line.rstrip("\n")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from streamvos.cli import options
+from streamvos.types import InputError
 
 EXAMPLES = options.examples(
     "streamvos run clip.mp4 --mask first.png --out out/",
@@ -63,9 +64,9 @@ def run(
     from streamvos.cli.output_folder import OutputFolder, check_out
     from streamvos.masks.boxes import parse_boxes
     from streamvos.sources import LiveSource, open_source
-    from streamvos.sources.first_frame import first_label_map
+    from streamvos.sources.first_frame import first_label_map, given_label_map
 
-    # whatever can be found wrong is found before anything is written, the cheap before the expensive
+    # everything is checked before anything is written, what is quick to check first
     rectangles, method_options = parse_boxes(boxes), options.method_settings(settings)
     if save_first is not None:
         segmenting.check_save_first(save_first)
@@ -84,7 +85,13 @@ def run(
             segmenting.save_frame(segmenting.next_frame(opened), save_first)
             segmenting.report_first_frame(opened, save_first, json_target)
             return
-        given = segmenting.known_label_map(opened, mask, rectangles)
+        given = given_label_map(opened, mask, rectangles)
+        if given is None and not rectangles:
+            raise InputError(
+                f"{opened.name}: name the objects in the first frame: --mask FILE.png, a label map of it, or "
+                "--box ID:LEFT,TOP,RIGHT,BOTTOM, a rectangle around an object; --save-first FILE.png stores "
+                "that frame, to paint a mask on or to read off pixels"
+            )
         vos = streamvos.load(method, options.weights_argument(weights), device, backend, **method_options)
         if isinstance(opened, LiveSource):
             segmenting.warm_up(vos, opened.size)

@@ -1,4 +1,4 @@
-"""`streamvos score`: score label maps that exist already, from any program.
+"""`streamvos score`: score existing label maps, from any program.
 
 streamvos score DAVIS/Annotations/480p out/davis --json scores.json
 """
@@ -30,8 +30,8 @@ def score(
 ) -> None:
     """Score existing label maps against true ones.
 
-    J, F, their recall and decay are in percent. The first and the last frame of a sequence are not judged,
-    as in DAVIS.
+    J, F, their recall and decay are in percent. The first and the last frame of a sequence are not scored, as
+    in DAVIS.
     """
     from streamvos.cli.evaluate import score_table
     from streamvos.metrics.folders import score_folders

@@ -1,11 +1,9 @@
-"""The main job: follow the objects of one source, frame by frame, and write what comes out.
+"""Follow the objects of one source, frame by frame, and write the results: `streamvos run` and `demo`.
 
-    with open_source("clip.mp4") as source:
-        frame = next_frame(source)
-        values, stopped = segment(source, frame, label_map, vos, OutputFolder(Path("out"), source))
-    report(values, json_target=None)
-
-`streamvos run` and `streamvos demo` both do it.
+with open_source("clip.mp4") as source:
+    frame = next_frame(source)
+    values, stopped = segment(source, frame, label_map, vos, OutputFolder(Path("out"), source))
+report(values, json_target=None)
 """
 
 from __future__ import annotations
@@ -20,38 +18,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from streamvos.cli.output import (
-    check_writable,
-    in_mib,
-    make_progress,
-    make_table,
-    peak_gpu_memory_mib,
-    peak_memory_mib,
-    show,
-    write_file,
-)
+from streamvos.cli import output
 from streamvos.cli.output_folder import OutputFolder
 from streamvos.cli.signals import Stopped
-from streamvos.masks.boxes import Box
 from streamvos.masks.checks import object_ids
 from streamvos.metrics.evaluation import SequenceScorer
 from streamvos.metrics.latency import Latencies
 from streamvos.segmenter import Segmenter
 from streamvos.sources import GeneratedSource, LiveSource, Source
-from streamvos.sources.first_frame import given_label_map
 from streamvos.types import Frame, InputError, SourceError
-
-HOW_TO_BEGIN = (
-    "say what to follow in the first frame: --mask FILE.png, a label map of it, or "
-    "--box ID:LEFT,TOP,RIGHT,BOTTOM, a rectangle around an object; "
-    "--save-first FILE.png stores that frame, to paint a mask on or to read off pixels"
-)
 
 
 def segment(
     source: Source, first: Frame, label_map: np.ndarray, vos: Segmenter, folder: OutputFolder
 ) -> tuple[dict[str, Any], Stopped | None]:
-    """Run a source through a segmenter into a folder, and score it where the truth is known.
+    """Segment a source into a folder, and score the result if the ground truth is known.
 
     Args:
         source: an open source whose first frame has been taken.
@@ -61,16 +42,16 @@ def segment(
         folder: where label maps, overlay and results go.
 
     Returns:
-        The result as `report` takes it; and the signal that ended a live stream, which has no other end.
+        The result as `report` takes it, and the signal that ended a live stream.
 
     Raises:
-        StreamvosError, Stopped: with a note on where unfinished files are, if there are any.
+        StreamvosError, Stopped: says where unfinished files are, if there are any.
     """
     latencies, scorer = Latencies(), _scorer(source, label_map)
     live = source if isinstance(source, LiveSource) else None
     stopped, started, dropped_before = None, time.perf_counter(), live.dropped if live else 0
     result = vos.step(first.image, label_map)  # refuses a bad mask before anything is written
-    with folder, make_progress() as progress:
+    with folder, output.make_progress() as progress:
         task = progress.add_task(source.name, total=source.length, info="")
         try:
             for frame in chain([first], source):
@@ -98,8 +79,8 @@ def segment(
         "dropped": live.dropped - dropped_before if live else None,
         "fps": folder.written / max(seconds, 1e-9),
         "step_ms": {f"p{q}": latencies.percentile(q) / 1e6 for q in (50, 95, 99)},
-        "peak_memory_mib": peak_memory_mib(),
-        "peak_gpu_memory_mib": peak_gpu_memory_mib(vos.device),
+        "peak_memory_mib": output.peak_memory_mib(),
+        "peak_gpu_memory_mib": output.peak_gpu_memory_mib(vos.device),
         "scores": None if scorer is None else scorer.result().percent(),
         "engines": vos.extraction.engines.describe(),
         "paths": {name: str(path) for name, path in folder.paths.items()},
@@ -108,10 +89,10 @@ def segment(
 
 
 def report(values: Mapping[str, Any], json_target: str | None) -> None:
-    """Show the result of `segment`: a table and paths for people, JSON for programs."""
+    """Show the result of `segment`."""
     height, width = values["size"]
     title = f"{values['source']}, {width} x {height}, {values['method']} on {values['device']}"
-    table = make_table(title, ["", "value"])
+    table = output.make_table(title, ["", "value"])
     if values["scores"] is None:
         table.add_row("J, F, J&F", "no ground truth")
     else:
@@ -124,40 +105,24 @@ def report(values: Mapping[str, Any], json_target: str | None) -> None:
     for quantile, milliseconds in values["step_ms"].items():
         if milliseconds == milliseconds:  # nan where there was one frame
             table.add_row(f"step {quantile}", f"{milliseconds:.1f} ms")
-    table.add_row("peak memory", in_mib(values["peak_memory_mib"]))
+    table.add_row("peak memory", output.in_mib(values["peak_memory_mib"]))
     if values["peak_gpu_memory_mib"] is not None:
-        table.add_row("peak GPU memory", in_mib(values["peak_gpu_memory_mib"]))
+        table.add_row("peak GPU memory", output.in_mib(values["peak_gpu_memory_mib"]))
     lines = [f"{kind:8} {path}" for kind, path in values["paths"].items()]
     lines += [f"{part:8} {line}" for part, of_part in values["engines"].items() for line in of_part]
-    show(values, json_target, table, *lines)
+    output.show(values, json_target, table, *lines)
 
 
 def warm_up(vos: Segmenter, size: tuple[int, int]) -> None:
-    """Take the first steps, which are slow, before a live stream waits for them."""
+    """Take the first steps, which are slow, before a live stream starts."""
     image, mask = np.zeros((*size, 3), np.uint8), np.ones(size, np.uint8)
     for given in (mask, None):
         vos.step(image, given)
     vos.reset()
 
 
-def known_label_map(source: Source, mask: Path | None, boxes: Mapping[int, Box]) -> np.ndarray | None:
-    """The label map that is known before the first frame, or None if there are boxes alone.
-
-    Raises:
-        InputError: nothing says what to follow; or as `streamvos.sources.first_frame.given_label_map`.
-    """
-    given = given_label_map(source, mask, boxes)
-    if given is None and not boxes:
-        raise InputError(f"{source.name}: {HOW_TO_BEGIN}")
-    return given
-
-
 def next_frame(source: Source) -> Frame:
-    """The first frame of a source.
-
-    Raises:
-        SourceError: it has none.
-    """
+    """The first frame of a source; SourceError if it has none."""
     frame = next(source, None)
     if frame is None:
         raise SourceError(f"{source.name} ended before its first frame")
@@ -165,7 +130,7 @@ def next_frame(source: Source) -> Frame:
 
 
 def check_save_first(path: Path) -> None:
-    """Find out before the work that the first frame cannot be stored.
+    """Check before the work that the first frame can be stored.
 
     Raises:
         InputError: the name does not end in .png, or the folder is a file.
@@ -173,31 +138,27 @@ def check_save_first(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":  # lossy formats would blur what is painted on the frame
         raise InputError(f"--save-first {path}: the frame is stored as PNG; give a name that ends in .png")
-    check_writable(path.absolute().parent)
+    output.check_writable(path.absolute().parent)
 
 
 def save_frame(frame: Frame, path: Path) -> None:
-    """Store a frame as a PNG, whole or not at all.
-
-    Raises:
-        SinkError: it cannot be written.
-    """
+    """Store a frame as PNG; SinkError if it cannot be written."""
     content = io.BytesIO()
     Image.fromarray(frame.image).save(content, format="PNG")
-    write_file(path, content.getvalue())
+    output.write_file(path, content.getvalue())
 
 
 def report_first_frame(source: Source, path: Path, json_target: str | None) -> None:
-    """Show where the first frame was stored, when that was all there was to do."""
-    table = make_table(source.name, ["", ""])
-    table.add_row("first frame", f"{source.size[1]} x {source.size[0]}")
+    """Show where the first frame was stored, and what to do with it."""
+    height, width = source.size
+    values = {"source": source.name, "size": [height, width], "first_frame": str(path)}
+    stored = f"first frame of {source.name}, {width} x {height}: {path}"
     advice = "paint each object with its id (1..254) on black, save it as PNG, and give it as --mask"
-    values = {"source": source.name, "size": list(source.size), "first_frame": str(path)}
-    show(values, json_target, table, f"first frame  {path}", advice)
+    output.show(values, json_target, stored, advice)
 
 
 def _scorer(source: Source, label_map: np.ndarray) -> SequenceScorer | None:
-    """A scorer, if the source knows the truth about the objects that are followed."""
+    """A scorer, if the source knows the ground truth of the objects."""
     if not isinstance(source, GeneratedSource) or source.length is None or source.length < 3:
         return None
     ids = object_ids(label_map)

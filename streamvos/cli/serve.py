@@ -1,4 +1,4 @@
-"""`streamvos serve`: run streams through a pipeline of processes, until they end or you end them.
+"""`streamvos serve`: run streams through a pipeline of processes until they end.
 
 streamvos serve --source camera:0 --mask first.png
 """
@@ -88,26 +88,38 @@ def serve(
     Ctrl-C ends the pipeline in order: frames in flight are written, and the exit code is 0. The exit code is
     1 if a stream failed.
     """
-    changes = {
+    if weights is not None and weights.lower() in ("default", "none"):
+        weights = weights.lower()
+    changes = {  # paths are relative to the current folder here, to the file's folder in a file
         "name": name,
         "placement": placement,
         "method": {
             "name": method,
-            "weights": _absolute_weights(weights),
+            "weights": weights if weights in (None, "default", "none") else str(Path(weights).absolute()),
             "device": device,
             "backend": backend,
             "options": options.method_settings(settings) or None,
         },
-        "observe": {"trace": _absolute(trace), "prometheus": prometheus, "log": log},
+        "observe": {
+            "trace": None if trace is None else str(trace.absolute()),
+            "prometheus": prometheus,
+            "log": log,
+        },
     }
     of_stream = {"policy": policy, "height": height, "max_frames": max_frames, "realtime": realtime}
     of_source = {"mask": mask, "box": boxes, "out": out, "publish": publish, **of_stream}
     if file is not None:
-        _refuse_beside_a_file(source, of_source)
+        if source is not None:
+            raise InputError("a PIPELINE.toml names its own sources, so --source adds none; give one of them")
+        given = [f"--{key.replace('_', '-')}" for key, value in of_source.items() if value is not None]
+        if given:
+            raise InputError(
+                f"{', '.join(given)} belongs to --source; a PIPELINE.toml sets it for each of its [[streams]]"
+            )
         config = read_config(file, _given(changes))
     elif source is None:
         raise InputError(
-            "there is nothing to serve; give a PIPELINE.toml, or --source with --mask or --box, such as "
+            "there is nothing to serve; give a PIPELINE.toml, or --source with --mask or --box: "
             "streamvos serve --source camera:0 --mask first.png"
         )
     else:
@@ -121,9 +133,7 @@ def serve(
             changes=_given(changes),
         )
     _check_files(config)
-    code = _supervise(config, json_target)
-    if code:
-        raise typer.Exit(code)
+    raise typer.Exit(_supervise(config, json_target))
 
 
 def _supervise(config: PipelineConfig, json_target: str | None) -> int:
@@ -158,7 +168,7 @@ def _check_files(config: PipelineConfig) -> None:
 def _check_method(config: PipelineConfig) -> None:
     """Refuse an unknown method, option or weight file before anything starts."""
     method, remote = config.method, _is_all_remote(config)
-    if ":" in method.name:  # a user's own method, whose code runs in the workers only
+    if ":" in method.name:  # a user's method, whose code runs in the workers only
         if remote:
             return
         module = method.name.partition(":")[0].partition(".")[0]
@@ -169,17 +179,17 @@ def _check_method(config: PipelineConfig) -> None:
         return
     weights = method.weights
     if weights not in (None, "default") and remote:
-        weights = None  # the file lies where the networks run
+        weights = None  # the file is on the host where the networks run
     names = options.METHOD_NAMES if weights is None else options.BUNDLED_NAMES if weights == "default" else ()
     if method.name in names and not method.options:
-        return  # nothing can be wrong, and this process does without torch
+        return  # nothing to check, so this process does not import torch
     from streamvos.weights import check_method
 
     check_method(method.name, weights, method.options)
 
 
 def _check_backend(config: PipelineConfig) -> None:
-    """Refuse a backend that does not exist or does not run on the device, before anything starts."""
+    """Refuse a backend that cannot be used, before anything starts."""
     backend, device = config.method.backend, config.method.device
     if backend in ("eager", "auto") or _is_all_remote(config):
         return
@@ -187,7 +197,7 @@ def _check_backend(config: PipelineConfig) -> None:
 
     from streamvos.engines.engines import check_backend
 
-    # the device itself is not used: its context would take GPU memory in this process, which needs none
+    # choose_device is not used here: a CUDA context would take GPU memory in this process
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     check_backend(backend, torch.device("cuda" if on_gpu else "cpu"))
 
@@ -198,34 +208,11 @@ def _is_all_remote(config: PipelineConfig) -> bool:
     return all(stage in config.remote for stage in config.stage_names if not stage.startswith(outside))
 
 
-def _refuse_beside_a_file(source: str | None, options: Mapping[str, Any]) -> None:
-    if source is not None:
-        raise InputError(
-            "a PIPELINE.toml and --source were given; give one of them: a file names its own sources"
-        )
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
-    if given:
-        raise InputError(
-            f"{', '.join(given)} belongs to --source; a PIPELINE.toml sets it for each of its [[streams]]"
-        )
-
-
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that were given, without those that are None and without empty tables."""
+    """Without values that are None, and without empty tables."""
     result: dict[str, Any] = {}
     for name, value in values.items():
-        kept = _given(value) if isinstance(value, Mapping) and name != "options" else value
-        if kept is not None and kept != {}:
-            result[name] = kept
+        given = _given(value) if isinstance(value, Mapping) and name != "options" else value
+        if given is not None and given != {}:
+            result[name] = given
     return result
-
-
-def _absolute(path: Path | None) -> str | None:
-    """Paths on the command line start from the current folder, those in a file from the file's."""
-    return None if path is None else str(path.absolute())
-
-
-def _absolute_weights(weights: str | None) -> str | None:
-    if weights is None or weights.lower() in ("default", "none"):
-        return weights if weights is None else weights.lower()
-    return str(Path(weights).absolute())

@@ -6,7 +6,7 @@
                 sinks.write(frame, result)
 
 A signal becomes the exception `Stopped` wherever the main thread is, except within `signals_held`, where
-it waits for the end of the block. A second signal ends the program at once.
+it waits until the block ends. A second signal ends the program at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import FrameType
 
 WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 
-_held = 0
+_held = False
 _waiting: int | None = None
 
 
@@ -31,14 +31,14 @@ class Stopped(BaseException):
         note: what the user should know, such as where unfinished files are; may be empty.
     """
 
-    def __init__(self, number: int, note: str = "") -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
-        self.note = note
+        self.note = ""
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """128 + the signal's number, as in shells: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.number
 
     def __str__(self) -> str:
@@ -88,13 +88,13 @@ def signals_caught() -> Iterator[None]:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Let a signal wait until the end of the block, which should be short; it may not be nested."""
+    """Delay a signal until the end of the block, which should be short; not to be nested."""
     global _held, _waiting
-    _held += 1
+    _held = True
     try:
         yield
     finally:
-        _held -= 1
+        _held = False
         number, _waiting = _waiting, None
     if number is not None:
         signal.raise_signal(number)

@@ -27,16 +27,13 @@ def stage(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="STAGE",
-            help="extractor, or memory.S, decoder.S, source.S or sinks.S of the stream S.",
+            metavar="STAGE", help="extractor, or source.S, memory.S, decoder.S, sinks.S of the stream S."
         ),
     ],
     connect: Annotated[
         str,
         typer.Option(
-            "--connect",
-            metavar="tcp://HOST:PORT",
-            help="Where the supervisor listens: host and port in its file.",
+            metavar="tcp://HOST:PORT", help="Where the supervisor listens: host and port in its file."
         ),
     ],
     secret: Annotated[
@@ -46,7 +43,7 @@ def stage(
 ) -> None:
     """Run one stage that the pipeline's file lists under [remote].
 
-    It waits for the supervisor, works, and ends with it. On another host it needs the pipeline's key.
+    The stage waits for the supervisor and ends with it. On another host it needs the pipeline's key.
     """
     if _STAGE.fullmatch(name) is None:
         raise InputError(
@@ -62,12 +59,10 @@ def stage(
     if secret is None and not is_loopback(connect):
         raise InputError(
             f"--connect {connect} leaves this host, which needs the pipeline's key: give --secret "
-            "(`streamvos keys new` makes one; all hosts of a pipeline share it)"
+            "(`streamvos keys new` makes one for all hosts of a pipeline)"
         )
     if secret is not None and not secret.is_file():
         raise InputError(f"--secret: there is no file {secret}; `streamvos keys new` makes keys")
     from streamvos.pipeline.stages.worker import run_remote
 
-    code = run_remote(name, connect, secret)
-    if code:
-        raise typer.Exit(code)
+    raise typer.Exit(run_remote(name, connect, secret))

@@ -29,7 +29,6 @@ from streamvos.weights import (
 )
 
 app = typer.Typer(
-    help="List, inspect and convert weights.",
     epilog=examples(
         "streamvos weights list",
         "streamvos weights inspect davis_train.pth.tar",
@@ -42,10 +41,7 @@ WeightFile = Annotated[
 ]
 Backbone = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="torchvision's ImageNet weights, which the published FRTM checkpoints leave out.",
-    ),
+    typer.Option(metavar="FILE", help="torchvision's ImageNet weights, which FRTM's checkpoints leave out."),
 ]
 
 
@@ -54,16 +50,11 @@ def list_weights(json_target: JsonTarget = None) -> None:
     """List the methods, and which of them have bundled weights."""
     rows: list[dict[str, Any]] = []
     for name in METHODS:
-        row: dict[str, Any] = {"method": name, "bundled": None, "MiB": None, "parameters": None}
+        rows.append({"method": name, "bundled": None, "MiB": None, "parameters": None})
         if name in BUNDLED:
             path = bundled_path(name)
-            tensors = read_checkpoint(path).tensors
-            row |= {
-                "bundled": path.name,
-                "MiB": round(path.stat().st_size / 2**20, 1),
-                "parameters": _count(tensors),
-            }
-        rows.append(row)
+            size, count = round(path.stat().st_size / 2**20, 1), _count(read_checkpoint(path).tensors)
+            rows[-1] |= {"bundled": path.name, "MiB": size, "parameters": count}
     table = make_table("bundled weights", ["method", "file", "MiB", "parameters"])
     for row in rows:
         file = row["bundled"] or "none: give --weights FILE"
@@ -85,7 +76,7 @@ def inspect(path: WeightFile, backbone: Backbone = None, json_target: JsonTarget
     }
     if method is not None:
         try:
-            _, options = _fitting(checkpoint, _read_backbone(backbone))
+            _, options = _fitting(checkpoint, backbone)
             report |= {"fits": True, "options": options}
         except InputError as error:
             report |= {"fits": False, "reason": str(error)}
@@ -121,25 +112,21 @@ def convert(
     if method is None:
         some = ", ".join(sorted(checkpoint.tensors)[:3])
         raise InputError(f"{path} is not a known checkpoint of {', '.join(METHODS)} (keys: {some}, ...)")
-    tensors, options = _fitting(checkpoint, _read_backbone(backbone))
+    tensors, options = _fitting(checkpoint, backbone)
     save_weights(out, tensors, method, {"options": options, "converted_from": path.name})
     size = out.stat().st_size
     report = {"file": str(out), "method": method, "entries": len(tensors), "bytes": size, "options": options}
     show(report, json_target, f"{out}: {method}, {len(tensors)} entries, {size / 2**20:.1f} MiB")
 
 
-def _fitting(checkpoint: Checkpoint, backbone: Checkpoint | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors and options, after they were loaded into the network that they describe."""
+def _fitting(checkpoint: Checkpoint, backbone: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors and options of a checkpoint that fit the network which they describe."""
     name = recognize(checkpoint)
     if name not in METHODS:
         raise InputError(f"{checkpoint.path} holds weights of an unknown method {name!r}")
-    tensors, options = as_ours(checkpoint, backbone)
+    tensors, options = as_ours(checkpoint, None if backbone is None else read_checkpoint(backbone))
     build_with(name, options, tensors, checkpoint.path)
     return tensors, options
-
-
-def _read_backbone(path: Path | None) -> Checkpoint | None:
-    return None if path is None else read_checkpoint(path)
 
 
 def _count(tensors: dict[str, Any]) -> int:
