@@ -1,10 +1,10 @@
 """What DAVIS and YouTube-VOS have in common: videos as folders of numbered pictures.
 
-A video is a folder of JPEGs; its label maps are PNGs of the same names in another folder. A clip is a
-short run of frames with their label maps, cut out for training.
+A video is a folder of JPEGs; its label maps are PNGs of the same names in another folder. A clip is a few
+consecutive frames with their label maps, for training.
 
     clip = dataset.frames(10, count=3)
-    clip.images.shape, clip.masks.shape, clip.object_ids  # (3, 480, 854, 3), (3, 480, 854), (1,)
+    clip.images.shape, clip.masks.shape  # (3, 480, 854, 3), (3, 480, 854)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -30,7 +30,7 @@ LABEL_SUFFIXES = (".png",)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """Some frames of one video with their label maps.
+    """Frames of one video with their label maps.
 
     Attributes:
         name: name of the video.
@@ -47,23 +47,10 @@ class Clip:
     def __len__(self) -> int:
         return len(self.frame_names)
 
-    @property
-    def object_ids(self) -> tuple[int, ...]:
-        """The ids in the first label map, ascending: all that a method can know of at its start."""
-        present = np.flatnonzero(np.bincount(self.masks[0].ravel(), minlength=VOID + 1))
-        return tuple(int(label) for label in present if 0 < label < VOID)
-
-    def known(self) -> Clip:
-        """The clip with every object that is absent from the first label map turned into background."""
-        keep = np.zeros(VOID + 1, np.uint8)
-        for label in (*self.object_ids, VOID):
-            keep[label] = label
-        return replace(self, masks=keep[self.masks])
-
 
 @dataclass(frozen=True, eq=False)
 class Video(ABC):
-    """One video: where its files are, and what is in them when asked.
+    """The files of one video, read on request.
 
     Attributes:
         name: name of its folder.
@@ -86,7 +73,7 @@ class Video(ABC):
 
     @abstractmethod
     def training_files(self) -> list[tuple[Path, Path]]:
-        """Picture and label map of every frame that a training clip may hold, in order."""
+        """Picture and label map of every frame that may be in a training clip, in order."""
 
     @abstractmethod
     def read_mask(self, path: Path) -> np.ndarray:
@@ -111,7 +98,7 @@ class VideoDataset(ABC, Generic[VideoType]):
 
     @abstractmethod
     def _find(self, name: str) -> VideoType:
-        """Find the files of a video; refuse it where frames and label maps do not match."""
+        """Find the files of a video; InputError if frames and label maps do not match."""
 
     @cached_property
     def _found(self) -> dict[str, VideoType]:
@@ -133,50 +120,37 @@ class VideoDataset(ABC, Generic[VideoType]):
     def _lengths(self) -> list[int]:
         return [len(video.training_files()) for video in self]
 
-    @property
-    def frame_count(self) -> int:
-        """How many frames of all videos together can be trained on."""
-        return sum(self._lengths)
+    def starts(self, count: int) -> list[int]:
+        """Every `i` for which `frames(i, count)` exists: the indices of a training epoch."""
+        return starts(self._lengths, count)
 
-    def starts(self, count: int, stride: int = 1) -> list[int]:
-        """Every `i` for which `frames(i, count, stride)` exists: the indices of a training epoch."""
-        return starts(self._lengths, count, stride)
-
-    def frames(self, i: int, count: int, stride: int = 1) -> Clip:
+    def frames(self, i: int, count: int) -> Clip:
         """The training clip that starts at frame `i` of the frames with label maps of all videos in a row.
 
         Near the end of a video the clip is shifted back until it fits, so that every frame is the index of
-        a clip (as in the TVOS authors' training code). Frames without a label map are skipped. Objects
-        that appear inside the clip keep their labels; `Clip.known` drops them.
-
-        Args:
-            i: 0 .. `frame_count` - 1.
-            count: number of frames.
-            stride: distance from one to the next, in frames with label maps; 1 for consecutive ones.
+        a clip (as in the TVOS authors' training code). Frames without a label map are skipped.
 
         Raises:
-            InputError: `i` is out of range, the video is too short, or a file is unreadable.
+            InputError: `i` is out of range, the video has fewer than `count` frames, or a file is unreadable.
         """
         which, position = locate(self._lengths, i)
         video = self[which]
         files = video.training_files()
-        chosen = [files[k] for k in window(position, count, stride, len(files), video.name)]
+        chosen = [files[k] for k in window(position, count, len(files), video.name)]
         return load_clip(video.name, chosen, video.read_mask)
 
 
 def list_pictures(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The pictures in a folder: name without suffix -> path, in the order of the frames.
 
-    Names that are numbers are ordered as numbers, so that 9 comes before 10; others as text.
-
-    Hidden files are skipped (macOS leaves `._00000.png` beside `00000.png`).
+    If all names are numbers, they are ordered as numbers (9 before 10), else as text. Hidden files are
+    skipped; macOS puts `._00000.png` next to `00000.png`.
 
     Raises:
         InputError: the folder cannot be read, or one name occurs with two suffixes.
     """
     pictures: dict[str, Path] = {}
-    # sorted, so that of two files it is always the same that is refused
-    for path in sorted(children(folder), key=lambda path: path.name):
+    for path in _children(folder):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
             if path.stem in pictures:
                 raise InputError(
@@ -189,22 +163,17 @@ def list_pictures(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def list_folders(folder: Path) -> list[str]:
-    """The names of the sub-folders, sorted, hidden ones left out.
+    """The names of the sub-folders, sorted, without hidden ones.
 
     Raises:
         InputError: the folder cannot be read.
     """
-    return sorted(path.name for path in children(folder) if path.is_dir() and not path.name.startswith("."))
+    return [path.name for path in _children(folder) if path.is_dir() and not path.name.startswith(".")]
 
 
-def children(folder: Path) -> list[Path]:
-    """The files and folders in a folder.
-
-    Raises:
-        InputError: the folder cannot be read.
-    """
+def _children(folder: Path) -> list[Path]:
     try:
-        return list(folder.iterdir())
+        return sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
 
@@ -212,7 +181,7 @@ def children(folder: Path) -> list[Path]:
 def read_image(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a picture file.
 
-    Pillow decodes it, as in the TVOS authors' code; no orientation tag is applied.
+    Pillow decodes it, as in the TVOS authors' code; orientation tags are ignored.
 
     Raises:
         InputError: the file is missing or is not a readable picture.
@@ -226,13 +195,12 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def holds_binary_mask(raw: np.ndarray) -> bool:
-    """Whether a label map as stored is a binary mask: 255 is the object, for nothing else is labeled.
+    """Whether a label map as stored is a binary mask: 255 is the object, as there is no other label.
 
-    One frame cannot tell an object stored as 255 from a void region, so this is asked of the first
-    label map of a video and holds for all of it.
+    One frame does not show whether 255 is an object or a void region, so the first label map of a video
+    decides for all of it.
     """
-    present = np.flatnonzero(np.bincount(raw.ravel(), minlength=VOID + 1))
-    return VOID in present and all(label in (0, VOID) for label in present)
+    return bool((raw == VOID).any() and np.isin(raw, (0, VOID)).all())
 
 
 def read_labels(path: Path, binary: bool, merge: bool) -> np.ndarray:
@@ -240,7 +208,7 @@ def read_labels(path: Path, binary: bool, merge: bool) -> np.ndarray:
 
     Args:
         path: the PNG.
-        binary: the video's label maps are binary masks (`holds_binary_mask`): what is not 0 becomes 1.
+        binary: the video's label maps are binary masks (`holds_binary_mask`): every value but 0 becomes 1.
         merge: all objects become object 1; void stays 255.
 
     Raises:
@@ -255,10 +223,10 @@ def read_labels(path: Path, binary: bool, merge: bool) -> np.ndarray:
 
 
 def load_clip(name: str, files: Sequence[tuple[Path, Path]], read: Callable[[Path], np.ndarray]) -> Clip:
-    """Read frames and their label maps, the latter by `read`, into one clip.
+    """One clip from pictures and label maps; `read` reads a label map.
 
     Raises:
-        InputError: a file cannot be read, or its size is not that of the first frame.
+        InputError: a file cannot be read, or its size differs from the first frame's.
     """
     images = [read_image(picture) for picture, _ in files]
     masks = [read(labels) for _, labels in files]
@@ -273,36 +241,34 @@ def load_clip(name: str, files: Sequence[tuple[Path, Path]], read: Callable[[Pat
     return Clip(name, tuple(picture.stem for picture, _ in files), np.stack(images), np.stack(masks))
 
 
-def window(position: int, count: int, stride: int, length: int, name: str) -> range:
-    """`count` places `stride` apart from `position` on, shifted back where they would pass the end.
+def window(position: int, count: int, length: int, name: str) -> range:
+    """`count` frames from `position` on, shifted back where they would pass the end.
 
-    So the TVOS authors cut their training clips: every frame starts one, and the last ones coincide.
+    The TVOS authors cut their training clips like this: every frame starts one, and the last ones coincide.
 
     Raises:
-        InputError: count or stride is below 1, or the video `name` of `length` frames is too short.
+        InputError: count is below 1, or the video `name` of `length` frames is too short.
     """
-    if count < 1 or stride < 1:
-        raise InputError(f"a clip needs count >= 1 and stride >= 1, got count={count}, stride={stride}")
-    span = (count - 1) * stride + 1
-    if span > length:
+    if count < 1:
+        raise InputError(f"a clip needs count >= 1, got {count}")
+    if count > length:
         raise InputError(
-            f"{name} has {length} frames with label maps; a clip of {count}, {stride} apart, spans {span}. "
-            f"Ask for fewer, or take only the indices that starts({count}, {stride}) gives"
+            f"{name} has {length} frames with label maps, too few for a clip of {count}; use shorter clips, "
+            f"or only the indices in starts({count})"
         )
-    start = min(position, length - span)
-    return range(start, start + span, stride)
+    start = min(position, length - count)
+    return range(start, start + count)
 
 
-def starts(lengths: Sequence[int], count: int, stride: int) -> list[int]:
-    """Of all frames of videos with these lengths in a row, those whose video has room for such a clip."""
-    span = (count - 1) * stride + 1
-    ends = list(accumulate(lengths))
-    roomy = (range(end - length, end) for end, length in zip(ends, lengths, strict=True) if length >= span)
-    return [i for frames in roomy for i in frames]
+def starts(lengths: Sequence[int], count: int) -> list[int]:
+    """Of all frames of videos with these lengths in a row, those whose video has `count` frames or more."""
+    ends = accumulate(lengths)
+    long = (range(end - length, end) for end, length in zip(ends, lengths, strict=True) if length >= count)
+    return [i for frames in long for i in frames]
 
 
 def locate(lengths: Sequence[int], i: int) -> tuple[int, int]:
-    """Which video, and which frame of it, is frame `i` of videos with these lengths in a row.
+    """The video, and the frame in it, of frame `i` of videos with these lengths in a row.
 
     Raises:
         InputError: there is no such frame.
@@ -316,10 +282,10 @@ def locate(lengths: Sequence[int], i: int) -> tuple[int, int]:
 
 
 def pick(names: Sequence[str], wanted: Sequence[str] | str | None, where: str) -> list[str]:
-    """The wanted names, in that order; all of them if `wanted` is None.
+    """The wanted names, in that order; all names if `wanted` is None.
 
     Raises:
-        InputError: one of them does not exist, or occurs twice; the message lists those that exist.
+        InputError: there is none, one does not exist, or one is given twice.
     """
     if wanted is None:
         return list(names)
@@ -328,13 +294,25 @@ def pick(names: Sequence[str], wanted: Sequence[str] | str | None, where: str) -
     if unknown:
         raise InputError(f"no sequence {listing(unknown)} in {where}; there are {listing(names) or 'none'}")
     if len(set(chosen)) != len(chosen):
-        raise InputError(f"a sequence is named twice in {listing(chosen)}")
+        raise InputError(f"a sequence is given twice in {listing(chosen)}")
     if not chosen:
         raise InputError(f"the list of sequences is empty; {where} has {listing(names)}")
     return chosen
 
 
-def listing(names: Sequence[str], most: int = 20) -> str:
-    """Names for an error message, cut short after `most`."""
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def listing(names: Sequence[str]) -> str:
+    """Names for an error message, at most 20."""
+    shown = ", ".join(names[:20])
+    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown
+
+
+def common_folders(frames: Path, labels: Path, layout: str) -> list[str]:
+    """The names of the sub-folders that are in both folders, sorted.
+
+    Raises:
+        InputError: there is none; the message ends with the expected `layout`.
+    """
+    both = sorted({*list_folders(frames)} & {*list_folders(labels)})
+    if not both:
+        raise InputError(f"{frames} and {labels} have no video in common; {layout}")
+    return both

@@ -1,11 +1,11 @@
-"""DAVIS 2016 and 2017 from the folders in which they come.
+"""DAVIS 2016 and 2017, in the folders of their archives.
 
     ROOT/JPEGImages/480p/<sequence>/00000.jpg     frames
     ROOT/Annotations/480p/<sequence>/00000.png    label maps, one per frame (test sets: the first only)
-    ROOT/ImageSets/<2016 | 2017 | 480p>/val.txt   optional; without it, every sequence there is
+    ROOT/ImageSets/<2016 | 2017 | 480p>/val.txt   optional; without it, every sequence
 
-The 2016 task has one object per sequence. Its masks are stored as 0 and 255; given those of 2017
-instead, whose objects have ids, all objects are merged into one.
+The 2016 task has one object per sequence. Its masks are stored as 0 and 255. If the label maps are those of
+2017, whose objects have ids, the 2016 task merges all objects into one.
 
     dataset = DavisDataset("DAVIS", year="2016", sequences=["goat"])
     sequence = dataset["goat"]
@@ -28,6 +28,7 @@ from streamvos.datasets.clips import (
     LABEL_SUFFIXES,
     Video,
     VideoDataset,
+    common_folders,
     holds_binary_mask,
     list_folders,
     list_pictures,
@@ -35,8 +36,9 @@ from streamvos.datasets.clips import (
     pick,
     read_labels,
 )
+from streamvos.masks.checks import object_ids
 from streamvos.masks.labelmap import read_label_map
-from streamvos.types import VOID, InputError
+from streamvos.types import InputError
 
 YEARS = ("2016", "2017")
 
@@ -74,13 +76,13 @@ class DavisSequence(Video):
         return self.read_mask(self.annotation_paths[index])
 
     def first_mask(self) -> np.ndarray:
-        """(H, W) uint8 label map of the first frame: what a method is given.
+        """(H, W) uint8 label map of the first frame, the input of a method.
 
         Raises:
-            InputError: the file cannot be read, or there is no object in it.
+            InputError: the file cannot be read, or it holds no object.
         """
         mask = self.mask(0)
-        if not np.any((mask > 0) & (mask != VOID)):
+        if not object_ids(mask):
             raise InputError(
                 f"{self.annotation_paths[0]} holds no object; the first frame must show what to track"
             )
@@ -93,7 +95,7 @@ class DavisSequence(Video):
     @cached_property
     def object_ids(self) -> tuple[int, ...]:
         """The ids in the first label map, ascending."""
-        return tuple(int(label) for label in np.unique(self.first_mask()) if 0 < label < VOID)
+        return tuple(object_ids(self.first_mask()))
 
     @cached_property
     def _binary(self) -> bool:
@@ -121,28 +123,23 @@ class DavisDataset(VideoDataset[DavisSequence]):
         Args:
             root: the folder that holds JPEGImages and Annotations.
             year: "2016" (one object, merged) or "2017" (the ids as they are).
-            split: "train", "val", "trainval" and so on: a list in ImageSets. By default "val" if there
-                is such a list, else every sequence that has both folders.
-            sequences: these only, in this order; by name. Without `split` they may be in any list.
+            split: name of a list in ImageSets, such as "train". By default "val" if that list exists, else
+                every sequence that has both folders.
+            sequences: names of the sequences to use, in this order. Without `split` they may be in any list.
             resolution: name of the folders inside JPEGImages and Annotations.
 
         Raises:
-            InputError: a part of the layout is missing, a sequence is unknown (the message names those
-                there are), or its frames and label maps do not belong together.
+            InputError: a part of the layout is missing, a sequence is unknown, or its frames and label maps
+                do not match.
         """
+        self._layout = _LAYOUT.format(resolution=resolution)
         self.root = Path(root)
         self.year = str(year)
         if self.year not in YEARS:
             raise InputError(f"year is {year!r}; expected one of {', '.join(YEARS)}")
         self._frames = self._folder("JPEGImages", resolution)
         self._annotations = self._folder("Annotations", resolution)
-        with_labels = set(list_folders(self._annotations))
-        available = [name for name in list_folders(self._frames) if name in with_labels]
-        if not available:
-            raise InputError(
-                f"{self._frames} and {self._annotations} have no sequence in common; "
-                f"{_LAYOUT.format(resolution=resolution)}"
-            )
+        available = common_folders(self._frames, self._annotations, self._layout)
         if split is not None or sequences is None:
             available = self._split(available, split)
         self.names = tuple(pick(available, sequences, str(self.root)))
@@ -153,15 +150,12 @@ class DavisDataset(VideoDataset[DavisSequence]):
         folder = self.root / part / resolution
         if folder.is_dir():
             return folder
-        if not self.root.is_dir():
-            found = "that folder does not exist"
-        elif (self.root / part).is_dir():
-            found = f"{part} holds {listing(list_folders(self.root / part)) or 'no folder'}"
-        else:
-            found = f"the folder holds {listing(list_folders(self.root)) or 'no folder'}"
-        raise InputError(
-            f"no {part}/{resolution} in {self.root}: {found}; {_LAYOUT.format(resolution=resolution)}"
-        )
+        found = "that folder does not exist"
+        for parent, name in ((self.root / part, part), (self.root, "the folder")):
+            if parent.is_dir():
+                found = f"{name} holds {listing(list_folders(parent)) or 'no folder'}"
+                break
+        raise InputError(f"no {part}/{resolution} in {self.root}: {found}; {self._layout}")
 
     def _split(self, available: list[str], split: str | None) -> list[str]:
         """The sequences of a split, in the order of its list."""
@@ -173,15 +167,14 @@ class DavisDataset(VideoDataset[DavisSequence]):
                 return available
             raise InputError(
                 f"there is no list of the split '{split}'; looked for {' and '.join(map(str, candidates))}. "
-                "Leave the split out to take every sequence, or name the sequences"
+                "Omit the split to use every sequence, or name the sequences"
             )
         names = _names_in(path)
         missing = [name for name in names if name not in available]
         if missing or not names:
             raise InputError(
                 f"{path} lists {listing(missing) or 'no sequence'}, which {self.root} does not have in both "
-                f"JPEGImages and Annotations; there are {listing(available)}. Name the sequences to take a "
-                "part"
+                f"JPEGImages and Annotations; there are {listing(available)}. Name the sequences to use"
             )
         return names
 
@@ -207,7 +200,7 @@ class DavisDataset(VideoDataset[DavisSequence]):
 
 
 def _names_in(path: Path) -> list[str]:
-    """The sequences in a list: a name per line, or (DAVIS 2016) a frame and its label map per line."""
+    """The sequences in a list, which has a name or (DAVIS 2016) a frame and its label map per line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

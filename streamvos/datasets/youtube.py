@@ -1,12 +1,11 @@
-"""YouTube-VOS from the folders in which it comes.
+"""YouTube-VOS, in the folders of its archives.
 
     ROOT/train/JPEGImages/<video>/00000.jpg     frames
     ROOT/train/Annotations/<video>/00000.png    label maps, of every fifth frame
     ROOT/train/meta.json                        optional: every object's category and frames
 
-Unlike in DAVIS, objects may appear after the first frame: each has a first frame of its own, at which a
-method is given its mask. Without meta.json the first frames are read off the label maps, and there are
-no categories.
+Unlike in DAVIS, objects may appear after the first frame: each has its own first frame, at which a method
+gets its mask. Without meta.json the first frames come from the label maps, and there are no categories.
 
     video = YouTubeVosDataset("YouTube-VOS", split="train")["003234408d"]
     video.objects[1]  # YouTubeObject(id=2, category='penguin', first_frame=15)
@@ -31,13 +30,14 @@ from streamvos.datasets.clips import (
     LABEL_SUFFIXES,
     Video,
     VideoDataset,
-    list_folders,
+    common_folders,
     list_pictures,
     listing,
     pick,
     read_labels,
 )
-from streamvos.types import MAX_OBJECT_ID, VOID, InputError
+from streamvos.masks.checks import object_ids
+from streamvos.types import MAX_OBJECT_ID, InputError
 
 _LAYOUT = "expected JPEGImages/<video>/*.jpg, Annotations/<video>/*.png and optionally meta.json"
 
@@ -63,7 +63,7 @@ class YouTubeVideo(Video):
 
     Attributes:
         annotation_paths: frame index -> label map, ascending; not every frame has one.
-        meta: what meta.json says of the video's objects, if anything.
+        meta: the video's entry in meta.json, if there is one.
     """
 
     annotation_paths: dict[int, Path]
@@ -76,10 +76,8 @@ class YouTubeVideo(Video):
             InputError: the file cannot be read, or the frame has no label map.
         """
         if index not in self.annotation_paths:
-            raise InputError(
-                f"{self.name}: frame {index} has no label map; those that have: "
-                f"{listing([str(key) for key in self.annotation_paths])}"
-            )
+            labeled = listing([str(key) for key in self.annotation_paths])
+            raise InputError(f"{self.name}: frame {index} has no label map; those that have: {labeled}")
         return self.read_mask(self.annotation_paths[index])
 
     @cached_property
@@ -87,8 +85,7 @@ class YouTubeVideo(Video):
         """The objects in the order of their ids, from meta.json or else from the label maps.
 
         Raises:
-            InputError: meta.json is malformed or names missing frames, or a label map
-                that is needed cannot be read.
+            InputError: meta.json is malformed or names missing frames, or a label map cannot be read.
         """
         found = self._objects_in_meta() if self.meta is not None else self._objects_in_masks()
         if not found:
@@ -96,9 +93,9 @@ class YouTubeVideo(Video):
         return tuple(sorted(found, key=lambda one: one.id))
 
     def given_masks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """What a method is given: frame index and label map wherever objects have their first frame.
+        """The inputs of a method: frame index and label map at each first frame of objects.
 
-        Each label map holds the objects that start there and no other (and no void).
+        Each label map holds only the objects that start there, without void.
 
         Raises:
             InputError: a label map is missing or unreadable, or an object is absent at its first frame.
@@ -108,10 +105,8 @@ class YouTubeVideo(Video):
             ids = [one.id for one in self.objects if one.first_frame == index]
             absent = [str(one) for one in ids if not (mask == one).any()]
             if absent:
-                raise InputError(
-                    f"{self.annotation_paths[index]} does not show object {listing(absent)}, which should "
-                    "start there"
-                )
+                path = self.annotation_paths[index]
+                raise InputError(f"{path} does not show object {listing(absent)}, which should start there")
             yield index, np.where(np.isin(mask, ids), mask, np.uint8(0))
 
     def read_mask(self, path: Path) -> np.ndarray:
@@ -123,9 +118,8 @@ class YouTubeVideo(Video):
     def _objects_in_masks(self) -> list[YouTubeObject]:
         firsts: dict[int, int] = {}
         for index, path in self.annotation_paths.items():
-            for label in np.unique(self.read_mask(path)):
-                if 0 < label < VOID:
-                    firsts.setdefault(int(label), index)
+            for label in object_ids(self.read_mask(path)):
+                firsts.setdefault(label, index)
         return [YouTubeObject(label, None, index) for label, index in firsts.items()]
 
     def _objects_in_meta(self) -> list[YouTubeObject]:
@@ -154,7 +148,7 @@ class YouTubeVideo(Video):
 
 
 class YouTubeVosDataset(VideoDataset[YouTubeVideo]):
-    """The videos of one split of YouTube-VOS, each listed when first asked for: there are thousands.
+    """The videos of one split of YouTube-VOS, each listed on first use, as there are thousands.
 
     Consecutive frames of a clip are five frames of the video apart, as only those have label maps.
     """
@@ -165,12 +159,11 @@ class YouTubeVosDataset(VideoDataset[YouTubeVideo]):
         """
         Args:
             root: the folder that holds the split's folder, or the split's folder itself.
-            split: "train", "valid" and so on; a folder's name.
-            videos: these only, in this order; by name.
+            split: name of a folder, such as "train" or "valid".
+            videos: names of the videos to use, in this order.
 
         Raises:
-            InputError: a part of the layout is missing, a video is unknown (the message names those
-                there are), or meta.json cannot be read.
+            InputError: a part of the layout is missing, a video is unknown, or meta.json cannot be read.
         """
         root = Path(root)
         self.root = root if (root / "JPEGImages").is_dir() else root / split
@@ -180,10 +173,7 @@ class YouTubeVosDataset(VideoDataset[YouTubeVideo]):
                     f"there is no folder {self.root / part}; {_LAYOUT} in {root} or {root / split}"
                 )
         self._meta = _read_meta(self.root / "meta.json")
-        with_labels = set(list_folders(self.root / "Annotations"))
-        available = [name for name in list_folders(self.root / "JPEGImages") if name in with_labels]
-        if not available:
-            raise InputError(f"JPEGImages and Annotations in {self.root} have no video in common; {_LAYOUT}")
+        available = common_folders(self.root / "JPEGImages", self.root / "Annotations", _LAYOUT)
         self.names = tuple(pick(available, videos, str(self.root)))
 
     @property
@@ -198,9 +188,7 @@ class YouTubeVosDataset(VideoDataset[YouTubeVideo]):
         stray = [stem for stem in annotations if stem not in index_of]
         if stray or not frames or not annotations:
             problem = (
-                f"no frame belongs to the label maps {listing(stray)}"
-                if stray
-                else "no frames or no label maps"
+                f"label maps without a frame: {listing(stray)}" if stray else "no frames or no label maps"
             )
             raise InputError(f"video {name} in {self.root}: {problem}; {_LAYOUT}")
         by_index = {index_of[stem]: path for stem, path in annotations.items()}
@@ -215,7 +203,7 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"cannot read {path}: {error}; correct it, or remove it to go without categories"
+            f"cannot read {path}: {error}; correct it, or remove it to work without categories"
         ) from error
     videos = content.get("videos") if isinstance(content, dict) else None
     if not isinstance(videos, dict):
