@@ -48,7 +48,7 @@ def evidence_bytes(method: str, source: str) -> int:
             given = check_mask(frames.label_map(0), frame.size, extract.device) if t == 0 else None
             question = state.ask(features, given)
             if t:
-                arrays, _ = pack_question(question, by_reference=False)
+                arrays, _ = pack_question(question)
                 return sum(array_sizes(arrays))
             state.learn(features, question, decide(extract.method, question))
     raise ValueError("a video of two frames or more is needed")

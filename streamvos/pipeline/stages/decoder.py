@@ -62,7 +62,7 @@ class DecoderStage(Stage):
         started = now()
         message = with_own_picture(self._evidence, message)
         decision = decide(self._method, question)
-        arrays, fields = pack_decision(decision, self._predictions.spec.mode == "reference")
+        arrays, fields = pack_decision(decision)
         self._evidence.grant(message)
         self._predictions.send("prediction", message.seq, fields, arrays)
         self._waiting = (message, decision, [received, started])

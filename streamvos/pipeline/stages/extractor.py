@@ -215,7 +215,7 @@ class ExtractorStage(Stage):
         self.busy_since = 0
 
     def _send(self, stream: _Stream, message: Message, features: Features, stamps: list[int]) -> None:
-        arrays, more = pack_features(features, stream.outbox.spec.mode == "reference")
+        arrays, more = pack_features(features)
         fields = carried(message, "extractor", stamps)
         if "mask" in message.arrays:
             arrays["mask"] = _own(stream, message, "mask")

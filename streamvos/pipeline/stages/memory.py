@@ -170,7 +170,7 @@ class MemoryStage(Stage):
             self.busy_since = 0
             return
         question = self._state.ask(features, annotation)
-        arrays, fields = pack_question(question, self._evidence.spec.mode == "reference")
+        arrays, fields = pack_question(question)
         if self._evidence.spec.mode == "shared":
             self._make_room(arrays)
         if "image" in message.arrays:

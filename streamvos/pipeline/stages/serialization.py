@@ -1,11 +1,13 @@
 """Features, questions and decisions as arrays of messages, and back.
 
-Within one process they go by reference, as they are. Between processes every tensor is an array of its own,
-whose memory format travels along: the same numbers in another order would be summed in another order, and
-masks would no longer equal those of a `Segmenter` bit for bit.
+Every tensor is an array of its own, whose memory format travels along: the same numbers in another order would
+be summed in another order, and masks would no longer equal those of a `Segmenter` bit for bit. Within one
+process the arrays are the tensors themselves.
 
-    arrays, fields = pack_question(question, by_reference=False)
+    arrays, fields = pack_question(question)
     question = unpack_question(inbox, message, device)
+
+Unpacking raises `Refused` where an array or a field is missing.
 """
 
 from __future__ import annotations
@@ -25,31 +27,20 @@ Packed = tuple[dict[str, Any], dict[str, Any]]
 """Arrays and fields of a message."""
 
 
-def pack_features(features: Features, by_reference: bool) -> Packed:
+def pack_features(features: Features) -> Packed:
     """Features of one frame (B = 1)."""
-    if by_reference:
-        return {"features": features}, {}
     arrays, strides = _pack_tensors("f.", features.maps)
     return arrays, {"size": list(features.size), "strides": strides}
 
 
 def unpack_features(inbox: Inbox, message: Message, device: torch.device) -> Features:
-    """What `pack_features` packed.
-
-    Raises:
-        Refused: it is not there.
-    """
-    if "features" in message.arrays:
-        features: Features = inbox.tensor(message, "features")
-        return features
-    size = message["size"]
-    return Features(_unpack_tensors(inbox, message, "f.", device), (int(size[0]), int(size[1])))
+    """The inverse of `pack_features`."""
+    height, width = message["size"]
+    return Features(_unpack_tensors(inbox, message, "f.", device), (int(height), int(width)))
 
 
-def pack_question(question: Question, by_reference: bool) -> Packed:
-    """What has to be decided about a frame."""
-    if by_reference:
-        return {"question": question}, {}
+def pack_question(question: Question) -> Packed:
+    """What the decoder needs of a frame."""
     arrays: dict[str, Any] = {}
     fields: dict[str, Any] = {"size": list(question.size), "first": question.first}
     if question.evidence is not None:
@@ -62,14 +53,7 @@ def pack_question(question: Question, by_reference: bool) -> Packed:
 
 
 def unpack_question(inbox: Inbox, message: Message, device: torch.device) -> Question:
-    """What `pack_question` packed.
-
-    Raises:
-        Refused: it is not there.
-    """
-    if "question" in message.arrays:
-        question: Question = inbox.tensor(message, "question")
-        return question
+    """The inverse of `pack_question`."""
     evidence = annotation = None
     if (ids := message.get("evidence_ids")) is not None:
         evidence = Evidence(_unpack_tensors(inbox, message, "e.", device), tuple(ids))
@@ -79,10 +63,8 @@ def unpack_question(inbox: Inbox, message: Message, device: torch.device) -> Que
     return Question((int(height), int(width)), evidence, annotation, bool(message["first"]))
 
 
-def pack_decision(decision: Decision, by_reference: bool) -> Packed:
-    """What was decided."""
-    if by_reference:
-        return {"decision": decision}, {}
+def pack_decision(decision: Decision) -> Packed:
+    """What the memory learns from."""
     arrays: dict[str, Any] = {"predicted": decision.predicted}
     if decision.label_map is not None:
         arrays["label_map"] = decision.label_map
@@ -90,26 +72,19 @@ def pack_decision(decision: Decision, by_reference: bool) -> Packed:
 
 
 def unpack_decision(inbox: Inbox, message: Message, device: torch.device) -> Decision:
-    """What `pack_decision` packed.
-
-    Raises:
-        Refused: it is not there.
-    """
-    if "decision" in message.arrays:
-        decision: Decision = inbox.tensor(message, "decision")
-        return decision
+    """The inverse of `pack_decision`."""
     label_map = inbox.tensor(message, "label_map").to(device) if "label_map" in message.arrays else None
     return Decision(tuple(message["ids"]), inbox.tensor(message, "predicted").to(device), label_map)
 
 
 def with_own_picture(inbox: Inbox, message: Message) -> Message:
-    """The message with its picture in memory of its own, where the picture's slot goes back with the credit.
+    """Copy the picture out of the edge's own arena, whose slot is reused once credit is granted.
 
-    So it is where pictures came in messages, from another host, and go on through shared memory here; in the
-    arena of the source they stay until the sinks have seen them.
+    Pictures are there if they came from another host; those in the source's arena stay until the sinks have
+    seen them.
 
     Raises:
-        Refused: its time is over.
+        Refused: the slot has been used again.
     """
     image = message.arrays.get("image")
     if image is None or not isinstance(image.data, Place) or image.data.arena != inbox.spec.arena:
@@ -118,7 +93,7 @@ def with_own_picture(inbox: Inbox, message: Message) -> Message:
 
 
 def array_sizes(arrays: Mapping[str, Any]) -> list[int]:
-    """Bytes of every tensor of what was packed."""
+    """Bytes of every packed tensor."""
     return [one.numel() * one.element_size() for one in arrays.values() if isinstance(one, torch.Tensor)]
 
 
@@ -150,7 +125,7 @@ def _unpack_tensors(
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether its elements fill their memory without gaps or overlaps, in whatever order."""
+    """Whether its elements fill their memory without gaps or overlaps, in any order."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size == 1:

@@ -87,7 +87,7 @@ class WarmUp:
     def _all_calls(self) -> Iterator[bool]:
         """Yields behind each call but the last."""
         first = self._single(0)
-        arrays, _ = pack_features(first, by_reference=False)
+        arrays, _ = pack_features(first)
         self.room = array_sizes(arrays)
         if len(self._counts) == 1:
             return
