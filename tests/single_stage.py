@@ -24,8 +24,7 @@ import zmq
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import make_config
-from streamvos.pipeline.stages.stage import Stage, StageContext
-from streamvos.pipeline.stages.stage_thread import StageThread
+from streamvos.pipeline.stages.stage import Stage, StageContext, StageThread
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.inbox import Inbox

@@ -23,8 +23,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.config.reading import make_config
-from streamvos.pipeline.stages.stage import Stage, StageContext
-from streamvos.pipeline.stages.stage_thread import StageThread, in_turns
+from streamvos.pipeline.stages.stage import Stage, StageContext, StageThread, in_turns
 from streamvos.pipeline.stages.worker import STAGES
 from streamvos.pipeline.supervision.streams import RESET_STAGES, Snapshot, StreamRecord
 from streamvos.pipeline.supervision.topology import Topology

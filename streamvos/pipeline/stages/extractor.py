@@ -1,14 +1,14 @@
-"""The extractor: frames of all streams, in batches, to features.
+"""The extractor turns frames of all streams into features, in batches.
 
 It takes a frame of a stream only when there is room for its features, so that no frame grows old here.
-Frames of one size go together; a frame waits for company only where a batch is faster than its frames one by
-one, and only for streams that have lately kept their time (docs/protocol.md, 4). What has to be found out
-about a new size of frames is found out between the frames of the streams that run (`warm_up`).
+Frames of one size form a batch; a frame waits for others only where a batch is faster than its frames one by
+one, and only for streams whose frames have lately been regular (docs/protocol.md, 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +16,13 @@ import numpy as np
 import torch
 
 from streamvos.pipeline.stages.method import shared_extraction
-from streamvos.pipeline.stages.serialization import pack_features
+from streamvos.pipeline.stages.serialization import array_sizes, pack_features
 from streamvos.pipeline.stages.stage import Stage, StageContext, carried, now
-from streamvos.pipeline.stages.warm_up import Size, WarmUp
 from streamvos.pipeline.wire.arenas import ArenaError
 from streamvos.pipeline.wire.inbox import Inbox
 from streamvos.pipeline.wire.messages import Array, Message, Refused
 from streamvos.pipeline.wire.outbox import Outbox
-from streamvos.segmenter import check_frame
+from streamvos.segmenter import Extraction, check_frame
 from streamvos.types import Features, InputError
 
 NOMINAL_PERIOD = 0.04
@@ -31,36 +30,38 @@ NOMINAL_PERIOD = 0.04
 MOMENT_NS = 10_000_000
 """Longer than it takes from a credit to the frame that it allows."""
 
+WORTHWHILE = 0.95
+"""A batch has to take less than this share of the time that its frames take one by one."""
+
+Size = tuple[int, int]
+
 
 @dataclass
 class _Stream:
-    """What the extractor knows of one stream."""
-
     name: str
     inbox: Inbox
     outbox: Outbox
     lossless: bool
     period: float = NOMINAL_PERIOD
     size: Size | None = None
-    frame: tuple[Message, torch.Tensor, int] | None = None  # the picture may lie in the source's arena; when
+    frame: tuple[Message, torch.Tensor, int] | None = None  # with its picture, and when it arrived (ns)
     owed: list[Message] = field(default_factory=list)  # frames whose credit waits for the memory
-    arrived: int = 0  # when its last frame came
+    arrived: int = 0  # when its last frame arrived
     interval: int = 0  # ns between its last two frames; 0 = not known yet
     end: Message | None = None
 
     def note_arrival(self, at: int) -> None:
-        """A frame has come."""
         self.interval = at - self.arrived if self.arrived else 0
         self.arrived = at
 
     def is_due(self, within: int) -> bool:
-        """Whether its next frame should come within so many ns, by the time that the last two took."""
+        """Whether its next frame is expected within so many ns, by the interval of the last two."""
         wait = self.arrived + self.interval - now()
         return self.interval > 0 and -within <= wait <= within
 
 
 class ExtractorStage(Stage):
-    """Stateless but for frames that wait for company or credit: one of each stream."""
+    """Holds at most one frame of each stream, which waits for a batch or for credit."""
 
     def __init__(self, name: str, context: StageContext):
         super().__init__(name, context)
@@ -75,8 +76,8 @@ class ExtractorStage(Stage):
             for one in config.streams
         }
         self._warm_ups: dict[Size, WarmUp] = {}
-        self._call_after = 0  # when a warm-up goes on though no frame has come
-        self._batch_ns = 0  # that the last batch took
+        self._call_after = 0  # when a warm-up goes on though no frame has arrived
+        self._batch_ns = 0  # duration of the last batch
         self.batch_sizes: dict[int, int] = {}
 
     def prepare(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class ExtractorStage(Stage):
                 if left > 0:
                     return left if wait is None else min(left, wait)
                 self._call(unfinished)
-                return 0.0  # what has come meanwhile goes first
+                return 0.0  # frames that have arrived meanwhile go first
             if not batch:
                 return wait
 
@@ -123,7 +124,7 @@ class ExtractorStage(Stage):
         }
 
     def _take(self, stream: _Stream) -> None:
-        """Give the credits that are due, and take the next frame if there is room for its features."""
+        """Grant the credits that are due, and take the next frame if there is room for its features."""
         room = stream.outbox.credit
         if room and stream.owed:
             for message in stream.owed:
@@ -251,3 +252,94 @@ def _writable(image: np.ndarray) -> np.ndarray:
 def _own(stream: _Stream, message: Message, name: str) -> Array:
     """An array as one of this process, to be sent on."""
     return Array.of(stream.inbox.array(message, name))
+
+
+class WarmUp:
+    """The first calls with frames of one size: how large their features are, and which batches pay off.
+
+    The extractor serves all streams in one thread. A stream whose camera opens late brings its size while the
+    others run, so that `step` makes one call only, between their frames.
+
+    Args:
+        extract: the extractor.
+        size: (H, W) of the frames, in pixels.
+        counts: batch sizes to consider, ascending from 1.
+        measured: admit only batches that prove faster than their frames one by one.
+
+    Attributes:
+        room: bytes of each array of a frame's features; known after the first step.
+        done: whether all calls have been made.
+    """
+
+    def __init__(self, extract: Extraction, size: Size, counts: Sequence[int], measured: bool):
+        self._extract, self._counts, self._measured = extract, counts, measured
+        noise = torch.Generator().manual_seed(0)
+        self._frames = [
+            torch.randint(0, 256, (*size, 3), generator=noise, dtype=torch.uint8) for _ in range(max(counts))
+        ]
+        self._worthwhile, self._alike = [1], [1]
+        self.room: list[int] = []
+        self.done = False
+        self._calls = self._all_calls()
+
+    def batches(self, lossless: bool) -> tuple[int, ...]:
+        """Batch sizes found so far; `lossless`: only those that give the bits of single frames."""
+        return tuple(self._alike if lossless else self._worthwhile)
+
+    def step(self) -> None:
+        """Make the next call of the extractor, or finish."""
+        if next(self._calls, None) is None:
+            self.done = True
+            self._frames.clear()
+
+    def finish(self) -> None:
+        """Make all calls that are left."""
+        while not self.done:
+            self.step()
+
+    @torch.inference_mode()
+    def _timed(self, count: int) -> tuple[Features, float]:
+        """Features of the first `count` frames, and the seconds that they took."""
+        started = time.perf_counter()
+        features = self._extract(self._frames[:count])
+        if self._extract.device.type == "cuda":
+            torch.cuda.synchronize(self._extract.device)
+        return features, time.perf_counter() - started
+
+    @torch.inference_mode()
+    def _single(self, number: int) -> Features:
+        return self._extract(self._frames[number : number + 1])
+
+    def _all_calls(self) -> Iterator[bool]:
+        """Yields after each call but the last."""
+        first = self._single(0)
+        self.room = array_sizes(pack_features(first)[0])
+        if len(self._counts) == 1:
+            return
+        singles, seconds = [first], float("inf")
+        for _ in range(2):
+            yield True
+            seconds = min(seconds, self._timed(1)[1])
+        for count in self._counts[1:]:
+            yield True
+            together, _ = self._timed(count)
+            taken = float("inf") if self._measured else 0.0
+            for _ in range(2 if self._measured else 0):
+                yield True
+                taken = min(taken, self._timed(count)[1])
+            if taken >= WORTHWHILE * count * seconds:
+                continue
+            self._worthwhile.append(count)
+            while len(singles) < count:
+                yield True
+                singles.append(self._single(len(singles)))
+            if _alike(together, singles[:count]):
+                self._alike.append(count)
+
+
+def _alike(together: Features, single: Sequence[Features]) -> bool:
+    return all(
+        torch.equal(value[k : k + 1], one.maps[name])
+        for name, value in together.maps.items()
+        for k, one in enumerate(single)
+    )

@@ -27,7 +27,7 @@ from streamvos.pipeline.stages.serialization import (
     unpack_features,
     with_own_picture,
 )
-from streamvos.pipeline.stages.stage import Stage, StageContext, carried, now
+from streamvos.pipeline.stages.stage import Stage, StageContext, carried, now, remember_command
 from streamvos.pipeline.wire.arenas import Arena, ArenaError
 from streamvos.pipeline.wire.messages import Array, Message, Place, Refused
 from streamvos.segmenter import Question, StreamState, check_mask
@@ -35,8 +35,6 @@ from streamvos.types import Annotation, Features, InputError
 
 SNAPSHOT_ARENAS = 3
 """One that is committed, one that waits to be, one to write."""
-
-COMMANDS_REMEMBERED = 256
 
 MOST_FAILURES = 5
 """Snapshots that may fail one after the other."""
@@ -221,9 +219,7 @@ class MemoryStage(Stage):
         return annotation, applied
 
     def _tell_applied(self, number: int, seq: int, incarnation: int) -> None:
-        self._applied_at[number] = seq
-        while len(self._applied_at) > COMMANDS_REMEMBERED:
-            del self._applied_at[next(iter(self._applied_at))]
+        remember_command(self._applied_at, number, seq)
         self.tell("applied", number=number, seq=seq, incarnation=incarnation)
 
     def _annotation(self, mask: Any, size: tuple[int, int]) -> Annotation:

@@ -1,8 +1,8 @@
 """Features, questions and decisions as arrays of messages, and back.
 
 Every tensor is an array of its own and keeps its memory format: the same numbers in another order would be
-summed in another order, and masks would no longer equal those of a `Segmenter` bit for bit. Within one process
-the arrays are the tensors themselves.
+summed in another order, and masks would no longer equal those of a `Segmenter` bit for bit. Within one
+process the arrays are the tensors themselves.
 
     arrays, fields = pack_question(question)
     question = unpack_question(inbox, message, device)

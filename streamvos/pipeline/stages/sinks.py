@@ -24,7 +24,7 @@ import zmq
 from streamvos.pipeline.config.streams import SinkConfig
 from streamvos.pipeline.stages.reassembly import ReceivedResult, read_result
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
-from streamvos.pipeline.stages.stage import Stage, StageContext, now
+from streamvos.pipeline.stages.stage import Stage, StageContext, now, remember_command
 from streamvos.pipeline.wire.messages import Message, Refused, public_session
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
@@ -35,8 +35,6 @@ ACK_SECONDS = 0.02
 """Acknowledgements are gathered for so long."""
 
 FIRST_INCARNATION = 1
-
-_COMMANDS = 256  # remembered
 
 _CLOSE_SECONDS = 0.8  # the worker gives a stage a second
 
@@ -175,15 +173,9 @@ class SinksStage(Stage):
                 self.drops[f"{queue.kind} queue full"] += 1
         self._unwritten.append([message.seq, received.frame.captured_ns, stamps, received.dropped, recovered])
         self._last = message.seq
-        self._note_commands(message)
+        for number in message.get("commands", []):  # the memory may die before it has answered them
+            remember_command(self._obeyed, number, message.seq)
         self.frames += 1
-
-    def _note_commands(self, message: Message) -> None:
-        """What this result shows to have been obeyed, should the memory die before it has said so."""
-        for number in message.get("commands", []):
-            self._obeyed[number] = message.seq
-        while len(self._obeyed) > _COMMANDS:
-            del self._obeyed[next(iter(self._obeyed))]
 
     # ---- acknowledgements
 

@@ -31,8 +31,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.stages.stage import Stage, StageContext
-from streamvos.pipeline.stages.stage_thread import StageThread, in_turns
+from streamvos.pipeline.stages.stage import Stage, StageContext, StageThread, in_turns
 from streamvos.pipeline.telemetry.logs import warnings_as_events
 from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.messages import Message, Refused, decode, encode
