@@ -20,9 +20,9 @@ from typing import Any
 
 from streamvos.pipeline.config.reading import make_config
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
-from streamvos.pipeline.supervision.processes import Instance
+from streamvos.pipeline.supervision.processes import Instance, WorkerSlot
 from streamvos.pipeline.supervision.topology import Topology
-from streamvos.pipeline.supervision.worker_pool import WorkerSlot
+from streamvos.pipeline.supervision.worker_pool import Context
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.wire.messages import Array, Message
@@ -81,10 +81,11 @@ class FakePipeline:
         self.observation = Observation(
             [one.name for one in self.config.streams], self.log, clock=lambda: round(self.now * 1e9)
         )
-        self.dispatcher = Dispatcher(
+        context = Context(
             self.config, self.topology, self._start, self._send, {"pipeline_session": b"session!"},
             self.observation, self.log, clock,
         )  # fmt: skip
+        self.dispatcher = Dispatcher(context)
         self.pool, self.manager = self.dispatcher.pool, self.dispatcher.manager
 
     def _start(self, worker: WorkerSlot, spare: bool) -> Instance:
@@ -93,7 +94,7 @@ class FakePipeline:
         self.started.append((worker.name, spare))
         process: Any = FakeProcess(4000 + len(self.started))
         identity = f"{worker.name}#{worker.lives}".encode()
-        return Instance(worker.name, worker.stages, identity, worker.lives, process, spare=spare)
+        return Instance(worker.name, identity, worker.lives, process, spare=spare)
 
     def _send(self, instance: Instance, message: Message) -> None:
         self._sent.append((instance.worker, instance.spare, message))
@@ -127,7 +128,7 @@ class FakePipeline:
         self.says(worker, "ready", endpoints={}, facts=facts, standby=False)
 
     def revive(self, worker: str) -> None:
-        """A worker that was started says hello, is told to prepare, and is ready."""
+        """A started worker says hello, is initialized, and gets ready."""
         self.hello(worker)
         self.watch()
         self.ready(worker)

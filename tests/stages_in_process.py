@@ -140,7 +140,8 @@ class _Stages:
     def _answer(self, record: StreamRecord, message: Message) -> None:
         name = record.name
         if message.kind == "reset_done":
-            if record.reset_done(message["stage"].partition(".")[0], 1):
+            record.awaiting.discard(message["stage"].partition(".")[0])
+            if not record.awaiting:
                 record.phase = "running"
                 start = {"next": 0, "fresh": True, "written": 0, "origin": None}
                 self._order(f"source.{name}", Message("start", name, 1, 0, start))

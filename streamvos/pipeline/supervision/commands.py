@@ -1,9 +1,9 @@
-"""Users' commands: masks, objects to forget, pauses, ends (docs/protocol.md, 7 and 8).
+"""Users' commands: masks, objects to forget, pauses, stops (docs/protocol.md, 7 and 8).
 
     commands = Commands(dispatcher)                       # `control.ControlServer` calls it
     commands.annotate("front", mask, reply)
 
-A command is numbered here, kept with its stream until a committed snapshot holds it, and sent to the memory.
+A command is numbered, sent to the memory, and stored with its stream until a committed snapshot covers it.
 """
 
 from __future__ import annotations
@@ -15,85 +15,56 @@ import numpy as np
 
 from streamvos.masks.checks import fit_label_map
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
-from streamvos.pipeline.supervision.stream_manager import answer
 from streamvos.pipeline.supervision.streams import Command, Reply, StreamRecord
 from streamvos.types import InputError
 
 MOST_COMMANDS = 64
-"""Commands of one stream that have not been applied yet; each holds its mask."""
+"""Maximum number of commands of one stream that have not been applied yet; each holds its mask."""
 
 
 class Commands:
-    """Carries out users' commands on the streams and workers of a dispatcher."""
+    """Carries out users' commands; each raises InputError if the stream does not exist or has ended."""
 
     def __init__(self, dispatcher: Dispatcher):
         self._dispatcher, self._manager = dispatcher, dispatcher.manager
         self._numbers = 0
 
     def status(self) -> Mapping[str, Any]:
-        """Everything that is known of streams and workers."""
+        """The state of all streams and workers."""
         return self._dispatcher.status()
 
     def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
         """Apply a mask to the next frame.
 
         Raises:
-            InputError: no such stream, or a mask of another size.
+            InputError: the mask has another size than the frames, or too many commands are waiting.
         """
         record = self._running(stream)
-        mask = mask.copy()  # it lies in the message
-        if record.facts is not None:  # else it waits for the source to open
+        mask = mask.copy()  # it is a view of the message
+        if record.facts is not None:  # else the size is checked once the source is open
             size = tuple(record.facts["size"])
             mask = fit_label_map(mask, size, tuple(record.facts.get("native_size", size)))
         self._take_command(record, "annotate", reply, mask=mask)
 
     def forget(self, stream: str, object_id: int, reply: Reply) -> None:
-        """Stop tracking an object.
-
-        Raises:
-            InputError: no such stream.
-        """
+        """Stop tracking an object."""
         self._take_command(self._running(stream), "forget", reply, object_id=object_id)
 
     def pause(self, stream: str) -> None:
-        """Stop reading frames until `resume`.
-
-        Raises:
-            InputError: no such stream.
-        """
+        """Stop reading frames until `resume`."""
         self._set_paused(stream, True)
 
     def resume(self, stream: str) -> None:
-        """Read frames again.
-
-        Raises:
-            InputError: no such stream.
-        """
+        """Read frames again."""
         self._set_paused(stream, False)
 
     def stop(self, stream: str, reply: Reply) -> None:
-        """End a stream, or with "" all of them; the reply comes when it has ended.
-
-        Raises:
-            InputError: no such stream.
-        """
+        """End a stream, or with "" all streams; the reply comes when they have ended."""
         names = [stream] if stream else [n for n, one in self._manager.streams.items() if not one.over]
         records = [self._running(name) for name in names]
         for record in records:
             self._manager.ask_to_end(record)
-        waiting = [record for record in records if not record.over]
-        left = len(waiting)
-
-        def one_is_over(ok: bool) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                answer(reply, ok)
-
-        for record in waiting:
-            record.on_over.append(one_is_over)
-        if not waiting:
-            answer(reply, True)
+        self._manager.reply_when_over(records, reply)
 
     def _set_paused(self, stream: str, paused: bool) -> None:
         record = self._running(stream)
@@ -119,5 +90,5 @@ class Commands:
         command = Command(self._numbers, verb, reply=reply, **more)
         stream.commands[command.number] = command
         if stream.phase not in ("opening", "recovering") and stream.memory_restart is None:
-            # else it goes with the next incarnation
+            # else it is sent with the next reset
             self._manager.send_command(stream, command)

@@ -1,72 +1,50 @@
-"""What a worker's message means, who may begin, and the status: without sockets, processes or signals.
+"""Handling of workers' messages, and the status: without sockets, processes or signals.
 
-    dispatcher = Dispatcher(config, topology, start, send, {"runtime": ...}, observation, log)
+    dispatcher = Dispatcher(Context(config, topology, start, send, init, observation, log))
     dispatcher.pool.start_all()
     dispatcher.take(worker, instance, message)       # for every message
     dispatcher.watch()                               # many times a second
 
-Workers are the pool's business, streams the manager's; here they meet.
+It connects the pool, which handles workers, and the manager, which handles streams.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from streamvos.addresses import redact
-from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.supervision.processes import Instance
+from streamvos.pipeline.supervision.processes import Instance, WorkerSlot
 from streamvos.pipeline.supervision.stream_manager import StreamManager
 from streamvos.pipeline.supervision.streams import StreamRecord
-from streamvos.pipeline.supervision.topology import Topology
-from streamvos.pipeline.supervision.worker_pool import WorkerPool, WorkerSlot
-from streamvos.pipeline.telemetry.logs import EventLog
-from streamvos.pipeline.telemetry.observation import Observation, checked_beat, in_local_time
+from streamvos.pipeline.supervision.worker_pool import Context, WorkerPool
+from streamvos.pipeline.telemetry.observation import checked_beat, in_local_time
 from streamvos.pipeline.wire.messages import Message
 
 LATE_SECONDS = 5.0
-"""When one source is open, the networks wait so long for the others; later ones begin beside them."""
+"""How long the networks wait for further sources once one is open; later streams join them."""
 
 
 class Dispatcher:
     """The decisions of one pipeline.
 
     Args:
-        config: the pipeline's configuration.
-        topology: which worker runs which stage.
-        start: starts a process: (worker, spare) -> instance.
-        send: sends a control message to an instance.
-        init: fields of every INIT: the session and the runtime folder.
-        observation: counts what happens.
-        log: where events go.
-        clock: monotonic seconds.
+        context: configuration, functions and counters, shared with streams and workers.
 
     Attributes:
         manager: the streams.
         pool: the workers.
     """
 
-    def __init__(
-        self,
-        config: PipelineConfig,
-        topology: Topology,
-        start: Callable[[WorkerSlot, bool], Instance],
-        send: Callable[[Instance, Message], None],
-        init: Mapping[str, Any],
-        observation: Observation,
-        log: EventLog,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._config, self._topology, self._send, self._init_fields = config, topology, send, init
-        self._observation, self._log, self._clock = observation, log, clock
-        self.manager = StreamManager(config, topology, send, observation, log, clock)
-        self.pool = WorkerPool(config, topology, start, send, self._init, self.manager.on_death, log, clock)
-        self.manager.pool = self.pool
+    def __init__(self, context: Context):
+        self._context, self._config, self._topology = context, context.config, context.topology
+        self._observation, self._log, self._clock = context.observation, context.log, context.clock
+        self.manager = StreamManager(context)
+        self.pool = self.manager.pool = WorkerPool(context, self._init, self.manager.on_death)
 
     def watch(self) -> None:
-        """Act on deaths and deadlines, and begin what may begin by now."""
+        """Act on deaths and deadlines, and initialize the workers that may begin."""
         self.pool.watch()
         self.pool.prepare(self._may_prepare)
         self.manager.watch()
@@ -76,7 +54,7 @@ class Dispatcher:
 
         Raises:
             Refused: a heartbeat is malformed.
-            LookupError, TypeError, ValueError: any other message is.
+            LookupError, TypeError, ValueError: another message is malformed.
         """
         instance.last_beat = self._clock()
         kind = message.kind
@@ -105,7 +83,7 @@ class Dispatcher:
             self.manager.on_message(message)
 
     def status(self) -> dict[str, Any]:
-        """Everything that is known of streams and workers (docs/protocol.md, 8)."""
+        """The state of all streams and workers (docs/protocol.md, 8)."""
         workers = self.pool.status()
         stages: dict[str, Mapping[str, Any]] = {}
         for worker in workers.values():
@@ -139,17 +117,10 @@ class Dispatcher:
         }
 
     def _failed(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
-        """A stage could not go on. The input's fault ends its stream; anything else is tried again."""
+        """Handle the failure of a stage: end the stream if its input is at fault, else restart the worker."""
         stage, error = message["stage"], message["error"]
-        self._log.event(
-            "failed",
-            "error",
-            worker=worker.name,
-            stage=stage,
-            stream=message.stream,
-            error=error,
-            details=message.get("details", ""),
-        )
+        where = {"worker": worker.name, "stage": stage, "stream": message.stream}
+        self._log.event("failed", "error", **where, error=error, details=message.get("details", ""))
         concerned = self.manager.streams.get(message.stream)
         if message["fatal"] and concerned is not None and stage.startswith("source."):
             self.manager.source_failed(concerned, error, message["ended"])
@@ -160,17 +131,16 @@ class Dispatcher:
             instance.kill(f"{stage} failed: {error}")
 
     def _connect_all(self) -> None:
-        """Send every worker the addresses of all the others."""
-        endpoints: dict[str, str] = {}
-        for instance in self.pool.working():
-            endpoints |= instance.endpoints
-        for instance in self.pool.working():
-            self._send(instance, Message("connect", fields={"endpoints": endpoints}))
+        """Send all working instances each other's addresses."""
+        working = [one.current for one in self.pool if one.current is not None and one.is_ready]
+        endpoints = {edge: address for one in working for edge, address in one.endpoints.items()}
+        for instance in working:
+            self._context.send(instance, Message("connect", fields={"endpoints": endpoints}))
 
     def _may_prepare(self, worker: WorkerSlot) -> bool:
-        """Sources at once; others when it is known what the frames are like.
+        """Whether to send INIT: to sources at once, to others when the frames' sizes are known.
 
-        Where there is an extractor, a stream that cannot be opened, or not soon, does not hold up the others.
+        The extractor's worker does not wait for a stream that cannot be opened, or not soon.
         """
         streams = self.manager.of_worker(worker)
         if "extractor" in worker.stages:
@@ -183,7 +153,7 @@ class Dispatcher:
         streams = self.manager.streams.values()
         config = self._config.model_dump(mode="json")
         for stream in config["streams"]:
-            if f"source.{stream['name']}" not in worker.stages:  # the passwords of its own cameras alone
+            if f"source.{stream['name']}" not in worker.stages:  # only its own cameras' passwords
                 stream["source"] = redact(stream["source"])
         fields = {
             "config": config,
@@ -193,4 +163,4 @@ class Dispatcher:
             "life": instance.life,
             "standby": instance.spare,
         }
-        return Message("init", fields={**self._init_fields, **fields})
+        return Message("init", fields={**self._context.init, **fields})

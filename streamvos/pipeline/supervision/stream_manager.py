@@ -1,18 +1,15 @@
-"""The streams of a pipeline: when they begin, go back to a snapshot and begin anew, and end.
+"""The streams of a pipeline: how they begin, recover from a snapshot, and end (docs/protocol.md, 5 to 7).
 
-`on_...` is called when something has happened; every death is answered by a new incarnation.
-docs/protocol.md, 5 to 7.
+The `on_...` methods are called when something has happened; each death leads to a new incarnation.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.supervision.processes import Instance
+from streamvos.pipeline.supervision.processes import Instance, WorkerSlot
 from streamvos.pipeline.supervision.streams import (
     RESET_STAGES,
     Command,
@@ -21,47 +18,41 @@ from streamvos.pipeline.supervision.streams import (
     Snapshot,
     StreamRecord,
 )
-from streamvos.pipeline.supervision.topology import Topology, stage_name
-from streamvos.pipeline.supervision.worker_pool import WorkerPool, WorkerSlot
-from streamvos.pipeline.telemetry.logs import EventLog, without_credentials
-from streamvos.pipeline.telemetry.observation import Observation
+from streamvos.pipeline.supervision.topology import stage_name
+from streamvos.pipeline.supervision.worker_pool import Context, WorkerPool
+from streamvos.pipeline.telemetry.logs import without_credentials
 from streamvos.pipeline.wire.messages import Array, Message
 from streamvos.types import StreamvosError
 
 CLOSE_SECONDS = 0.5
-"""How long the sinks may take to close their files when the drain has taken too long."""
+"""Time for the sinks to close their files once the drain has taken too long."""
 
 
 class StreamManager:
-    """All streams. Arguments are those of `Dispatcher`.
+    """All streams.
+
+    Args:
+        context: shared by all parts of the supervision.
 
     Attributes:
         streams: by name.
-        pool: the workers; given after both are made.
-        closing: no stream begins any more.
-        code: exit code that the ends of streams amount to.
+        pool: the workers; set by `Dispatcher`.
+        code: the exit code, given the ends of streams so far.
     """
 
     pool: WorkerPool
 
-    def __init__(
-        self,
-        config: PipelineConfig,
-        topology: Topology,
-        send: Callable[[Instance, Message], None],
-        observation: Observation,
-        log: EventLog,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._config, self._topology, self._send = config, topology, send
-        self._observation, self._log, self._clock = observation, log, clock
-        self.streams = {one.name: StreamRecord(one) for one in config.streams}
-        self.closing = False
+    def __init__(self, context: Context):
+        self._limits, self._topology, self._send = context.config.supervision, context.topology, context.send
+        self._observation, self._log, self._clock = context.observation, context.log, context.clock
+        self.streams = {one.name: StreamRecord(one) for one in context.config.streams}
+        self._closing = False  # no incarnation begins any more
+        self._stops: list[tuple[list[StreamRecord], Reply]] = []  # requests to end streams
         self.code = 0
 
     @property
     def all_over(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether all streams have ended."""
         return all(stream.over for stream in self.streams.values())
 
     def of_worker(self, worker: WorkerSlot) -> list[StreamRecord]:
@@ -72,7 +63,7 @@ class StreamManager:
     # ---- what happens
 
     def on_facts(self, facts: Mapping[str, Any]) -> None:
-        """A worker's READY says what its stages found: stage -> facts."""
+        """Note the facts in a worker's READY: stage -> what it found in its source."""
         for stage, found in facts.items():
             kind, _, name = stage.partition(".")
             if kind == "source":
@@ -81,15 +72,15 @@ class StreamManager:
                 stream.opened_at = stream.opened_at or self._clock()
 
     def on_ready(self, worker: WorkerSlot) -> None:
-        """A worker is READY: streams begin that have waited for it alone."""
+        """Begin the streams for which this was the last worker to get READY."""
         for stream in self.of_worker(worker):
             self._begin_if_possible(stream)
 
     def on_death(self, worker: WorkerSlot, reason: str) -> bool:
-        """A worker is gone; returns whether it is started again."""
+        """Handle the death of a worker; returns whether it is restarted."""
         streams = self.of_worker(worker)
         self._observation.died(worker.name, worker.stages, reason, [one.name for one in streams])
-        for stream in [one for one in streams if one.reason]:  # it is failing already
+        for stream in [one for one in streams if one.reason]:  # already failing
             if stream.cut_at is None:
                 self.end_badly(stream, stream.reason, stream.input_fault)
             elif worker is self.pool.of_stage(stage_name("sinks", stream.name)):
@@ -103,15 +94,13 @@ class StreamManager:
             return False
         if worker.restarts.died(self._clock()):
             return True
-        window = self._config.supervision.restart_window
+        within = f"within {self._limits.restart_window:g} s (max_restarts)"
         for stream in streams:
-            self.end_badly(
-                stream, f"{worker.name} died too often within {window:g} s (max_restarts), last: {reason}"
-            )
+            self.end_badly(stream, f"{worker.name} died too often {within}, last: {reason}")
         return False
 
     def on_message(self, message: Message) -> None:
-        """A stage's message about its stream."""
+        """Handle a stage's message about its stream."""
         stream = self.streams.get(message.stream)
         if stream is None or stream.over:
             return
@@ -147,13 +136,13 @@ class StreamManager:
             self._over(stream, stream.reason)
 
     def watch(self) -> None:
-        """Notice streams that stand still though no stage works: a message was lost on a network."""
+        """Recover streams that stand still though no stage works: a message was lost on a network."""
         now = self._clock()
         for stream in self.streams.values():
             if stream.phase == "ending":
                 self._watch_end(stream, now)
             elif stream.phase == "running" and not stream.paused and self._no_stage_works(stream):
-                if now - stream.progress_at > self._config.supervision.hang_timeout:
+                if now - stream.progress_at > self._limits.hang_timeout:
                     self._log.event("stuck", "warning", stream=stream.name)
                     self._observation.interrupted(stream.name)
                     stream.phase = "recovering"
@@ -162,26 +151,25 @@ class StreamManager:
                 stream.progress_at = now
 
     def _watch_end(self, stream: StreamRecord, now: float) -> None:
-        """Notice an end that does not come."""
+        """End a stream that takes too long to end."""
         if stream.cut_at is not None:
             if now - stream.cut_at > CLOSE_SECONDS:
                 self._over(stream, stream.reason)
-        elif self._observation.waiting(stream.name) is not None:  # for room on a disk: it may wait
+        elif self._observation.waiting(stream.name) is not None:  # such as for space on a disk
             stream.progress_at = now
-        elif now - stream.progress_at > self._config.supervision.hang_timeout:
+        elif now - stream.progress_at > self._limits.hang_timeout:
             self.end_badly(stream, stream.reason or "it did not end when it was told to", stream.input_fault)
 
     # ---- incarnations
 
     def _begin_if_possible(self, stream: StreamRecord) -> None:
         """Begin a new incarnation of a stream, if all its workers are READY."""
-        if stream.over or self.closing or stream.facts is None or stream.phase in ("running", "ending"):
+        if self._closing or stream.facts is None or stream.phase in ("running", "ending", "over"):
             return
-        if not self.pool.are_ready(self._topology.workers_of(stream.name)):
+        if not all(self.pool.workers[name].is_ready for name in self._topology.workers_of(stream.name)):
             return
         memory = self._instance(stream, "memory")
-        assert memory is not None
-        keeps = not stream.lossless and stream.memory_identity == memory.identity
+        keeps = not stream.lossless and memory is not None and stream.memory_identity == memory.identity
         snapshot = stream.restart_from(keeps)
         if stream.lossless:
             stream.drop_uncommitted()
@@ -189,7 +177,7 @@ class StreamManager:
         stream.next_seq = 0 if stream.lossless else max(stream.next_seq, stream.acked + 1)
         stream.memory_restart = Restart(keeps, snapshot)
         for kind in RESET_STAGES:
-            if kind != "memory":  # which has to know what the sinks have written
+            if kind != "memory":  # its reset needs to know what the sinks have written
                 self.tell(stream, kind, "reset", stream.next_seq, facts=stream.facts)
         self._log.event("incarnation", stream=stream.name, incarnation=number)
         self._observation.mark("incarnation", stream.name, incarnation=number)
@@ -197,15 +185,13 @@ class StreamManager:
     def _reset_memory(self, stream: StreamRecord, written: int) -> None:
         """Reset the memory, and send it the commands since its snapshot.
 
-        Args:
-            stream: the memory's stream.
-            written: frames before this one are written, and no command may be applied to them any more.
+        Frames before `written` are written, so commands can no longer be applied to them.
         """
         assert stream.memory_restart is not None
         keeps, snapshot = stream.memory_restart
         stream.memory_restart = None
         memory = self._instance(stream, "memory")
-        # now, and not when this incarnation began: until here it has nothing that it could keep
+        # now, not when the incarnation began: until here the memory has no state that it could keep
         stream.memory_identity = None if memory is None else memory.identity
         commands = stream.commands_after(snapshot, keeps)
         self.tell(
@@ -228,7 +214,7 @@ class StreamManager:
             return  # the answer to an older reset
         kind = message["stage"].partition(".")[0]
         if kind == "sinks" and stream.memory_restart:
-            for number, seq in message.get("obeyed", []):  # the memory died before it could say so
+            for number, seq in message.get("obeyed", []):  # the memory died before it could report them
                 answer(stream.applied(number, seq), True, seq=seq)
             self._reset_memory(stream, max(message["next"], stream.acked + 1))
         if kind == "sinks":
@@ -237,23 +223,17 @@ class StreamManager:
             stream.fresh = message["fresh"]
         if kind == "memory" and stream.lossless:
             stream.next_seq = message["next"]
-        elif kind in ("memory", "sinks") and not stream.lossless:  # after what an earlier life wrote
+        elif kind in ("memory", "sinks") and not stream.lossless:  # after the frames of an earlier life
             stream.next_seq = max(stream.next_seq, message["next"])
-        if stream.reset_done(kind, message.incarnation):
+        stream.awaiting.discard(kind)
+        if stream.phase == "resetting" and not stream.awaiting:
             self._start(stream)
 
     def _start(self, stream: StreamRecord) -> None:
-        """All stages have answered the reset: the source begins."""
+        """Start the source, since all other stages have answered the reset."""
         stream.phase, stream.progress_at = "running", self._clock()
-        self.tell(
-            stream,
-            "source",
-            "start",
-            next=stream.next_seq,
-            fresh=stream.fresh,
-            written=stream.sinks_next,
-            origin=stream.origin,
-        )
+        start: dict[str, Any] = {"next": stream.next_seq, "fresh": stream.fresh, "written": stream.sinks_next}
+        self.tell(stream, "source", "start", **start, origin=stream.origin)
         if stream.paused:
             self.tell(stream, "source", "pause")
 
@@ -268,7 +248,7 @@ class StreamManager:
             self.tell(stream, "source", "release", stream.released)
 
     def _no_stage_works(self, stream: StreamRecord) -> bool:
-        """Whether frames are on their way, and no stage says that it works on one."""
+        """Whether frames are on their way, but no stage reports that it works on one."""
         beats: dict[str, Any] = {}
         for name in self._topology.workers_of(stream.name):
             current = self.pool.workers[name].current
@@ -280,13 +260,13 @@ class StreamManager:
     # ---- ends
 
     def close(self) -> None:
-        """Every source ends its stream, and nothing begins any more."""
-        self.closing = True
+        """End all streams in order."""
+        self._closing = True
         for stream in self.streams.values():
             self.ask_to_end(stream)
 
     def cut_short(self) -> None:
-        """The drain takes too long: the sinks close with what they have, or their streams end without."""
+        """Close the sinks with the frames they have, since the drain takes too long."""
         now = self._clock()
         for stream in self.streams.values():
             if not stream.over and stream.cut_at is None:
@@ -295,14 +275,14 @@ class StreamManager:
                 self._close_sinks(stream)
 
     def source_failed(self, stream: StreamRecord, reason: str, ended: bool) -> None:
-        """A source cannot go on; if it has sent `end`, what is on its way is still written."""
+        """A source cannot go on; if it has sent `end`, frames on their way are still written."""
         if stream.phase != "running" or not ended:
             self.end_badly(stream, reason, input_fault=True)
             return
         stream.phase, stream.reason, stream.input_fault = "ending", reason, True
 
     def end_badly(self, stream: StreamRecord, reason: str, input_fault: bool = False) -> None:
-        """A stream cannot go on; its files are closed with what they have."""
+        """End a stream that cannot go on; its files are closed with the frames they have."""
         if stream.over or stream.cut_at is not None:
             return
         stream.input_fault, stream.reason = input_fault, reason
@@ -310,15 +290,26 @@ class StreamManager:
         self._close_sinks(stream)
 
     def ask_to_end(self, stream: StreamRecord) -> None:
-        """End a stream in order; one that does not run closes its files with what they have."""
+        """End a stream in order; if it is not running, its files are closed with the frames they have."""
         if stream.phase == "running":
             stream.phase = "ending"
             self.tell(stream, "source", "stop")
         elif not stream.over and stream.phase != "ending":
             self._close_sinks(stream)
 
+    def reply_when_over(self, streams: list[StreamRecord], reply: Reply) -> None:
+        """Answer a user when these streams have ended."""
+        self._stops.append((streams, reply))
+        self._answer_stops()
+
+    def _answer_stops(self) -> None:
+        for streams, reply in self._stops:
+            if all(stream.over for stream in streams):
+                answer(reply, True)
+        self._stops = [one for one in self._stops if not all(stream.over for stream in one[0])]
+
     def _close_sinks(self, stream: StreamRecord) -> None:
-        """The sinks close with what they have; without sinks there is nothing to close."""
+        """Close the sinks with the frames they have; without ready sinks the stream is over."""
         stream.phase = "ending"
         sinks = self._instance(stream, "sinks")
         if sinks is None or sinks.state != "ready":
@@ -327,7 +318,7 @@ class StreamManager:
             self.tell(stream, "sinks", "stop", drain=False)
 
     def _over(self, stream: StreamRecord, reason: str) -> None:
-        """A stream has ended; with a reason, badly."""
+        """Note that a stream has ended; a reason means that it failed."""
         if stream.over:
             return
         stream.phase, stream.reason = "over", without_credentials(reason)
@@ -335,8 +326,7 @@ class StreamManager:
         for command in stream.commands.values():
             answer(command.reply, False, error=f"stream {stream.name} has ended")
         stream.commands.clear()
-        for reply in stream.on_over:
-            answer(reply, True)
+        self._answer_stops()
         if reason:
             self.code = max(self.code, 2 if stream.input_fault else 1)
         self._log.event("over", "error" if reason else "info", stream=stream.name, reason=reason)
@@ -345,7 +335,7 @@ class StreamManager:
                 self.pool.retire(name)
 
     def take_cleared(self) -> list[str]:
-        """Names of streams that are over and whose own workers are gone, each once."""
+        """Names of streams that are over and whose own workers are gone; each is returned once."""
         found = []
         for stream in self.streams.values():
             workers = [self.pool.workers[name] for name in self._topology.workers_of(stream.name)]
@@ -382,7 +372,7 @@ class StreamManager:
 
 
 def answer(reply: Reply | None, ok: bool, **fields: Any) -> None:
-    """Answer a user, if one waits."""
+    """Answer a user, if one is waiting."""
     if reply is not None:
         with contextlib.suppress(StreamvosError):
             reply(ok, **fields)

@@ -1,6 +1,6 @@
-"""One stream as the supervisor knows it: its incarnation, its snapshots, and its users' commands.
+"""The supervisor's record of one stream: its incarnation, snapshots, and users' commands.
 
-Pure bookkeeping, without sockets or clocks, so that tests can try out the race order of docs/protocol.md.
+Pure bookkeeping without sockets or clocks, so that tests can try out the race orders of docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ StreamPhase = Literal["opening", "resetting", "running", "recovering", "ending",
 Reply = Callable[..., None]
 
 RESET_STAGES = ("sinks", "decoder", "extractor", "memory")
-"""Kinds of stages that begin an incarnation before the source does."""
+"""Kinds of stages that are reset before the source starts."""
 
 
 @dataclass
 class Command:
-    """What a user asked for; numbered in the order of arrival."""
+    """A user's command; numbered in the order of arrival."""
 
     number: int
     verb: Literal["annotate", "forget"]
     object_id: int = 0
     mask: np.ndarray | None = None
-    due: int | None = None  # the frame it was applied to; None as long as that is not known
-    reply: Reply | None = None  # answers the user; None once it has
+    due: int | None = None  # the frame it was applied to; None until that is known
+    reply: Reply | None = None  # answers the user; None once it was called
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state that the memory has saved."""
+    """A saved state of the memory."""
 
     seq: int
     slot: int
@@ -43,7 +43,7 @@ class Snapshot:
 
 
 class Restart(NamedTuple):
-    """How the memory begins an incarnation: with the state it has, or from a snapshot, or from nothing."""
+    """How the memory begins an incarnation: with its present state, from a snapshot, or without a state."""
 
     keeps: bool
     snapshot: Snapshot | None
@@ -56,31 +56,30 @@ class StreamRecord:
     config: StreamConfig
     phase: StreamPhase = "opening"
     facts: Mapping[str, Any] | None = None  # what the source found; None before it was opened
-    tried: bool = False  # the source has been opened, or could not be
-    opened_at: float | None = None  # when the source was open for the first time
+    tried: bool = False  # opening the source has succeeded or failed at least once
+    opened_at: float | None = None  # when the source was first opened
     origin: int | None = None  # when the time stamps of a live source began, in its host's monotonic ns
     # this incarnation
     incarnation: int = 0  # 0 before the first
     awaiting: set[str] = field(default_factory=set)  # kinds of stages that have not answered the reset
-    memory_restart: Restart | None = None  # until the sinks have said what they have written
-    memory_identity: bytes | None = None  # the life of the memory that was reset last
-    next_seq: int = 0  # where the source begins
+    memory_restart: Restart | None = None  # until the sinks have reported what they have written
+    memory_identity: bytes | None = None  # the instance whose memory was reset last
+    next_seq: int = 0  # the source's first frame
     sinks_next: int = 0  # frames before this one have reached the sinks
-    fresh: bool = True  # the first mask has to be given again
+    fresh: bool = True  # the memory needs the first mask again
     # progress
-    acked: int = -1  # everything up to here has been written; -1 = nothing
-    released: int = -1  # the source need not keep frames up to here
-    progress_at: float = 0.0  # the last sign that frames get through
+    acked: int = -1  # frames up to this one have been written; -1 = none
+    released: int = -1  # the source need not keep frames up to this one
+    progress_at: float = 0.0  # the last sign of progress
     snapshots: list[Snapshot] = field(default_factory=list)  # not committed yet
     committed: Snapshot | None = None
     commands: dict[int, Command] = field(default_factory=dict)  # not in a committed snapshot yet, by number
     trouble: str = ""  # why one of its workers died last
-    # what users asked for, and the end
+    # pause and end
     paused: bool = False
-    cut_at: float | None = None  # when the sinks were told to close without waiting longer
-    on_over: list[Reply] = field(default_factory=list)  # who waits for the end
-    reason: str = ""  # why it is over; "" if in order
-    input_fault: bool = False  # the reason is something that the user gave
+    cut_at: float | None = None  # when the sinks were asked to close at once
+    reason: str = ""  # why it failed; "" if it did not
+    input_fault: bool = False  # the reason is a fault of the user's input
     cleared: bool = False  # its shared memory has been given back
 
     @property
@@ -99,7 +98,7 @@ class StreamRecord:
         return self.phase == "over"
 
     def state(self, waits: bool) -> str:
-        """The stream's state in `status`; `waits`: a stage waits for its source or a disk."""
+        """The stream's state in `status`; `waits`: whether a stage waits for its source or a disk."""
         if self.over:
             return "failed" if self.reason else "ended"
         if self.phase == "running" and self.paused:
@@ -111,7 +110,7 @@ class StreamRecord:
     # ---- incarnations
 
     def begin(self) -> int:
-        """Begin a new incarnation, in which nothing that was on its way counts; its number."""
+        """Begin a new incarnation and return its number; messages of earlier ones no longer count."""
         self.incarnation += 1
         self.awaiting = set(RESET_STAGES)
         self.phase = "resetting"
@@ -120,20 +119,13 @@ class StreamRecord:
     def restart_from(self, memory_lives: bool) -> Snapshot | None:
         """The snapshot to go on from; None = the beginning, or (live) the state that the memory still has.
 
-        Under "lossless" the committed one, after which the source has all frames; under "latest" the newest.
+        Under "lossless" it is the committed one, after which the source has all frames; else the newest one.
         """
         if self.lossless:
             return self.committed
         if memory_lives:
             return None
         return self.snapshots[-1] if self.snapshots else self.committed
-
-    def reset_done(self, kind: str, incarnation: int) -> bool:
-        """A stage has answered; whether it was the last one."""
-        if incarnation != self.incarnation or self.phase != "resetting":
-            return False
-        self.awaiting.discard(kind)
-        return not self.awaiting
 
     # ---- snapshots
 
@@ -144,17 +136,17 @@ class StreamRecord:
         return sorted({one.slot for one in kept})
 
     def add_snapshot(self, snapshot: Snapshot) -> list[int]:
-        """One was saved; the slots that are free now."""
+        """Add a saved snapshot; returns the slots that became free."""
         self.snapshots.append(snapshot)
         return self._commit()
 
     def acknowledge(self, seq: int) -> list[int]:
-        """The sinks have written everything up to `seq`; the slots that are free now."""
+        """Note that the sinks have written all frames up to `seq`; returns the slots that became free."""
         self.acked = max(self.acked, seq)
         return self._commit()
 
     def drop_uncommitted(self) -> None:
-        """The stream is computed anew from the committed snapshot: later ones will be written again."""
+        """Forget the snapshots after the committed one, since the frames are computed again from there."""
         self.snapshots.clear()
 
     def _commit(self) -> list[int]:
@@ -174,7 +166,7 @@ class StreamRecord:
 
     @property
     def releasable(self) -> int:
-        """The source need not keep the frames up to this one; -1 = all of them are needed."""
+        """The source need not keep frames up to this one; -1 = it must keep all."""
         if not self.lossless:
             return self.acked
         return -1 if self.committed is None else self.committed.seq
@@ -189,7 +181,7 @@ class StreamRecord:
         return [one for one in self.commands.values() if one.due is None or one.due > after]
 
     def applied(self, number: int, seq: int) -> Reply | None:
-        """A command was applied to a frame; returns who waits for the answer."""
+        """Note that a command was applied to a frame; returns the waiting user's reply function."""
         command = self.commands.get(number)
         if command is None:
             return None
@@ -200,6 +192,6 @@ class StreamRecord:
         return reply
 
     def refused(self, number: int) -> Reply | None:
-        """A command could not be applied; returns who waits for the answer."""
+        """Note that a command could not be applied; returns the waiting user's reply function."""
         command = self.commands.pop(number, None)
         return None if command is None else command.reply

@@ -24,9 +24,9 @@ from streamvos.pipeline.clients.control import ControlServer
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.supervision.commands import Commands
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
-from streamvos.pipeline.supervision.processes import Instance, start_worker
+from streamvos.pipeline.supervision.processes import Instance, WorkerSlot, start_worker
 from streamvos.pipeline.supervision.topology import Topology
-from streamvos.pipeline.supervision.worker_pool import WorkerSlot
+from streamvos.pipeline.supervision.worker_pool import Context
 from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events
 from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.telemetry.trace import TraceWriter
@@ -129,14 +129,9 @@ class Supervisor:
             self._remote = self._router(f"tcp://{config.host}:{config.port}", own)
             if own is not None:
                 self._observation.include("remote workers", own.denied)
-        init = {
-            "pipeline_session": self._session,
-            "runtime": str(runtime.folder),
-            "started": time.time_ns(),
-        }
-        self._dispatcher = Dispatcher(
-            config, self._topology, self._start, self._send, init, self._observation, self._log
-        )
+        init = {"pipeline_session": self._session, "runtime": str(runtime.folder), "started": time.time_ns()}
+        context = Context(config, self._topology, self._start, self._send, init, self._observation, self._log)
+        self._dispatcher = Dispatcher(context)
         self._manager, self._pool = self._dispatcher.manager, self._dispatcher.pool
         self._users = ControlServer(
             self._zmq,
@@ -280,4 +275,4 @@ class Supervisor:
     def _start(self, worker: WorkerSlot, spare: bool) -> Instance:
         link = {"control": self._runtime.workers, "session": self._session.hex(), "pipe": self._pipe}
         arenas = {name: arena.fd for name, arena in self._arenas.items()}
-        return start_worker(worker.name, worker.stages, worker.lives, spare, link, arenas)
+        return start_worker(worker, spare, link, arenas)

@@ -1,147 +1,92 @@
-"""The workers of a pipeline: which processes they have, and when those are started, promoted and killed.
+"""The workers of a pipeline: when their processes are started, promoted and killed.
 
     pool.start_all()
     pool.look(); ...; pool.watch()       # deaths, deadlines, restarts; many times a second
 
-What a death means for streams is `StreamManager`'s business: its `on_death` says whether the worker gets
-another process.
+`StreamManager.on_death` decides what a death means for streams, and whether the worker is restarted.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.supervision.processes import Instance
+from streamvos.pipeline.supervision.processes import Instance, Restarts, WorkerSlot
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.telemetry.logs import EventLog
+from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.wire.messages import Message
 
 KILL_AFTER = 0.5
 """Seconds between `exit` and SIGKILL."""
 
 SPARE_DELAY = 1.0
-"""Seconds before the next spare worker is started, so that its imports do not slow down a recovery."""
+"""Seconds before the next standby process is started, so that its imports do not slow down a recovery."""
 
 
-FIRST_DELAY = 0.5
-LONGEST_DELAY = 30.0
-"""Seconds before the second restart within the window, and before any restart at most."""
-
-
-class Restarts:
-    """When a worker that died is started again, and when no more: exponential back-off and circuit breaker.
-
-    >>> restarts = Restarts(maximum=2, window=60.0)
-    >>> [(restarts.died(at), restarts.delay) for at in (0.0, 1.0, 2.0)]
-    [(True, 0.0), (True, 0.5), (False, 0.5)]
-
-    Args:
-        maximum: restarts within the window; None = no limit, as for cameras, which come back some time.
-        window: seconds.
+@dataclass(frozen=True)
+class Context:
+    """What the dispatcher shares with its workers and streams; tests replace the functions.
 
     Attributes:
-        count: restarts so far.
-        delay: seconds to wait before the next life.
+        config: the pipeline's configuration.
+        topology: which worker runs which stage.
+        start: starts a process: (worker, spare) -> instance.
+        send: sends a control message to an instance.
+        init: fields of every INIT: the session and the runtime folder.
+        observation: counts events.
+        log: writes events.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, maximum: int | None, window: float):
-        self._maximum, self._window = maximum, window
-        self._deaths: deque[float] = deque()
-        self.count = 0
-        self.delay = 0.0
-
-    def died(self, at: float) -> bool:
-        """Note a death, in seconds of any clock; returns whether the worker is started again.
-
-        After the first death within the window that is at once, after the next ones later and later.
-        """
-        while self._deaths and at - self._deaths[0] > self._window:
-            self._deaths.popleft()
-        if self._maximum is not None and len(self._deaths) >= self._maximum:
-            return False
-        self._deaths.append(at)
-        self.count += 1
-        recent = len(self._deaths)
-        self.delay = 0.0 if recent == 1 else min(FIRST_DELAY * 2 ** min(recent - 2, 10), LONGEST_DELAY)
-        return True
-
-
-@dataclass
-class WorkerSlot:
-    """A worker: its stages, its present process and its restarts. Times are monotonic seconds."""
-
-    name: str
-    stages: tuple[str, ...]
-    remote: bool  # a person starts it on another host
-    restarts: Restarts
-    current: Instance | None = None  # does the work
-    spare: Instance | None = None  # the standby process
-    lives: int = 0  # instances so far
-    start_at: float | None = None  # when the next one is started; None = none is due
-    spare_at: float | None = None  # the same for the next standby process
-    retired: bool = False  # no stream needs it any more
-
-    @property
-    def instances(self) -> list[Instance]:
-        """The one at work and the standby one, if they live."""
-        return [one for one in (self.current, self.spare) if one is not None]
-
-    @property
-    def is_source(self) -> bool:
-        """Whether it opens a source."""
-        return any(stage.startswith("source.") for stage in self.stages)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its instance is READY."""
-        return self.current is not None and self.current.state == "ready"
+    config: PipelineConfig
+    topology: Topology
+    start: Callable[[WorkerSlot, bool], Instance]
+    send: Callable[[Instance, Message], None]
+    init: Mapping[str, Any]
+    observation: Observation
+    log: EventLog
+    clock: Callable[[], float] = time.monotonic
 
 
 class WorkerPool:
     """All workers.
 
     Args:
+        context: configuration, process starter, sender, log and clock.
         initialize: makes INIT for an instance.
-        on_death: (worker, reason) -> whether to start it again.
-        The others are those of `Dispatcher`.
+        on_death: (worker, reason) -> whether to restart it.
 
     Attributes:
         workers: by name.
-        leaving: the pipeline ends, and no worker is started again.
+        leaving: the pipeline ends, and no worker is restarted.
     """
 
     def __init__(
         self,
-        config: PipelineConfig,
-        topology: Topology,
-        start: Callable[[WorkerSlot, bool], Instance],
-        send: Callable[[Instance, Message], None],
+        context: Context,
         initialize: Callable[[WorkerSlot, Instance], Message],
         on_death: Callable[[WorkerSlot, str], bool],
-        log: EventLog,
-        clock: Callable[[], float] = time.monotonic,
     ):
-        self._limits, self._topology, self._log, self._clock = config.supervision, topology, log, clock
-        self._start_process, self._send, self._init, self._on_death = start, send, initialize, on_death
+        self._context, self._init, self._on_death = context, initialize, on_death
+        self._limits, self._topology = context.config.supervision, context.topology
+        self._log, self._clock, self._send = context.log, context.clock, context.send
         self.leaving = False
         self._buried: deque[bytes] = deque(maxlen=256)
-        self.workers = {
-            name: WorkerSlot(name, stages, False, self._restarts(config, stages))
-            for name, stages in topology.workers.items()
-        }
-        for name in topology.remote:
-            self.workers[name] = WorkerSlot(name, (name,), True, Restarts(None, self._limits.restart_window))
+        workers = {**self._topology.workers, **{name: (name,) for name in self._topology.remote}}
+        self.workers = {name: self._slot(name, stages) for name, stages in workers.items()}
 
-    def _restarts(self, config: PipelineConfig, stages: tuple[str, ...]) -> Restarts:
+    def _slot(self, name: str, stages: tuple[str, ...]) -> WorkerSlot:
+        remote, config = name in self._topology.remote, self._context.config
         live = any(s.startswith("source.") and config.stream(s.partition(".")[2]).live for s in stages)
-        return Restarts(None if live else self._limits.max_restarts, self._limits.restart_window)
+        maximum = None if live or remote else self._limits.max_restarts
+        return WorkerSlot(name, stages, remote, Restarts(maximum, self._limits.restart_window))
 
-    # ---- who is who
+    # ---- which worker is which
 
     def __iter__(self) -> Iterator[WorkerSlot]:
         return iter(self.workers.values())
@@ -151,7 +96,7 @@ class WorkerPool:
         return self.workers[self._topology.worker_of(stage)]
 
     def find(self, identity: bytes) -> tuple[WorkerSlot, Instance] | None:
-        """The worker and instance with a routing id; None for that of a life that is over."""
+        """The worker and its living instance with a routing id; None if there is none."""
         for worker in self:
             for instance in worker.instances:
                 if instance.identity == identity:
@@ -159,30 +104,22 @@ class WorkerPool:
         return None
 
     def knew(self, identity: bytes) -> bool:
-        """Whether a routing id is of a life that is over, whose last messages may still arrive."""
+        """Whether a routing id belongs to a dead instance, whose last messages may still arrive."""
         return identity in self._buried
-
-    def are_ready(self, names: set[str]) -> bool:
-        """Whether all of these workers are READY."""
-        return all(self.workers[name].is_ready for name in names)
-
-    def working(self) -> list[Instance]:
-        """Instances that are READY, without standby ones."""
-        return [worker.current for worker in self if worker.current is not None and worker.is_ready]
 
     # ---- lives
 
     def start_all(self) -> None:
-        """The first lives."""
+        """Start the first process of every local worker."""
         for worker in self:
             if not worker.remote:
                 self._start(worker)
 
     def adopt(self, worker: WorkerSlot, identity: bytes) -> None:
-        """A remote worker has said hello: a new life begins, and the one before is over."""
+        """Begin a new life of a remote worker, which has said hello, and end the one before."""
         if worker.current is not None:
             self._bury(worker, worker.current, "it was started anew")
-        instance = Instance(worker.name, worker.stages, identity, worker.lives, None, state="initializing")
+        instance = Instance(worker.name, identity, worker.lives, None, state="initializing")
         instance.last_beat = self._clock()
         instance.deadline = instance.last_beat + self._limits.start_timeout
         worker.current, worker.start_at = instance, None
@@ -190,7 +127,7 @@ class WorkerPool:
         self._log.event("joined", worker=worker.name, life=instance.life)
 
     def prepare(self, may: Callable[[WorkerSlot], bool]) -> None:
-        """Send INIT to every instance that has said hello, has not had it yet, and whose worker may begin."""
+        """Send INIT to every instance that has said hello and waits for it, and whose worker may begin."""
         for worker in self:
             for instance in worker.instances:
                 if instance.state != "initializing" or instance.prepared:
@@ -201,16 +138,16 @@ class WorkerPool:
                     instance.deadline = self._clock() + self._limits.start_timeout
 
     def ready(self, worker: WorkerSlot, instance: Instance, message: Message) -> bool:
-        """Take an instance's READY; whether it is at work now."""
+        """Take an instance's READY; returns whether it works now."""
         instance.state, instance.endpoints = "ready", dict(message["endpoints"])
         if message["standby"]:
             self._log.event("standby_ready", worker=worker.name, life=instance.life)
             if not instance.spare:  # it took over before it was ready
-                self._promote(worker, instance)
+                self._prepare(worker, instance)
             return False
         self._log.event("ready", worker=worker.name, life=instance.life)
         if worker.name == self._topology.standby and worker.spare is None:
-            # the next one waits as long as a worker would that died as often
+            # the next one waits as long as a restart of the worker would
             worker.spare_at = self._clock() + max(SPARE_DELAY, worker.restarts.delay)
         return True
 
@@ -221,14 +158,14 @@ class WorkerPool:
                 instance.seen_dead = instance.has_ended()
 
     def excuse(self, seconds: float) -> None:
-        """Extend all deadlines by a time in which this process could not run."""
+        """Extend all deadlines by the time in which this process could not run."""
         for worker in self:
             for instance in worker.instances:
                 instance.last_beat += seconds
                 instance.deadline += seconds
 
     def watch(self) -> None:
-        """Act on deaths that were noted, on deadlines, and on restarts that are due."""
+        """Act on noted deaths, missed deadlines, and restarts that are due."""
         now = self._clock()
         for worker in self:
             for instance in worker.instances:
@@ -248,27 +185,28 @@ class WorkerPool:
         worker = self.workers[name]
         worker.retired = True
         for instance in worker.instances:
-            instance.expected = True
-            if instance.state == "starting":  # it has not connected yet, and would not hear it
-                instance.kill("no stream needs it any more")
-            else:
-                self._send(instance, Message("exit"))
+            # one that has not connected yet would not receive the message
+            self._end(instance, "no stream needs it any more" if instance.state == "starting" else "")
+
+    def _end(self, instance: Instance, kill_reason: str) -> None:
+        """Kill an instance, or without a reason ask it to exit."""
+        instance.expected = True
+        if kill_reason:
+            instance.kill(kill_reason)
+        else:
+            self._send(instance, Message("exit"))
 
     def dismiss(self, forced: bool, meanwhile: Callable[[], None]) -> None:
-        """End all workers: they are told to exit, and killed a moment later.
+        """Ask all workers to exit, and kill them a moment later.
 
         Args:
-            forced: they are killed at once.
+            forced: kill them at once.
             meanwhile: called while they end.
         """
         self.leaving = True
         instances = [instance for worker in self for instance in worker.instances]
         for instance in instances:
-            instance.expected = True
-            if forced:
-                instance.kill("interrupted twice")
-            else:
-                self._send(instance, Message("exit"))
+            self._end(instance, "interrupted twice" if forced else "")
         limit = self._clock() + KILL_AFTER
         own = [one for one in instances if one.process is not None]
         while self._clock() < limit and not all(one.has_ended() for one in own):
@@ -278,10 +216,8 @@ class WorkerPool:
             instance.kill("it did not exit")
             instance.bury()
 
-    # ---- for status
-
     def status(self) -> dict[str, dict[str, Any]]:
-        """Name -> state of each worker, its last heartbeat included."""
+        """Name -> state of each worker, including its last heartbeat."""
         return {
             worker.name: {
                 "pid": None if (current := worker.current) is None else current.pid,
@@ -295,12 +231,10 @@ class WorkerPool:
             for worker in self
         }
 
-    # ---- inside
-
     def _start(self, worker: WorkerSlot, spare: bool = False) -> None:
         try:
-            instance = self._start_process(worker, spare)
-        except OSError as error:  # no descriptors, no memory: perhaps later
+            instance = self._context.start(worker, spare)
+        except OSError as error:  # no descriptors or memory; they may be available later
             self._cannot_start(worker, spare, f"cannot be started: {error.strerror or error}")
             return
         instance.deadline = self._clock() + self._limits.start_timeout
@@ -323,34 +257,29 @@ class WorkerPool:
             worker.start_at = self._clock() + max(worker.restarts.delay, SPARE_DELAY)
 
     def _prepare(self, worker: WorkerSlot, instance: Instance) -> None:
+        """Send INIT; a standby process that takes over gets a second one."""
+        if instance.prepared:
+            instance.state, instance.deadline = "initializing", self._clock() + self._limits.start_timeout
         instance.prepared = True
         self._send(instance, self._init(worker, instance))
-
-    def _promote(self, worker: WorkerSlot, instance: Instance) -> None:
-        """A standby process that is READY gets to work."""
-        instance.state = "initializing"
-        instance.deadline = self._clock() + self._limits.start_timeout
-        self._prepare(worker, instance)
 
     def _revive(self, worker: WorkerSlot) -> None:
         """Begin the next life: with the standby process, or with a new one."""
         worker.start_at = None
-        if worker.remote:
-            return
         if worker.spare is None:
             self._start(worker)
             return
         instance, worker.spare = worker.spare, None
         worker.current, instance.spare = instance, False
         if instance.state == "ready":
-            self._promote(worker, instance)
+            self._prepare(worker, instance)
 
     def _bury(self, worker: WorkerSlot, instance: Instance, reason: str) -> None:
-        """A life is over; decide whether and when the next begins."""
+        """End a life; decide whether and when the next begins."""
         instance.state = "dead"
         self._buried.append(instance.identity)
         if instance.process is None:
-            self._send(instance, Message("exit"))  # it may live on at the other end
+            self._send(instance, Message("exit"))  # it may still live on the other host
         instance.bury()
         if instance is worker.spare:
             worker.spare = None
@@ -362,7 +291,7 @@ class WorkerPool:
         if instance.expected:
             return
         self._log.event("died", "warning", worker=worker.name, life=instance.life, reason=reason)
-        if self.leaving or worker.retired or not self._on_death(worker, reason):
+        if self.leaving or worker.retired or not self._on_death(worker, reason) or worker.remote:
             return
         at_once = worker.spare is not None and worker.spare.state == "ready"
         worker.start_at = self._clock() + (0 if at_once else worker.restarts.delay)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from streamvos.pipeline.config.streams import StreamConfig
-from streamvos.pipeline.supervision.streams import RESET_STAGES, Command, Snapshot, StreamRecord
+from streamvos.pipeline.supervision.streams import Command, Snapshot, StreamRecord
 from streamvos.pipeline.wire.messages import Array, Place
 
 
@@ -64,17 +64,6 @@ def test_a_snapshot_is_committed_when_both_it_and_the_acknowledgement_are_there(
             stream.add_snapshot(snapshot(9, 0))
         assert stream.committed is not None
         assert stream.committed.seq == stream.releasable == 9
-
-
-def test_an_answer_to_an_older_reset_counts_for_nothing():
-    stream = record()
-    old = stream.begin()
-    assert not stream.reset_done("sinks", old)
-    new = stream.begin()  # something died meanwhile
-    for kind in RESET_STAGES:
-        assert not stream.reset_done(kind, old)
-    answers = [stream.reset_done(kind, new) for kind in RESET_STAGES]
-    assert answers == [False] * (len(RESET_STAGES) - 1) + [True]
 
 
 def test_commands_are_told_again_until_a_snapshot_holds_them():

@@ -9,7 +9,7 @@ import signal
 import pytest
 from fake_pipeline import FakePipeline, stream
 
-from streamvos.pipeline.supervision.worker_pool import LONGEST_DELAY, Restarts
+from streamvos.pipeline.supervision.processes import LONGEST_DELAY, Restarts
 
 
 def test_the_first_death_is_followed_by_a_restart_at_once_and_the_next_ever_later():
