@@ -1,9 +1,11 @@
 """Grabbing frames: OpenCV for camera devices, PyAV for network streams and files.
 
-Both may block for ever, so they are used by a thread that no other thread waits for
-(streamvos/sources/live.py). PyAV reads the network, because OpenCV cannot tell a stream that ends from one
-that breaks off, or a refused password from a missing server, and squeezes frames of a new size into the
-first one; besides, PyAV gives the stream's own time stamps.
+Both may block for ever, so only the thread of streamvos/sources/live.py uses them. PyAV reads the network,
+because OpenCV cannot tell a stream that ends from one that breaks off, or a refused password from a missing
+server, and resizes frames of a new size to the first one's; PyAV also gives the stream's own time stamps.
+
+Both captures have `fps`, the frames per second that the stream claims (None if the claim is not credible),
+`frames`, an iterator that raises a `SourceError` when the stream fails, and `close`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import math
 import os
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -42,39 +43,6 @@ class Grabbed:
     position: float
 
 
-class Capture(ABC):
-    """An open stream.
-
-    Attributes:
-        fps: frames per second that the stream claims; None if the claim is not credible.
-    """
-
-    fps: float | None
-
-    @abstractmethod
-    def frames(self) -> Iterator[Grabbed | None]:
-        """Frames until the stream ends; None now and then, so that the caller can check whether to stop.
-
-        Raises:
-            SourceError: the stream failed.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the device or connection; only the reading thread may call this."""
-
-
-def open_capture(address: LiveAddress, open_timeout: float, stall_timeout: float) -> Capture:
-    """Open a stream. A device's driver may ignore the timeouts, which are in seconds.
-
-    Raises:
-        SourceError: it cannot be opened.
-    """
-    if address.kind == "device":
-        return DeviceCapture(address)
-    return StreamCapture(address, open_timeout, stall_timeout)
-
-
 def stall_error(address: LiveAddress, seconds: float) -> SourceError:
     """The error for a stream that gave no frame for `seconds`."""
     return SourceError(
@@ -82,19 +50,22 @@ def stall_error(address: LiveAddress, seconds: float) -> SourceError:
     )
 
 
-class DeviceCapture(Capture):
+class DeviceCapture:
     """A camera, by OpenCV.
 
     Args:
         address: address of a device.
         backend: one of OpenCV's cv2.CAP_...; the platform's own if None.
+
+    Raises:
+        SourceError: it cannot be opened.
     """
 
     def __init__(self, address: LiveAddress, backend: int | None = None) -> None:
         import cv2  # the other sources do without it
 
         if "OPENCV_LOG_LEVEL" not in os.environ:
-            # The errors here say in one line what OpenCV would warn of on stderr.
+            # The errors raised here say in one line what OpenCV would print to stderr.
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         if backend is None:
             backend = cv2.CAP_V4L2 if sys.platform.startswith("linux") else cv2.CAP_ANY
@@ -108,7 +79,7 @@ class DeviceCapture(Capture):
             raise SourceError(f"cannot open {address.label}: not a camera, or in use; {address.advice}")
         self.fps = credible_fps(self._capture.get(cv2.CAP_PROP_FPS))
 
-    def frames(self) -> Iterator[Grabbed | None]:
+    def frames(self) -> Iterator[Grabbed]:
         import cv2
 
         while self._capture.grab():
@@ -124,10 +95,14 @@ class DeviceCapture(Capture):
         self._capture.release()
 
 
-class StreamCapture(Capture):
+class StreamCapture:
     """A network stream or a file, by PyAV.
 
-    Packets that cannot be decoded are skipped: they are common on a lossy line.
+    Packets that cannot be decoded are skipped: they are common on a lossy line. `frames` then yields None,
+    so that the caller can check whether to stop. The timeouts are in seconds.
+
+    Raises:
+        SourceError: it cannot be opened.
     """
 
     def __init__(self, address: LiveAddress, open_timeout: float, stall_timeout: float) -> None:
@@ -142,7 +117,7 @@ class StreamCapture(Capture):
         try:
             self._container = av.open(target, options=options, timeout=(open_timeout, stall_timeout))
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            # "from None": the error's own text holds the address, with its password.
+            # "from None", since the error's own text holds the address with its password
             raise SourceError(f"cannot open {address.label}: {_reason(error)}; {address.advice}") from None
         if not self._container.streams.video:
             self._container.close()

@@ -26,7 +26,7 @@ from streamvos.types import Frame, InputError
 def given_label_map(source: Source, path: Path | None, boxes: Mapping[int, Box]) -> np.ndarray | None:
     """The label map that is known before the first frame, (H, W) uint8 of the frames' size, or None.
 
-    A mask of the source's native size is resized with its frames (nearest neighbor). Without a mask and boxes
+    A mask of the source's native size is resized like its frames (nearest neighbor). Without mask and boxes
     a synthetic source gives its ground truth.
 
     Args:
@@ -35,8 +35,7 @@ def given_label_map(source: Source, path: Path | None, boxes: Mapping[int, Box])
         boxes: rectangles by object id.
 
     Raises:
-        InputError: the mask has another size than the frames, names no object, or names one that has a box
-            too.
+        InputError: the mask has another size than the frames, names no object, or names one with a box.
     """
     if path is None:
         return source.label_map(0) if isinstance(source, GeneratedSource) and not boxes else None
@@ -44,8 +43,7 @@ def given_label_map(source: Source, path: Path | None, boxes: Mapping[int, Box])
     twice = sorted(set(named_objects(label_map, name)) & set(boxes))
     if twice:
         raise InputError(f"object {twice[0]} is in {name} and has a box too; give it in one of them")
-    label_map = fit_label_map(label_map, source.size, source.native_size, name)
-    return label_map
+    return fit_label_map(label_map, source.size, source.native_size, name)
 
 
 def first_label_map(frame: Frame, given: np.ndarray | None, boxes: Mapping[int, Box]) -> np.ndarray:

@@ -18,10 +18,10 @@ from streamvos.types import InputError
 
 
 class GeneratedSource(Source):
-    """Frames of a `SyntheticVideo`, with its ground truth beside them.
+    """Frames of a `SyntheticVideo`, with their ground truth.
 
     Args:
-        parameters: as `parse_parameters` reads them.
+        parameters: the string that `parse_parameters` reads.
         name: name of the stream; "synthetic-SEED" if None.
         fps: frames per second, from which `pts` follows; 24 if None.
         selection: which frames, and how large.

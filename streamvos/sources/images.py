@@ -1,8 +1,8 @@
 """A folder of pictures (or a glob, or a single picture) as a stream of frames.
 
-Data sets such as DAVIS come like this: one numbered JPEG per frame. Files are taken in natural order, so
-that frame2 precedes frame10. The headers of all files are read when the source is opened, so that a picture
-of another size is found before the work begins.
+Data sets such as DAVIS have one numbered JPEG per frame. Files are read in natural order: frame2 precedes
+frame10. Opening the source reads the headers of all files, so that a picture of another size is found before
+the work begins.
 
     with ImagesSource("DAVIS/JPEGImages/480p/goat", fps=24) as source:
         first = next(source)
@@ -31,15 +31,15 @@ _ON_ITS_SIDE = {5, 6, 7, 8}
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sort key under which numbers in names count as numbers: frame2 < frame10 < frame11b."""
     parts = re.split(r"(\d+)", str(path))
-    # The text stays beside the number, so that 07 and 7 have a fixed order too.
+    # The text after the number gives 07 and 7 a fixed order too.
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 class ImagesSource(Source):
     """Pictures from files, in natural order of their names.
 
-    Photographs are turned as their EXIF orientation says; alpha is dropped. `stem(index)` is the file's
-    own stem (or, where two files share one, the number), so that label maps can bear their frames' names.
+    Photographs are turned as their EXIF orientation says; alpha is dropped. `stem(index)` is the file's own
+    stem, or the frame's number if any two files share a stem.
 
     Args:
         place: a folder, a glob ("shots/*.jpg", "**" goes into sub-folders), or one picture.
@@ -49,8 +49,8 @@ class ImagesSource(Source):
         selection: which frames, and how large.
 
     Raises:
-        InputError: no such place, no pictures in it, a damaged picture, pictures of different sizes, or
-            more than 8 bits per value.
+        InputError: there is no such place or no picture in it, or a picture is damaged, has another size
+            than the first, or more than 8 bits per value.
     """
 
     def __init__(
@@ -61,8 +61,7 @@ class ImagesSource(Source):
         fps: float | None = None,
         selection: Selection | None = None,
     ) -> None:
-        selection = selection or Selection()
-        self.paths: Sequence[Path] = _find_images(place)
+        self.paths = _find_images(place)
         native_size = _check_sizes(self.paths)
         self._period = 1.0 / (fps or NOMINAL_FPS)
         self._next = 0
@@ -73,7 +72,7 @@ class ImagesSource(Source):
             native_size=native_size,
             fps=fps,
             native_length=len(self.paths),
-            selection=selection,
+            selection=selection or Selection(),
         )
 
     def stem(self, index: int) -> str:
@@ -121,7 +120,7 @@ def _find_images(place: str | Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    # Hidden files are not frames: macOS leaves "._00000.jpg" beside "00000.jpg".
+    # Hidden files are not frames: macOS adds "._00000.jpg" to "00000.jpg".
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
@@ -147,7 +146,7 @@ def _name_of(place: str | Path) -> str:
 
 def _check_sizes(paths: Sequence[Path]) -> tuple[int, int]:
     """(H, W) that all pictures share, by their headers."""
-    first: tuple[int, int] | None = None
+    sizes = []
     for path in paths:
         try:
             with Image.open(path) as picture:
@@ -164,15 +163,13 @@ def _check_sizes(paths: Sequence[Path]) -> tuple[int, int]:
             raise
         except Exception as error:
             raise _damaged(path, error) from error
-        if first is None:
-            first = (height, width)
-        elif (height, width) != first:
+        sizes.append((height, width))
+        if sizes[-1] != sizes[0]:
             raise InputError(
-                f"{path} is {width}x{height} pixels, but {paths[0].name} is {first[1]}x{first[0]}; "
+                f"{path} is {width}x{height} pixels, but {paths[0].name} is {sizes[0][1]}x{sizes[0][0]}; "
                 "all frames of a stream must have one size: remove or resize it"
             )
-    assert first is not None  # _find_images never returns an empty list
-    return first
+    return sizes[0]
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -3,9 +3,9 @@
 Reading a camera or a socket may block for ever (opencv#22677), so a thread reads, and the caller waits for
 that thread with a deadline: a stream that stalls is an error after `stall_timeout` seconds, never a hang.
 
-Two policies say what happens when frames come faster than they are used. "latest" keeps the newest frame
-only; older ones are dropped and counted. "lossless" gives every frame and makes the stream wait, or lets
-buffers elsewhere overflow.
+The policy says what happens when frames come faster than they are used. "latest" keeps only the newest frame;
+older ones are dropped and counted. "lossless" gives every frame and makes the stream wait, or lets buffers
+elsewhere overflow.
 
     with LiveSource("rtsp://user:secret@10.0.0.5/stream", stall_timeout=5.0) as source:
         for frame in source:
@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from streamvos.sources.capture import Capture, Grabbed, open_capture, stall_error
+from streamvos.sources.capture import DeviceCapture, Grabbed, StreamCapture, stall_error
 from streamvos.sources.live_address import LiveAddress, Policy, live_address
 from streamvos.sources.source import Picture, Selection, Source
 from streamvos.types import InputError, SourceError
@@ -36,9 +36,8 @@ _JOIN_SECONDS = 2.0
 class LiveSource(Source):
     """A camera, a network stream, or a file that is played as if it were a camera.
 
-    A file is played in real time, from the first request for a frame. Frames carry the time at which they
-    were grabbed, and the stream's own time stamps if they rise; otherwise `pts` follows the times of
-    grabbing.
+    A file is played in real time, from the first request for a frame. `pts` follows the stream's own time
+    stamps while they rise, then the times at which frames were grabbed.
 
     Args:
         place: a camera's number, the path of a device or a video file, or a URL (`live_address.URL_SCHEMES`).
@@ -50,8 +49,8 @@ class LiveSource(Source):
 
     Raises:
         InputError: the address or an option cannot be used.
-        SourceError: no such device, no answer, refused, not a video. Later: stalled, broken off, or
-            frames of another size. A stream that its server ends in order just ends the iteration.
+        SourceError: no such device, no answer, access refused, or not a video. Later: the stream stalls,
+            breaks off, or changes its size. A stream that its server ends properly ends the iteration.
     """
 
     _fault = SourceError
@@ -108,7 +107,7 @@ class LiveSource(Source):
 
 
 class _Clock:
-    """Presentation times: the stream's own while they rise, then the times of grabbing."""
+    """Presentation times: the stream's own while they rise, then from the times of grabbing."""
 
     def __init__(self) -> None:
         self._last: tuple[float, int, float] | None = None  # position, time of grabbing, pts
@@ -130,7 +129,7 @@ class _Clock:
 class _Reader(threading.Thread):
     """Reads one stream to its end and puts the frames into a mailbox.
 
-    It has no reference to its source, so that an unused source can be collected. It is a daemon, because a
+    It does not refer to its source, so that an unused source can be collected, and is a daemon, because a
     thread that hangs in a driver must not keep the program from ending. `_changed` guards what it shares
     with the owner's thread; only this thread uses the capture.
     """
@@ -174,15 +173,14 @@ class _Reader(threading.Thread):
                 return int(height), int(width)
             if self._failure is not None:
                 raise SourceError(self._failure)
-            opened, over = self._opened_at is not None, self._over
-        label, advice = self._address.label, self._address.advice
-        if over:
-            raise SourceError(f"{label} was opened but ended without a frame; {advice}")
-        if opened:
-            raise stall_error(self._address, self._stall_timeout)
-        raise SourceError(
-            f"cannot open {label}: no answer within {self._open_timeout:g} s (open_timeout); {advice}"
-        )
+            label, advice = self._address.label, self._address.advice
+            if self._over:
+                raise SourceError(f"{label} was opened but ended without a frame; {advice}")
+            if self._opened_at is not None:
+                raise stall_error(self._address, self._stall_timeout)
+            raise SourceError(
+                f"cannot open {label}: no answer within {self._open_timeout:g} s (open_timeout); {advice}"
+            )
 
     def next(self) -> Grabbed | None:
         """The next frame; None when the stream has ended.
@@ -218,7 +216,7 @@ class _Reader(threading.Thread):
                     self._changed.notify_all()
 
     def shut(self) -> None:
-        """Ask the thread to end and wait a moment; a thread that hangs in a driver is abandoned."""
+        """Ask the thread to end and wait a moment for it; it may hang in a driver."""
         with self._changed:
             self._stopped = True
             self._mailbox.clear()
@@ -229,12 +227,15 @@ class _Reader(threading.Thread):
     # ---- the thread's side
 
     def run(self) -> None:
-        capture: Capture | None = None
+        capture: DeviceCapture | StreamCapture | None = None
         failure: str | None = None
         try:
-            # These deadlines end a blocked read, and with it this thread. They come a little after the
-            # owner's, so that the owner reports the stall.
-            capture = open_capture(self._address, self._open_timeout + 0.5, self._stall_timeout + 0.5)
+            if self._address.kind == "device":
+                capture = DeviceCapture(self._address)
+            else:
+                # These deadlines end a blocked read, and with it this thread, a little after the owner has
+                # reported the stall.
+                capture = StreamCapture(self._address, self._open_timeout + 0.5, self._stall_timeout + 0.5)
             with self._changed:
                 self.fps = capture.fps
                 self._opened_at = self._last_arrival = time.monotonic()
@@ -253,7 +254,7 @@ class _Reader(threading.Thread):
                 self._over = True
                 self._changed.notify_all()
 
-    def _read_all(self, capture: Capture) -> None:
+    def _read_all(self, capture: DeviceCapture | StreamCapture) -> None:
         count, started, first_position = 0, 0.0, 0.0
         for grabbed in capture.frames():
             if self._stopped:

@@ -1,11 +1,11 @@
-"""One text for every kind of source.
+"""Opening a source of any kind by one string.
 
 open_source("videos/goat.mp4")                          # a video file
 open_source("DAVIS/JPEGImages/480p/goat", fps=24)       # a folder of pictures
 open_source("shots/*.png", stride=2)                    # a glob
-open_source("synthetic:seed=3,objects=2,size=480x854")  # made on the spot, with ground truth
+open_source("synthetic:seed=3,objects=2,size=480x854")  # a generated video with ground truth
 open_source("camera:0")                                 # /dev/video0
-open_source("camera:goat.mp4")                          # a file that plays the part of a camera
+open_source("camera:goat.mp4")                          # a file played in real time, like a camera
 open_source("rtsp://user:secret@10.0.0.5/stream")       # a network camera
 """
 
@@ -39,14 +39,12 @@ def open_source(
         spec: "camera:N", "camera:PATH", a URL, "synthetic:NAME=VALUE,...", or the path of a folder, glob,
             picture or video file. A `Path` is always a path.
         name: name of the stream; each kind of source has its own default.
-        height: rows that frames are resized to, the width in proportion; None: their own size.
-        stride: 2 gives every second frame, and so on.
-        max_frames: number of frames to end after; None: the source's own end.
+        height, stride, max_frames: see `Selection`.
         fps: frames per second, for pictures and synthetic videos, which have no clock of their own.
-        policy: "latest" (drop what comes too fast; the default of live sources) or "lossless" (never
-            drop; the only one for files).
-        open_timeout: live sources: seconds within which the stream must be open.
-        stall_timeout: live sources: seconds within which each next frame must come.
+        policy: "latest" (drop frames that come too fast; the default of live sources) or "lossless" (drop
+            none; the only one for files).
+        open_timeout: seconds within which a live source must be open.
+        stall_timeout: seconds within which each next frame of a live source must come.
 
     Raises:
         InputError: `spec` does not exist, a file is damaged, or an option does not fit.
@@ -59,7 +57,7 @@ def open_source(
         raise InputError(f"the source must be a string or a Path, got {type(spec).__name__}")
     text = str(spec)
     if not text.strip():
-        raise InputError("the source is an empty text; give a path, camera:N, a URL or synthetic:")
+        raise InputError("the source is an empty string; give a path, camera:N, a URL or synthetic:")
     is_camera = isinstance(spec, str) and text.startswith("camera:")
     is_address = isinstance(spec, str) and is_url(text)
     is_synthetic = isinstance(spec, str) and (text == "synthetic" or text.startswith("synthetic:"))
@@ -68,7 +66,7 @@ def open_source(
         raise InputError(f"cannot read {redact(text)}; expected a URL that begins with one of {known}")
     if is_camera or is_address:
         _refuse_fps(fps, redact(text))
-        place = text.removeprefix("camera:") if is_camera else text
+        place = text.removeprefix("camera:")
         if not place:
             raise InputError("camera: lacks its number or path; try camera:0")
         from streamvos.sources.live import LiveSource
@@ -89,8 +87,7 @@ def open_source(
     if is_synthetic:
         from streamvos.sources.generated import GeneratedSource
 
-        parameters = text.partition(":")[2]
-        return GeneratedSource(parameters, name=name, fps=fps, selection=selection)
+        return GeneratedSource(text.partition(":")[2], name=name, fps=fps, selection=selection)
     path = Path(spec)
     if not path.exists() and not glob.has_magic(text):
         raise InputError(

@@ -18,40 +18,39 @@ from collections.abc import Callable, Iterator
 import av
 import av.error
 
-KEYFRAMES_BEFORE = 2
-"""Number of keyframes that decoding goes back."""
+_KEYFRAMES_BACK = 2
 
-_LOOK_BEHIND = 64
-"""Packets that are read beyond the frame: frames are reordered by fewer."""
+_PACKETS_BEYOND = 64
+"""Packets to read beyond the frame; codecs reorder frames by fewer."""
 
 
 def frames_from(
-    container: av.container.InputContainer, number: int, get_on: Callable[[], None] = lambda: None
+    container: av.container.InputContainer, number: int, note_progress: Callable[[], None] = lambda: None
 ) -> Iterator[av.VideoFrame] | None:
     """Frames of the first video stream from `number` on, identical to those of decoding from the start.
 
     Args:
         container: a newly opened container.
         number: number of the first frame, from 0 in the order of decoding.
-        get_on: called for every packet and frame on the way.
+        note_progress: called for every packet and frame on the way.
 
     Returns:
-        An iterator; None if the file does not allow it; the container must then be closed.
+        An iterator; None if the file does not allow it, and the container must be closed.
     """
     stream = container.streams.video[0]
     try:
-        times = _times(container, number, get_on)
+        times = _times(container, number, note_progress)
         if times is None:
             return None
         shown, keys = times
-        key = bisect.bisect_right(keys, shown[number]) - KEYFRAMES_BEFORE
+        key = bisect.bisect_right(keys, shown[number]) - _KEYFRAMES_BACK
         if key < 0:
             return None  # at the beginning, or close to it
         first = bisect.bisect_left(shown, keys[key])
         container.seek(keys[key], stream=stream, backward=True, any_frame=False)
         frames = container.decode(stream)
         for expected in shown[first:number]:
-            get_on()
+            note_progress()
             frame = next(frames, None)
             while frame is not None and frame.pts is not None and frame.pts < keys[key]:
                 frame = next(frames, None)  # it belongs to the group before, or depends on it
@@ -62,17 +61,17 @@ def frames_from(
             return None
     except (av.error.FFmpegError, OSError, ValueError):
         return None
-    return _chain(following, frames)
+    return itertools.chain([following], frames)
 
 
 def _times(
-    container: av.container.InputContainer, number: int, get_on: Callable[[], None]
+    container: av.container.InputContainer, number: int, note_progress: Callable[[], None]
 ) -> tuple[list[int], list[int]] | None:
     """Times of all frames up to `number`, and of the keyframes among them, ascending, in stream units."""
     shown: list[int] = []
     keys: list[int] = []
     for packet in container.demux(container.streams.video[0]):
-        get_on()
+        note_progress()
         if packet.size == 0 or packet.is_discard:
             continue
         if packet.pts is None or packet.is_corrupt:
@@ -80,14 +79,9 @@ def _times(
         shown.append(packet.pts)
         if packet.is_keyframe:
             keys.append(packet.pts)
-        if len(shown) > number + _LOOK_BEHIND:
+        if len(shown) > number + _PACKETS_BEYOND:
             break
     shown.sort()
     keys.sort()
     same = any(a == b for a, b in itertools.pairwise(shown))
     return None if same or number >= len(shown) else (shown, keys)
-
-
-def _chain(first: av.VideoFrame, others: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    yield first
-    yield from others

@@ -1,8 +1,7 @@
 """What every source of frames has in common: one way to open, read and close it.
 
-A source is a context manager and, like an open file, an iterator that is read once, from the first
-frame to the last. What differs between a folder, a video file and a camera hides behind `_read`; what
-is the same for all (numbering, resizing, skipping, the check that the size stays) is done here once.
+A source is a context manager and, like an open file, an iterator that is read once, from the first frame to
+the last. Subclasses implement `_read`; numbering, resizing, skipping and the check of the size happen here.
 
     with open_source("videos/goat.mp4", height=480) as source:
         for frame in source:
@@ -35,12 +34,12 @@ SourceType = TypeVar("SourceType", bound="Source")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which frames of a source are given, and how large.
+    """Which frames of a source to give, and at which size.
 
     Attributes:
-        height: rows that frames are resized to, the width in proportion; None: their own size.
+        height: number of rows to resize to, the width in proportion; None keeps the size.
         stride: 1 gives every frame, 2 every second one, beginning with the first.
-        max_frames: number of frames to end after; None: the source's own end.
+        max_frames: number of frames to stop after; None reads to the end.
 
     Raises:
         InputError: a value is not a whole number >= 1.
@@ -90,19 +89,18 @@ class Picture:
 class Source(ABC):
     """A stream of frames that can be read once, from the first to the last.
 
-    It is opened when made, so that its attributes are known before the first frame, and closed by
-    `close` or at the end of a `with` block. `iter(source)` is the source itself: a second loop continues
-    where the first stopped.
+    The constructor opens it, so that its attributes are known before the first frame; `close` or the end of a
+    `with` block closes it. A second loop over it continues where the first stopped.
 
     Attributes:
         name: name of the stream; never holds credentials.
         size: (H, W) of every frame in pixels, after resizing.
         native_size: (H, W) before resizing.
         fps: frames per second, after `stride`; None where it is not known.
-        length: number of frames that will be given; None where it is not known beforehand. For a video
-            file it is what the container claims.
-        alive_ns: `time.monotonic_ns()` of the last skipped picture, 0 before. A thread that waits for a
-            frame can tell by it that the source is skipping, not hanging.
+        length: number of frames, as far as it is known beforehand, or None. For a video file it is what the
+            container claims.
+        alive_ns: `time.monotonic_ns()` of the last skipped picture, 0 before. It tells a thread that waits
+            for a frame that the source is skipping, not hanging.
 
     Raises (while iterating):
         InputError: a file of the source is damaged or has another size than the first.
@@ -110,7 +108,7 @@ class Source(ABC):
     """
 
     _fault: ClassVar[type[InputError] | type[SourceError]] = InputError
-    """The error for a picture of the wrong size: the caller's input on disk, a failing source if live."""
+    """The error for a picture of another size: bad input on disk, a failure of a live source."""
 
     def __init__(
         self,
@@ -142,9 +140,9 @@ class Source(ABC):
         for _ in range(count):
             if self._read() is None:
                 return
-            self._get_on()
+            self._note_progress()
 
-    def _get_on(self) -> None:
+    def _note_progress(self) -> None:
         """Note that a picture was skipped."""
         self.alive_ns = time.monotonic_ns()
 
@@ -170,7 +168,7 @@ class Source(ABC):
         return f"{index:05d}"
 
     def close(self) -> None:
-        """Close files, devices and threads. Closing twice does no harm."""
+        """Close files, devices and threads; a second call does nothing."""
         self._closed = True
 
     def __enter__(self: SourceType) -> SourceType:
@@ -214,7 +212,7 @@ class Source(ABC):
     def _resize(self, image: np.ndarray) -> np.ndarray:
         if self.size == self.native_size:
             return image
-        import cv2  # 16 MiB, for those who resize
+        import cv2  # takes 16 MiB, and only resizing needs it
 
         shrinks = self.size[0] < self.native_size[0]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

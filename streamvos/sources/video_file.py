@@ -21,6 +21,11 @@ from streamvos.sources.seeking import frames_from
 from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
 from streamvos.types import InputError
 
+_WORTH_SEEKING = 250
+"""Smallest skip that seeks: it reads the packets twice and decodes two groups of pictures."""
+
+_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
+
 
 class VideoFileSource(Source):
     """The first video stream of a file, decoded frame by frame.
@@ -34,8 +39,8 @@ class VideoFileSource(Source):
         selection: which frames, and how large.
 
     Raises:
-        InputError: no such file, no video in it, or it is damaged: at once if at the first frame,
-            otherwise when iteration comes to the damage (or to the point where the file was cut off).
+        InputError: there is no such file, it holds no video, or its first frame is damaged. Later: a frame
+            is damaged or the file was cut off.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class VideoFileSource(Source):
             length = stream.frames or None
             self._period = 1.0 / (fps or NOMINAL_FPS)
             self._start: float | None = None
-            # Decoded now, so that opening fails if it cannot be decoded, and the size is the true one.
+            # Decoded now, so that damage is found at once and the size is the true one.
             self._pending = self._decode()
         except BaseException:
             self._container.close()
@@ -107,13 +112,13 @@ class VideoFileSource(Source):
                 self._pending = None
             elif self._decode(wanted=False) is None:
                 return
-            self._get_on()
+            self._note_progress()
 
     def _seek(self, number: int) -> bool:
-        """Go to a frame without decoding all before it; False, and nothing changed, if that is impossible."""
+        """Go to a frame without decoding all before it; if that is impossible, return False and stay."""
         container = self._open()
         container.streams.video[0].thread_type = "AUTO"
-        frames = frames_from(container, number, self._get_on)
+        frames = frames_from(container, number, self._note_progress)
         if frames is None:
             container.close()
             return False
@@ -141,12 +146,6 @@ class VideoFileSource(Source):
             self._start = seconds
         self._read_so_far += 1
         return Picture(image, captured_ns, seconds - self._start)
-
-
-_WORTH_SEEKING = 250
-"""Smallest skip that seeks: it reads the packets twice and decodes two groups of pictures."""
-
-_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:
