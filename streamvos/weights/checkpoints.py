@@ -31,7 +31,7 @@ from streamvos.weights.safe_unpickle import authors_classes_as_stand_ins, foreig
 FORMAT = "streamvos"
 
 COUNTER = "num_batches_tracked"
-"""End of the names of batch norm's counters, which no network here needs."""
+"""End of the names of batch normalization's counters, which no network here needs."""
 
 LARGEST = 16 * 2**30
 """Bytes of all arrays of an .npz when unpacked; the published networks take less than one GiB."""
@@ -44,7 +44,7 @@ class Checkpoint:
     Attributes:
         path: the file.
         tensors: name -> tensor, on the CPU.
-        metadata: "method", "options" and whatever else a file of ours stores; empty for any other.
+        metadata: "method", "options" and what else a streamvos file stores; empty for other files.
     """
 
     path: Path
@@ -56,21 +56,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a weight file, ours or a published one.
 
     Raises:
-        InputError: there is no such file, it is not a weight file, it is truncated, or it would have to run
-            code to be read.
+        InputError: there is no such file, it is no weight file, it is truncated, or reading it would run
+            code.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no weight file {path}")
     try:
-        head = path.open("rb").read(16)
+        with path.open("rb") as file:
+            head = file.read(16)
     except OSError as error:
         raise InputError(f"the weight file {path} cannot be read: {error.strerror}") from None
-    if _is_npz(path):
-        return _read_npz(path)
+    if zipfile.is_zipfile(path):
+        return _read_npz(path) if _holds_only_arrays(path) else _read_torch(path)
     # a safetensors file begins with the length of its header, whose first byte may be that of a pickle
-    is_torch = zipfile.is_zipfile(path) or (head[:1] == b"\x80" and head[8:9] != b"{")
-    return _read_torch(path) if is_torch else _read_safetensors(path)
+    is_pickle = head[:1] == b"\x80" and head[8:9] != b"{"
+    return _read_torch(path) if is_pickle else _read_safetensors(path)
 
 
 def plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -79,9 +80,7 @@ def plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in plain.items() if not name.endswith(COUNTER)}
 
 
-def _is_npz(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
+def _holds_only_arrays(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -100,7 +99,7 @@ def _read_npz(path: Path) -> Checkpoint:
             arrays = {name: content[name] for name in content.files}
         # a number on its own (a step counter) is not a weight
         tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items() if a.ndim}
-    except Exception as error:  # whatever zip, zlib, lzma and numpy raise over damaged bytes
+    except Exception as error:  # zip, zlib, lzma and numpy raise various errors on damaged bytes
         raise InputError(f"{path} is not a readable .npz of arrays ({_first_line(error)})") from None
     return Checkpoint(path, tensors, {})
 
@@ -136,7 +135,7 @@ def _read_torch(path: Path) -> Checkpoint:
         raise InputError(
             f"{path} needs more than tensors and plain containers to be read, so it is refused ({reason})"
         ) from None
-    except Exception as error:  # whatever torch, zip and zlib raise over damaged bytes
+    except Exception as error:  # torch, zip and zlib raise various errors on damaged bytes
         raise InputError(f"{path} is not a readable torch checkpoint ({_first_line(error)})") from None
     for wrapper in ("state_dict", "model", "net"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -168,13 +167,13 @@ def _first_line(error: BaseException) -> str:
 def save_weights(
     path: str | Path, tensors: Mapping[str, torch.Tensor], method: str, metadata: Mapping[str, Any]
 ) -> None:
-    """Write a file of ours: to a temporary name, flushed to disk, then renamed.
+    """Write a streamvos file under a temporary name, flush it to disk and rename it.
 
     Args:
         path: the file to write.
         tensors: the state dict.
         method: name of the method.
-        metadata: the method's "options" and whatever else a reader should know, in JSON types.
+        metadata: the method's "options" and anything else to store, in JSON types.
 
     Raises:
         SinkError: it cannot be written; an older file of that name is unchanged.

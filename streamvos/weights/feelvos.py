@@ -23,8 +23,7 @@ over 259 channels, which is cut into the features' share and that of the three m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,13 +33,34 @@ from streamvos.types import InputError
 
 BACKBONE = "xception_65/"
 BRANCHES = len(RATES[8])
-EMBEDDING = "embedding/split_separable_conv2d"
-HEAD = "segmentation_head/"
-STATISTICS = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
+BLOCK = r"/xception_module/(separable|shortcut)(?:_conv)?(\d?)"
+SCOPES = {
+    BACKBONE + r"entry_flow/conv1_(\d)": r"extractor.backbone.conv\1",
+    BACKBONE + r"entry_flow/block(\d)/unit_1" + BLOCK: r"extractor.backbone.entry.<\1>.\2\3",
+    BACKBONE + r"middle_flow/block1/unit_(\d+)" + BLOCK: r"extractor.backbone.middle.<\1>.\2\3",
+    BACKBONE + r"exit_flow/block(\d)/unit_1" + BLOCK: r"extractor.backbone.exit.<\1>.\2\3",
+    "image_pooling": "extractor.pyramid.pooling.conv",
+    "aspp0": "extractor.pyramid.point.conv",
+    r"aspp(\d)": r"extractor.pyramid.dilated.<\1>",
+    "concat_projection": "extractor.pyramid.projection.conv",
+    "decoder/feature_projection0": "extractor.decoder.low.conv",
+    "decoder/decoder_conv0": "extractor.decoder.conv1",
+    "decoder/decoder_conv1": "extractor.decoder.conv2",
+    "embedding/split_separable_conv2d": "extractor.embedding",
+    "segmentation_head/split_separable_conv2d_0": "head.cues",
+    r"segmentation_head/split_separable_conv2d_(\d)": r"head.layers.<\1>",
+    "segmentation_head/logits": "head.logit",
+}
+"""TensorFlow's scope of a layer, without _depthwise or _pointwise -> our name; <k> stands for k - 1."""
+
+LEAVES = {
+    "weights": "weight",
+    "depthwise_weights": "weight",
+    "biases": "bias",
+    "BatchNorm/gamma": "bn.weight",
+    "BatchNorm/beta": "bn.bias",
+    "BatchNorm/moving_mean": "bn.running_mean",
+    "BatchNorm/moving_variance": "bn.running_var",
 }
 
 
@@ -64,99 +84,35 @@ def from_authors(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.T
     """
     plain = {name.removesuffix(":0"): value for name, value in tensors.items()}
     plain = {n: v for n, v in plain.items() if n != "global_step" and not n.endswith("/Momentum")}
-    names = _our_names(plain)
-    unknown = sorted(set(plain) - set(names))
+    names = {name: _our_name(name) for name in plain}
+    unknown = sorted(name for name in plain if names[name] is None)
     if unknown:
         raise InputError(
             f"{len(unknown)} variables do not belong to FEELVOS as far as its names are known, the first are "
             f"{unknown[:3]}; rename them (streamvos/weights/feelvos.py lists the expected names), or leave "
             "them out"
         )
-    state = {names[name]: _our_layout(name, value) for name, value in plain.items()}
+    state = {str(names[name]): _our_layout(name, value) for name, value in plain.items()}
     network = _network(state)
     _split_first_layer(state, network["features"])
     return state, {"network": network}
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A convolution: TensorFlow's scope, our name, and our name of the normalization if there is one."""
-
-    scope: str
-    name: str
-    normalization: str | None = None
-
-    def variables(self) -> Iterator[tuple[str, str]]:
-        """TensorFlow's name and ours of everything in it."""
-        weights = "depthwise_weights" if self.scope.endswith("_depthwise") else "weights"
-        yield f"{self.scope}/{weights}", f"{self.name}.weight"
-        if self.normalization is None:
-            yield f"{self.scope}/biases", f"{self.name}.bias"
-            return
-        for theirs, ours in STATISTICS.items():
-            yield f"{self.scope}/BatchNorm/{theirs}", f"{self.normalization}.{ours}"
-
-
-def _separable(scope: str, name: str, normalized: bool = True) -> Iterator[Layer]:
-    for half in ("depthwise", "pointwise"):
-        ours = f"{name}.{half}"
-        yield Layer(f"{scope}_{half}", ours, f"{ours}_bn" if normalized else None)
-
-
-def _block(scope: str, name: str, shortcut: bool) -> Iterator[Layer]:
-    """A block of Xception."""
-    for k in (1, 2, 3):
-        yield from _separable(f"{scope}/xception_module/separable_conv{k}", f"{name}.separable{k}")
-    if shortcut:
-        yield Layer(f"{scope}/xception_module/shortcut", f"{name}.shortcut", f"{name}.shortcut_bn")
-
-
-def _backbone(middle: int) -> Iterator[Layer]:
-    for k in (1, 2):
-        name = f"extractor.backbone.conv{k}"
-        yield Layer(f"{BACKBONE}entry_flow/conv1_{k}", name, f"{name}_bn")
-    for k in range(3):
-        yield from _block(f"{BACKBONE}entry_flow/block{k + 1}/unit_1", f"extractor.backbone.entry.{k}", True)
-    for k in range(middle):
-        yield from _block(
-            f"{BACKBONE}middle_flow/block1/unit_{k + 1}", f"extractor.backbone.middle.{k}", False
-        )
-    for k in range(2):
-        scope, name = f"{BACKBONE}exit_flow/block{k + 1}/unit_1", f"extractor.backbone.exit.{k}"
-        yield from _block(scope, name, shortcut=k == 0)
-
-
-def _after_backbone(rates: int, head_layers: int) -> Iterator[Layer]:
-    for scope, name in (
-        ("image_pooling", "pyramid.pooling"),
-        ("aspp0", "pyramid.point"),
-        ("concat_projection", "pyramid.projection"),
-        ("decoder/feature_projection0", "decoder.low"),
-    ):
-        yield Layer(scope, f"extractor.{name}.conv", f"extractor.{name}.bn")
-    for k in range(rates):
-        yield from _separable(f"aspp{k + 1}", f"extractor.pyramid.dilated.{k}")
-    for k in (0, 1):
-        yield from _separable(f"decoder/decoder_conv{k}", f"extractor.decoder.conv{k + 1}")
-    yield from _separable(EMBEDDING, "extractor.embedding", normalized=False)
-    for k in range(head_layers):
-        name = f"head.layers.{k - 1}" if k else "head.cues"
-        yield from _separable(f"{HEAD}split_separable_conv2d_{k}", name, normalized=False)
-    yield Layer(f"{HEAD}logits", "head.logit")
-
-
-def _our_names(names: Iterable[str]) -> dict[str, str]:
-    """TensorFlow's name -> ours, for a network with the blocks, rates and layers that occur in the names."""
-
-    def count(pattern: str) -> int:
-        found = (re.match(pattern, name) for name in names)
-        return len({match[1] for match in found if match})
-
-    middle = count(rf"{BACKBONE}middle_flow/block1/unit_(\d+)/")
-    rates = count(r"aspp([1-9]\d*)_")
-    head_layers = count(rf"{HEAD}split_separable_conv2d_(\d+)_")
-    layers = [*_backbone(middle), *_after_backbone(rates, head_layers)]
-    return dict(pair for layer in layers for pair in layer.variables())
+def _our_name(variable: str) -> str | None:
+    """Our name of a TensorFlow variable; None if FEELVOS has no such variable."""
+    parts = re.fullmatch(r"(.+?)(?:_(depthwise|pointwise))?/((?:BatchNorm/)?\w+)", variable)
+    if parts is None or parts[3] not in LEAVES:
+        return None
+    scope, half, leaf = parts.groups()
+    for theirs, ours in SCOPES.items():
+        if found := re.fullmatch(theirs, scope):
+            name = re.sub(r"<(\d+)>", lambda number: str(int(number[1]) - 1), found.expand(ours))
+            name = f"{name}.{half}" if half else name
+            if not leaf.startswith("BatchNorm/"):
+                return f"{name}.{LEAVES[leaf]}"
+            # x.conv has the normalization x.bn, any other layer y has y_bn
+            return (name.removesuffix("conv") if name.endswith(".conv") else f"{name}_") + LEAVES[leaf]
+    return None
 
 
 def _our_layout(name: str, value: torch.Tensor) -> torch.Tensor:

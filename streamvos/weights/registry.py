@@ -1,4 +1,4 @@
-"""Which weights there are, and a method with weights in it.
+"""Loading a method with bundled weights, a streamvos file or a published checkpoint.
 
 method = load_method("tvos", weights="default", options={"top_k": 5})
 """
@@ -19,7 +19,7 @@ from streamvos.weights.checkpoints import Checkpoint, plain_names, read_checkpoi
 
 FILES = Path(__file__).parent / "files"
 BUNDLED = {"tvos": "tvos.safetensors", "frtm-fast": "frtm-fast.safetensors"}
-"""Method -> the file that `weights="default"` means. Each has a model card of the same name beside it."""
+"""Method -> the file of `weights="default"`; its model card has the same name."""
 
 LAYOUTS = {"tvos": tvos, "rgmp": rgmp, "frtm": frtm, "joint": joint, "feelvos": feelvos}
 """Method -> the module that converts what its authors published."""
