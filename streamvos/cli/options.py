@@ -15,7 +15,7 @@ from streamvos.cli.output import STANDARD_OUTPUT, check_json_target
 from streamvos.engines import BACKENDS
 from streamvos.types import InputError
 
-METHOD_NAMES = ("tvos", "frtm-fast", "frtm", "rgmp", "joint", "feelvos")
+METHOD_NAMES = ("tvos", "rgmp", "frtm", "frtm-fast", "joint", "feelvos")
 """As in `streamvos.methods`, whose import takes seconds."""
 
 BUNDLED_NAMES = ("tvos", "frtm-fast")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -16,35 +16,15 @@ from pydantic import BaseModel, ValidationError
 from streamvos.cli.options import JsonTarget, examples, parse_settings
 from streamvos.cli.output import make_progress, remark, write_json
 from streamvos.cli.signals import Stopped
-from streamvos.datasets.davis import DavisDataset
-from streamvos.datasets.youtube import YouTubeVosDataset
-from streamvos.methods.frtm import FRTMOptions
-from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
-from streamvos.training.frtm import INFERENCE, train_frtm
-from streamvos.training.loop import Report, Say, TrainingOptions
-from streamvos.training.synthetic_clips import ClipOptions
-from streamvos.training.tvos import (
-    AUTHORS_BATCH,
-    Recipe,
-    authors_recipe,
-    authors_training,
-    synthetic_recipe,
-    train_tvos,
-)
 from streamvos.types import InputError
-from streamvos.weights import bundled_path, read_checkpoint
 
-EXAMPLES = examples(
-    "streamvos train tvos --stills BSDS500 --out runs/tvos --set steps=4800 --set batch=6",
-    "streamvos train tvos --recipe authors --data DAVIS --split train --initial resnet50.pth "
-    "--out runs/authors --set device=cuda",
-)
+if TYPE_CHECKING:
+    from streamvos.datasets.davis import DavisDataset
+    from streamvos.datasets.youtube import YouTubeVosDataset
+    from streamvos.training.loop import Report, Say
+    from streamvos.training.tvos import Recipe
 
-app = typer.Typer(
-    help="Train a method.",
-    epilog=examples("streamvos train tvos --stills BSDS500 --out runs/tvos"),
-    rich_markup_mode=None,
-)
+app = typer.Typer(epilog=examples("streamvos train tvos --stills BSDS500 --out runs/tvos"))
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -53,7 +33,7 @@ OutFolder = Annotated[
 ]
 Stills = Annotated[
     Path | None,
-    typer.Option(help="synthetic videos: folder with images/ and regions/; without, textures are drawn."),
+    typer.Option(help="synthetic: folder with images/ and regions/; by default textures are drawn."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -67,12 +47,14 @@ ClipSettings = Annotated[
 ]
 
 
-@app.callback()
-def methods() -> None:
-    """Train a method."""
-
-
-@app.command("tvos", epilog=EXAMPLES)
+@app.command(
+    "tvos",
+    epilog=examples(
+        "streamvos train tvos --stills BSDS500 --out runs/tvos --set steps=4800 --set batch=6",
+        "streamvos train tvos --recipe authors --data DAVIS --split train --initial resnet50.pth "
+        "--out runs/authors --set device=cuda",
+    ),
+)
 def tvos(
     out: OutFolder,
     recipe: Annotated[
@@ -87,15 +69,20 @@ def tvos(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Weights to start from, as far as they fit: ImageNet's in torchvision's names, a published "
-            "TVOS checkpoint, or a file of ours.",
+            help="Weights to start from, as far as they fit: torchvision's ImageNet weights, a published "
+            "TVOS checkpoint, or a streamvos file.",
         ),
     ] = None,
     settings: Settings = None,
     clip_settings: ClipSettings = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Train TVOS; resumable, the same for the same seed."""
+    """Train TVOS; resumable, and reproducible from the seed."""
+    from streamvos.training.loop import TrainingOptions
+    from streamvos.training.synthetic_clips import ClipOptions
+    from streamvos.training.tvos import synthetic_recipe, train_tvos
+    from streamvos.weights import read_checkpoint
+
     training, clips = parse_settings(settings), parse_settings(clip_settings)
     if recipe == "synthetic":
         if data is not None or split is not None:
@@ -113,75 +100,79 @@ def tvos(
         raise InputError(f"unknown recipe {recipe!r}; choose synthetic or authors")
     weights = None if initial is None else read_checkpoint(initial).tensors
 
-    _train(
-        lambda report, say: train_tvos(chosen, out, report, weights, say), chosen.training, out, json_target
-    )
+    def run(report: Report, say: Say) -> Path:
+        return train_tvos(chosen, out, report, weights, say)
+
+    _train(run, chosen.training.steps, out, json_target)
 
 
-FRTM_EXAMPLES = examples(
-    "streamvos train frtm --stills BSDS500 --out runs/frtm --set steps=2400 --set batch=4",
-    "streamvos train frtm --backbone runs/tvos/tvos.safetensors --out runs/frtm",
+@app.command(
+    "frtm",
+    epilog=examples(
+        "streamvos train frtm --stills BSDS500 --out runs/frtm --set steps=2400 --set batch=4",
+        "streamvos train frtm --backbone runs/tvos/tvos.safetensors --out runs/frtm",
+    ),
 )
-
-
-@app.command("frtm", epilog=FRTM_EXAMPLES)
 def frtm(
     out: OutFolder,
     stills: Stills = None,
     backbone: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Weights of `train tvos`, frozen; without, the bundled ones."),
+        typer.Option(metavar="FILE", help="Weights of `train tvos`, frozen; by default the bundled ones."),
     ] = None,
     settings: Settings = None,
     clip_settings: ClipSettings = None,
     json_target: JsonTarget = None,
 ) -> None:
-    """Train FRTM's segmentation network; resumable, the same for the same seed."""
+    """Train FRTM's segmentation network; resumable, and reproducible from the seed."""
+    from streamvos.methods.frtm import FRTMOptions
+    from streamvos.training.frtm import INFERENCE, train_frtm
+    from streamvos.training.loop import TrainingOptions
+    from streamvos.training.synthetic_clips import ClipOptions
+    from streamvos.weights import bundled_path, read_checkpoint
+
     defaults = {"learning_rate": 1e-3, "weight_decay": 1e-4, "warmup": 50, "average": 0.995, "batch": 4}
     training = _options(TrainingOptions, {**defaults, **parse_settings(settings)})
     clips = _options(ClipOptions, {"stills": stills, "largest_gap": 16, **parse_settings(clip_settings)})
     tensors = read_checkpoint(bundled_path("tvos") if backbone is None else backbone).tensors
-    options = FRTMOptions(**INFERENCE)
-    _train(
-        lambda report, say: train_frtm(training, clips, options, out, tensors, report, say),
-        training,
-        out,
-        json_target,
-    )
+
+    def run(report: Report, say: Say) -> Path:
+        return train_frtm(training, clips, FRTMOptions(**INFERENCE), out, tensors, report, say)
+
+    _train(run, training.steps, out, json_target)
 
 
-def _train(
-    run: Callable[[Report, Say], Path], training: TrainingOptions, out: Path, json_target: str | None
-) -> None:
-    """Run with a progress bar, and say where the results are."""
+def _train(run: Callable[[Report, Say], Path], steps: int, out: Path, json_target: str | None) -> None:
+    """Run with a progress bar, and print where the results are."""
     with make_progress() as progress:
-        task = progress.add_task("training", total=training.steps, info="")
+        task = progress.add_task("training", total=steps, info="")
 
         def report(step: int, losses: dict[str, float], seconds: float) -> None:
             shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
             rate = 1 / max(seconds, 1e-6)
             progress.update(task, completed=step + 1, info=f"{shown}, {rate:.2f} steps/s")
 
-        def say(sentence: str) -> None:
-            progress.console.print(sentence)
-
         try:
-            path = run(report, say)
+            path = run(report, progress.console.print)
         except Stopped as error:
             error.note = f"the same command resumes the run at the last checkpoint in {out}"
             raise
-        progress.update(task, completed=training.steps)
-    curves = out / "losses.png"
+        progress.update(task, completed=steps)
+    curves = out / "losses.png" if (out / "losses.png").exists() else None
     remark(f"weights: {path}")
-    if curves.exists():
+    if curves is not None:
         remark(f"curves:  {curves}")
-    write_json({"weights": str(path), "curves": str(curves) if curves.exists() else None}, json_target)
+    write_json({"weights": path, "curves": curves}, json_target)
 
 
 def _authors(
     dataset: DavisDataset | YouTubeVosDataset, training: Mapping[str, Any], clips: Mapping[str, Any]
 ) -> Recipe:
-    """The authors' settings for this data set, except those that were given."""
+    """The authors' settings for this data set, except where `training` and `clips` differ."""
+    from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
+    from streamvos.training.loop import TrainingOptions
+    from streamvos.training.tvos import AUTHORS_BATCH, authors_recipe, authors_training
+
     options = _options(AuthorsClipOptions, clips)
     batch = _options(TrainingOptions, {"batch": AUTHORS_BATCH, **training}).batch
     defaults = authors_training(AuthorsClips(dataset, options).steps_per_epoch(batch), batch=batch)
@@ -189,18 +180,17 @@ def _authors(
 
 
 def _open_dataset(root: Path, split: str | None) -> DavisDataset | YouTubeVosDataset:
-    """YouTube-VOS where there is no 480p folder, else DAVIS 2017."""
+    """DAVIS 2017 if there is a 480p folder, else YouTube-VOS."""
+    from streamvos.datasets.davis import DavisDataset
+    from streamvos.datasets.youtube import YouTubeVosDataset
+
     if (root / "JPEGImages" / "480p").is_dir():
         return DavisDataset(root, year="2017", split=split)
     return YouTubeVosDataset(root) if split is None else YouTubeVosDataset(root, split=split)
 
 
 def _options(kind: type[Options], values: Mapping[str, Any]) -> Options:
-    """Options from the command line.
-
-    Raises:
-        InputError: an unknown name or a value out of range.
-    """
+    """Options from the command line; InputError for an unknown name or an invalid value."""
     try:
         return kind(**values)
     except ValidationError as error:

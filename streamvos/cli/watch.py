@@ -1,4 +1,4 @@
-"""`streamvos watch`: show what a pipeline publishes: rates, gaps, latencies, objects.
+"""`streamvos watch`: show the rates, gaps, latencies and objects that a pipeline publishes.
 
 streamvos watch door
 streamvos watch ipc:///run/user/1000/streamvos/door/masks-front.sock --save masks/
@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 import zmq
@@ -27,7 +27,6 @@ from streamvos.pipeline.clients.subscribing import FORMS, End, Form, Mask, Subsc
 from streamvos.pipeline.wire.endpoints import is_loopback
 from streamvos.pipeline.wire.messages import Refused
 from streamvos.pipeline.wire.security import Curve
-from streamvos.types import InputError, SinkError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,17 +39,15 @@ EXAMPLES = examples(
 )
 
 MAX_STREAMS = 256
-"""Streams that are shown; a publisher that invents more is ignored."""
-
-_RATE_FRAMES = 50  # the rate is measured over so many frames
+"""Limit of streams, and of causes of drops, that a publisher can name."""
 
 
 class StreamView:
-    """What has been received of one stream.
+    """What has been received from one stream.
 
     Args:
         name: the stream's name.
-        is_local: whether frames are captured on this host, so that clocks agree and latency can be computed.
+        is_local: whether frames are captured on this host, whose clock then measures latencies.
     """
 
     def __init__(self, name: str, is_local: bool):
@@ -60,10 +57,10 @@ class StreamView:
         self.last: Mask | None = None
         self.ended = False
         self._latencies = Latencies() if is_local else None
-        self._recent: deque[int] = deque(maxlen=_RATE_FRAMES)
+        self._recent: deque[int] = deque(maxlen=50)
 
     def add(self, mask: Mask) -> None:
-        """Take one message into account."""
+        """Count one message."""
         if self.last is not None and mask.seq > self.last.seq + 1:
             self.lost += mask.seq - self.last.seq - 1
         self.frames += 1
@@ -78,7 +75,7 @@ class StreamView:
 
     @property
     def fps(self) -> float | None:
-        """Frames per second lately; None before the second frame."""
+        """Frames per second over the last 50 frames; None before the second frame."""
         span = self._recent[-1] - self._recent[0] if len(self._recent) > 1 else 0
         return (len(self._recent) - 1) / span * 1e9 if span else None
 
@@ -124,7 +121,7 @@ def watch(
         str | None,
         typer.Argument(
             metavar="[NAME|ADDRESS]",
-            help="The pipeline's name, or the address of a stream's masks; by default the one that runs.",
+            help="Name of the pipeline, or address of a stream's masks; by default the only one that runs.",
             show_default=False,
         ),
     ] = None,
@@ -146,12 +143,10 @@ def watch(
 ) -> None:
     """Show what a pipeline publishes, until it ends or Ctrl-C.
 
-    Latency is measured from the capture of a frame to here, where both are on this host.
+    Latency is measured from the capture of a frame to its arrival here, if both are on this host.
     """
     if save is not None:
         check_writable(save)
-    if form not in FORMS:
-        raise InputError(f"there is no form {form!r}; choose one of: {', '.join(FORMS)}")
     addresses = _addresses(place, stream, secret, server_key, timeout)
     curve = None if secret is None or server_key is None else Curve(secret, server_key=server_key)
     is_local = all(one.startswith("ipc://") or is_loopback(one) for one in addresses.values())
@@ -159,7 +154,7 @@ def watch(
     context: zmq.Context[Any] = zmq.Context()
     stopped: Stopped | None = None
     try:
-        with Subscription(context, addresses.values(), stream, _as_form(form), curve) as subscription:
+        with Subscription(context, addresses.values(), stream, cast(Form, form), curve) as subscription:
             try:
                 _follow(subscription, views, is_local, save, maximum)
             except Stopped as error:
@@ -181,14 +176,14 @@ def _follow(
     save: Path | None,
     maximum: int | None,
 ) -> None:
-    """Take messages until all streams have ended, or `maximum` frames have come."""
+    """Take messages until all streams have ended, or `maximum` frames have arrived."""
     frames, here = 0, 0
     with _shown(views) as refresh:
         while maximum is None or frames < maximum:
             one = subscription.receive(0.25)
             refresh()
             if subscription.connections < here:
-                report_error("a publisher has gone; waiting for it to come back (Ctrl-C ends)", "warning")
+                report_error("a publisher has disconnected; waiting for it (Ctrl-C ends)", "warning")
             here = subscription.connections
             if one is None:
                 continue
@@ -211,27 +206,25 @@ def _follow(
 
 def _save(folder: Path, mask: Mask, subscription: Subscription) -> None:
     from streamvos.masks.labelmap import write_label_map
+    from streamvos.sinks.sink import make_folder
 
     try:
         label_map = mask.label_map
     except Refused as error:
         subscription.refused.count(error.cause, error)
         return
-    place = folder / mask.stream  # a name, as the subscription checked
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SinkError(f"cannot make {place}: {error.strerror}; choose another --save") from None
+    place = folder / mask.stream  # a name, as the subscription has checked
+    make_folder(place)
     write_label_map(place / f"{mask.seq:05d}.png", label_map)
 
 
 def _addresses(
     place: str | None, stream: str, secret: Path | None, server_key: str | None, timeout: float
 ) -> dict[str, str]:
-    """Stream -> where its masks are; with an address given, "" -> that."""
+    """Stream -> address of its masks; `place` may be such an address."""
     if place is not None and "://" in place and not place.endswith("/control.sock"):
         if place.startswith("tcp://"):
-            is_loopback(place)  # says what is wrong with it
+            is_loopback(place)  # raises if the address is invalid
         return {stream: find_address(place)}
     with connect(place, secret, server_key, timeout) as client:
         return publishers_in(client.status(), stream, client.address)
@@ -239,7 +232,7 @@ def _addresses(
 
 @contextmanager
 def _shown(views: dict[str, StreamView]) -> Iterator[Any]:
-    """A live table on the standard error, if that is a terminal; yields the function that redraws it."""
+    """A live table on the standard error if that is a terminal; yields a function that redraws it."""
     console = error_console()
     if not console.is_terminal:
         yield lambda: None
@@ -264,7 +257,3 @@ def _table(views: dict[str, StreamView]) -> Table:
     for view in list(views.values()):
         table.add_row(*view.row())
     return table
-
-
-def _as_form(form: str) -> Form:
-    return next(one for one in FORMS if one == form)

@@ -9,24 +9,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.options import BUNDLED_NAMES, METHOD_NAMES, JsonTarget, examples
 from streamvos.cli.output import make_table, show
-from streamvos.methods import METHODS
 from streamvos.types import InputError
-from streamvos.weights import (
-    BUNDLED,
-    Checkpoint,
-    as_ours,
-    build_with,
-    bundled_path,
-    read_checkpoint,
-    recognize,
-    save_weights,
-)
+
+if TYPE_CHECKING:
+    from streamvos.weights import Checkpoint
 
 app = typer.Typer(
     epilog=examples(
@@ -48,10 +40,12 @@ Backbone = Annotated[
 @app.command("list", epilog=examples("streamvos weights list", "streamvos weights list --json"))
 def list_weights(json_target: JsonTarget = None) -> None:
     """List the methods, and which of them have bundled weights."""
+    from streamvos.weights import bundled_path, read_checkpoint
+
     rows: list[dict[str, Any]] = []
-    for name in METHODS:
+    for name in METHOD_NAMES:
         rows.append({"method": name, "bundled": None, "MiB": None, "parameters": None})
-        if name in BUNDLED:
+        if name in BUNDLED_NAMES:
             path = bundled_path(name)
             size, count = round(path.stat().st_size / 2**20, 1), _count(read_checkpoint(path).tensors)
             rows[-1] |= {"bundled": path.name, "MiB": size, "parameters": count}
@@ -65,6 +59,8 @@ def list_weights(json_target: JsonTarget = None) -> None:
 @app.command("inspect", epilog=examples("streamvos weights inspect davis_train.pth.tar"))
 def inspect(path: WeightFile, backbone: Backbone = None, json_target: JsonTarget = None) -> None:
     """Show which method's weights a file holds, and whether they fit. Nothing in it is executed."""
+    from streamvos.weights import read_checkpoint, recognize
+
     checkpoint = read_checkpoint(path)
     method = recognize(checkpoint)
     report: dict[str, Any] = {
@@ -101,6 +97,8 @@ def convert(
     json_target: JsonTarget = None,
 ) -> None:
     """Write a published checkpoint as a streamvos file."""
+    from streamvos.weights import read_checkpoint, recognize, save_weights
+
     if out.exists() and not force:
         raise InputError(f"{out} is there already; choose another name, or give --force")
     if not out.parent.is_dir():
@@ -111,7 +109,7 @@ def convert(
     method = recognize(checkpoint)
     if method is None:
         some = ", ".join(sorted(checkpoint.tensors)[:3])
-        raise InputError(f"{path} is not a known checkpoint of {', '.join(METHODS)} (keys: {some}, ...)")
+        raise InputError(f"{path} is not a known checkpoint of {', '.join(METHOD_NAMES)} (keys: {some}, ...)")
     tensors, options = _fitting(checkpoint, backbone)
     save_weights(out, tensors, method, {"options": options, "converted_from": path.name})
     size = out.stat().st_size
@@ -121,8 +119,10 @@ def convert(
 
 def _fitting(checkpoint: Checkpoint, backbone: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors and options of a checkpoint that fit the network which they describe."""
+    from streamvos.weights import as_ours, build_with, read_checkpoint, recognize
+
     name = recognize(checkpoint)
-    if name not in METHODS:
+    if name not in METHOD_NAMES:
         raise InputError(f"{checkpoint.path} holds weights of an unknown method {name!r}")
     tensors, options = as_ours(checkpoint, None if backbone is None else read_checkpoint(backbone))
     build_with(name, options, tensors, checkpoint.path)
