@@ -25,8 +25,8 @@ import zmq
 from streamvos.pipeline.config.reading import make_config
 from streamvos.pipeline.stages.stage import Stage, StageContext, StageThread, in_turns
 from streamvos.pipeline.stages.worker import STAGES
-from streamvos.pipeline.supervision.streams import RESET_STAGES, Snapshot, StreamRecord
-from streamvos.pipeline.supervision.topology import Topology
+from streamvos.pipeline.supervision.streams import Snapshot, StreamRecord
+from streamvos.pipeline.supervision.topology import RESET_STAGES, Topology
 from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.messages import Message, decode, encode
 from streamvos.pipeline.wire.runtime import Runtime

@@ -10,15 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from streamvos.pipeline.supervision.processes import Instance, WorkerSlot
-from streamvos.pipeline.supervision.streams import (
-    RESET_STAGES,
-    Command,
-    Reply,
-    Restart,
-    Snapshot,
-    StreamRecord,
-)
-from streamvos.pipeline.supervision.topology import stage_name
+from streamvos.pipeline.supervision.streams import Command, Reply, Restart, Snapshot, StreamRecord
+from streamvos.pipeline.supervision.topology import RESET_STAGES, stage_name
 from streamvos.pipeline.supervision.worker_pool import Context, WorkerPool
 from streamvos.pipeline.telemetry.logs import without_credentials
 from streamvos.pipeline.wire.messages import Array, Message

@@ -12,13 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from streamvos.pipeline.config.streams import StreamConfig
+from streamvos.pipeline.supervision.topology import RESET_STAGES
 from streamvos.pipeline.wire.messages import Array
 
 StreamPhase = Literal["opening", "resetting", "running", "recovering", "ending", "over"]
 Reply = Callable[..., None]
-
-RESET_STAGES = ("sinks", "decoder", "extractor", "memory")
-"""Kinds of stages that are reset before the source starts."""
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
     Supervisor(config, EventLog("text")).run()
 
-One thread, one loop. Every message, death, deadline and signal is handled to its end before the next one, so
-that docs/protocol.md, 5, is the whole of what can happen. Here are the sockets, processes and signals; the
+One thread runs one loop. Every message, death, deadline and signal is handled completely before the next one,
+so that docs/protocol.md, 5, lists all that can happen. This file holds sockets, processes and signals; the
 `dispatcher` decides.
 """
 
@@ -38,29 +38,29 @@ from streamvos.pipeline.wire.security import Curve, bind
 TICK_SECONDS = 0.05
 
 STATUS_SECONDS = 0.5
-"""How old the metrics of the endpoint may be."""
+"""Maximum age of the status that the metrics show."""
 
 HELD_SECONDS = 0.5
-"""A turn that took longer was none of the workers' fault: this process was stopped, or the machine slept."""
+"""A turn that took longer is not the workers' fault: this process was stopped, or the machine slept."""
 
 PING_SECONDS = 1.0
-"""How often remote workers hear that the supervisor lives."""
+"""Interval of messages that tell remote workers that the supervisor lives."""
 
-_QUEUE = 10_000  # messages that wait for a worker; never reached by one that reads
+_QUEUE = 10_000  # messages that wait for a worker; only one that does not read reaches this
 _HELD = 256  # messages of each worker that wait here; further ones wait at the worker
-_BUDGET = 1_000  # messages of one turn, so that the other sockets have theirs
+_BUDGET = 1_000  # messages of one turn, so that every socket gets its turn
 
 
 class Supervisor:
     """Runs one pipeline.
 
     Args:
-        config: of the pipeline.
-        log: where events go.
+        config: the pipeline's configuration.
+        log: receives the events.
     """
 
     def __init__(self, config: PipelineConfig, log: EventLog):
-        self.config, self._log = config, log
+        self._config, self._log = config, log
         self._session = secrets.token_bytes(8)
         self._drained_by: float | None = None  # monotonic seconds; None = no signal has come
         self._signal: int | None = None
@@ -70,14 +70,14 @@ class Supervisor:
         self._turned_at = time.monotonic()
 
     def run(self) -> int:
-        """Run until every stream is over, or a signal comes.
+        """Run until every stream has ended; a first signal ends them in order, a second one at once.
 
         Returns:
-            0 if all streams ended in order; 1 if one failed, 2 if that was the input's fault; 128 + n after a
+            0 if all streams ended in order; 1 if one failed, 2 if its input was at fault; 128 + n after a
             second signal n.
 
         Raises:
-            StreamvosError: the configuration cannot be used here.
+            StreamvosError: the configuration cannot be used on this machine.
         """
         with contextlib.ExitStack() as stack:
             self._open(stack)
@@ -98,25 +98,24 @@ class Supervisor:
         """The last status, as `ctl status` would show it."""
         return self._status
 
-    # ---- beginning
+    # ---- start
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        config, security = self.config, self.config.security
-        self._curve = None if security.secret is None else Curve(security.secret, security.clients)
+        config, security = self._config, self._config.security
+        curve = None if security.secret is None else Curve(security.secret, security.clients)
         runtime = stack.enter_context(Runtime.claim(config.name))
-        self._runtime, self._topology = runtime, Topology.of(config, runtime)
+        topology = Topology.of(config, runtime)
         trace = None
         if config.observe.trace is not None:
-            workers = {stage: name for name, stages in self._topology.workers.items() for stage in stages}
+            workers = {stage: name for name, stages in topology.workers.items() for stage in stages}
             trace = stack.enter_context(TraceWriter(config.observe.trace, workers, config.name))
         self._observation = Observation([one.name for one in config.streams], self._log, trace)
-        self._arenas = {name: Arena.create(name) for name in self._topology.arenas}
-        for arena in self._arenas.values():
-            stack.callback(os.close, arena.fd)
-        # workers hold the reading end; the writing end closes with this process, however that comes about
-        self._pipe, writing = os.pipe()
-        stack.callback(os.close, self._pipe)
-        stack.callback(os.close, writing)
+        self._arenas = {name: Arena.create(name) for name in topology.arenas}
+        # workers hold the reading end; the writing end closes when this process ends, in whatever way
+        pipe, writing = os.pipe()
+        for descriptor in (*(arena.fd for arena in self._arenas.values()), pipe, writing):
+            stack.callback(os.close, descriptor)
+        self._link = {"control": runtime.workers, "session": self._session.hex(), "pipe": pipe}
 
         self._zmq: zmq.Context[Any] = zmq.Context()
         stack.callback(self._zmq.destroy, linger=0)
@@ -124,32 +123,26 @@ class Supervisor:
         self._workers = self._router(runtime.workers)
         self._remote = None
         if config.remote:
-            # users have keys of their own, which are no leave to pose as a stage
+            # users' keys must not admit them as stages
             own = None if security.secret is None else Curve(security.secret, serves_own=True)
             self._remote = self._router(f"tcp://{config.host}:{config.port}", own)
             if own is not None:
                 self._observation.include("remote workers", own.denied)
         init = {"pipeline_session": self._session, "runtime": str(runtime.folder), "started": time.time_ns()}
-        context = Context(config, self._topology, self._start, self._send, init, self._observation, self._log)
+        context = Context(config, topology, self._start, self._send, init, self._observation, self._log)
         self._dispatcher = Dispatcher(context)
         self._manager, self._pool = self._dispatcher.manager, self._dispatcher.pool
-        self._users = ControlServer(
-            self._zmq,
-            runtime.control,
-            public_session(self._session),
-            Commands(self._dispatcher),
-            config.control,
-            self._curve,
-        )
+        session, commands = public_session(self._session), Commands(self._dispatcher)
+        self._users = ControlServer(self._zmq, runtime.control, session, commands, config.control, curve)
         stack.callback(self._users.close)
         self._observation.include("control", self._users.refused)
-        if self._curve is not None:
-            self._observation.include("control keys", self._curve.denied)
+        if curve is not None:
+            self._observation.include("control keys", curve.denied)
         for one in self._users.sockets():
             self._poller.register(one, zmq.POLLIN)
         self._status = self._dispatcher.status()
         if config.observe.prometheus is not None:
-            from streamvos.pipeline.telemetry.prometheus import serve_metrics  # 10 MiB that few ask for
+            from streamvos.pipeline.telemetry.prometheus import serve_metrics  # 10 MiB that few need
 
             url = stack.enter_context(serve_metrics(config.observe.prometheus, lambda: self._status))
             self._log.event("metrics", url=url)
@@ -157,17 +150,15 @@ class Supervisor:
 
     def _router(self, address: str, curve: Curve | None = None) -> zmq.Socket[bytes]:
         router: zmq.Socket[bytes] = self._zmq.socket(zmq.ROUTER)
-        router.setsockopt(zmq.LINGER, 200)
-        router.setsockopt(zmq.SNDHWM, _QUEUE)
-        router.setsockopt(zmq.RCVHWM, _HELD)
-        router.setsockopt(zmq.MAXMSGSIZE, ARRAY_BYTES)  # a snapshot, at most
+        router.linger, router.sndhwm, router.rcvhwm = 200, _QUEUE, _HELD
+        router.maxmsgsize = ARRAY_BYTES  # a snapshot, at most
         bind(router, address, curve)
         self._poller.register(router, zmq.POLLIN)
         return router
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note SIGINT, SIGTERM and SIGHUP for the loop's next turn; what is ignored (nohup) stays ignored."""
+        """Note SIGINT, SIGTERM and SIGHUP for the next turn; ignored ones (nohup) stay ignored."""
 
         def note(number: int, _: FrameType | None) -> None:
             self._forced = self._signal is not None
@@ -207,17 +198,18 @@ class Supervisor:
         self._turned_at = time.monotonic()
 
     def _drain(self, now: float) -> None:
-        """The first signal: all streams end in order."""
-        self._drained_by = now + self.config.supervision.drain_timeout
+        """End all streams in order after the first signal."""
+        self._drained_by = now + self._config.supervision.drain_timeout
         self._log.event("stopping", signal=signal.Signals(self._signal or signal.SIGTERM).name)
         self._pool.leaving = True
         self._manager.close()
 
     def _free_arenas(self) -> None:
-        """Give back the shared memory of streams that are over, when their own workers are gone."""
+        """Free the shared memory of streams that are over and whose own workers are gone."""
         for name in self._manager.take_cleared():
-            for arena in [one for key, one in self._arenas.items() if key.startswith(f"{name}/")]:
-                arena.free()
+            for key, arena in self._arenas.items():
+                if key.startswith(f"{name}/"):
+                    arena.free()
 
     def _ping(self, now: float) -> None:
         if now < self._pinged_at + PING_SECONDS:
@@ -252,13 +244,13 @@ class Supervisor:
                 raise Refused("peer")
             return
         worker, instance = found
-        if remote != (instance.process is None):  # another host uses the name of a local worker
+        if remote != worker.remote:  # another host uses the name of a local worker
             raise Refused("peer")
-        own = None if remote and not instance.prepared else self._session  # a remote one learns it with INIT
+        own = None if remote and not instance.prepared else self._session  # INIT tells remote workers
         self._dispatcher.take(worker, instance, decode(parts, own))
 
     def _adopt(self, identity: bytes, parts: list[bytes]) -> None:
-        """A remote worker says hello."""
+        """Adopt a remote worker that says hello."""
         name = identity.decode(errors="replace").removeprefix("remote ").partition("#")[0]
         worker = self._pool.workers.get(name)
         if worker is None or not worker.remote or self._pool.find(identity) is not None:
@@ -273,6 +265,5 @@ class Supervisor:
                 router.send_multipart([instance.identity, *encode(message, self._session)], zmq.NOBLOCK)
 
     def _start(self, worker: WorkerSlot, spare: bool) -> Instance:
-        link = {"control": self._runtime.workers, "session": self._session.hex(), "pipe": self._pipe}
         arenas = {name: arena.fd for name, arena in self._arenas.items()}
-        return start_worker(worker, spare, link, arenas)
+        return start_worker(worker, spare, self._link, arenas)

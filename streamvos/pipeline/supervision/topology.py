@@ -14,32 +14,33 @@ from streamvos.pipeline.wire.runtime import Runtime
 from streamvos.pipeline.wire.spec import EdgeSpec, Mode
 
 EDGES = {
-    "frames": ("source", "extractor"),
-    "features": ("extractor", "memory"),
-    "evidence": ("memory", "decoder"),
-    "predictions": ("decoder", "memory"),
-    "results": ("decoder", "sinks"),
+    "frames": ("source", "extractor", 1),
+    "features": ("extractor", "memory", 1),
+    "evidence": ("memory", "decoder", 1),
+    "predictions": ("decoder", "memory", 2),
+    "results": ("decoder", "sinks", 2),
 }
-"""Kind of edge -> kinds of its producer and consumer."""
+"""Kind of edge -> kinds of its producer and consumer, and its window."""
 
-WINDOWS = {"frames": 1, "features": 1, "evidence": 1, "predictions": 2, "results": 2}
+RESET_STAGES = ("sinks", "decoder", "extractor", "memory")
+"""Kinds of stages that are reset before the source starts."""
+
 LOSSLESS_FRAMES_WINDOW = 2
 SNAPSHOT_ARENAS = 3
-
 COMPUTE = "compute"
 
 
 @dataclass(frozen=True)
 class Topology:
-    """The shape of a pipeline.
+    """The stages, workers and edges of a pipeline.
 
     Attributes:
         workers: name -> its stages; without remote ones.
-        remote: names of the stages that a person starts by hand on another host.
+        remote: names of the stages that a user starts on another host.
         edges: by name, such as "front/frames".
-        arenas: names of the memfds that the supervisor makes.
+        arenas: names of the memfds that the supervisor creates.
         publish: stream -> address at which its masks are published.
-        standby: worker of which a second process is held ready, or None.
+        standby: the worker that has a standby process, or None.
     """
 
     workers: dict[str, tuple[str, ...]]
@@ -51,18 +52,24 @@ class Topology:
 
     @classmethod
     def of(cls, config: PipelineConfig, runtime: Runtime) -> Topology:
-        """The shape that a configuration describes, with its local sockets in the folder of `runtime`."""
+        """The topology of a configuration, with its local sockets in the folder of `runtime`."""
         workers = _workers(config)
         where = {stage: name for name, stages in workers.items() for stage in stages}
         edges: dict[str, EdgeSpec] = {}
         for stream in config.streams:
-            for kind, ends in EDGES.items():
-                producer, consumer = (stage_name(end, stream.name) for end in ends)
+            for kind, (start, end, window) in EDGES.items():
+                producer, consumer = stage_name(start, stream.name), stage_name(end, stream.name)
                 name = f"{stream.name}/{kind}"
-                mode = _mode(producer, consumer, where, config)
-                endpoint = _endpoint(name, mode, consumer, config, runtime, len(edges))
-                lossless_frames = kind == "frames" and stream.effective_policy == "lossless"
-                window = LOSSLESS_FRAMES_WINDOW if lossless_frames else WINDOWS[kind]
+                if kind == "frames" and stream.effective_policy == "lossless":
+                    window = LOSSLESS_FRAMES_WINDOW
+                mode: Mode
+                if producer in config.remote or consumer in config.remote:
+                    host = config.remote[consumer].host if consumer in config.remote else config.host
+                    mode, endpoint = "inline", f"tcp://{host}:*"
+                elif where[producer] == where[consumer]:
+                    mode, endpoint = "reference", f"inproc://{name}"
+                else:
+                    mode, endpoint = "shared", runtime.edge(len(edges))
                 arena = name if mode == "shared" else None
                 edges[name] = EdgeSpec(name, stream.name, producer, consumer, endpoint, window, mode, arena)
         arenas = [name for name, edge in edges.items() if edge.mode == "shared"]
@@ -88,8 +95,7 @@ class Topology:
 
     def workers_of(self, stream: str) -> set[str]:
         """All workers that a stream needs."""
-        kinds = ("source", "memory", "decoder", "sinks")
-        return {self.worker_of(stage) for stage in ("extractor", *(f"{kind}.{stream}" for kind in kinds))}
+        return {self.worker_of(stage_name(kind, stream)) for kind in ("source", *RESET_STAGES)}
 
 
 def _workers(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
@@ -101,22 +107,5 @@ def _workers(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
 
 
 def stage_name(kind: str, stream: str) -> str:
-    """Name of a stream's stage of a kind; all streams share the extractor."""
+    """Name of a stream's stage; all streams share the extractor."""
     return kind if kind == "extractor" else f"{kind}.{stream}"
-
-
-def _mode(producer: str, consumer: str, where: dict[str, str], config: PipelineConfig) -> Mode:
-    if producer in config.remote or consumer in config.remote:
-        return "inline"
-    return "reference" if where[producer] == where[consumer] else "shared"
-
-
-def _endpoint(
-    name: str, mode: Mode, consumer: str, config: PipelineConfig, runtime: Runtime, number: int
-) -> str:
-    if mode == "reference":
-        return f"inproc://{name}"
-    if mode == "shared":
-        return runtime.edge(number)
-    host = config.remote[consumer].host if consumer in config.remote else config.host
-    return f"tcp://{host}:*"

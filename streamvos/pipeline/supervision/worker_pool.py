@@ -235,7 +235,12 @@ class WorkerPool:
         try:
             instance = self._context.start(worker, spare)
         except OSError as error:  # no descriptors or memory; they may be available later
-            self._cannot_start(worker, spare, f"cannot be started: {error.strerror or error}")
+            reason = f"cannot be started: {error.strerror or error}"
+            self._log.event("died", "error", worker=worker.name, life=worker.lives, reason=reason)
+            if spare:
+                worker.spare_at = self._clock() + 10 * SPARE_DELAY
+            else:
+                self._plan_restart(worker, reason, SPARE_DELAY)
             return
         instance.deadline = self._clock() + self._limits.start_timeout
         worker.lives += 1
@@ -243,18 +248,7 @@ class WorkerPool:
             worker.spare, worker.spare_at = instance, None
         else:
             worker.current, worker.start_at, worker.spare_at = instance, None, None
-        self._log.event(
-            "started", worker=worker.name, life=instance.life, pid=instance.pid, spare=instance.spare
-        )
-
-    def _cannot_start(self, worker: WorkerSlot, spare: bool, reason: str) -> None:
-        self._log.event("died", "error", worker=worker.name, life=worker.lives, reason=reason)
-        if spare:
-            worker.spare_at = self._clock() + 10 * SPARE_DELAY
-            return
-        worker.start_at = None
-        if self._on_death(worker, reason):
-            worker.start_at = self._clock() + max(worker.restarts.delay, SPARE_DELAY)
+        self._log.event("started", worker=worker.name, life=instance.life, pid=instance.pid, spare=spare)
 
     def _prepare(self, worker: WorkerSlot, instance: Instance) -> None:
         """Send INIT; a standby process that takes over gets a second one."""
@@ -275,7 +269,7 @@ class WorkerPool:
             self._prepare(worker, instance)
 
     def _bury(self, worker: WorkerSlot, instance: Instance, reason: str) -> None:
-        """End a life; decide whether and when the next begins."""
+        """End a life, and plan the next."""
         instance.state = "dead"
         self._buried.append(instance.identity)
         if instance.process is None:
@@ -291,10 +285,14 @@ class WorkerPool:
         if instance.expected:
             return
         self._log.event("died", "warning", worker=worker.name, life=instance.life, reason=reason)
+        self._plan_restart(worker, reason)
+
+    def _plan_restart(self, worker: WorkerSlot, reason: str, at_least: float = 0.0) -> None:
+        worker.start_at = None
         if self.leaving or worker.retired or not self._on_death(worker, reason) or worker.remote:
             return
         at_once = worker.spare is not None and worker.spare.state == "ready"
-        worker.start_at = self._clock() + (0 if at_once else worker.restarts.delay)
+        worker.start_at = self._clock() + max(0.0 if at_once else worker.restarts.delay, at_least)
 
     def _overdue(self, instance: Instance, now: float) -> str:
         limits = self._limits
