@@ -77,7 +77,7 @@ class StreamManager:
             if stream.cut_at is None:
                 self.end_badly(stream, stream.reason, stream.input_fault)
             elif worker is self.pool.of_stage(stage_name("sinks", stream.name)):
-                self._over(stream, stream.reason)
+                self._over(stream)
             streams.remove(stream)
         for stream in streams:
             stream.trouble = without_credentials(f"{worker.name}: {reason}")
@@ -102,18 +102,15 @@ class StreamManager:
             self._reset_done(stream, message)
         elif kind == "ack":
             self._observation.frames(stream.name, message.incarnation, message.get("frames", []))
-            self._release_slots(stream, stream.acknowledge(message.seq))
-            self._release_frames(stream)
+            self._release(stream, stream.acknowledge(message.seq))
         elif kind == "origin":
             stream.origin = int(message["origin"])
         elif kind == "skipped":
             self._observation.skipped(stream.name)
-            stream.acknowledge(message.seq)
-            self._release_frames(stream)
+            self._release(stream, stream.acknowledge(message.seq))
         elif kind == "snapshot" and message.incarnation == stream.incarnation:
             snapshot = Snapshot(message.seq, message["slot"], message.arrays["snapshot"])
-            self._release_slots(stream, stream.add_snapshot(snapshot))
-            self._release_frames(stream)
+            self._release(stream, stream.add_snapshot(snapshot))
         elif kind == "applied" and (not stream.lossless or message.incarnation == stream.incarnation):
             answer(stream.applied(message["number"], message.seq), True, seq=message.seq)
             self._observation.mark("command applied", stream.name, seq=message.seq)
@@ -126,7 +123,7 @@ class StreamManager:
                 "sink_failed", "error", stream=stream.name, sink=message["sink"], error=message["error"]
             )
         elif kind == "ended":
-            self._over(stream, stream.reason)
+            self._over(stream)
 
     def watch(self) -> None:
         """Recover streams that stand still though no stage works: a message was lost on a network."""
@@ -147,11 +144,11 @@ class StreamManager:
         """End a stream that takes too long to end."""
         if stream.cut_at is not None:
             if now - stream.cut_at > CLOSE_SECONDS:
-                self._over(stream, stream.reason)
+                self._over(stream)
         elif self._observation.waiting(stream.name) is not None:  # such as for space on a disk
             stream.progress_at = now
         elif now - stream.progress_at > self._limits.hang_timeout:
-            self.end_badly(stream, stream.reason or "it did not end when it was told to", stream.input_fault)
+            self.end_badly(stream, stream.reason or "it did not end when it was asked to", stream.input_fault)
 
     # ---- incarnations
 
@@ -216,7 +213,7 @@ class StreamManager:
             stream.fresh = message["fresh"]
         if kind == "memory" and stream.lossless:
             stream.next_seq = message["next"]
-        elif kind in ("memory", "sinks") and not stream.lossless:  # after the frames of an earlier life
+        elif kind in ("memory", "sinks") and not stream.lossless:  # never a frame of an earlier life again
             stream.next_seq = max(stream.next_seq, message["next"])
         stream.awaiting.discard(kind)
         if stream.phase == "resetting" and not stream.awaiting:
@@ -230,11 +227,10 @@ class StreamManager:
         if stream.paused:
             self.tell(stream, "source", "pause")
 
-    def _release_slots(self, stream: StreamRecord, slots: Iterable[int]) -> None:
+    def _release(self, stream: StreamRecord, slots: Iterable[int]) -> None:
+        """Note progress: give back slots of snapshots to the memory, and frames to the source."""
         for slot in slots:
             self.tell(stream, "memory", "release", slot=slot)
-
-    def _release_frames(self, stream: StreamRecord) -> None:
         stream.progress_at = self._clock()
         if stream.releasable > stream.released:
             stream.released = stream.releasable
@@ -306,15 +302,14 @@ class StreamManager:
         stream.phase = "ending"
         sinks = self._instance(stream, "sinks")
         if sinks is None or sinks.state != "ready":
-            self._over(stream, stream.reason)
+            self._over(stream)
         else:
             self.tell(stream, "sinks", "stop", drain=False)
 
-    def _over(self, stream: StreamRecord, reason: str) -> None:
+    def _over(self, stream: StreamRecord) -> None:
         """Note that a stream has ended; a reason means that it failed."""
-        if stream.over:
-            return
-        stream.phase, stream.reason = "over", without_credentials(reason)
+        reason = stream.reason = without_credentials(stream.reason)
+        stream.phase = "over"
         self.tell(stream, "memory", "over")
         for command in stream.commands.values():
             answer(command.reply, False, error=f"stream {stream.name} has ended")

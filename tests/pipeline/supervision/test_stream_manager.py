@@ -386,7 +386,7 @@ def test_an_end_that_does_not_come_is_a_failure_but_for_a_full_disk():
     pipeline.wait(0.2)
     assert pipeline.sent("sinks.cam", "stop")
     pipeline.wait(0.6)
-    assert pipeline.manager.streams["cam"].reason == "it did not end when it was told to"
+    assert pipeline.manager.streams["cam"].reason == "it did not end when it was asked to"
     assert pipeline.manager.code == 1
 
 
