@@ -1,12 +1,12 @@
-"""Training clips from data-set folders, the way the TVOS authors' code cuts them.
+"""Training clips from DAVIS and YouTube-VOS, cut as in the TVOS authors' code.
 
     clips = AuthorsClips(DavisDataset("DAVIS", year="2017", split="train"), AuthorsClipOptions(), seed=0)
     batch = clips.batch(step=0, size=16)
     batch["labels"].shape                   # (16, 10, 1024) int64, 32 x 32 cells
 
-Ten consecutive frames, one flip and one crop for all of them. Labels are palette indices at an eighth of
-the resolution, found by way of their colors: the mean color of a block's middle, then the nearest of 22
-palette colors, so that a block on a border may fall to a third label (docs/methods.md, TVOS).
+A clip has ten consecutive frames with the same flip and crop. Labels are palette indices at an eighth of the
+resolution, found by color: the mean color of a block's middle, then the nearest of 22 palette colors. A block
+on a border may therefore get a third label (docs/methods.md, TVOS).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from streamvos.training.synthetic_clips import CELL
 from streamvos.types import InputError
 
 CLASSES = 22
-"""Palette colors that the authors' loss knows."""
+"""Number of palette colors in the authors' loss."""
 
 
 class AuthorsClipOptions(BaseModel):
-    """The authors' clips.
+    """Options of the authors' clips.
 
     Attributes:
         size: side of the square crop in pixels, a multiple of 8.
@@ -47,14 +47,9 @@ class AuthorsClipOptions(BaseModel):
 class AuthorsClips:
     """Batches as a pure function of the step.
 
-    An epoch visits every frame once as the beginning of a clip (shifted back where the video ends before
-    it), in an order of its own, and drops the last, incomplete batch. The authors visit them in the same
-    order every epoch, by mistake. Videos shorter than a clip are skipped.
-
-    Args:
-        dataset: DAVIS or YouTube-VOS.
-        options: see `AuthorsClipOptions`.
-        seed: seed of the clips, 0 or more.
+    An epoch visits every frame once as the start of a clip (shifted back near the end of the video), in a new
+    random order, and drops the last, incomplete batch. The authors use the same order in every epoch, by
+    mistake. Videos shorter than a clip are skipped.
 
     Raises:
         InputError: no video is as long as a clip.
@@ -65,22 +60,18 @@ class AuthorsClips:
         self.starts = dataset.starts(options.frames)
         if not self.starts:
             raise InputError(
-                f"none of the {len(dataset.names)} videos has {options.frames} frames with label maps; ask "
-                "for clips of fewer frames"
+                f"none of the {len(dataset.names)} videos has {options.frames} frames with label maps; use "
+                "clips of fewer frames"
             )
 
     def describe(self) -> dict[str, Any]:
-        """What decides the clips besides the seed, in JSON types and without the place of the data."""
+        """What defines the clips besides the seed, in JSON types and without the path of the data."""
         data = {"videos": len(self.dataset.names), "clips": len(self.starts)}
         digest = zlib.crc32("\n".join(self.dataset.names).encode())
         return {**self.options.model_dump(mode="json"), "data": {**data, "digest_of_names": digest}}
 
     def steps_per_epoch(self, size: int) -> int:
-        """How many whole batches an epoch has.
-
-        Raises:
-            InputError: fewer clips than one batch.
-        """
+        """Number of whole batches in an epoch; InputError if there is none."""
         steps = len(self.starts) // size
         if steps < 1:
             raise InputError(f"a batch of {size} clips needs as many frames, got {len(self.starts)}")
@@ -134,7 +125,7 @@ def labels_by_color(mask: np.ndarray) -> np.ndarray:
     """Labels 0..21 of the 8 x 8 blocks of a label map (S, S) uint8, by palette color: (S/8, S/8) int64."""
     palette = davis_palette().astype(np.float32)
     colors = palette[mask]
-    # bilinear to an eighth without antialiasing is the mean of the middle 2 x 2 pixels of each block
+    # bilinear resizing to an eighth without antialiasing is the mean of the middle 2 x 2 pixels of each block
     middle = [colors[CELL // 2 - 1 + y :: CELL, CELL // 2 - 1 + x :: CELL] for y in (0, 1) for x in (0, 1)]
     blocks = np.mean(middle, axis=0)
     centroids = np.where(palette[:CLASSES] == 192, 191, palette[:CLASSES])
@@ -145,13 +136,12 @@ def labels_by_color(mask: np.ndarray) -> np.ndarray:
 def jitter_colors(images: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """The same random change of brightness, contrast, saturation and hue for a whole clip.
 
-    Ranges and meaning are torchvision's, which the authors use; the order of the four is always the same.
+    The ranges are those of torchvision, which the authors use; the order of the four is fixed.
 
     Args:
         images: (T, S, S, 3) uint8 RGB.
         strength: factors are drawn from 1 - strength .. 1 + strength, and the hue turns by up to
             `strength` of the circle either way; 0..0.5.
-        rng: source of the factors.
     """
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
     hue = np.float32(rng.uniform(-strength, strength) * 360)

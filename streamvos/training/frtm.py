@@ -2,10 +2,10 @@
 
     streamvos train frtm --stills STILLS --out runs/frtm
 
-A clip shows one object. Its target model is fitted to the first frame, as it will be in use; its scores on
-the other frames are what the segmentation network learns to turn into masks (binary cross-entropy, as the
+A clip shows one object. Its target model is fitted to the first frame, as at inference; the segmentation
+network learns to turn the target model's scores on the other frames into masks (binary cross-entropy, as the
 authors). Only the segmentation network is trained. The authors' data (DAVIS, YouTube-VOS) and their ImageNet
-backbone are not needed; docs/methods.md, FRTM, names the differences.
+backbone are not needed; docs/methods.md, FRTM, lists the differences.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ NETWORK: dict[str, Any] = {
     "planes": (64, 128, 192, 512),
     "strides": (1, 2, 1, 1),
 }
-"""The backbone of the bundled TVOS weights, which is frozen: three stages, the last at stride 8."""
+"""The frozen backbone, that of the bundled TVOS weights: three stages, the last at stride 8."""
 
 INFERENCE: dict[str, Any] = {**FRTM_FAST, **NETWORK, "precision": "auto"}
-"""Options that come with the weights: the paper's fast variant on that backbone."""
+"""Options that are stored with the weights: the paper's fast variant on that backbone."""
 
 
 class SegmentationLoss:
     """Cross-entropy of the masks of a clip's later frames, given the first.
 
     Args:
-        method: gives the extractor, which is frozen, and the options by which target models are fitted.
+        method: its extractor is frozen; its options fit the target models.
     """
 
     def __init__(self, method: FRTM):
@@ -53,15 +53,15 @@ class SegmentationLoss:
         self.method = method
 
     def __call__(self, network: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Losses of a `SegmentationNetwork` on a batch of `MaskClips`."""
+        """Losses of a `SegmentationNetwork` on a batch of `MaskClips`; "overlap" is the mean IoU."""
         clips, length = batch["frames"].shape[:2]
         frames = batch["frames"].flatten(0, 1).float().div(255)
         frames = frames.contiguous(memory_format=torch.channels_last)
         features = self.extractor(frames)
         scores = []
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
-            of_target = features[TARGET_LEVEL].float().unflatten(0, (clips, length))
-            for own, masks in zip(of_target, batch["masks"], strict=True):
+            target_features = features[TARGET_LEVEL].float().unflatten(0, (clips, length))
+            for own, masks in zip(target_features, batch["masks"], strict=True):
                 scores.append(self._scores(own, masks))
         later = [row for row in range(clips * length) if row % length]
         levels = {name: features[name][later] for name in self.method.decoder.refiner.levels}
@@ -78,7 +78,7 @@ class SegmentationLoss:
     def _scores(self, features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Scores (T - 1, h, w) of later frames; features (T, C, h, w), masks (T, S, S) of the clip."""
         options = self.method.options
-        # the frame and the mirror image of its features: augmented frames, as in use, cost more to make
+        # the frame's features and their mirror image; augmented frames, as at inference, cost more
         first = torch.stack([features[0], features[0].flip(-1)])
         labels = torch.stack([masks[0], masks[0].flip(-1)])
         grid = (features.shape[-2], features.shape[-1])
@@ -98,15 +98,12 @@ def train_frtm(
     report: Report | None = None,
     say: Say = say_in_log,
 ) -> Path:
-    """Train the segmentation network, resuming what `folder` holds.
+    """Train the segmentation network, resuming the run in `folder`.
 
     Args:
-        training: steps, batch, optimizer.
-        clips: see `ClipOptions`.
         options: options of the method; they are stored with the weights.
         folder: receives checkpoint.pt, losses.jsonl, frtm.safetensors and losses.png.
-        backbone: state dict of the backbone, in torchvision's names, with or without a prefix; frozen.
-        report, say: see `streamvos.training.loop`.
+        backbone: see `load_backbone`; it is frozen.
 
     Returns:
         Path of the weights, a file for `streamvos.load("frtm", path)`.
@@ -127,19 +124,11 @@ def train_frtm(
         "backbone": digest_of(method.extractor.backbone.state_dict()),
     }
     shape = options.model_dump(mode="json", exclude_defaults=True)
-    network: SegmentationNetwork = method.decoder.refiner
-    trained = train(
-        network,
-        SegmentationLoss(method),
-        partial(data.batch, size=training.batch),
-        training,
-        folder,
-        report,
-        {"recipe": description, "options": shape},
-        say,
-    )
-    network.load_state_dict(trained.weights)
     metadata = {"options": shape, "recipe": description}
+    network: SegmentationNetwork = method.decoder.refiner
+    loss, make_batch = SegmentationLoss(method), partial(data.batch, size=training.batch)
+    trained = train(network, loss, make_batch, training, folder, report, metadata, say)
+    network.load_state_dict(trained.weights)
     return write_results(folder, "frtm", trained, method.networks.state_dict(), training, metadata, say)
 
 
@@ -147,12 +136,11 @@ def load_backbone(extractor: FRTMExtractor, tensors: Mapping[str, torch.Tensor])
     """Load all weights of a backbone, in place.
 
     Args:
-        extractor: the extractor with the backbone.
-        tensors: torchvision's names, perhaps after "backbone." or "extractor.backbone."; other entries are
-            skipped.
+        tensors: state dict in torchvision's names, with or without the prefix "backbone." or
+            "extractor.backbone."; other entries are skipped.
 
     Raises:
-        InputError: an entry is missing, of another shape or not finite; nothing was changed.
+        InputError: an entry is missing, has another shape or is not finite; nothing was changed.
     """
     plain = {name.rpartition("backbone.")[2]: value for name, value in tensors.items()}
     own = {n: v for n, v in extractor.backbone.state_dict().items() if not n.endswith("num_batches_tracked")}

@@ -1,8 +1,8 @@
-"""The training loop: deterministic by seed, resumable at any step, killed without loss.
+"""The training loop: deterministic by seed, resumable at any step, safe against kills.
 
-A batch is a pure function of its step, and so is everything random in a step; hence a run that was
-interrupted and resumed sees what an uninterrupted one would have seen, and ends with the same bits (on
-the same CPU with the same number of threads; a GPU repeats itself to rounding).
+A batch is a pure function of its step, and so is everything random in a step. A run that was interrupted and
+resumed therefore sees the same data as an uninterrupted one and ends with the same bits (on the same CPU with
+the same number of threads; a GPU repeats itself up to rounding).
 
     trained = train(model, loss, make_batch, TrainingOptions(steps=1000), Path("runs/mine"))
     trained.weights                     # the moving average of the state dict
@@ -35,17 +35,17 @@ from streamvos.types import InputError, SourceError, StreamvosError
 Batch = dict[str, torch.Tensor]
 
 MakeBatch = Callable[[int], Batch]
-"""Step -> batch, a pure function. Worker processes get a copy of it, so it must be picklable where
-processes are not forked: a bound method or a `functools.partial` of one, not a lambda."""
+"""Step -> batch, a pure function. Worker processes get a copy of it, so it must be picklable where processes
+are not forked: a bound method or a `functools.partial` of one, not a lambda."""
 
 Loss = Callable[[nn.Module, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
-"""(model, batch) -> named scalar losses; "total" is the one that is minimized."""
+"""(model, batch) -> named scalar losses, of which "total" is minimized."""
 
 Report = Callable[[int, dict[str, float], float], None]
 """Called after every step with the step, its losses and its duration in seconds."""
 
 Say = Callable[[str], None]
-"""Called with messages for the user, such as that a run is resumed."""
+"""Called with messages for the user, such as "resuming the run"."""
 
 say_in_log: Say = logging.getLogger(__name__).warning
 
@@ -54,7 +54,7 @@ OF_THE_MACHINE = {"workers", "checkpoint_seconds", "device"}
 
 
 class TrainingOptions(BaseModel):
-    """How to train, whatever is trained.
+    """Options of the training loop, the same for every method.
 
     Attributes:
         steps: number of optimizer steps.
@@ -65,14 +65,14 @@ class TrainingOptions(BaseModel):
         optimizer: "adamw" or "sgd" (momentum 0.9, Nesterov).
         learning_rate: the highest learning rate.
         final_learning_rate: the learning rate at the end of the cosine.
-        weight_decay: weight decay, on every weight.
+        weight_decay: weight decay of all weights.
         warmup: steps of linear warm-up.
         schedule_every: steps between changes of the learning rate.
-        average: decay of the exponential moving average of the weights; 0 keeps the plain ones.
-        clip_gradient: largest norm of the gradient; None = any.
+        average: decay of the exponential moving average of the weights; 0 uses the plain weights.
+        clip_gradient: largest norm of the gradient; None does not limit it.
         checkpoint_seconds: seconds between checkpoints.
-        workers: processes that make batches; 0 makes them in the loop. One keeps a CPU busy, a GPU needs
-            about 8. The batches do not depend on it.
+        workers: processes that make batches; 0 makes them in the loop. A CPU needs one, a GPU about 8. The
+            batches do not depend on it.
         precision: "bfloat16" trains under autocast.
         device: "auto", "cpu", "cuda", "cuda:1", ...
     """
@@ -109,7 +109,7 @@ class Trained:
 
     Attributes:
         weights: state dict; the moving average if there is one.
-        first: the step at which this call began; the number of steps if the run was complete before.
+        first: the first step of this call; the number of steps if the run was complete before.
     """
 
     weights: dict[str, torch.Tensor]
@@ -138,15 +138,12 @@ def train(
 ) -> Trained:
     """Train `model`, resuming from `folder` if a run with the same options stopped there.
 
+    After any error the last checkpoint is unchanged.
+
     Args:
         model: the network with its initial weights; it is moved to the device and trained in place.
-        loss: see `Loss`.
-        make_batch: see `MakeBatch`.
-        options: see `TrainingOptions`.
         folder: receives checkpoint.pt and losses.jsonl.
-        report: see `Report`.
-        describe: what else identifies the run, in JSON types.
-        say: see `Say`.
+        describe: data, network and whatever else identifies the run, in JSON types.
 
     Raises:
         InputError: `folder` holds a run with other options (all but `OF_THE_MACHINE` count) or another
@@ -154,28 +151,24 @@ def train(
             device; `make_batch` refuses its input; the loss or its gradient became NaN or infinite.
         SourceError: a process that makes batches died.
         SinkError: checkpoint or log cannot be written.
-
-    After any error the last checkpoint is unchanged.
     """
     device = choose_device(options.device)
     identity = {**options.model_dump(mode="json", exclude=OF_THE_MACHINE), **(describe or {})}
     own_generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with RunFolder(folder, identity) as run, own_generators:
         model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        sitting = _Sitting(model, options, device, run)
-        first = sitting.resume()
+        trainer = _Trainer(model, options, device, run)
+        first = trainer.resume()
         if first >= options.steps:
             say(f"nothing to do: the run in {folder} has done its {options.steps} steps")
         else:
             if first:
                 say(f"resuming the run in {folder} at step {first} of {options.steps}")
-            sitting.go_on(first, loss, make_batch, report)
-        return Trained(sitting.average if options.average else model.state_dict(), first)
+            trainer.train(first, loss, make_batch, report)
+        return Trained(trainer.average if options.average else model.state_dict(), first)
 
 
-class _Sitting:
-    """A run from its checkpoint to its end, or to an error."""
-
+class _Trainer:
     def __init__(self, model: nn.Module, options: TrainingOptions, device: torch.device, run: RunFolder):
         self.model, self.options, self.device, self.run = model, options, device, run
         self.optimizer = _optimizer(model, options)
@@ -199,7 +192,7 @@ class _Sitting:
         self.run.begin(saved["step"])
         return int(saved["step"])
 
-    def go_on(self, first: int, loss: Loss, make_batch: MakeBatch, report: Report | None) -> None:
+    def train(self, first: int, loss: Loss, make_batch: MakeBatch, report: Report | None) -> None:
         options = self.options
         saved_at = started = time.monotonic()
         with closing(self._batches(first, make_batch)) as batches:
@@ -215,7 +208,7 @@ class _Sitting:
                     saved_at = time.monotonic()
 
     def _batches(self, first: int, make_batch: MakeBatch) -> Generator[Batch, None, None]:
-        """The batches of all steps from `first` on, in order, on the device."""
+        """The batches of all steps from `first` on, on the device."""
         on_gpu = self.device.type == "cuda"
         loader = DataLoader(
             _Batches(make_batch, first, self.options.steps),
@@ -234,7 +227,7 @@ class _Sitting:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:
-                # the queue reports that a worker is gone, or fails in one of many ways before it can
+                # the queue reports that a worker is gone, or fails in one of many ways before
                 if not self.options.workers or str(error).startswith("Caught"):
                     raise
                 raise SourceError(
@@ -246,10 +239,10 @@ class _Sitting:
             yield {name: value.to(self.device, non_blocking=on_gpu) for name, value in batch.items()}
 
     def _step(self, step: int, batch: Batch, loss: Loss) -> dict[str, float]:
-        """One step of the optimizer; returns the losses, mean of the parts, rounded for the log."""
+        """One step of the optimizer; returns the losses, averaged over the parts and rounded for the log."""
         options = self.options
-        # random numbers in a loss or a network (dropout, say) depend on the step, not on how it was reached;
-        # a hash, since torch's generator looks at 32 bits of the seed only
+        # random numbers in a loss or a network (such as dropout) depend on the step alone; a hash, since
+        # torch's generator uses only 32 bits of the seed
         torch.manual_seed(zlib.crc32(f"{options.seed} {step}".encode()))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, options)
@@ -263,15 +256,15 @@ class _Sitting:
             rows.append(torch.stack([value.detach().float() for value in losses.values()]))
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        # one wait for the GPU per step; and only finite values may reach the weights
+        # a single wait for the GPU per step; only finite values may reach the weights
         *means, length = torch.cat([torch.stack(rows).mean(0), norm.float()[None]]).tolist()
         values = dict(zip(losses, means, strict=True))
         if not all(map(math.isfinite, (*means, length))):
             raise InputError(
                 f"training diverged at step {step}: the loss is {values['total']}, the norm of its gradient "
-                f"{length}. Begin again in another folder with a learning_rate below "
+                f"{length}. Start again in another folder with a learning_rate below "
                 f"{options.learning_rate:g}, more warmup, or a smaller clip_gradient; the checkpoint in "
-                f"{self.run.folder} is of before"
+                f"{self.run.folder} is older"
             )
         if options.clip_gradient is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), options.clip_gradient, norm)
@@ -299,11 +292,11 @@ class _Batches(Dataset):
         try:
             return self.make(self.first + k)
         except StreamvosError as error:
-            return error  # raised in a worker, it would arrive with the whole traceback as its text
+            return error  # raised in a worker, its text would become the whole traceback
 
 
 def _begin_worker(_: int) -> None:
-    """Worker processes share the cores with each other, and leave Ctrl-C to the process that trains."""
+    """Give a worker process one OpenCV thread, and leave Ctrl-C to the process that trains."""
     if cv2.getNumThreads() != 1:  # a process that was not forked; see _one_opencv_thread
         cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -313,8 +306,8 @@ def _begin_worker(_: int) -> None:
 def _one_opencv_thread() -> Iterator[None]:
     """Let OpenCV end its threads before workers are forked.
 
-    A forked process has none of its parent's threads, but OpenCV believes that it has and waits for them
-    for ever when their number is changed, or when they are given work.
+    A forked process has none of its parent's threads, but OpenCV expects them and waits forever when their
+    number changes or when it gives them work.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -326,10 +319,10 @@ def _one_opencv_thread() -> Iterator[None]:
 
 @contextmanager
 def _sigchld_kept() -> Iterator[None]:
-    """Undo what a data loader does to SIGCHLD.
+    """Restore the handler of SIGCHLD that a data loader replaces.
 
-    torch's handler raises wherever the main thread happens to be when a worker dies, in the middle of a
-    save too. Without it the death is noticed where the next batch is asked for, within five seconds.
+    torch's handler raises in the main thread at any place, even in the middle of a save, when a worker dies.
+    Without it the death is noticed at the next batch, within five seconds.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if in_main_thread and hasattr(signal, "SIGCHLD") else None
@@ -351,15 +344,10 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    weights, rate, decay = model.parameters(), options.learning_rate, options.weight_decay
     if options.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            options.learning_rate,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=options.weight_decay,
-        )
-    return torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+        return torch.optim.SGD(weights, rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    return torch.optim.AdamW(weights, rate, weight_decay=decay)
 
 
 @torch.no_grad()

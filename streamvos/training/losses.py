@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 IGNORE = -1
-"""The label of target cells that no loss counts."""
+"""The label of target cells that the losses ignore."""
 
 
 def log_affinity(references: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -47,10 +47,10 @@ def mass_on_same_label(
         references: (B, N) integer labels.
         target: (B, M) integer labels; IGNORE leaves a cell out.
         floor: added to the probability before the logarithm; the authors' is the default.
-        missing: the cost of a label that no reference has: nothing, or -log(floor) as in the authors' code.
+        missing: the cost of a label that no reference has: none, or -log(floor) as in the authors' code.
 
     Returns:
-        Scalar mean over the cells that count; 0 if there are none.
+        Scalar mean over the cells that count; 0 if none does.
     """
     same = references[:, :, None] == target[:, None, :]
     mass = (affinity * same).sum(1)
@@ -66,11 +66,11 @@ def cross_entropy_to_matches(logarithms: torch.Tensor, matches: torch.Tensor) ->
 
     Args:
         logarithms: (B, N, M), see `log_affinity`.
-        matches: (B, N, M) weights >= 0 of the reference cells that show the target cell's surface; a
-            target cell without any is left out.
+        matches: (B, N, M) weights >= 0 of the reference cells that show the target cell's surface; target
+            cells without a match are left out.
 
     Returns:
-        Scalar mean over the target cells that have a match; 0 if there are none.
+        Scalar mean over the target cells with a match; 0 if there is none.
     """
     total = matches.sum(1)
     found = total > 0

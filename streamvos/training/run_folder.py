@@ -6,8 +6,8 @@
         run.log(step, {"total": 1.5})
         run.save(step + 1, {"model": ...})
 
-At any moment a run may be killed, the disk may fill up, or the run may be started a second time or with
-other options. None of that may cost the last checkpoint, or mix two runs in one log.
+A run may be killed at any moment, the disk may fill up, and the run may be started twice or with other
+options. None of that may lose the last checkpoint or mix two runs in one log.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from streamvos.types import InputError, SinkError
 if sys.platform != "win32":
     import fcntl
 
-CHECKPOINT = "checkpoint.pt"
-LOG = "losses.jsonl"
 ENTRIES = {"identity", "model", "optimizer", "average", "step"}
 """Entries of a checkpoint: JSON, three state dicts, and the number of steps done."""
 
@@ -38,18 +36,18 @@ class RunFolder:
     """A run on the disk.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
         identity: options and data of the run, in JSON types; a checkpoint with another identity is refused.
 
     Raises:
         InputError: on entering, another process is training here.
-        SinkError: on entering, the folder cannot be made or written to.
+        SinkError: on entering, the folder cannot be created or written to.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
         self.folder = folder
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self.checkpoint, self.losses = folder / CHECKPOINT, folder / LOG
+        self.checkpoint, self.losses = folder / "checkpoint.pt", folder / "losses.jsonl"
         self._log: IO[bytes] | None = None
 
     def __enter__(self) -> RunFolder:
@@ -60,7 +58,7 @@ class RunFolder:
             raise self._unwritable(self.folder, error) from None
         try:
             if sys.platform != "win32":
-                # released when the process ends in any way; the processes that make batches do not inherit it
+                # released however the process ends; the processes that make batches do not inherit it
                 fcntl.lockf(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             log.close()
@@ -70,7 +68,7 @@ class RunFolder:
         except OSError:
             pass  # a file system without locks
         self._log = log
-        for left_over in self.folder.glob(f".{CHECKPOINT}.*"):  # of a process killed while it saved
+        for left_over in self.folder.glob(f".{self.checkpoint.name}.*"):  # of a process killed while it saved
             left_over.unlink(missing_ok=True)
         return self
 
@@ -85,13 +83,13 @@ class RunFolder:
         """The checkpoint with its tensors on the CPU; None if there is none.
 
         Raises:
-            InputError: it cannot be read, or it is that of another run; the message names what differs.
+            InputError: it cannot be read, or it belongs to another run; the message names the differences.
         """
         if not self.checkpoint.exists():
             return None
         try:
             saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds; each means: not a sound checkpoint
+        except Exception as error:  # torch raises many kinds for a damaged file
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise self.damaged(reason) from None
         if not isinstance(saved, dict) or saved.keys() != ENTRIES or not isinstance(saved["step"], int):
@@ -99,7 +97,7 @@ class RunFolder:
         try:
             other = json.loads(saved["identity"])
         except (TypeError, ValueError):
-            raise self.damaged("what run it belongs to cannot be read") from None
+            raise self.damaged("its identity cannot be read") from None
         if other != self.identity:
             raise InputError(
                 f"{self.folder} holds a run with other options ({_differences(other, self.identity)}); give "
@@ -115,7 +113,7 @@ class RunFolder:
         )
 
     def begin(self, step: int) -> None:
-        """Remove the log's lines from `step` on and a line that a crash cut off: they are written again."""
+        """Remove the log's lines from `step` on, which are written again, and a line that a crash cut off."""
         assert self._log is not None
         self._log.seek(0)
         content, kept = self._log.read(), 0
@@ -136,7 +134,7 @@ class RunFolder:
         line = json.dumps({"step": step, **losses}).encode() + b"\n"
         try:
             written = self._log.write(line)
-            if written != len(line):  # the disk had room for a part of it; the next write raises the reason
+            if written != len(line):  # the disk had room for a part; the next write raises the reason
                 self._log.write(line[written:])
         except OSError as error:
             raise self._unwritable(self.losses, error) from None
@@ -152,12 +150,12 @@ class RunFolder:
             SinkError: the disk is full.
         """
         assert self._log is not None
-        # in memory first: torch turns a file's error into one without the reason
+        # in memory first, since torch replaces errors of files by one without the reason
         content = io.BytesIO()
         torch.save({"identity": json.dumps(self.identity), "step": step, **state}, content)
-        temporary = self.folder / f".{CHECKPOINT}.{os.getpid()}"
+        temporary = self.folder / f".{self.checkpoint.name}.{os.getpid()}"
         try:
-            os.fsync(self._log.fileno())  # no line of a step that the checkpoint counts may be missing
+            os.fsync(self._log.fileno())  # the log must have every step that the checkpoint counts
             with open(temporary, "wb") as file:
                 file.write(content.getbuffer())
                 file.flush()
@@ -184,7 +182,7 @@ def _step_of(line: bytes) -> int:
 
 
 def _differences(there: Any, here: Any) -> str:
-    """Which entries of two nested dictionaries differ, and how."""
+    """The entries in which two nested dictionaries differ, for an error message."""
     ours, theirs = _flat(here), _flat(there)
     names = [name for name in {**theirs, **ours} if theirs.get(name, "absent") != ours.get(name, "absent")]
     shown = [f"{name}: {theirs.get(name, 'absent')} there, {ours.get(name, 'absent')} here" for name in names]

@@ -4,8 +4,8 @@
     batch = clips.batch(step=0, size=8)
     batch["frames"].shape                   # (8, 3, 3, 224, 224) uint8
 
-A synthetic frame knows for every pixel which layer is seen and where on that layer's surface; two cells
-correspond when both agree. That is supervision for every cell, not for object borders alone.
+A synthetic frame has for every pixel the visible layer and the point on its surface; two cells correspond
+when both agree. This supervises every cell and not only object borders.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from streamvos.synthetic.options import list_stills
 from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticOptions, SyntheticVideo
 
 CELL = 8
-"""Side of a cell in pixels; labels are taken at its middle."""
+"""Side of a cell in pixels; its labels are those of its middle."""
 
 SMALLEST_TARGET = 100
-"""Pixels that an object needs on the first frame of a clip of masks."""
+"""Smallest area of the object in the first frame of a clip of masks, in pixels."""
 
 
 class ClipOptions(BaseModel):
-    """What a clip looks like.
+    """Options of synthetic clips.
 
     Attributes:
         size: side of the square frames in pixels, a multiple of 8.
         frames: frames per clip.
-        largest_gap: largest distance of two neighboring frames of the clip, in frames of the video.
-        stills: folder of photographs with region maps; None = procedural textures.
+        largest_gap: largest distance between neighboring frames of the clip, in frames of the video.
+        stills: folder of photographs with region maps; None draws textures.
         color_jitter: strength of the change of color, most of it common to the clip.
         gray: share of clips without color.
-        queries: cells of each frame whose match is asked for, half of them off the background.
+        queries: cells of each frame that the loss compares, half of them off the background.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,8 +80,8 @@ class SyntheticClips:
 
         Returns:
             frames (B, T, 3, S, S) uint8 RGB; coordinates (B, T, cells, 2) float32 in pixels of the
-            surface; layer and region (B, T, cells) int64; queries (B, T, Q) int64, the cells whose match is
-            asked for. Cells are row by row, S/8 per row.
+            surface; layer and region (B, T, cells) int64; queries (B, T, Q) int64, the cells that the loss
+            compares. Cells are row by row, S/8 per row.
         """
         clips = [self.clip(step * size + k) for k in range(size)]
         return {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]}
@@ -89,14 +89,21 @@ class SyntheticClips:
     def clip(self, number: int) -> dict[str, np.ndarray]:
         """One clip; see `batch`."""
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))
-        frames, images, flip = shoot(rng, self.options)
-        cells = [_cells(frame, flip) for frame in frames]
+        frames, images, mirror = shoot(rng, self.options)
+        middle = slice(CELL // 2, None, CELL)
+
+        def cells(name: str) -> np.ndarray:
+            """(T, cells, ...): a field of the frames at the middle of each cell."""
+            values = np.stack([getattr(frame, name)[mirror][middle, middle] for frame in frames])
+            return values.reshape(len(frames), -1, *values.shape[3:])
+
+        layer = cells("layer").astype(np.int64)
         return {
-            "frames": np.stack([image.transpose(2, 0, 1) for image in images]),
-            "coordinates": np.stack([c[0] for c in cells]),
-            "layer": np.stack([c[1] for c in cells]),
-            "region": np.stack([c[2] for c in cells]),
-            "queries": np.stack([_queries(rng, c[1], self.options.queries) for c in cells]),
+            "frames": images,
+            "coordinates": cells("coordinates"),
+            "layer": layer,
+            "region": cells("region").astype(np.int64),
+            "queries": np.stack([_queries(rng, own, self.options.queries) for own in layer]),
         }
 
 
@@ -112,27 +119,24 @@ class MaskClips(SyntheticClips):
         """
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))
         while True:
-            frames, images, flip = shoot(rng, self.options)
-            labels = np.stack([frame.label_map[:, :: -1 if flip else 1] for frame in frames])
+            frames, images, mirror = shoot(rng, self.options)
+            labels = np.stack([frame.label_map[mirror] for frame in frames])
             counts = np.bincount(labels[0].ravel(), minlength=2)
             large = 1 + np.flatnonzero(counts[1:] >= SMALLEST_TARGET)
             if len(large):
                 break
         chosen = rng.choice(large)
-        return {
-            "frames": np.stack([image.transpose(2, 0, 1) for image in images]),
-            "masks": (labels == chosen).astype(np.float32),
-        }
+        return {"frames": images, "masks": (labels == chosen).astype(np.float32)}
 
 
 def shoot(
     rng: np.random.Generator, options: ClipOptions
-) -> tuple[list[SyntheticFrame], list[np.ndarray], bool]:
+) -> tuple[list[SyntheticFrame], np.ndarray, tuple[slice, slice]]:
     """Draw a video and take a clip of it.
 
     Returns:
-        T frames as the video holds them; their images (S, S, 3), changed in color and perhaps flipped; and
-        whether they are flipped left to right.
+        The T frames; their images (T, 3, S, S), changed in color and perhaps mirrored; and the index that
+        mirrors the other fields of a frame likewise.
     """
     gaps = rng.integers(1, options.largest_gap + 1, options.frames - 1)
     times = np.concatenate([[0], np.cumsum(gaps)])
@@ -154,14 +158,13 @@ def shoot(
     frames = [video[int(t)] for t in times]
     if rng.random() < 0.5:
         frames = frames[::-1]
-    flip = rng.random() < 0.5
+    mirror = np.s_[:, :: -1 if rng.random() < 0.5 else 1]
     color = _ColorJitter(rng, options.color_jitter, options.gray)
-    images = [np.ascontiguousarray(color(frame.image)[:, :: -1 if flip else 1]) for frame in frames]
-    return frames, images, flip
+    return frames, np.stack([color(frame.image)[mirror].transpose(2, 0, 1) for frame in frames]), mirror
 
 
 def _queries(rng: np.random.Generator, layer: np.ndarray, count: int) -> np.ndarray:
-    """Half of them anywhere, half off the background where there is anything else."""
+    """Cells to compare: half of them anywhere, half off the background unless it fills the frame."""
     foreground = np.flatnonzero(layer)
     if not len(foreground):
         return rng.integers(len(layer), size=count)
@@ -169,21 +172,8 @@ def _queries(rng: np.random.Generator, layer: np.ndarray, count: int) -> np.ndar
     return np.concatenate([anywhere, rng.choice(foreground, count // 2)])
 
 
-def _cells(frame: SyntheticFrame, flip: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    middle = slice(CELL // 2, None, CELL)
-    step = -1 if flip else 1
-    coordinates = frame.coordinates[:, ::step][middle, middle]
-    layer = frame.layer[:, ::step][middle, middle]
-    region = frame.region[:, ::step][middle, middle]
-    return (
-        coordinates.reshape(-1, 2).astype(np.float32),
-        layer.reshape(-1).astype(np.int64),
-        region.reshape(-1).astype(np.int64),
-    )
-
-
 class _ColorJitter:
-    """Brightness, contrast and color per clip, and a quarter as much again per frame."""
+    """Changes of brightness, contrast and color per clip, and a quarter as strong ones per frame."""
 
     def __init__(self, rng: np.random.Generator, strength: float, gray: float):
         self.rng, self.strength, self.gray = rng, strength, rng.random() < gray
@@ -211,18 +201,18 @@ def matches(
     layer: tuple[torch.Tensor, torch.Tensor],
     reach: float = CELL,
 ) -> torch.Tensor:
-    """How well each reference cell shows the surface of each target cell.
+    """How well each reference cell matches the surface of each target cell.
 
     Args:
         coordinates: surface points in pixels: references (B, N, 2), target (B, M, 2).
         layer: layers of the references (B, N) and the target (B, M).
-        reach: distance in pixels from which there is no match.
+        reach: distance in pixels from which on cells do not match.
 
     Returns:
-        (B, N, M) float32: 0 for another surface, else a Gaussian of the distance with a deviation of
-        half the reach: 1 for the very same point, 0.14 just inside the reach.
+        (B, N, M) float32: 0 for another surface, else a Gaussian of the distance with a standard deviation
+        of half the reach: 1 for the same point, 0.14 just inside the reach.
     """
-    # by differences: torch.cdist goes by way of products, which is off by half a pixel at this size
+    # by differences: torch.cdist uses products, which are off by half a pixel at this size
     dx, dy = (coordinates[0][:, :, None, k] - coordinates[1][:, None, :, k] for k in (0, 1))
     squared = dx * dx + dy * dy
     same = layer[0][:, :, None] == layer[1][:, None, :]

@@ -3,9 +3,9 @@
     streamvos train tvos --stills STILLS --out runs/tvos
     streamvos train tvos --recipe authors --data DAVIS --out runs/authors
 
-The synthetic recipe asks more of the embedding than object labels do: every cell of the target frame
-has to find its own surface in the references (cross-entropy to the true correspondences), its own
-region, and its own layer (the authors' loss, on two kinds of label).
+The synthetic recipe demands more of the embedding than object labels do: every cell of the target frame has
+to find its surface in the references (cross-entropy to the true correspondences), its region, and its layer
+(the authors' loss, on two kinds of label).
 """
 
 from __future__ import annotations
@@ -23,15 +23,7 @@ from streamvos.datasets.clips import VideoDataset
 from streamvos.methods.tvos.method import TVOSExtractor
 from streamvos.methods.tvos.options import TVOSNetwork, TVOSOptions
 from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
-from streamvos.training.loop import (
-    Loss,
-    MakeBatch,
-    Report,
-    Say,
-    TrainingOptions,
-    say_in_log,
-    train,
-)
+from streamvos.training.loop import Loss, MakeBatch, Report, Say, TrainingOptions, say_in_log, train
 from streamvos.training.losses import cross_entropy_to_matches, log_affinity, mass_on_same_label
 from streamvos.training.results import digest_of, write_results
 from streamvos.training.synthetic_clips import ClipOptions, SyntheticClips, matches
@@ -51,14 +43,16 @@ SYNTHETIC_INFERENCE: dict[str, Any] = {
     "radius": 24,
     "precision": "auto",
 }
-"""Inference options that suit normalized embeddings; chosen on five sequences, docs/results.md."""
+"""Inference options for normalized embeddings, chosen on five sequences (docs/results.md)."""
 
+AUTHORS_NETWORK = TVOSNetwork()
+"""The authors' ResNet-50."""
 
 AUTHORS_BATCH = 16
-"""Clips a step in the authors' training."""
+"""Clips per step in the authors' training."""
 
 AUTHORS_BATCH_PER_GPU = 4
-"""Clips that pass through the network together; batch norm sees these alone (docs/methods.md, TVOS)."""
+"""Clips that go through the network together; batch norm sees only these (docs/methods.md, TVOS)."""
 
 
 def embed(extractor: nn.Module, frames: torch.Tensor) -> torch.Tensor:
@@ -70,7 +64,7 @@ def embed(extractor: nn.Module, frames: torch.Tensor) -> torch.Tensor:
 
 
 class SyntheticLoss:
-    """Correspondence, region and layer losses; every frame of a clip is once the target of the others.
+    """Correspondence, region and layer losses; each frame of a clip is the target of the others in turn.
 
     Args:
         temperature: multiplies the similarities.
@@ -78,11 +72,7 @@ class SyntheticLoss:
     """
 
     def __init__(
-        self,
-        temperature: float = 14.0,
-        correspondence: float = 1.0,
-        region: float = 0.5,
-        layer: float = 1.0,
+        self, temperature: float = 14.0, correspondence: float = 1.0, region: float = 0.5, layer: float = 1.0
     ):
         self.temperature = temperature
         self.weights = {"correspondence": correspondence, "region": region, "layer": layer}
@@ -93,9 +83,11 @@ class SyntheticLoss:
         with torch.autocast(embedding.device.type, enabled=False):
             for target in range(embedding.shape[1]):
                 queries = batch["queries"][:, target]
-                layers = references_and_queries(batch["layer"], target, queries)
-                regions = references_and_queries(batch["region"], target, queries)
-                true = matches(references_and_queries(batch["coordinates"], target, queries), layers)
+                layers, regions, points = (
+                    references_and_queries(batch[name], target, queries)
+                    for name in ("layer", "region", "coordinates")
+                )
+                true = matches(points, layers)
                 affinity = log_affinity(*references_and_queries(embedding, target, queries), self.temperature)
                 shares = affinity.exp()
                 losses["correspondence"].append(cross_entropy_to_matches(affinity, true))
@@ -106,17 +98,17 @@ class SyntheticLoss:
         return {"total": total, **{name: value.detach() for name, value in means.items()}}
 
     def describe(self) -> dict[str, Any]:
-        """Its numbers, in JSON types."""
+        """Temperature and weights, in JSON types."""
         return {"temperature": self.temperature, "weights": self.weights}
 
 
 def references_and_queries(
     values: torch.Tensor, target: int, queries: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values of the cells of all frames but the target, and of the target's queried cells.
+    """Values of all cells of the other frames, and of the target's queried cells.
 
     Args:
-        values: (B, T, cells, ...), one value per cell.
+        values: (B, T, cells, ...).
         target: index of the target frame.
         queries: (B, Q), cells of the target.
 
@@ -129,9 +121,9 @@ def references_and_queries(
 
 
 def authors_loss(extractor: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The authors' loss: the last frame of a clip takes its labels from the others (TVOS eq. 5).
+    """The authors' loss: the last frame of a clip gets its labels from the others (TVOS eq. 5).
 
-    The temperature that multiplies the similarities is 1, as in their code.
+    The temperature is 1, as in their code.
     """
     embedding = embed(extractor, batch["frames"])
     with torch.autocast(embedding.device.type, enabled=False):
@@ -180,45 +172,40 @@ def synthetic_recipe(
 
 def authors_recipe(
     dataset: VideoDataset[Any],
-    training: TrainingOptions | None = None,
-    clips: AuthorsClipOptions | None = None,
-    network: TVOSNetwork | None = None,
+    training: TrainingOptions,
+    clips: AuthorsClipOptions,
+    network: TVOSNetwork = AUTHORS_NETWORK,
 ) -> Recipe:
-    """The authors' recipe: 240 epochs of 16 clips, SGD, cosine per epoch (docs/methods.md, TVOS).
+    """The authors' recipe (docs/methods.md, TVOS).
 
     Args:
         dataset: DAVIS 2017 or YouTube-VOS.
-        training: None takes the authors' numbers for this data set, see `authors_training`.
-        clips: see `AuthorsClipOptions`.
-        network: None takes the authors' ResNet-50.
+        training: see `authors_training` for the authors' numbers.
 
     Raises:
         InputError: the data set has too few frames for a clip or a batch.
     """
-    clips, network = clips or AuthorsClipOptions(), network or TVOSNetwork()
-    options = training or authors_training(AuthorsClips(dataset, clips).steps_per_epoch(AUTHORS_BATCH))
-    data = AuthorsClips(dataset, clips, options.seed)
-    data.steps_per_epoch(options.batch)  # refuses a batch that the data set cannot fill
+    data = AuthorsClips(dataset, clips, training.seed)
+    data.steps_per_epoch(training.batch)  # refuses a batch larger than the data set
     return Recipe(
         network=network,
         loss=authors_loss,
-        make_batch=partial(data.batch, size=options.batch),
-        training=options,
+        make_batch=partial(data.batch, size=training.batch),
+        training=training,
         description={"name": "authors", "clips": data.describe()},
         inference=TVOSOptions(network=network),
     )
 
 
-def authors_training(steps_per_epoch: int, epochs: int = 240, batch: int = AUTHORS_BATCH) -> TrainingOptions:
-    """The authors' optimizer and schedule.
+def authors_training(steps_per_epoch: int, batch: int = AUTHORS_BATCH) -> TrainingOptions:
+    """The authors' optimizer and schedule: 240 epochs, SGD, a cosine that changes with the epoch.
 
     Args:
-        steps_per_epoch: see `AuthorsClips.steps_per_epoch`; the learning rate changes with the epoch.
-        epochs: number of epochs; 240 for the authors on DAVIS.
+        steps_per_epoch: see `AuthorsClips.steps_per_epoch`.
         batch: clips per step; if 4 divides it, in parts of 4, as on each of the authors' GPUs.
     """
     return TrainingOptions(
-        steps=epochs * steps_per_epoch,
+        steps=240 * steps_per_epoch,
         batch=batch,
         parts=1 if batch % AUTHORS_BATCH_PER_GPU else batch // AUTHORS_BATCH_PER_GPU,
         optimizer="sgd",
@@ -238,12 +225,12 @@ def initialize(extractor: TVOSExtractor, initial: Mapping[str, torch.Tensor]) ->
 
     Args:
         extractor: changed in place.
-        initial: a state dict: the backbone's in torchvision's names (an ImageNet classifier), the authors'
-            checkpoint, or one of ours. Entries that the network does not have (`fc`) are skipped, as are
-            those of another shape (the authors' layer4).
+        initial: state dict of an ImageNet classifier in torchvision's names, of the authors, or of this
+            package. Entries that the network does not have (`fc`) and those of another shape (the authors'
+            layer4) are skipped.
 
     Returns:
-        The names that were loaded; all others stay random.
+        The names of the loaded entries; all others stay random.
 
     Raises:
         InputError: no entry fits, or a fitting one holds NaN or infinity; nothing was changed.
@@ -262,8 +249,8 @@ def initialize(extractor: TVOSExtractor, initial: Mapping[str, torch.Tensor]) ->
     if not fitting:
         raise InputError(
             f"none of the {len(initial)} initial weights fits the network (they are named "
-            f"{', '.join(list(initial)[:3])}, ...); expected names and shapes of a torchvision ResNet, as "
-            f"conv1.weight {tuple(own['backbone.conv1.weight'].shape)}"
+            f"{', '.join(list(initial)[:3])}, ...); expected names and shapes of a torchvision ResNet, such "
+            f"as conv1.weight {tuple(own['backbone.conv1.weight'].shape)}"
         )
     extractor.load_state_dict(fitting, strict=False)
     return sorted(fitting)
@@ -276,19 +263,16 @@ def train_tvos(
     initial: Mapping[str, torch.Tensor] | None = None,
     say: Say = say_in_log,
 ) -> Path:
-    """Run a recipe to its end, resuming what `folder` holds.
+    """Run a recipe to its end, resuming the run in `folder`.
 
     Args:
-        recipe: see `Recipe`.
-        folder: receives checkpoint.pt, losses.jsonl, tvos.safetensors, and losses.png where matplotlib is
-            installed.
-        report: see `Report`.
+        folder: receives checkpoint.pt, losses.jsonl, tvos.safetensors, and, if matplotlib is installed,
+            losses.png.
         initial: initial weights, see `initialize`.
-        say: see `Say`.
 
     Returns:
-        Path of the weights, a file for `streamvos.load("tvos", path)`. They come with the recipe's
-        options for inference.
+        Path of the weights, a file for `streamvos.load("tvos", path)`. It contains the recipe's options for
+        inference.
 
     Raises:
         InputError, SourceError, SinkError: see `train` and `initialize`.
@@ -301,28 +285,18 @@ def train_tvos(
     if initial is not None:
         taken = initialize(extractor, initial)
         state = extractor.state_dict()
-        description["initial"] = {
-            "entries": len(taken),
-            "digest": digest_of({name: state[name] for name in taken}),
-        }
+        digest = digest_of({name: state[name] for name in taken})
+        description["initial"] = {"entries": len(taken), "digest": digest}
         say(f"initial weights: {len(taken)} entries taken; random: {_rest(extractor, taken)}")
-    trained = train(
-        extractor,
-        recipe.loss,
-        recipe.make_batch,
-        recipe.training,
-        folder,
-        report,
-        {"recipe": description},
-        say,
-    )
+    identity, training = {"recipe": description}, recipe.training
+    trained = train(extractor, recipe.loss, recipe.make_batch, training, folder, report, identity, say)
     options = {**recipe.inference.model_dump(mode="json", exclude_defaults=True), "network": network}
     metadata = {"options": options, "recipe": description}
-    return write_results(folder, "tvos", trained, trained.weights, recipe.training, metadata, say)
+    return write_results(folder, "tvos", trained, trained.weights, training, metadata, say)
 
 
 def _rest(extractor: nn.Module, taken: list[str]) -> str:
-    """The parts of the network of which an entry is missing, such as "layer4, adjust_dim"."""
+    """The parts of the network that were not loaded entirely, such as "layer4, adjust_dim"."""
     left = [n for n, v in extractor.state_dict().items() if v.is_floating_point() and n not in taken]
     parts = [name.removeprefix("backbone.").split(".")[0] for name in left]
     return ", ".join(dict.fromkeys(parts)) or "nothing"

@@ -211,7 +211,7 @@ class TestRecipes:
 
     def test_a_data_set_smaller_than_a_batch_is_refused_at_once(self):
         with pytest.raises(InputError, match="a batch of 16 clips needs as many frames, got 8"):
-            authors_recipe(Moving())
+            authors_recipe(Moving(), OPTIONS.model_copy(update={"batch": 16}), AuthorsClipOptions())
         with pytest.raises(InputError, match="a batch of 9 clips"):
             authors_recipe(Moving(), OPTIONS.model_copy(update={"batch": 9}), AuthorsClipOptions(size=32))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamvos.training.curves import plot_losses, running_mean
+from streamvos.training.results import plot_losses, running_mean
 from streamvos.types import InputError, SinkError
 
 
