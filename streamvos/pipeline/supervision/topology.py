@@ -32,23 +32,14 @@ COMPUTE = "compute"
 
 @dataclass(frozen=True)
 class Topology:
-    """The stages, workers and edges of a pipeline.
+    """The stages, workers and edges of a pipeline."""
 
-    Attributes:
-        workers: name -> its stages; without remote ones.
-        remote: names of the stages that a user starts on another host.
-        edges: by name, such as "front/frames".
-        arenas: names of the memfds that the supervisor creates.
-        publish: stream -> address at which its masks are published.
-        standby: the worker that has a standby process, or None.
-    """
-
-    workers: dict[str, tuple[str, ...]]
-    remote: tuple[str, ...]
-    edges: dict[str, EdgeSpec]
-    arenas: tuple[str, ...]
-    publish: dict[str, str]
-    standby: str | None
+    workers: dict[str, tuple[str, ...]]  # local worker -> its stages
+    remote: tuple[str, ...]  # stages that a user starts on another host
+    edges: dict[str, EdgeSpec]  # by name, such as "front/frames"
+    arenas: tuple[str, ...]  # names of the memfds that the supervisor creates
+    publish: dict[str, str]  # stream -> address at which its masks are published
+    standby: str | None  # the worker that has a standby process
 
     @classmethod
     def of(cls, config: PipelineConfig, runtime: Runtime) -> Topology:

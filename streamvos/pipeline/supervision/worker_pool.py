@@ -30,27 +30,16 @@ SPARE_DELAY = 1.0
 
 @dataclass(frozen=True)
 class Context:
-    """What the dispatcher shares with its workers and streams; tests replace the functions.
-
-    Attributes:
-        config: the pipeline's configuration.
-        topology: which worker runs which stage.
-        start: starts a process: (worker, spare) -> instance.
-        send: sends a control message to an instance.
-        init: fields of every INIT: the session and the runtime folder.
-        observation: counts events.
-        log: writes events.
-        clock: monotonic seconds.
-    """
+    """What the dispatcher, the workers and the streams share; tests replace the functions."""
 
     config: PipelineConfig
     topology: Topology
-    start: Callable[[WorkerSlot, bool], Instance]
-    send: Callable[[Instance, Message], None]
-    init: Mapping[str, Any]
+    start: Callable[[WorkerSlot, bool], Instance]  # starts a process; true = a standby one
+    send: Callable[[Instance, Message], None]  # sends a control message
+    init: Mapping[str, Any]  # fields of every INIT: the session and the runtime folder
     observation: Observation
     log: EventLog
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.monotonic  # seconds
 
 
 class WorkerPool:

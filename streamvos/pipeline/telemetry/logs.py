@@ -84,15 +84,6 @@ class EventLog:
         self._handler.write_suppressed()
 
 
-class _Forward(logging.Handler):
-    def __init__(self, say: Callable[[Level, str], None]):
-        super().__init__(logging.WARNING)
-        self._say = say
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._say("error" if record.levelno >= logging.ERROR else "warning", record.getMessage()[:_LONGEST])
-
-
 @contextmanager
 def warnings_as_events(say: Callable[[Level, str], None]) -> Iterator[None]:
     """Within the block, warnings that streamvos logs through Python's logging go only to `say`.
@@ -100,7 +91,13 @@ def warnings_as_events(say: Callable[[Level, str], None]) -> Iterator[None]:
     Args:
         say: receives a level and the text, in any thread.
     """
-    logger, handler = logging.getLogger("streamvos"), _Forward(say)
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+            say(level, record.getMessage()[:_LONGEST])
+
+    logger, handler = logging.getLogger("streamvos"), Forward(logging.WARNING)
     others, propagate = list(logger.handlers), logger.propagate
     logger.handlers, logger.propagate = [handler], False
     try:

@@ -40,22 +40,14 @@ Times = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class FrameReport:
-    """What the sinks report of a frame that they have written.
-
-    Attributes:
-        captured: when the frame was taken, in monotonic ns.
-        times: stage -> its times.
-        left_out: stages with impossible times, which are not in `times`.
-        dropped: cause -> frames that were dropped before this one.
-        recovered: this is the first frame after an interruption.
-    """
+    """What the sinks report of a frame that they have written."""
 
     seq: int
-    captured: int
-    times: Mapping[str, Times]
-    left_out: int
-    dropped: Mapping[str, int]
-    recovered: bool
+    captured: int  # when the frame was taken, in monotonic ns
+    times: Mapping[str, Times]  # by stage
+    left_out: int  # stages with impossible times, which are not in `times`
+    dropped: Mapping[str, int]  # cause -> frames that were dropped before this one
+    recovered: bool  # whether this is the first frame after an interruption
 
     @classmethod
     def read(cls, raw: Any) -> FrameReport | None:
@@ -182,23 +174,19 @@ class StreamStatistics:
             known = cause in self.dropped or len(self.dropped) < _CAUSES
             self.dropped[cause if known else "other"] += count
         self.left_out += report.left_out
-        if self._is_recovery(report.recovered, incarnation):
-            self._recovered(report.times.get("sinks"))
+        self._note_incarnation(report.recovered, incarnation, report.times.get("sinks"))
         if self._cold > 0:
             self._cold -= 1
         else:
             self._add_times(report)
 
-    def _is_recovery(self, recovered: bool, incarnation: int) -> bool:
-        """Whether this frame is the first after an interruption; each incarnation has one at most."""
+    def _note_incarnation(self, recovered: bool, incarnation: int, sinks: Times | None) -> None:
+        """Count a recovery if this frame is the first after an interruption; one per incarnation at most."""
         earlier, self._incarnation = self._incarnation, incarnation
         anew = earlier is not None and incarnation > earlier
         if not (anew or recovered) or incarnation == self._recovered_in:
-            return False
+            return
         self._recovered_in = incarnation
-        return True
-
-    def _recovered(self, sinks: Times | None) -> None:
         self.recoveries += 1
         self._cold = self._warm_up
         if self._interrupted is not None:
