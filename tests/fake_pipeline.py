@@ -37,7 +37,7 @@ def stream(name: str, **more: Any) -> dict[str, Any]:
 
 
 class FakeProcess:
-    """A process that dies when it is told to."""
+    """A process that dies when the test says so."""
 
     def __init__(self, pid: int):
         self.pid, self.signals = pid, list[int]()

@@ -1,4 +1,4 @@
-"""What messages of workers mean, and who may begin when."""
+"""How workers' messages are handled, and when workers are initialized."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def opening(*streams, **config):
     return pipeline
 
 
-def told(pipeline):
-    """Workers that have had INIT."""
+def initialized(pipeline):
+    """Workers that were sent INIT."""
     return {worker for worker in pipeline.pool.workers if pipeline.sent(worker, "init")}
 
 
 def test_sources_begin_first_and_others_when_the_size_of_the_frames_is_known():
     pipeline = opening(stream("a"), stream("b"), placement="split")
-    assert told(pipeline) == {"source.a", "source.b"}
+    assert initialized(pipeline) == {"source.a", "source.b"}
     pipeline.ready("source.a")
     pipeline.watch()
-    assert told(pipeline) == {"source.a", "source.b", "memory.a", "decoder.a", "sinks.a"}
+    assert initialized(pipeline) == {"source.a", "source.b", "memory.a", "decoder.a", "sinks.a"}
     pipeline.ready("source.b")
     pipeline.watch()
-    assert told(pipeline) == set(pipeline.pool.workers)
+    assert initialized(pipeline) == set(pipeline.pool.workers)
     (init,) = pipeline.sent("extractor", "init")
     assert set(init["facts"]) == {"a", "b"}
     assert (init["life"], init["standby"], init["stages"]) == (0, False, ["extractor"])
@@ -40,22 +40,22 @@ def test_a_source_that_cannot_be_opened_does_not_hold_up_the_others():
     pipeline = opening(stream("a"), stream("b"))
     pipeline.ready("source.a")
     pipeline.watch()
-    assert "compute" not in told(pipeline)
+    assert "compute" not in initialized(pipeline)
     pipeline.process("source.b").die(3)  # it has been tried
     pipeline.watch()
-    assert "compute" in told(pipeline)
+    assert "compute" in initialized(pipeline)
 
 
 def test_the_networks_do_not_wait_for_a_slow_source():
     pipeline = opening(stream("a"), stream("b"))
     pipeline.ready("source.a")
     pipeline.wait(4.9)
-    assert "compute" not in told(pipeline)
+    assert "compute" not in initialized(pipeline)
     pipeline.wait(0.2)
-    assert "compute" in told(pipeline)
+    assert "compute" in initialized(pipeline)
 
 
-def test_a_stream_that_is_late_begins_beside_the_others():
+def test_a_late_stream_joins_the_others():
     pipeline = opening(stream("a"), stream("b"))
     pipeline.ready("source.a")
     pipeline.wait(5.1)
@@ -80,7 +80,7 @@ def test_each_worker_gets_the_password_of_its_own_camera_alone():
     assert knows == {"source.cam"}
 
 
-def test_all_that_are_ready_are_told_where_the_others_listen():
+def test_workers_that_are_ready_learn_each_others_addresses():
     pipeline = opening(stream("cam"), placement="split")
     slot = pipeline.pool.workers["source.cam"]
     pipeline.ready("source.cam")
@@ -122,7 +122,7 @@ def test_a_fault_of_the_input_ends_its_stream(pipeline):
     assert not pipeline.events("died")
 
 
-def test_a_fault_of_the_input_that_is_nobodys_stream_ends_all_of_the_worker(pipeline):
+def test_a_fault_of_the_input_without_a_stream_ends_all_streams_of_the_worker(pipeline):
     fails(pipeline, "extractor", "", "extractor", fatal=True)  # weights that are not there
     for name in ("a", "b"):
         pipeline.says(f"sinks.{name}", "ended", name)

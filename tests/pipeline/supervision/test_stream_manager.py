@@ -1,4 +1,4 @@
-"""Incarnations, snapshots, commands and ends of streams, with workers that the test plays."""
+"""Incarnations, snapshots, commands and ends of streams; the test plays the workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def running(policy="lossless", **config):
 
 
 class Reply:
-    """Notes what a user is told."""
+    """Notes the answers to a user."""
 
     def __init__(self):
         self.answers = []
@@ -178,7 +178,7 @@ def test_a_paused_stream_stays_paused_after_a_recovery():
     assert pipeline.dispatcher.status()["streams"]["cam"]["state"] == "paused"
 
 
-def test_a_message_lost_on_a_network_is_noticed_when_nobody_works():
+def test_a_message_lost_on_a_network_is_noticed_when_no_stage_works():
     pipeline = running(supervision={"hang_timeout": 5.0})
     pipeline.ack("cam", 3)
     pipeline.beat("source.cam", source_cam={"sent": 8})
@@ -242,7 +242,7 @@ def test_commands_are_sent_again_after_a_recovery_until_a_snapshot_holds_them():
     assert pipeline.sent("memory.cam", "reset")[-1]["commands"] == 2
     assert numbers(pipeline) == [(2, 15), (3, None)]
     assert [m.kind for m in pipeline.sent("memory.cam")][-3:] == ["reset", "command", "command"]
-    assert replies[1].answers == [(True, {"seq": 15})]  # each user is told once
+    assert replies[1].answers == [(True, {"seq": 15})]  # each user is answered once
     assert replies[2].answers == []
 
 

@@ -21,8 +21,8 @@ def snapshot(seq: int, slot: int) -> Snapshot:
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("policy", ["lossless", "latest"])
-def test_no_frame_is_let_go_before_the_snapshot_behind_it_is_safe(policy, seed):
-    """Snapshots, acknowledgements and deaths in random order: a restart always finds its frames."""
+def test_no_frame_is_released_before_a_later_snapshot_is_committed(policy, seed):
+    """Whatever the order of snapshots, acknowledgements and deaths, a restart finds its frames."""
     rng, stream = random.Random(seed), record(policy)
     free, computed, written, released = {0, 1, 2}, -1, -1, -1
     for _ in range(400):
@@ -40,8 +40,8 @@ def test_no_frame_is_let_go_before_the_snapshot_behind_it_is_safe(policy, seed):
             begin = stream.restart_from(memory_lives=False)
             start = -1 if begin is None else begin.seq
             if policy == "lossless":
-                assert start <= written or begin is None  # the sinks need nothing that comes no more
-                assert released <= start  # and every frame after it can be had again
+                assert start <= written or begin is None  # the sinks need no frame that is not computed again
+                assert released <= start  # and every frame after it is still available
                 stream.drop_uncommitted()
                 free = {0, 1, 2} - set(stream.taken)
             computed = start if policy == "lossless" else max(start, computed)
@@ -66,7 +66,7 @@ def test_a_snapshot_is_committed_when_both_it_and_the_acknowledgement_are_there(
         assert stream.committed.seq == stream.releasable == 9
 
 
-def test_commands_are_told_again_until_a_snapshot_holds_them():
+def test_commands_are_repeated_until_a_snapshot_covers_them():
     stream = record()
     for number in (1, 2, 3):
         stream.commands[number] = Command(number, "forget", object_id=number)
@@ -80,12 +80,12 @@ def test_commands_are_told_again_until_a_snapshot_holds_them():
     assert [one.number for one in stream.commands_after(None, memory_keeps=True)] == [3]
 
 
-def test_a_refused_command_is_forgotten_and_its_sender_told_once():
-    stream, told = record(), []
-    stream.commands[1] = Command(1, "forget", 4, reply=lambda ok, **more: told.append(ok))
+def test_a_refused_command_is_forgotten_and_answered_once():
+    stream, answers = record(), []
+    stream.commands[1] = Command(1, "forget", 4, reply=lambda ok, **more: answers.append(ok))
     reply = stream.refused(1)
     assert reply is not None
     reply(False)
     assert stream.refused(1) is None
     assert stream.applied(1, 3) is None
-    assert told == [False]
+    assert answers == [False]

@@ -12,7 +12,7 @@ from fake_pipeline import FakePipeline, stream
 from streamvos.pipeline.supervision.processes import LONGEST_DELAY, Restarts
 
 
-def test_the_first_death_is_followed_by_a_restart_at_once_and_the_next_ever_later():
+def test_the_first_restart_is_immediate_and_the_next_come_later_and_later():
     restarts = Restarts(None, window=1e9)
     delays = []
     for at in range(20):
@@ -23,13 +23,13 @@ def test_the_first_death_is_followed_by_a_restart_at_once_and_the_next_ever_late
     assert all(later == min(2 * earlier, LONGEST_DELAY) for earlier, later in itertools.pairwise(delays[1:]))
 
 
-def test_too_many_deaths_within_the_window_are_enough():
+def test_too_many_deaths_within_the_window_end_the_restarts():
     restarts = Restarts(3, window=60.0)
     assert [restarts.died(at) for at in (0.0, 10.0, 20.0, 30.0)] == [True, True, True, False]
     assert restarts.count == 3
 
 
-def test_deaths_that_are_long_ago_do_not_count():
+def test_deaths_before_the_window_do_not_count():
     restarts = Restarts(2, window=10.0)
     for at in (0.0, 11.0, 22.0, 33.0, 44.0):
         assert restarts.died(at)
@@ -65,7 +65,7 @@ def starts(pipeline, worker):
     ("returncode", "reason"),
     [(-9, "signal 9 (SIGKILL)"), (-64, "signal 64 (SIGRTMAX)"), (-70, "signal 70"), (1, "exit code 1")],
 )
-def test_a_death_says_why_and_is_answered_by_a_restart_at_once(returncode, reason):
+def test_a_death_is_explained_and_followed_by_an_immediate_restart(returncode, reason):
     pipeline = split()
     pipeline.process("memory.cam").die(returncode)
     pipeline.watch()
@@ -78,12 +78,12 @@ def test_a_death_says_why_and_is_answered_by_a_restart_at_once(returncode, reaso
     assert status["workers"]["memory.cam"]["restarts"] == 1
 
 
-def test_a_death_is_dealt_with_after_the_messages_that_came_before_it():
+def test_a_death_is_handled_after_the_messages_before_it():
     pipeline = split()
     pipeline.pool.look()
     pipeline.process("memory.cam").die(1)  # after the supervisor has looked
     pipeline.dispatcher.watch()
-    assert not reasons(pipeline)  # what it said last is read first
+    assert not reasons(pipeline)  # its last messages are read first
     pipeline.watch()
     assert len(reasons(pipeline)) == 1
 
@@ -103,7 +103,7 @@ def test_restarts_come_later_and_later():
     assert delays == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
-def test_too_many_deaths_give_up_the_streams_of_that_worker_alone():
+def test_too_many_deaths_end_only_the_streams_of_that_worker():
     pipeline = split(stream("bad"), stream("good"), max_restarts=2)
     for _ in range(3):
         pipeline.process("memory.bad").die(1)
@@ -120,10 +120,10 @@ def test_too_many_deaths_give_up_the_streams_of_that_worker_alone():
     assert (pipeline.phase("bad"), pipeline.phase("good")) == ("over", "running")
     assert pipeline.manager.code == 1
     pipeline.wait(60)
-    assert starts(pipeline, "memory.bad") == 3  # nobody needs it any more
+    assert starts(pipeline, "memory.bad") == 3  # no stream needs it any more
 
 
-def test_a_camera_is_tried_for_ever_and_no_more_than_30_s_apart():
+def test_a_camera_is_retried_forever_at_most_30_s_apart():
     pipeline = FakePipeline(
         stream("cam", source="camera:0"), placement="split", supervision={"max_restarts": 1}
     )
@@ -177,7 +177,7 @@ def test_a_worker_that_does_not_get_ready_is_killed(moment):
 
 
 def test_time_to_get_ready_begins_with_init():
-    """The networks wait for the source's facts; that is no fault of theirs."""
+    """Waiting for the source's facts does not count against the networks."""
     pipeline = FakePipeline(stream("cam"), placement="split", supervision={"start_timeout": 6.0})
     pipeline.pool.start_all()
     pipeline.hello("source.cam")
@@ -194,7 +194,7 @@ def test_time_to_get_ready_begins_with_init():
     assert ("memory.cam", "no READY within 6 s") in reasons(pipeline)
 
 
-def test_a_supervisor_that_was_stopped_for_a_while_blames_nobody():
+def test_no_worker_is_killed_because_the_supervisor_was_stopped():
     pipeline = split()
     pipeline.now += 100
     pipeline.pool.excuse(100)
@@ -206,7 +206,7 @@ def test_a_supervisor_that_was_stopped_for_a_while_blames_nobody():
 def fused(**supervision):
     pipeline = FakePipeline(stream("cam"), supervision={"max_restarts": 20, **supervision})
     pipeline.begin()
-    pipeline.wait(1.1)  # a spare one is started when the imports of the first slow nobody down
+    pipeline.wait(1.1)  # the standby process is started after a delay
     return pipeline
 
 
@@ -275,7 +275,7 @@ def test_a_system_without_room_for_a_process_is_tried_again():
     assert starts(pipeline, "sinks.cam") == 2
 
 
-def test_messages_find_the_life_they_are_from():
+def test_messages_are_matched_to_the_life_that_sent_them():
     pipeline = split()
     old = pipeline.instance("memory.cam")
     pipeline.process("memory.cam").die(1)
@@ -283,12 +283,12 @@ def test_messages_find_the_life_they_are_from():
     new = pipeline.instance("memory.cam")
     assert pipeline.pool.find(new.identity) == (pipeline.pool.workers["memory.cam"], new)
     assert pipeline.pool.find(old.identity) is None
-    assert pipeline.pool.knew(old.identity)  # its last words may still come in
+    assert pipeline.pool.knew(old.identity)  # its last messages may still arrive
     assert not pipeline.pool.knew(new.identity)
     assert not pipeline.pool.knew(b"stranger")
 
 
-def test_all_are_told_to_exit_and_a_moment_later_killed():
+def test_all_are_asked_to_exit_and_killed_a_moment_later():
     pipeline = split()
 
     def meanwhile():
@@ -301,7 +301,7 @@ def test_all_are_told_to_exit_and_a_moment_later_killed():
     assert frozen.signals == [signal.SIGKILL]
     assert obeys.signals == []
     pipeline.watch()
-    assert not reasons(pipeline)  # they were told to
+    assert not reasons(pipeline)  # they were asked to
 
 
 def test_all_are_killed_at_once_after_a_second_signal():

@@ -1,4 +1,4 @@
-"""One line per event, without credentials, and not one for each of a stranger's messages."""
+"""One line per event, without credentials, and without a flood for repeated causes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_event_is_one_line_whatever_it_says(target, form):
         )
     text = target.getvalue()
     assert text.count("\n") == len(text.splitlines()) == 300
-    assert "\x1b" not in text  # nothing paints the terminal of who reads it
+    assert "\x1b" not in text  # no control sequences reach the reader's terminal
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_repeated_cause_is_written_once_a_second_with_the_number_of_the_others
         log.event("refused", level="warning", cause="shape", stage="extractor")
     assert [line["cause"] for line in lines(target)] == ["dtype", "shape"]
     clock.now += 1.01
-    log.event("another")  # anything that happens tells what was held back
+    log.event("another")  # any event writes what was suppressed
     told = lines(target)[2:]
     assert [(line["event"], line.get("cause"), line.get("suppressed")) for line in told] == [
         ("refused", "dtype", 499),
@@ -153,7 +153,7 @@ def test_a_repeated_cause_is_written_once_a_second_with_the_number_of_the_others
     assert lines(target)[-1]["suppressed"] == 7
 
 
-def test_under_a_flood_lines_are_few_and_nothing_is_uncounted(target, clock):
+def test_under_a_flood_lines_are_few_and_every_event_is_counted(target, clock):
     log, count = EventLog("json", target, clock=clock), 5000
     for _ in range(count):  # ten seconds
         clock.now += 0.002
@@ -178,7 +178,7 @@ def test_invented_causes_take_no_memory(target, clock):
             log.event("refused", cause=f"cause {number}")
     before = lines(target)
     log.close()
-    assert len(lines(target)) - len(before) <= 256  # the others were written when they were forgotten
+    assert len(lines(target)) - len(before) <= 256  # the others were written before
     assert sum(line.get("suppressed", 1) for line in lines(target)) == 15000
 
 
@@ -204,7 +204,7 @@ def test_threads_do_not_mix_their_lines(target):
     assert len(lines(target)) == 800
 
 
-def test_nobody_reading_is_no_error():
+def test_a_closed_stream_is_no_error():
     class Gone(io.StringIO):
         def write(self, _):
             raise BrokenPipeError(32, "Broken pipe")

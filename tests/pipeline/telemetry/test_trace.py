@@ -1,4 +1,4 @@
-"""The trace is what Perfetto opens: JSON, slices that nest, arrows between them, also when it is cut."""
+"""The trace opens in Perfetto, even if it is cut off: JSON, slices that nest, arrows between them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_slices_of_a_row_never_cross(events):
     assert sum(map(len, rows.values())) == 20 * len(STAGES)
     for row in rows.values():
         for (_, end, _), (start, _, _) in pairwise(row):
-            assert end <= start  # one after the other; what runs at the same time has a row beside
+            assert end <= start  # overlapping slices have rows of their own
     assert any(name.endswith("(2)") for name in names(events, "thread_name").values())  # the slow sinks
 
 
