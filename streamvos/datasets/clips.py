@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -43,9 +43,6 @@ class Clip:
     frame_names: tuple[str, ...]
     images: np.ndarray
     masks: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.frame_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +128,25 @@ class VideoDataset(ABC, Generic[VideoType]):
         a clip (as in the TVOS authors' training code). Frames without a label map are skipped.
 
         Raises:
-            InputError: `i` is out of range, the video has fewer than `count` frames, or a file is unreadable.
+            InputError: `i` is out of range, the video has fewer than `count` frames, a file cannot be read,
+                or its size differs from the first frame's.
         """
         which, position = locate(self._lengths, i)
         video = self[which]
         files = video.training_files()
         chosen = [files[k] for k in window(position, count, len(files), video.name)]
-        return load_clip(video.name, chosen, video.read_mask)
+        images = [read_image(picture) for picture, _ in chosen]
+        masks = [video.read_mask(labels) for _, labels in chosen]
+        height, width = images[0].shape[:2]
+        paths = (path for pair in zip(*chosen, strict=True) for path in pair)
+        for path, array in zip(paths, (*images, *masks), strict=True):
+            if array.shape[:2] != (height, width):
+                raise InputError(
+                    f"{path} is {array.shape[0]} x {array.shape[1]} (height x width); expected {height} x "
+                    f"{width} as {chosen[0][0]}"
+                )
+        names = tuple(picture.stem for picture, _ in chosen)
+        return Clip(video.name, names, np.stack(images), np.stack(masks))
 
 
 def list_pictures(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -220,25 +229,6 @@ def read_labels(path: Path, binary: bool, merge: bool) -> np.ndarray:
     if merge:
         return np.where((labels > 0) & (labels != VOID), np.uint8(1), labels)
     return labels
-
-
-def load_clip(name: str, files: Sequence[tuple[Path, Path]], read: Callable[[Path], np.ndarray]) -> Clip:
-    """One clip from pictures and label maps; `read` reads a label map.
-
-    Raises:
-        InputError: a file cannot be read, or its size differs from the first frame's.
-    """
-    images = [read_image(picture) for picture, _ in files]
-    masks = [read(labels) for _, labels in files]
-    size = images[0].shape[:2]
-    for pair, arrays in zip(files, zip(images, masks, strict=True), strict=True):
-        for path, array in zip(pair, arrays, strict=True):
-            if array.shape[:2] != size:
-                raise InputError(
-                    f"{path} is {array.shape[0]} x {array.shape[1]} (height x width); expected {size[0]} x "
-                    f"{size[1]} as {files[0][0]}"
-                )
-    return Clip(name, tuple(picture.stem for picture, _ in files), np.stack(images), np.stack(masks))
 
 
 def window(position: int, count: int, length: int, name: str) -> range:

@@ -4,8 +4,8 @@ A mask is read column by column; the lengths of its alternating runs of 0 and 1,
 into printable characters. pycocotools' `mask.decode` accepts the result, and its `mask.encode` gives the same
 text (COCO API, maskApi.c).
 
-    >>> encode_rle(np.array([[0, 1], [1, 1]], np.uint8))
-    {'size': [2, 2], 'counts': '13'}
+    >>> encode_rles(np.array([[0, 1], [1, 1]], np.uint8), [1])
+    {1: {'size': [2, 2], 'counts': '13'}}
 """
 
 from __future__ import annotations
@@ -24,18 +24,6 @@ class Rle(TypedDict):
 
     size: list[int]
     counts: str
-
-
-def encode_rle(mask: np.ndarray) -> Rle:
-    """The run-length encoding of one mask.
-
-    Args:
-        mask: (H, W), integer or bool; pixels other than 0 belong to the object.
-
-    Raises:
-        InputError: the mask is not (H, W).
-    """
-    return encode_rles(np.asarray(mask) != 0, (1,))[1]
 
 
 def encode_rles(label_map: np.ndarray, ids: Iterable[int]) -> dict[int, Rle]:

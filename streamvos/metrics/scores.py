@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ class Statistics:
     decay: float
 
 
-def statistics(values: np.ndarray | Iterable[float]) -> Statistics:
+def statistics(values: np.ndarray | Sequence[float]) -> Statistics:
     """Mean, recall and decay of one object's J or F over its frames.
 
     Decay splits the N frames into four bins at the frames round(1 + k (N - 1) / 4), k = 0..4, halves
@@ -51,7 +51,7 @@ def statistics(values: np.ndarray | Iterable[float]) -> Statistics:
     Returns:
         The three numbers; nan where no frame was judged.
     """
-    series = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float64)
+    series = np.asarray(values, np.float64)
     if series.ndim != 1:
         raise InputError(f"the values have shape {series.shape}; expected one value per frame, (N,)")
     series = series[~np.isnan(series)]

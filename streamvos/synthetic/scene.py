@@ -44,9 +44,6 @@ from streamvos.synthetic.textures import ellipse_outline
 
 Array = np.ndarray
 
-SHORTEST_EXCURSION = 24
-"""Length in frames from which on an object has the time to leave the frame and return."""
-
 
 class Scene:
     """Chooses the layers of a video; the options are validated."""
@@ -273,8 +270,8 @@ class Scene:
     def _excursion(self, layer: Layer) -> Layer:
         """Perhaps let an object leave through the nearest side and come back the same way."""
         length = self.options.length
-        if self.rng.random() >= self.options.leave or length < SHORTEST_EXCURSION or self.options.motion == 0:
-            return layer
+        if self.rng.random() >= self.options.leave or length < 24 or self.options.motion == 0:
+            return layer  # in shorter videos there is no time to leave and return
         ramp = max(3.0, min(0.3 * length, 50 / self.options.motion))
         away = min(self.rng.uniform(0.08, 0.3) * length, length - 3 - 2 * ramp)
         begin = self.rng.uniform(1, length - 1 - 2 * ramp - away)

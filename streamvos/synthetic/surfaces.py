@@ -111,8 +111,6 @@ def _finish(texture: Array, mask: Array, regions: Array, count: int, softness: f
 def _largest_piece(mask: Array) -> Array:
     """The largest connected piece of a 0/255 mask, its holes filled."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    if len(stats) < 2:
-        return mask
     piece = (labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
     contours, _ = cv2.findContours(piece, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.zeros_like(piece), contours, -1, 255, -1)

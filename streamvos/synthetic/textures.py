@@ -223,33 +223,6 @@ def _draw(points: Array, height: int, width: int) -> Array:
     return mask
 
 
-def _radial(rng: np.random.Generator, side: int, radius: Array) -> Array:
-    turns = np.linspace(0, 2 * np.pi, len(radius), endpoint=False) + rng.uniform(0, 2 * np.pi)
-    radius = radius / radius.max() * (side / 2 - 1.5)
-    squeeze = rng.uniform(0.55, 1.0)
-    points = np.stack([np.cos(turns) * radius, np.sin(turns) * radius * squeeze], 1)
-    angle = rng.uniform(0, np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return _draw(points @ turn.T + side / 2, side, side)
-
-
-def _blob(rng: np.random.Generator, side: int) -> Array:
-    turns = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    radius = np.ones(90)
-    for k in range(2, 6):
-        radius += rng.normal(0, 0.32 / k) * np.cos(k * turns + rng.uniform(0, 2 * np.pi))
-    return _radial(rng, side, np.clip(radius, 0.35, None))
-
-
-def _polygon(rng: np.random.Generator, side: int) -> Array:
-    return _radial(rng, side, rng.uniform(0.6, 1.0, int(rng.integers(4, 9))))
-
-
-def _star(rng: np.random.Generator, side: int) -> Array:
-    tips = int(rng.integers(4, 8))
-    return _radial(rng, side, np.tile([1.0, rng.uniform(0.45, 0.7)], tips))
-
-
 def _creature(rng: np.random.Generator, side: int) -> Array:
     """A body with a head, a tail and legs, all ellipses."""
     mask = np.zeros((side, side), np.uint8)
@@ -290,5 +263,24 @@ def bar_outline(rng: np.random.Generator, length: int) -> Array:
 
 def outline(rng: np.random.Generator, side: int) -> Array:
     """A random blob, polygon, star or creature: (side, side) uint8, 255 inside, smooth at the border."""
-    shapes = (_blob, _polygon, _star, _creature)
-    return shapes[int(rng.choice(4, p=[0.4, 0.2, 0.12, 0.28]))](rng, side)
+    kind = rng.choice(["blob", "polygon", "star", "creature"], p=[0.4, 0.2, 0.12, 0.28])
+    if kind == "creature":
+        return _creature(rng, side)
+    if kind == "blob":
+        turns = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+        radius = np.ones(90)
+        for k in range(2, 6):
+            radius += rng.normal(0, 0.32 / k) * np.cos(k * turns + rng.uniform(0, 2 * np.pi))
+        radius = np.clip(radius, 0.35, None)
+    elif kind == "polygon":
+        radius = rng.uniform(0.6, 1.0, int(rng.integers(4, 9)))
+    else:
+        tips = int(rng.integers(4, 8))
+        radius = np.tile([1.0, rng.uniform(0.45, 0.7)], tips)
+    turns = np.linspace(0, 2 * np.pi, len(radius), endpoint=False) + rng.uniform(0, 2 * np.pi)
+    radius = radius / radius.max() * (side / 2 - 1.5)
+    squeeze = rng.uniform(0.55, 1.0)
+    points = np.stack([np.cos(turns) * radius, np.sin(turns) * radius * squeeze], 1)
+    angle = rng.uniform(0, np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return _draw(points @ turn.T + side / 2, side, side)

@@ -44,11 +44,12 @@ class RunFolder:
         SinkError: on entering, the folder cannot be created or written to.
     """
 
+    _log: IO[bytes]
+
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
         self.folder = folder
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
         self.checkpoint, self.losses = folder / "checkpoint.pt", folder / "losses.jsonl"
-        self._log: IO[bytes] | None = None
 
     def __enter__(self) -> RunFolder:
         try:
@@ -75,9 +76,7 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._log is not None
         self._log.close()
-        self._log = None
 
     def read(self) -> dict[str, Any] | None:
         """The checkpoint with its tensors on the CPU; None if there is none.
@@ -114,7 +113,6 @@ class RunFolder:
 
     def begin(self, step: int) -> None:
         """Remove the log's lines from `step` on, which are written again, and a line that a crash cut off."""
-        assert self._log is not None
         self._log.seek(0)
         content, kept = self._log.read(), 0
         for line in content.splitlines(keepends=True):
@@ -130,7 +128,6 @@ class RunFolder:
         Raises:
             SinkError: the disk is full.
         """
-        assert self._log is not None
         line = json.dumps({"step": step, **losses}).encode() + b"\n"
         try:
             written = self._log.write(line)
@@ -149,7 +146,6 @@ class RunFolder:
         Raises:
             SinkError: the disk is full.
         """
-        assert self._log is not None
         # in memory first, since torch replaces errors of files by one without the reason
         content = io.BytesIO()
         torch.save({"identity": json.dumps(self.identity), "step": step, **state}, content)

@@ -172,7 +172,7 @@ class TestClips:
     def test_every_start_gives_a_clip(self, root):
         dataset = DavisDataset(root)
         assert dataset.starts(4) == list(range(12))  # swan, with 3 frames, has no room
-        assert all(len(dataset.frames(i, 4)) == 4 for i in dataset.starts(4))
+        assert all(len(dataset.frames(i, 4).images) == 4 for i in dataset.starts(4))
         with pytest.raises(InputError, match="swan has 3 frames"):
             dataset.frames(13, 4)
         with pytest.raises(InputError, match=r"0\.\.14"):

@@ -5,8 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamvos.masks.rle import decode_rle, encode_rle, encode_rles
+from streamvos.masks.rle import Rle, decode_rle, encode_rles
 from streamvos.types import InputError
+
+
+def encode_rle(mask: np.ndarray) -> Rle:
+    return encode_rles(mask, [1])[1]
 
 
 def ring() -> np.ndarray:
