@@ -27,14 +27,12 @@ import torch.nn.functional as F
 
 from streamvos.methods.rgmp import RGMP, RGMPOptions
 from streamvos.methods.rgmp.canvas import Canvas, resize
-from streamvos.methods.rgmp.runs import RGMPExtractor, canvas_of
+from streamvos.methods.rgmp.network import RGMPExtractor, canvas_of
 
 SIZE, THREADS, OBJECTS = (480, 854), 2, 2
 OURS = {
     "float32": {},
-    "float32 winograd": {"winograd": 4},
     "bfloat16": {"precision": "bfloat16"},
-    "bfloat16 winograd": {"precision": "bfloat16", "winograd": 4},
 }
 NAMES = ["authors", *(f"{way} {name}" for name in OURS for way in ("single", "batch"))]
 WIDTHS = (8, 8, 7, 8, 10, 13)

@@ -1,7 +1,7 @@
 """RGMP: a network sees the frame, its mask before, and the frame where the object was given.
 
-`method` holds the target, the decoder and the method; `runs` the extractor and the network over scales;
-`network` encoder and decoder; `canvas` padding and scales.
+`method` holds the target, the decoder and the method; `network` the networks and how they run over scales and
+masks; `canvas` padding and scales.
 """
 
 from streamvos.methods.rgmp.method import RGMP

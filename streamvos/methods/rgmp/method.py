@@ -23,9 +23,15 @@ from torch import nn
 from streamvos.methods.base import Method, Target
 from streamvos.methods.parts import Part
 from streamvos.methods.rgmp.canvas import Canvas
-from streamvos.methods.rgmp.network import MaskGuidedEncoder, RefinementDecoder
+from streamvos.methods.rgmp.network import (
+    STRIDE,
+    GuidedRuns,
+    MaskGuidedEncoder,
+    RefinementDecoder,
+    RGMPExtractor,
+    canvas_of,
+)
 from streamvos.methods.rgmp.options import RGMPOptions
-from streamvos.methods.rgmp.runs import STRIDE, GuidedRuns, RGMPExtractor, canvas_of
 from streamvos.methods.state_dicts import check_shapes, ids_of
 from streamvos.nn.aggregation import insert_given, odds_softmax
 from streamvos.nn.resnet import resnet
@@ -279,9 +285,7 @@ class RGMP(Method):
         self.options = options or RGMPOptions()
         network = self.options.network
         encoder = MaskGuidedEncoder(resnet(network.depth, planes=network.planes))
-        decoder = RefinementDecoder(
-            encoder.channels, network.channels, self.options.align_corners, self.options.winograd
-        )
+        decoder = RefinementDecoder(encoder.channels, network.channels, self.options.align_corners)
         self.runs = GuidedRuns(encoder, decoder, self.options)
         self.extractor = RGMPExtractor(encoder.conv1, self.options)
         self.decoder = RGMPDecoder(self.options)

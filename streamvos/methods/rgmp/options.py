@@ -8,7 +8,6 @@ from pydantic import Field
 
 from streamvos.methods.base import Options
 from streamvos.methods.rgmp.canvas import Growth
-from streamvos.methods.rgmp.winograd import Tile
 from streamvos.nn.precision import PrecisionChoice
 
 
@@ -39,8 +38,6 @@ class RGMPOptions(Options):
         runs_per_batch: the runs of a frame (objects + 1) are one batch of at most so many, to bound memory.
             None = eight on a GPU; on a processor as many as its caches are worth at that scale, since larger
             batches are slower than smaller ones there (`PIXELS_AT_ONCE`).
-        winograd: side of the tiles in which the decoder's 3x3 convolutions are computed on a processor, with
-            fewer multiplications and more rounding (`streamvos.methods.rgmp.winograd`); 0 = directly.
         precision: "bfloat16" runs the networks under autocast; "auto" does so where the device has
             instructions for it. The authors' is "float32".
     """
@@ -50,5 +47,4 @@ class RGMPOptions(Options):
     padding: Growth = "authors"
     align_corners: bool = True
     runs_per_batch: int | None = Field(None, ge=1)
-    winograd: Tile = 0
     precision: PrecisionChoice = "float32"

@@ -78,7 +78,7 @@ def test_probabilities_are_the_softmax_of_enlarged_logits(align_corners):
 
 def test_every_weight_that_a_frame_needs_gets_a_gradient():
     encoder = small_encoder()
-    decoder = RefinementDecoder(encoder.channels, 16, tile=4).double()
+    decoder = RefinementDecoder(encoder.channels, 16).double()
     frame, mask = torch.randn(1, 3, 64, 64).double(), torch.rand(1, 1, 64, 64).double()
     image = encoder.conv1(frame)
     reference = decoder.refer(encoder(image, mask)["layer4"])

@@ -15,8 +15,8 @@ from goldens import procedural, shared_path
 
 from streamvos.methods.rgmp.canvas import resize
 from streamvos.methods.rgmp.method import RGMP, aggregate
+from streamvos.methods.rgmp.network import canvas_of
 from streamvos.methods.rgmp.options import RGMPNetwork, RGMPOptions
-from streamvos.methods.rgmp.runs import canvas_of
 from streamvos.nn.resnet import IMAGE_DEVIATION, IMAGE_MEAN
 from streamvos.segmenter import Segmenter
 from streamvos.types import InputError
@@ -173,9 +173,7 @@ def test_one_object_is_the_authors(golden, method):
 
 
 @pytest.mark.timeout(900)  # 21 runs of the full network: a busy machine takes its time
-def test_several_objects_are_the_authors(golden, published):
-    # by Winograd's convolutions, which thereby are held to the authors' numbers as well
-    method = authors(published, winograd=4)
+def test_several_objects_are_the_authors(golden, method):
     target = method.target()
     mask = torch.from_numpy(golden["mask_2obj"].astype(np.int64))
     with torch.inference_mode():
@@ -200,7 +198,7 @@ def test_several_objects_are_the_authors(golden, published):
 
 
 def test_the_modern_way_of_enlarging_is_what_the_authors_code_gives_today(golden, published):
-    vos = Segmenter(authors(published, align_corners=False, winograd=4), "cpu")
+    vos = Segmenter(authors(published, align_corners=False), "cpu")
     for t, image in enumerate(golden["frames_rgb"]):
         result = vos.step(image, golden["mask_1obj"] if t == 0 else None)
         assert (result.mask != golden["ac_false_maps_so"][t]).sum() <= PIXELS, f"frame {t}"
@@ -376,7 +374,7 @@ def test_forgetting_at_once_is_never_having_known(rng):
 
 @torch.inference_mode()
 def test_a_restored_target_goes_on_bit_identically_also_when_it_forgets(rng):
-    method, images = small(precision="bfloat16", winograd=2).float(), [x.float() for x in clip(rng, 5)]
+    method, images = small(precision="bfloat16").float(), [x.float() for x in clip(rng, 5)]
     target = method.target()
     images = [image.contiguous(memory_format=torch.channels_last) for image in images]
     target.annotate(method.extractor(images[0]), THREE, (3, 7, 40))
@@ -456,15 +454,13 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(rng):
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize(
-    "options", [{"scales": ()}, {"scales": (0.0,)}, {"winograd": 3}, {"padding": "none"}, {"runs": 2}]
-)
+@pytest.mark.parametrize("options", [{"scales": ()}, {"scales": (0.0,)}, {"padding": "none"}, {"runs": 2}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         RGMPOptions(**options)
 
 
-@pytest.mark.parametrize("options", [{"padding": "least"}, {"precision": "bfloat16", "winograd": 4}])
+@pytest.mark.parametrize("options", [{"padding": "least"}, {"precision": "bfloat16"}])
 def test_through_the_public_door(rng, options):
     method = small(**options).float()
     vos = Segmenter(method, "cpu")
