@@ -7,9 +7,9 @@
 One object, a crop of 480 x 832 pixels (30 x 52 cells), 20 remembered frames, two threads. "read" is what a
 frame costs between refreshes: queries of the crop, and both branches. "encode, read" encodes the memory
 first; "adjust, encode, read" begins with the backbone's features, as the authors' code does on every frame.
-"remember" takes a new frame in, adding to the sums of the last time and learning on; "remember, whole"
-encodes all frames anew. "learn" is the part of the learner in both. Ratios are to "encode, read". On a
-machine that does other work compare `cpu`, the processor seconds of all threads.
+"remember" takes a new frame in, adding to the sums of the last time and learning on. "learn" is the learner's
+part of it. Ratios are to "encode, read". On a machine that does other work compare `cpu`, the processor
+seconds of all threads.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from streamvos.methods.joint.network import JOINTNetwork
 from streamvos.nn.precision import Precision
 
 CROP, MEMORY, THREADS = (480, 832), 20, 2
-NAMES = ["encode, read", "adjust, encode, read", "read", "remember, whole", "remember", "learn"]
-ROUNDS = {"encode, read": 2, "adjust, encode, read": 2, "remember, whole": 2}
+NAMES = ["encode, read", "adjust, encode, read", "read", "remember", "learn"]
+ROUNDS = {"encode, read": 2, "adjust, encode, read": 2}
 WIDTHS = (9, 9, 8, 9, 8)
 
 
@@ -101,8 +101,8 @@ def variants(
     def adjust() -> torch.Tensor:
         return torch.cat([network.transformer.tokens(one[None]) for one in layer3[:frames]])
 
-    def remember(refresh: str) -> Callable[[], object]:
-        own = full_memory(crop, frames, precision=precision, refresh=refresh)
+    def remember() -> Callable[[], object]:
+        own = full_memory(crop, frames, precision=precision)
         labels = network.label_encoder(torch.rand(1, 1, *crop))
         return lambda: own.remember(induction[frames], transduction[frames], labels)
 
@@ -116,8 +116,7 @@ def variants(
         "encode, read": lambda: lambda: (encode(transduction[:frames]), read()),
         "adjust, encode, read": lambda: lambda: (encode(adjust()), read()),
         "read": lambda: read,
-        "remember, whole": lambda: remember("whole"),
-        "remember": lambda: remember("incremental"),
+        "remember": remember,
         "learn": learn,
     }
     return {name: makers[name]() for name in names}

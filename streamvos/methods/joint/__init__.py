@@ -1,7 +1,7 @@
 """JOINT: filters learned on the spot and attention to remembered windows, decoded together.
 
 `method` holds the extractor, the decoder and the method; `target` and `memory` the state of a stream;
-`network` the networks; `crops` the windows and how they move; `label_encoder` the encoding of masks.
+`network`, `few_shot` and `transformer` the networks; `crops` the windows and how they move.
 """
 
 from streamvos.methods.joint.method import JOINT

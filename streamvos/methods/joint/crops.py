@@ -1,7 +1,7 @@
 """Where a tracker looks, and the cutting and pasting of what it looks at.
 
 JOINT (like LWL and the trackers of its family) sees one object at a time, in a window about five times its
-size that is resized to one shape. Here K windows are reckoned, cut and pasted at once, as tensors on the
+size that is resized to one shape. Here K windows are computed, cut and pasted at once, as tensors on the
 device of the frame: no value is read back from it.
 
     state = begin(masks, area=25.0, output=(480, 832))          # K objects on their first frame
@@ -18,7 +18,6 @@ Positions and sizes are (row, column), in pixels, counted from 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -110,17 +109,16 @@ class Windows:
         )
 
 
-def begin(
-    masks: torch.Tensor, area: float, output: tuple[int, int], box: Literal["authors", "pixels"] = "authors"
-) -> TargetState:
+def begin(masks: torch.Tensor, area: float, output: tuple[int, int]) -> TargetState:
     """The state of objects on the frame where their masks are given.
+
+    The size of an object is last - first row and column, as in the authors' data sets, and at least one
+    pixel, since their code cannot follow less.
 
     Args:
         masks: (K, H, W), not 0 where the object is; each has a pixel.
         area: the window's area in those of the object's box (search factor squared).
         output: (h, w) of the crops.
-        box: the size of an object is last - first row and column ("authors", whose data sets say so), or one
-            more ("pixels"). Never less than a pixel, which the authors' code cannot follow.
     """
     present = masks != 0
     first, last = [], []
@@ -129,7 +127,7 @@ def begin(
         first.append(counted.argmax(1))
         last.append(line.shape[1] - 1 - counted.flip(1).argmax(1))
     start, end = torch.stack(first, 1).float(), torch.stack(last, 1).float()  # (K, 2)
-    size = (end - start + (1 if box == "pixels" else 0)).clamp_min(1)
+    size = (end - start).clamp_min(1)
     center = start + (size - 1) / 2
     sides = size * area**0.5
     scale = sides.prod(1).sqrt() / _pair(output, sides).prod().sqrt()

@@ -18,8 +18,7 @@ from collections.abc import Mapping
 import torch
 
 from streamvos.methods.joint.few_shot import FewShotProblem, convolve, steepest_descent
-from streamvos.methods.joint.label_encoder import Labels
-from streamvos.methods.joint.network import JOINTNetwork
+from streamvos.methods.joint.network import JOINTNetwork, Labels
 from streamvos.methods.joint.options import JOINTOptions
 from streamvos.methods.joint.transformer import attention_sums, residual_norm
 from streamvos.methods.state_dicts import check_shapes, part_of, with_prefix
@@ -90,7 +89,7 @@ class JOINTMemory:
         """
         self.filters = filters
         self._store(0, induction, transduction, labels)
-        self._encode_all()
+        self._exchange(0, None)
 
     def read(self, induction: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """What both branches say about a picture.
@@ -125,14 +124,11 @@ class JOINTMemory:
         weights = self.weights.copy()
         slot = weights.insert()
         gone = None
-        if slot < self.pictures and self.options.refresh == "incremental":
+        if slot < self.pictures:
             gone = self._stored["self_keys"][slot].clone(), self._stored["transduction"][slot].clone()
         self._store(slot, induction, transduction, labels)
         self.weights = weights
-        if self.options.refresh == "incremental":
-            self._exchange(slot, gone)
-        else:
-            self._encode_all()
+        self._exchange(slot, gone)
         self._learn()
 
     def refit(self, steps: int) -> None:
@@ -255,13 +251,14 @@ class JOINTMemory:
             gone: keys and values of the one that was there before.
         """
         for pictures in self._portions():
-            queries = self._stored["self_keys"][pictures].flatten(0, 1)  # (n*h*w, E)
-            new = self._stored["self_keys"][slot], self._stored["transduction"][slot]
             if pictures == slice(slot, slot + 1):
                 continue
+            queries = self._stored["self_keys"][pictures].flatten(0, 1)  # (n*h*w, E)
+            new = self._stored["self_keys"][slot], self._stored["transduction"][slot]
             sums = attention_sums(queries, *new, self._precision)
             if gone is not None:
-                sums = _minus(sums, attention_sums(queries, *gone, self._precision))
+                taken = attention_sums(queries, *gone, self._precision)
+                sums = sums[0] - taken[0], sums[1] - taken[1]
             for name, change in zip(SUMS, sums, strict=True):
                 place = self._stored[name][pictures]
                 place += change.view_as(place)
@@ -272,11 +269,6 @@ class JOINTMemory:
             first, end = cells * (slot - 1) // rounds, cells * slot // rounds
             if first < end:  # there may be fewer cells than rounds
                 self._encode(0, slice(first, end))
-        self._make_memory_keys()
-
-    def _encode_all(self) -> None:
-        for slot in range(self.pictures):
-            self._encode(slot, slice(None))
         self._make_memory_keys()
 
     def _encode(self, slot: int, cells: slice) -> None:
@@ -312,9 +304,3 @@ class JOINTMemory:
         regularization = self.network.learner.regularization
         steps = self.options.update_iterations
         self.filters = steepest_descent(self.filters[None], problem, regularization, steps)[0]
-
-
-def _minus(
-    sums: tuple[torch.Tensor, torch.Tensor], others: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return sums[0] - others[0], sums[1] - others[1]

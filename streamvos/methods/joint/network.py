@@ -1,14 +1,17 @@
-"""The networks of JOINT, and how a clip runs through them in training.
+"""The networks of JOINT.
 
     network = JOINTNetwork()
     view = network.see(crops)                            # crops (B, 3, 480, 832), BGR, mean subtracted
-    prediction = network(clips, masks)                   # clips (S, 1 + F, 3, H, W), masks (S, H, W)
+    labels = network.label_encoder(masks)                # masks (B, 1, 480, 832), 0..1
+    logits = network.decoder(encoding, view.layers, (480, 832))     # encoding (B, 16, 30, 52)
 
-Two branches look at the third stage of one backbone: filters that were fitted to the object (induction) and
-attention to remembered frames (transduction). Both put out encodings of the mask; the segmentation network
-turns their sum into a mask.
+Two branches look at the third stage of one backbone: filters that were fitted to the object (induction,
+`few_shot`) and attention to remembered frames (transduction, `transformer`). Both put out encodings of the
+mask, sixteen channels per feature cell that hold its outline; the segmentation network turns their sum into
+a mask. The label encoder makes what the branches learn to put out, from masks at full resolution.
 
-Source: Mao et al., Joint Inductive and Transductive Learning for Video Object Segmentation, ICCV 2021.
+Source: Mao et al., Joint Inductive and Transductive Learning for Video Object Segmentation, ICCV 2021; the
+layers are those of the authors' code.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from streamvos.methods.joint.few_shot import FewShotLearner, FewShotProblem, convolve, steepest_descent
-from streamvos.methods.joint.label_encoder import Labels, TwoHeadLabelEncoder
-from streamvos.methods.joint.transformer import Transformer, attend
+from streamvos.methods.joint.few_shot import FewShotLearner
+from streamvos.methods.joint.transformer import Transformer
 from streamvos.nn.resnet import resnet
 from streamvos.nn.segmentation_network import SegmentationNetwork
 
@@ -42,20 +45,63 @@ class View(NamedTuple):
     transduction: torch.Tensor
 
 
-class ClipPrediction(NamedTuple):
-    """What training needs of a clip of 1 + F frames, the first of which is the template.
+class Labels(NamedTuple):
+    """What masks become; each (B, D, h, w).
 
     Attributes:
-        logits: (S, F, H, W).
-        labels: encodings of the template's mask and of the predicted ones, each (S, 1 + F, D, h, w).
-        induced: (S, F, D, h, w), what the filters put out.
-        transduced: (S, F, D, h, w), what the attention carried.
+        induction: what the filters shall put out, not negative.
+        importance: how much each of these counts, any sign.
+        transduction: what the attention carries, not negative.
     """
 
-    logits: torch.Tensor
-    labels: Labels
-    induced: torch.Tensor
-    transduced: torch.Tensor
+    induction: torch.Tensor
+    importance: torch.Tensor
+    transduction: torch.Tensor
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions at half the size, and a shortcut; no normalization."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.downsample = nn.Conv2d(inputs, outputs, 3, 2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.downsample(x))
+
+
+class TwoHeadLabelEncoder(nn.Module):
+    """Masks to encodings for each branch, and a weight for each label of the learner.
+
+    Args:
+        widths: of the stem and of the two blocks of each head.
+        outputs: D.
+    """
+
+    def __init__(self, widths: tuple[int, int, int] = (16, 32, 64), outputs: int = 16):
+        super().__init__()
+        stem, middle, last = widths
+        self.stem = nn.Conv2d(1, stem, 3, 2, padding=1)
+        self.induction = nn.Sequential(ResidualBlock(stem, middle), ResidualBlock(middle, last))
+        self.transduction = nn.Sequential(ResidualBlock(stem, middle), ResidualBlock(middle, last))
+        self.induction_label = nn.Conv2d(last, outputs, 3, padding=1)
+        self.induction_importance = nn.Conv2d(last, outputs, 3, padding=1)
+        self.transduction_label = nn.Conv2d(last, outputs, 3, padding=1)
+        nn.init.zeros_(self.induction_importance.weight)  # in the beginning every label counts alike
+        assert self.induction_importance.bias is not None
+        nn.init.ones_(self.induction_importance.bias)
+
+    def forward(self, masks: torch.Tensor) -> Labels:
+        """Encodings of ceil(H / 16) x ceil(W / 16) cells, from (B, 1, H, W) float in 0..1, soft or hard."""
+        x = F.max_pool2d(F.relu(self.stem(masks)), 3, 2, padding=1)
+        induction, transduction = self.induction(x), self.transduction(x)
+        return Labels(
+            F.relu(self.induction_label(induction)),
+            self.induction_importance(induction),
+            F.relu(self.transduction_label(transduction)),
+        )
 
 
 class JOINTNetwork(nn.Module):
@@ -98,10 +144,7 @@ class JOINTNetwork(nn.Module):
         return self.backbone.conv1.weight.dtype
 
     def see(self, pictures: torch.Tensor) -> View:
-        """
-        Args:
-            pictures: (B, 3, H, W) BGR of 0..255, mean subtracted.
-        """
+        """What is made of pictures (B, 3, H, W), BGR of 0..255, mean subtracted."""
         layers = self.backbone(pictures)
         features = layers[BRANCHES_SEE]
         return View(layers, self.learner.tokens(features), self.transformer.tokens(features))
@@ -114,44 +157,3 @@ class JOINTNetwork(nn.Module):
     def no_filters(self, sequences: int, objects: int, like: torch.Tensor) -> torch.Tensor:
         """(S, K, D, C, 3, 3) zeros: what the learner begins with."""
         return like.new_zeros(sequences, objects, self.labels, like.shape[-1], 3, 3)
-
-    def forward(
-        self, clips: torch.Tensor, masks: torch.Tensor, first_steps: int = 5, later_steps: int = 2
-    ) -> ClipPrediction:
-        """Follow the object of each clip from its first frame on; every prediction is remembered.
-
-        Args:
-            clips: (S, 1 + F, 3, H, W) BGR of 0..255, mean subtracted.
-            masks: (S, H, W) of the first frames, 0 or 1.
-            first_steps, later_steps: of the learner, on the first frame and after every later one.
-        """
-        count, size = clips.shape[:2], (clips.shape[-2], clips.shape[-1])
-        view = self.see(clips.flatten(0, 1))
-        induction, transduction = view.induction.unflatten(0, count), view.transduction.unflatten(0, count)
-        queries = self.transformer.queries(view.transduction).unflatten(0, count)
-        h, w = view.layers[BRANCHES_SEE].shape[-2:]
-        filters = self.no_filters(count[0], 1, induction)
-        remembered = [self.label_encoder(masks[:, None].to(clips.dtype))]
-        logits, induced, transduced = [], [], []
-        for now in range(1, count[1]):
-            labels = Labels(*(torch.stack(parts, 1) for parts in zip(*remembered, strict=True)))
-            problem = FewShotProblem(
-                induction[:, :now].flatten(1, 2),
-                labels.induction[:, None],
-                labels.importance[:, None],
-                (h, w),
-            )
-            steps = first_steps if now == 1 else later_steps
-            filters = steepest_descent(filters, problem, self.learner.regularization, steps)
-            induced.append(convolve(induction[:, now], filters, (h, w))[:, 0, 0])  # (S, D, h, w)
-            keys = self.transformer.memory_keys(self.transformer.encode(transduction[:, :now]))
-            carried = labels.transduction.permute(0, 1, 3, 4, 2).flatten(1, 3)  # (S, now*h*w, D)
-            answer = attend(queries[:, now], keys.flatten(1, 2), carried)  # (S, h*w, D)
-            transduced.append(answer.transpose(1, 2).unflatten(2, (h, w)))
-            layers = {name: value.unflatten(0, count)[:, now] for name, value in view.layers.items()}
-            logits.append(self.decoder(induced[-1] + transduced[-1], layers, size))
-            remembered.append(self.label_encoder(logits[-1].detach().sigmoid()[:, None]))
-        labels = Labels(*(torch.stack(parts, 1) for parts in zip(*remembered, strict=True)))
-        return ClipPrediction(
-            torch.stack(logits, 1), labels, torch.stack(induced, 1), torch.stack(transduced, 1)
-        )

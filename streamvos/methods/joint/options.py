@@ -32,8 +32,6 @@ class JOINTOptions(Options):
             frame once for all objects, so that backbone and memory cost the same for one object and for many.
         crop_size: (h, w) to which windows are resized; multiples of 16.
         search_factor: side of a window in those of the object.
-        box: the size of the first box is the difference of its outermost rows and columns ("authors"), or
-            one more ("pixels").
         scale_limits: by how much the size of an object may change from frame to frame.
         visible: a prediction of fewer pixels (the sum of its probabilities) does not move the window.
         update_interval: T, every so many frames one is remembered. The authors: 3 for DAVIS, 5 for
@@ -45,8 +43,6 @@ class JOINTOptions(Options):
         update_iterations: steps on every frame that is remembered.
         merging: "authors" lets even a single object compete with the background, which sharpens its
             probability to sigmoid(2 s); "sigmoid" takes sigmoid(s) for a single object.
-        refresh: "incremental" adds the new frame's share to the encoding of the memory and takes that of the
-            oldest away; "whole" encodes everything anew, which costs the square of the frames.
         objects_at_once: how many windows pass the networks together.
         precision: "bfloat16" runs backbone, feature layers and decoder under autocast and rounds what the
             self-attention sums up; similarities, the attention that carries labels, and the learner stay
@@ -57,7 +53,6 @@ class JOINTOptions(Options):
     window: Literal["object", "frame"] = "object"
     crop_size: tuple[int, int] = (480, 832)
     search_factor: float = Field(5.0, gt=0)
-    box: Literal["authors", "pixels"] = "authors"
     scale_limits: tuple[float, float] = (0.95, 1.1)
     visible: float = Field(100.0, ge=0)
     update_interval: int = Field(3, ge=1)
@@ -67,7 +62,6 @@ class JOINTOptions(Options):
     init_iterations: int = Field(20, ge=1)
     update_iterations: int = Field(3, ge=0)
     merging: Literal["authors", "sigmoid"] = "authors"
-    refresh: Literal["incremental", "whole"] = "incremental"
     objects_at_once: int = Field(4, ge=1)
     precision: PrecisionChoice = "float32"
 

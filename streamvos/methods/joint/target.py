@@ -31,9 +31,8 @@ from streamvos.methods.joint.crops import (
     whole_window,
 )
 from streamvos.methods.joint.few_shot import FewShotProblem, steepest_descent
-from streamvos.methods.joint.label_encoder import Labels
 from streamvos.methods.joint.memory import JOINTMemory
-from streamvos.methods.joint.network import LEVELS, JOINTNetwork, View
+from streamvos.methods.joint.network import LEVELS, JOINTNetwork, Labels, View
 from streamvos.methods.joint.options import JOINTOptions
 from streamvos.methods.parts import Part
 from streamvos.methods.state_dicts import check_shapes, ids_of, part_of, with_prefix
@@ -197,7 +196,7 @@ class JOINTTarget(Target):
             ids: K, ascending.
         """
         options = self.options
-        state = begin(masks, options.search_factor**2, options.crop_size, options.box)
+        state = begin(masks, options.search_factor**2, options.crop_size)
         if options.window == "frame":
             windows = whole_window(len(ids), features.size, options.crop_size, masks)
             view, groups = self._shared_view(features), [ids]

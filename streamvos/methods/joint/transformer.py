@@ -10,8 +10,8 @@
 It is a lean transformer: one head, queries and keys through the same layer, values as they are, neither
 positions nor feed-forward layers. Similarities are cosines over a temperature of 1/30, so their exponentials
 are bounded, and a softmax needs no maximum: it is a sum over remembered frames divided by another. Sums can
-be added to. `attention_sums` gives both, so that who remembers frames adds a new one, and takes an old one
-away, instead of attending from all frames to all frames anew.
+be added to. `attention_sums` gives both, so that a memory adds the share of a new frame and subtracts that of
+an old one, instead of attending from all frames to all frames anew.
 
 Source: Mao et al., Joint Inductive and Transductive Learning for Video Object Segmentation, ICCV 2021,
 section 3.2; the layers are those of the authors' code.
@@ -101,7 +101,7 @@ def residual_norm(tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, precision: Precision = "float32"
 ) -> torch.Tensor:
-    """Softmax attention of S sequences; the L x L matrix is held only where a gradient has to pass.
+    """Softmax attention of S sequences, without gradient; the M x L matrix is never held.
 
     Args:
         queries: (S, M, E), unit length.
@@ -112,8 +112,6 @@ def attend(
     Returns:
         (S, M, D).
     """
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (queries, keys, values)):
-        return (queries @ keys.transpose(1, 2) / TEMPERATURE).softmax(2) @ values
     sums = [attention_sums(*each, precision) for each in zip(queries, keys, values, strict=True)]
     return torch.stack([numerator / denominator for numerator, denominator in sums])
 

@@ -1,9 +1,8 @@
 """The past of a stream: a ring buffer, and which past frames a target frame looks at.
 
-A video has more history than a frame can attend to. The buffer is allocated once, on the device of
-what is put into it, and never grows; the policies choose the references in it: dense in the recent
-past, where motion is small, sparse in the distant past, where an occluded object was last seen
-(TVOS, section 3.3).
+A video has more history than a frame can attend to. The buffer is allocated once, on the device of the first
+tensors, and never grows; the schedules choose the references in it: dense in the recent past, where motion is
+small, sparse in the distant past, where an occluded object was last seen (TVOS, section 3.3).
 
     >>> authors_schedule(60)
     [16, 24, 32, 40, 48, 56, 57, 58, 59]
@@ -24,16 +23,6 @@ Schedule = Callable[[int], list[int]]
 """Target frame t, counted from 0 -> the past frames to look at, ascending, all in 0..t-1."""
 
 
-def _check(t: int, count: int) -> None:
-    if t < 1 or count < 1:
-        raise InputError(f"a schedule needs a target frame t >= 1 and a count >= 1, got t={t}, count={count}")
-
-
-def _spaced(first: int, last: int, gaps: int) -> list[int]:
-    """`gaps` + 1 equally spaced integers from `first` to `last`, both taken, rounded down."""
-    return [first + k * (last - first) // gaps for k in range(gaps + 1)]
-
-
 def authors_schedule(t: int, count: int = 9, span: int = 40) -> list[int]:
     """References of frame `t` as the TVOS authors' code chooses them.
 
@@ -43,13 +32,13 @@ def authors_schedule(t: int, count: int = 9, span: int = 40) -> list[int]:
     Raises:
         InputError: t < 1, or fewer than five references.
     """
-    _check(t, count)
-    if count < 5:
-        raise InputError(f"the authors' schedule needs at least 5 references, got {count}")
+    if t < 1 or count < 5:
+        raise InputError(f"the authors' schedule needs t >= 1 and at least 5 references, got {t=}, {count=}")
     if t <= count:
         return list(range(t))
-    oldest, newest_spaced = max(t - 4 - span, 0), t - 4
-    return _spaced(oldest, newest_spaced, count - 4) + list(range(t - 3, t))
+    oldest, newest, gaps = max(t - 4 - span, 0), t - 4, count - 4
+    spaced = [oldest + k * (newest - oldest) // gaps for k in range(gaps + 1)]  # both ends are taken
+    return spaced + list(range(t - 3, t))
 
 
 def paper_schedule(t: int, count: int = 9, dense: int = 4, span: int = 40) -> list[int]:
@@ -60,37 +49,15 @@ def paper_schedule(t: int, count: int = 9, dense: int = 4, span: int = 40) -> li
     Raises:
         InputError: t < 1, count <= dense, or a span that cannot hold `count` frames.
     """
-    _check(t, count)
-    if not 0 < dense < count <= span:
+    if t < 1 or not 0 < dense < count <= span:
         raise InputError(
-            f"the paper's schedule needs 0 < dense < count <= span, got {dense=}, {count=}, {span=}"
+            "the paper's schedule needs t >= 1 and 0 < dense < count <= span, "
+            f"got {t=}, {dense=}, {count=}, {span=}"
         )
     if t <= count:
         return list(range(t))
     oldest, sparse, end = max(t - span, 0), count - dense, t - dense
     return [oldest + k * (end - oldest) // sparse for k in range(sparse)] + list(range(end, t))
-
-
-def consecutive_schedule(t: int, count: int = 9) -> list[int]:
-    """The `count` frames before `t`."""
-    _check(t, count)
-    return list(range(max(t - count, 0), t))
-
-
-def uniform_schedule(t: int, count: int = 9, span: int = 40) -> list[int]:
-    """`count` frames equally spaced over the `span` frames before `t`, the oldest and the newest among them.
-
-    Raises:
-        InputError: t < 1, or count > span.
-    """
-    _check(t, count)
-    if count > span:
-        raise InputError(f"{count} frames cannot be chosen out of a span of {span}")
-    if t <= count:
-        return list(range(t))
-    if count == 1:
-        return [t - 1]
-    return _spaced(max(t - span, 0), t - 1, count - 1)
 
 
 def keep_first(schedule: Schedule) -> Schedule:
@@ -109,12 +76,12 @@ def keep_first(schedule: Schedule) -> Schedule:
 class History:
     """A ring buffer of named tensors, one entry per frame, allocated at the first append.
 
-    Frames are counted from 0 since the last `clear`. The `capacity` newest can be read, and frame 0 if
-    `keep_first`. Reading gives views, not copies; an entry is overwritten `capacity` appends later.
+    Frames are counted from 0 since the last `clear`. Reading gives views, not copies; an entry is overwritten
+    `capacity` appends later.
 
     Args:
-        capacity: how many frames are held.
-        keep_first: hold frame 0 in a place of its own, for ever.
+        capacity: how many of the newest frames are held.
+        keep_first: hold frame 0 too, in a slot of its own.
     """
 
     def __init__(self, capacity: int, keep_first: bool = False):
@@ -145,11 +112,6 @@ class History:
             )
         slot = self._slot(t)
         return {name: buffer[slot] for name, buffer in self._buffers.items()}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the buffers take."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers.values())
 
     def append(self, **tensors: torch.Tensor) -> int:
         """Copy one frame's tensors into the buffer; the oldest frame gives way.
@@ -215,12 +177,9 @@ class History:
         self.length, self._buffers = length, buffers
 
     def edit(self, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Replace a whole buffer, (frames, ...), by `change(buffer)`; its leading size must stay."""
+        """Replace a whole buffer, (frames, ...), by `change(buffer)`, which keeps the number of frames."""
         if name in self._buffers:
-            changed = change(self._buffers[name])
-            if len(changed) != len(self._buffers[name]):
-                raise InputError("a change of the history must keep its number of frames")
-            self._buffers[name] = changed.contiguous()
+            self._buffers[name] = change(self._buffers[name]).contiguous()
 
     def _slot(self, t: int) -> int:
         if not self.keep_first:

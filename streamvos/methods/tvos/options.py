@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 
 from streamvos.methods.base import Options
-from streamvos.methods.tvos.history import (
-    Schedule,
-    authors_schedule,
-    consecutive_schedule,
-    keep_first,
-    paper_schedule,
-    uniform_schedule,
-)
+from streamvos.methods.tvos.history import Schedule, authors_schedule, keep_first, paper_schedule
 from streamvos.nn.precision import PrecisionChoice, resolve_precision
 from streamvos.nn.propagation import PropagationOptions
 
@@ -63,7 +57,7 @@ class TVOSOptions(Options):
     """
 
     network: TVOSNetwork = TVOSNetwork()
-    schedule: Literal["authors", "paper", "consecutive", "uniform"] = "authors"
+    schedule: Literal["authors", "paper"] = "authors"
     references: int = Field(9, ge=1, le=254)
     span: int = Field(40, ge=1, le=1000)
     keep_first: bool = False
@@ -86,20 +80,15 @@ class TVOSOptions(Options):
     @property
     def choose(self) -> Schedule:
         """The schedule with its numbers filled in."""
-        n, span = self.references, self.span
-        schedules: dict[str, Schedule] = {
-            "authors": lambda t: authors_schedule(t, n, span),
-            "paper": lambda t: paper_schedule(t, n, self.dense, span),
-            "consecutive": lambda t: consecutive_schedule(t, n),
-            "uniform": lambda t: uniform_schedule(t, n, span),
-        }
-        schedule = schedules[self.schedule]
+        schedule: Schedule = partial(authors_schedule, count=self.references, span=self.span)
+        if self.schedule == "paper":
+            schedule = partial(paper_schedule, count=self.references, dense=self.dense, span=self.span)
         return keep_first(schedule) if self.keep_first else schedule
 
     @property
     def reach(self) -> int:
         """How many frames back the oldest reference may lie, frame 0 apart."""
-        return {"authors": self.span + 4, "consecutive": self.references}.get(self.schedule, self.span)
+        return self.span + 4 if self.schedule == "authors" else self.span
 
     def propagation(self, device: torch.device) -> PropagationOptions:
         """The part that concerns one step of propagation."""

@@ -13,7 +13,7 @@ from streamvos.methods.joint.few_shot import (
     correlate,
     steepest_descent,
 )
-from streamvos.methods.joint.label_encoder import TwoHeadLabelEncoder
+from streamvos.methods.joint.network import TwoHeadLabelEncoder
 
 # an independent float32 computation came within 8e-7 of the authors'; rounding of sums, nothing else
 TOLERANCE = 8e-7

@@ -4,7 +4,7 @@ import pytest
 import torch
 from joint_weights import golden, part, relative
 
-from streamvos.methods.joint.label_encoder import TwoHeadLabelEncoder
+from streamvos.methods.joint.network import TwoHeadLabelEncoder
 
 
 @torch.inference_mode()

@@ -175,8 +175,8 @@ def frames(rng: np.random.Generator, count: int, size: tuple[int, int] = (48, 64
     [
         {},
         {"spatial_prior": "paper", "schedule": "paper", "history_labels": "soft"},
-        {"top_k": 5, "radius": 3, "keep_first": True, "schedule": "consecutive", "spatial_prior": "none"},
-        {"precision": "bfloat16", "schedule": "uniform"},
+        {"top_k": 5, "radius": 3, "keep_first": True, "schedule": "paper", "spatial_prior": "none"},
+        {"precision": "bfloat16"},
     ],
 )
 def test_permuting_object_ids_permutes_the_output(rng, options):
