@@ -30,7 +30,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from streamvos.methods.feelvos.aligned_corners import grid_size
+from streamvos.methods.feelvos.networks import grid_size
 from streamvos.nn.matching import global_distances, local_distances, sort_reference
 
 SIZE, CHANNELS, WINDOW, THREADS, OBJECTS = (480, 854), 100, 15, 2, (1, 5)

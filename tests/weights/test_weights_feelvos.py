@@ -132,7 +132,7 @@ def test_the_split_first_layer_computes_what_the_whole_one_does(dump):
     method = FEELVOS(FEELVOSOptions(network=FEELVOSNetwork(**options["network"]))).eval()
     method.networks.load_state_dict(state, strict=False)
     features, cues = torch.rand(1, 6, 9, 11), torch.rand(2, 3, 9, 11)
-    ours = method.head.cues.before_relu(cues) + method.extractor.stem(features)
+    ours = method.head.cues(cues) + method.extractor.stem(features)
     inputs = torch.cat([features.expand(2, -1, -1, -1), cues], 1)
     scope = "segmentation_head/split_separable_conv2d_0"
     kernel = torch.from_numpy(dump[f"{scope}_depthwise/depthwise_weights"]).permute(2, 3, 0, 1)

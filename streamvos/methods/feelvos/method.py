@@ -23,12 +23,17 @@ import torch
 from torch import nn
 
 from streamvos.methods.base import Method, Target
-from streamvos.methods.feelvos.aligned_corners import grid_size, resize_bilinear, sample_nearest
-from streamvos.methods.feelvos.deeplab import Decoder as FeatureDecoder
-from streamvos.methods.feelvos.deeplab import Pyramid
-from streamvos.methods.feelvos.dynamic_head import DynamicHead, SharedStem
-from streamvos.methods.feelvos.embedding_layer import EmbeddingLayer
 from streamvos.methods.feelvos.memory import Memory, load_memory, rescue
+from streamvos.methods.feelvos.networks import (
+    DynamicHead,
+    EmbeddingLayer,
+    FeatureDecoder,
+    HeadLayer,
+    Pyramid,
+    grid_size,
+    resize_bilinear,
+    sample_nearest,
+)
 from streamvos.methods.feelvos.options import RATES, FEELVOSOptions
 from streamvos.methods.feelvos.xception import Xception65
 from streamvos.methods.parts import Part, Tensors
@@ -79,7 +84,7 @@ class FEELVOSExtractor(nn.Module):
     """All that does not depend on masks, with h = ceil(H/4), w = ceil(W/4).
 
     (B, 3, H, W) float RGB in 0..1 -> "embedding" (B, C, h, w) and "shared" (B, head channels, h, w), the
-    features' share of the head's first layer (see `dynamic_head`), in the dtype of the frames.
+    features' share of the head's first layer (see `networks`), in the dtype of the frames.
     """
 
     def __init__(self, options: FEELVOSOptions):
@@ -98,11 +103,12 @@ class FEELVOSExtractor(nn.Module):
         self.embedding = EmbeddingLayer(
             network.features, network.embedding, relu=network.embedding_activation == "authors"
         )
-        self.stem = SharedStem(
+        self.stem = HeadLayer(
             network.features,
             network.head_channels,
             network.head_kernel,
             relu_between=network.head_activation == "authors",
+            bias=False,
         )
 
     def forward(self, frames: torch.Tensor) -> Features:

@@ -26,10 +26,6 @@ RESIDUAL = 0.25
 """Share of a middle block's own answer in its output before training; sixteen of them add up."""
 
 
-def _normalization(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=EPSILON)
-
-
 class SeparableConvolution(nn.Module):
     """Depthwise 3x3, then 1x1, each with batch normalization; ReLU before, or after both.
 
@@ -37,17 +33,26 @@ class SeparableConvolution(nn.Module):
         inputs, outputs: channels.
         stride, dilation: of the 3x3.
         relu_first: ReLU once before (all blocks but the last), else after each half.
+        epsilon: of the batch normalizations.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, dilation: int, relu_first: bool):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        dilation: int,
+        relu_first: bool,
+        epsilon: float = EPSILON,
+    ):
         super().__init__()
         self.relu_first = relu_first
         self.depthwise = nn.Conv2d(
             inputs, inputs, 3, stride, padding=dilation, dilation=dilation, groups=inputs, bias=False
         )
-        self.depthwise_bn = _normalization(inputs)
+        self.depthwise_bn = nn.BatchNorm2d(inputs, epsilon)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.pointwise_bn = _normalization(outputs)
+        self.pointwise_bn = nn.BatchNorm2d(outputs, epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.relu_first:
@@ -85,7 +90,7 @@ class Block(nn.Module):
         self.add_input = shortcut == "sum"
         if shortcut == "conv":
             self.shortcut = nn.Conv2d(inputs, widths[2], 1, stride, bias=False)
-            self.shortcut_bn = _normalization(widths[2])
+            self.shortcut_bn = nn.BatchNorm2d(widths[2], EPSILON)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The output, and what the second convolution gave (low-level features of the decoder)."""
@@ -117,9 +122,9 @@ class Xception65(nn.Module):
         if output_stride not in (8, 16):
             raise InputError(f"output_stride is 8 or 16, got {output_stride}")
         self.conv1 = nn.Conv2d(3, 32, 3, 2, padding=1, bias=False)
-        self.conv1_bn = _normalization(32)
+        self.conv1_bn = nn.BatchNorm2d(32, EPSILON)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1, bias=False)
-        self.conv2_bn = _normalization(64)
+        self.conv2_bn = nn.BatchNorm2d(64, EPSILON)
         third, inner = (2, 1) if output_stride == 16 else (1, 2)
         self.entry = nn.ModuleList(
             [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from streamvos.methods.feelvos.aligned_corners import grid_size
+from streamvos.methods.feelvos.networks import grid_size
 from streamvos.methods.feelvos.xception import SeparableConvolution, Xception65
 from streamvos.types import InputError
 
