@@ -4,16 +4,14 @@
     vos.step(frame, mask)        # the first frame, with its label map
     vos.step(frame).mask         # every later frame
 
-A step has four parts, of which a pipeline makes stages: `Extraction`, `StreamState.ask`, `decide`,
+A step has four parts, which are stages in a pipeline: `Extraction`, `StreamState.ask`, `decide` and
 `StreamState.learn`.
 """
 
-from streamvos.segmenter.checks import SMALLEST_SIDE, check_frame, check_mask
+from streamvos.segmenter.checks import check_frame, check_mask
 from streamvos.segmenter.extraction import Extraction
-from streamvos.segmenter.following import follow
-from streamvos.segmenter.segmenter import Segmenter
+from streamvos.segmenter.segmenter import Segmenter, follow
 from streamvos.segmenter.state import (
-    UNCERTAIN_BELOW,
     Decision,
     Question,
     StreamState,
@@ -23,8 +21,6 @@ from streamvos.segmenter.state import (
 )
 
 __all__ = [
-    "SMALLEST_SIDE",
-    "UNCERTAIN_BELOW",
     "Decision",
     "Extraction",
     "Question",

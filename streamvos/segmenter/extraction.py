@@ -12,7 +12,7 @@ import torch
 
 from streamvos.engines.cache import EngineCache
 from streamvos.engines.eager import choose_device, eager_run
-from streamvos.engines.engines import Engine, Engines
+from streamvos.engines.engines import Engines
 from streamvos.methods import Method
 from streamvos.methods.parts import assemble
 from streamvos.types import Features
@@ -24,11 +24,10 @@ class Extraction:
     """A method's extractor, ready to run; stateless, shared by streams.
 
     Args:
-        method: it is moved to the device, and not changed otherwise; but engines of its inner parts become
-            its own, whoever shares it.
+        method: it is moved to the device; engines of its inner parts serve everyone who shares the method.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         backend: see `streamvos.engines`.
-        cache: of engines; None = the default one.
+        cache: the cache of engines; None = the default one.
 
     Attributes:
         method: the method.
@@ -57,21 +56,13 @@ class Extraction:
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[torch.Tensor]) -> Features:
-        """Features of some frames at once.
-
-        Args:
-            frames: B of them, each (H, W, 3) uint8, of one size.
-        """
+        """Features of B frames, each (H, W, 3) uint8, of one size."""
         images = [self._upload(frame) for frame in frames]
         batch = images[0][None] if len(images) == 1 else torch.stack(images)
         return self._run(batch.permute(0, 3, 1, 2).float().div_(255))
 
     def use(self, run: Extractor) -> None:
-        """Run something else in the extractor's place.
-
-        Args:
-            run: frames (B, 3, H, W) float32 in channels_last to features.
-        """
+        """Replace the extractor by `run`: frames (B, 3, H, W) float32 in channels_last to features."""
         self._run = run
 
     def _compiled(self, eager: Extractor) -> Extractor:
@@ -82,18 +73,15 @@ class Extraction:
         def run(frames: torch.Tensor) -> Features:
             frames = frames.contiguous(memory_format=torch.channels_last)
             engine = switch.choose(frames)
-            return eager(frames) if engine is None else run_extractor(engine, frames)
+            if engine is None:
+                return eager(frames)
+            assert engine.layout is not None
+            return assemble(engine.layout, frames, engine(frames))
 
         return run
 
     def _upload(self, frame: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda" and frame.device.type == "cpu":
-            # torch keeps pinned memory for the next frame, and not before this copy is done
+            # torch reuses pinned memory for a later frame, but not before this copy is done
             frame = frame.pin_memory()
         return frame.to(self.device, non_blocking=True)
-
-
-def run_extractor(engine: Engine, frames: torch.Tensor) -> Features:
-    """Features by an engine of an extractor."""
-    assert engine.layout is not None
-    return assemble(engine.layout, frames, engine(frames))

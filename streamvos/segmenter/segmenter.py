@@ -1,6 +1,8 @@
-"""All of a step in one process; the reference that the pipeline has to equal bit for bit."""
+"""A whole step in one process; the pipeline has to equal it bit for bit."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,22 +11,21 @@ from streamvos.methods import Method
 from streamvos.segmenter.checks import check_frame, check_mask
 from streamvos.segmenter.extraction import Extraction
 from streamvos.segmenter.state import StreamState, decide, make_result
-from streamvos.types import Result
+from streamvos.types import Features, Result
 
 
 class Segmenter:
     """Follows the objects of one stream.
 
     Args:
-        method: with its weights; it is moved to the device and not changed otherwise. Several
-            segmenters may share one.
+        method: a method with its weights; it is moved to the device. Several segmenters may share one.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         backend: how the networks run, see `streamvos.engines`.
 
     Attributes:
         method: the method.
         device: the torch device in use.
-        extraction: of features; `extraction.engines.describe()` says what runs where.
+        extraction: the extractor; `extraction.engines.describe()` says what runs where.
     """
 
     def __init__(self, method: Method, device: str | torch.device = "auto", backend: str = "eager"):
@@ -44,15 +45,15 @@ class Segmenter:
         Args:
             frame: (H, W, 3) uint8 RGB, NumPy or torch, on the CPU or a GPU.
             mask: (H, W) integer label map, when objects start, are added or corrected: the pixels of an
-                id are that object, all of it. Where the mask is 0, objects that it does not name keep
-                their predicted pixels; where it is 255 (void) the prediction stands.
+                id are all of that object. Where the mask is 0, objects that it does not name keep their
+                predicted pixels; where it is 255 (void) the prediction stands.
 
         Returns:
             The result, at the frame's own size.
 
         Raises:
-            InputError: a frame or a mask that cannot be used, or a frame before any mask. The state is
-                unchanged and the stream can go on.
+            InputError: an unusable frame or mask, or a frame before any mask. The state is unchanged and
+                the stream can go on.
         """
         state = self._state
         image = check_frame(frame, state.size)
@@ -77,16 +78,32 @@ class Segmenter:
         self._state.reset()
 
     def snapshot(self) -> bytes:
-        """The whole state of the stream, to continue from elsewhere, bit-identically.
-
-        Tensors in safetensors form; weights are not in it.
-        """
+        """The whole state without weights, to continue elsewhere bit-identically (safetensors)."""
         return self._state.snapshot()
 
     def restore(self, blob: bytes) -> None:
-        """Continue from what `snapshot` gave.
+        """Continue from a snapshot.
 
         Raises:
-            InputError: no snapshot, or that of another method or of other options; the state is unchanged.
+            InputError: this is no snapshot, or one of another method or other options; nothing is changed.
         """
         self._state.restore(blob)
+
+
+def follow(
+    method: Method,
+    device: torch.device,
+    frames: Sequence[np.ndarray],
+    mask: np.ndarray,
+    extract: Callable[[torch.Tensor], Features] | None = None,
+) -> Iterator[np.ndarray]:
+    """The masks of a clip, to compare engines with eager; see `streamvos.engines.gate.Follow`.
+
+    Yields:
+        (H, W) uint8 label map of every frame.
+    """
+    vos = Segmenter(method, device)
+    if extract is not None:
+        vos.extraction.use(extract)
+    for index, frame in enumerate(frames):
+        yield vos.step(frame, mask if index == 0 else None).mask

@@ -1,4 +1,4 @@
-"""A step in four parts, as a segmenter takes them in one process and a pipeline in its stages.
+"""A step in four parts: a segmenter takes them in one process, a pipeline in its stages.
 
 question = state.ask(features, annotation)              # memory: what the target says about the frame
 decision = decide(method, question)                     # decoder: stateless
@@ -28,7 +28,7 @@ from streamvos.types import VOID, Annotation, Evidence, Features, InputError, Ob
 SNAPSHOT = "streamvos-snapshot-1"
 
 UNCERTAIN_BELOW = 0.6
-"""An object whose own pixels are believed less than this, on average, is "uncertain"."""
+"""An object whose mean probability over its own pixels is below this is "uncertain"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Question:
         size: (H, W) of the frame in pixels.
         evidence: of the objects that are followed; None while there are none.
         annotation: what the user says about the frame.
-        first: nothing was ever followed before; void stays void, as there is no prediction.
+        first: whether no object was ever followed before; void then stays void, as there is no prediction.
     """
 
     size: tuple[int, int]
@@ -70,18 +70,20 @@ class Decision:
 
     def shown(self) -> torch.Tensor:
         """(1 + K, H, W) float32 of the result: a given label map is certain."""
-        return (
-            self.predicted if self.label_map is None else _as_probabilities(self.label_map, self.object_ids)
-        )
+        if self.label_map is None:
+            return self.predicted
+        ids = torch.tensor(self.object_ids, device=self.label_map.device)
+        objects = (self.label_map[None] == ids[:, None, None]).float()  # void counts as background
+        return torch.cat([1 - objects.sum(0, keepdim=True), objects])
 
 
 class StreamState:
     """What is remembered of one stream.
 
     Args:
-        method: on its device; its options and its targets are used, it is not changed.
-        device: where snapshots are loaded to.
-        defer: whether targets put training off, to run in the background (`streamvos.methods.background`).
+        method: a method, on its device.
+        device: the device that snapshots are loaded to.
+        defer: whether targets train in the background (`streamvos.methods.background`).
 
     Attributes:
         target: the method's state of this stream.
@@ -107,11 +109,7 @@ class StreamState:
 
     @torch.inference_mode()
     def ask(self, features: Features, annotation: Annotation | None) -> Question:
-        """What has to be decided about a frame.
-
-        Args:
-            features: the frame's features, B = 1.
-            annotation: what the user says about it.
+        """What has to be decided about a frame with these features, B = 1, and this annotation.
 
         Raises:
             InputError: there was never a mask, and this frame has none either.
@@ -125,13 +123,7 @@ class StreamState:
 
     @torch.inference_mode()
     def learn(self, features: Features, question: Question, decision: Decision) -> None:
-        """Remember what was decided.
-
-        Args:
-            features: the frame's features, B = 1.
-            question: as asked.
-            decision: the answer to it.
-        """
+        """Remember what was decided about a frame with these features, B = 1."""
         if question.annotation is None:
             if self.object_ids:
                 self.target.write(features, decision.predicted)
@@ -154,7 +146,7 @@ class StreamState:
 
     @torch.inference_mode()
     def snapshot(self) -> bytes:
-        """Everything, to continue from elsewhere, bit-identically: safetensors, without weights."""
+        """The whole state without weights, to continue elsewhere bit-identically (safetensors)."""
         state = {name: value.cpu().contiguous() for name, value in self.target.state_dict().items()}
         description = {
             "method": self.method.name,
@@ -168,10 +160,10 @@ class StreamState:
 
     @torch.inference_mode()
     def restore(self, blob: bytes) -> None:
-        """Continue from what `snapshot` gave.
+        """Continue from a snapshot.
 
         Raises:
-            InputError: no snapshot, or that of another method or of other options; nothing is changed.
+            InputError: this is no snapshot, or one of another method or other options; nothing is changed.
         """
         description, tensors = _read_snapshot(blob)
         if description["method"] != self.method.name:
@@ -200,12 +192,7 @@ class StreamState:
 
 @torch.inference_mode()
 def decide(method: Method, question: Question) -> Decision:
-    """Decode one frame.
-
-    Args:
-        method: whose decoder it is.
-        question: what is known about it.
-    """
+    """Decode one frame."""
     annotation, ids = question.annotation, question.object_ids
     predicted = _predict(method, question)
     if annotation is None:
@@ -213,8 +200,8 @@ def decide(method: Method, question: Question) -> Decision:
     given = annotation.label_map
     if question.first:
         return Decision(ids, predicted, given)
-    untold = (given == 0) | (given == VOID)
-    return Decision(ids, predicted, torch.where(untold, label_map_of(predicted, ids).long(), given))
+    open_pixels = (given == 0) | (given == VOID)
+    return Decision(ids, predicted, torch.where(open_pixels, label_map_of(predicted, ids).long(), given))
 
 
 def _predict(method: Method, question: Question) -> torch.Tensor:
@@ -228,16 +215,9 @@ def _predict(method: Method, question: Question) -> torch.Tensor:
     return insert_given(background, (), annotation)
 
 
-def _as_probabilities(label_map: torch.Tensor, object_ids: tuple[int, ...]) -> torch.Tensor:
-    """A given label map as certainty; void, which is no object, counts as background."""
-    ids = torch.tensor(object_ids, device=label_map.device)
-    objects = (label_map[None] == ids[:, None, None]).float()
-    return torch.cat([1 - objects.sum(0, keepdim=True), objects])
-
-
 @torch.inference_mode()
 def make_result(probabilities: torch.Tensor, object_ids: tuple[int, ...], index: int) -> Result:
-    """A `Result` whose mask is made now and whose other parts are made when asked.
+    """A `Result` whose mask is made now and whose other parts are made on demand.
 
     Args:
         probabilities: (1 + K, H, W) float32 on any device; must not be written to afterwards.
