@@ -72,4 +72,4 @@ def check_frame(frame: np.ndarray | torch.Tensor, size: tuple[int, int] | None) 
 
 
 def _describe(array: np.ndarray | torch.Tensor) -> str:
-    return f"{tuple(array.shape)} {str(array.dtype).removeprefix('torch.')}"
+    return f"{tuple(array.shape)} of dtype {str(array.dtype).removeprefix('torch.')}"
