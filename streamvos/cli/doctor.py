@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -39,7 +38,7 @@ class Absent:
 
     reason: str
     advice: str
-    verdict: str = "optional"  # "missing" if streamvos does not work without it
+    verdict: str = "optional"  # or "missing": streamvos does not work without it
 
 
 def doctor(json_target: JsonTarget = None) -> None:
@@ -84,13 +83,12 @@ def _torch() -> str:
 
 
 def _cuda() -> str | Absent:
+    built = torch.version.cuda
     if not torch.cuda.is_available():
-        built = torch.version.cuda
-        why = f"torch is built for CUDA {built} but finds no GPU" if built else "torch is a CPU build"
-        advice = "an NVIDIA GPU with its driver, and torch from https://pytorch.org/get-started"
-        return Absent(why, advice)
+        reason = f"torch is built for CUDA {built} but finds no GPU" if built else "torch is a CPU build"
+        return Absent(reason, "an NVIDIA GPU with its driver, and torch from https://pytorch.org/get-started")
     names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-    return f"{torch.version.cuda}: {', '.join(names)}"
+    return f"{built}: {', '.join(names)}"
 
 
 def _kernels() -> str | Absent:
@@ -109,15 +107,13 @@ def _kernels() -> str | Absent:
 
 
 def _tensorrt() -> str | Absent:
-    advice = "pip install 'streamvos[tensorrt]' on a machine with an NVIDIA GPU"
-    if importlib.util.find_spec("torch_tensorrt") is None:
-        return Absent("torch-tensorrt is not installed", advice)
     from streamvos.engines.tensorrt import torch_tensorrt
 
     try:
         return f"torch-tensorrt {torch_tensorrt().__version__}"
     except InputError as error:
-        return Absent(str(error), advice)
+        reason, _, advice = str(error).partition("; ")
+        return Absent(reason, advice)
 
 
 def _compiler() -> str | Absent:
@@ -127,8 +123,7 @@ def _compiler() -> str | Absent:
     reason = cannot_build(choose_device("auto"))
     if reason is not None:
         return Absent(reason, "apt-get install g++")
-    found = next(name for name in ("g++", "clang++") if shutil.which(name))
-    return f"{found}: `streamvos engines build` can compile networks"
+    return f"{'g++' if shutil.which('g++') else 'clang++'}: `streamvos engines build` can compile networks"
 
 
 def _engines() -> str | Absent:
@@ -159,19 +154,17 @@ def _opencv() -> str:
 def _ffmpeg() -> str | Absent:
     import av
 
-    encoder = "libx264" if "libx264" in av.codecs_available else "no H.264 encoder"
-    versions = ".".join(str(part) for part in av.library_versions["libavcodec"])
-    found = f"libavcodec {versions} in PyAV {importlib.metadata.version('av')}, {encoder}"
-    if encoder != "libx264":
-        return Absent(found, "pip install --force-reinstall av", "missing")
-    return found
+    version = ".".join(map(str, av.library_versions["libavcodec"]))
+    found = f"libavcodec {version} in PyAV {av.__version__}"
+    if "libx264" not in av.codecs_available:
+        return Absent(f"{found}, no H.264 encoder", "pip install --force-reinstall av", "missing")
+    return f"{found}, libx264"
 
 
 def _cameras() -> str | Absent:
     devices = sorted(str(path) for path in Path("/dev").glob("video*"))
-    if not devices:
-        return Absent("no /dev/video*", "plug one in, or use a video file as one: camera:clip.mp4")
-    return ", ".join(devices)
+    advice = "plug one in, or use a video file as one: camera:clip.mp4"
+    return ", ".join(devices) or Absent("no /dev/video*", advice)
 
 
 def _weights(method: str) -> str:

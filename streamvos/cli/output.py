@@ -20,7 +20,6 @@ from streamvos.cli.signals import Stopped
 from streamvos.types import InputError, SinkError
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
@@ -226,13 +225,6 @@ def peak_memory_mib() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def peak_gpu_memory_mib(device: torch.device) -> float | None:
-    """Peak memory of tensors on a GPU in MiB; None for another device."""
-    import torch
-
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def in_mib(value: float | None) -> str:

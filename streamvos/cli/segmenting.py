@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from streamvos.cli import output
@@ -70,6 +71,7 @@ def segment(
                 raise
             stopped = error
         seconds = time.perf_counter() - started
+    on_gpu = vos.device.type == "cuda"
     values = {
         "source": source.name,
         "size": list(source.size),
@@ -80,7 +82,7 @@ def segment(
         "fps": folder.written / max(seconds, 1e-9),
         "step_ms": {f"p{q}": latencies.percentile(q) / 1e6 for q in (50, 95, 99)},
         "peak_memory_mib": output.peak_memory_mib(),
-        "peak_gpu_memory_mib": output.peak_gpu_memory_mib(vos.device),
+        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated(vos.device) / 2**20 if on_gpu else None,
         "scores": None if scorer is None else scorer.result().percent(),
         "engines": vos.extraction.engines.describe(),
         "paths": {name: str(path) for name, path in folder.paths.items()},
@@ -95,9 +97,8 @@ def report(values: Mapping[str, Any], json_target: str | None) -> None:
     table = output.make_table(title, ["", "value"])
     if values["scores"] is None:
         table.add_row("J, F, J&F", "no ground truth")
-    else:
-        for measure in ("J", "F", "J&F"):
-            table.add_row(measure, f"{values['scores'][measure]:.1f}")
+    for measure in ("J", "F", "J&F") if values["scores"] else ():
+        table.add_row(measure, f"{values['scores'][measure]:.1f}")
     table.add_row("frames", str(values["frames"]))
     if values["dropped"] is not None:
         table.add_row("dropped", str(values["dropped"]))

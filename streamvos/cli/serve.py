@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,12 +143,9 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
 
     _check_method(config)
     _check_backend(config)
-    log = EventLog(config.observe.log)
-    supervisor = Supervisor(config, log)
-    try:
+    with closing(EventLog(config.observe.log)) as log:
+        supervisor = Supervisor(config, log)
         code = supervisor.run()
-    finally:
-        log.close()
     write_json(supervisor.summary(), json_target)
     return code
 

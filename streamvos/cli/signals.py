@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
@@ -73,13 +73,11 @@ def signals_caught() -> Iterator[None]:
         restore()
         raise Stopped(number)
 
-    try:
+    with suppress(ValueError):  # not the main thread
         for name in WORDS:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                 earlier[number] = signal.signal(number, stop)
-    except ValueError:  # not the main thread
-        earlier.clear()
     try:
         yield
     finally:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -177,11 +175,17 @@ def _follow(
     maximum: int | None,
 ) -> None:
     """Take messages until all streams have ended, or `maximum` frames have arrived."""
-    frames, here = 0, 0
-    with _shown(views) as refresh:
+    from rich.live import Live
+
+    frames, here, drawn = 0, 0, 0.0
+    with Live(
+        console=error_console(), auto_refresh=False, transient=True
+    ) as live:  # nothing without terminal
         while maximum is None or frames < maximum:
             one = subscription.receive(0.25)
-            refresh()
+            if time.monotonic() - drawn > 0.2:
+                drawn = time.monotonic()
+                live.update(_table(views), refresh=True)
             if subscription.connections < here:
                 report_error("a publisher has disconnected; waiting for it (Ctrl-C ends)", "warning")
             here = subscription.connections
@@ -230,30 +234,9 @@ def _addresses(
         return publishers_in(client.status(), stream, client.address)
 
 
-@contextmanager
-def _shown(views: dict[str, StreamView]) -> Iterator[Any]:
-    """A live table on the standard error if that is a terminal; yields a function that redraws it."""
-    console = error_console()
-    if not console.is_terminal:
-        yield lambda: None
-        return
-    from rich.live import Live
-
-    drawn = 0.0
-    with Live(_table(views), console=console, auto_refresh=False, transient=True) as live:
-
-        def refresh() -> None:
-            nonlocal drawn
-            if time.monotonic() - drawn > 0.2:
-                drawn = time.monotonic()
-                live.update(_table(views), refresh=True)
-
-        yield refresh
-
-
 def _table(views: dict[str, StreamView]) -> Table:
     columns = ["stream", "frames", "seq", "fps", "lost", "dropped", "p50 ms", "p95 ms", "p99 ms", "objects"]
     table = make_table("masks", columns)
-    for view in list(views.values()):
+    for view in views.values():
         table.add_row(*view.row())
     return table
