@@ -68,9 +68,8 @@ class Instance:
         if self.killed or code is None:
             return self.killed or "connection lost"
         if code < 0:
-            with contextlib.suppress(ValueError):
-                return f"signal {-code} ({signal.Signals(-code).name})"
-            return f"signal {-code}"
+            names = {one.value: f" ({one.name})" for one in signal.Signals}
+            return f"signal {-code}{names.get(-code, '')}"
         return f"exit code {code}"
 
     def bury(self) -> None:

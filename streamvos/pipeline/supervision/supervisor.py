@@ -232,10 +232,10 @@ class Supervisor:
                     self._adopt(identity, parts)
                 self._take(identity, parts, remote=router is self._remote)
             except Refused as error:
-                self._observation.refuse("supervisor", error.cause)
+                self._observation.refuse(error.cause)
             except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
                 # a malformed message must not end the supervisor
-                self._observation.refuse("supervisor", "field", f"{type(error).__name__}: {error}")
+                self._observation.refuse("field", f"{type(error).__name__}: {error}")
 
     def _take(self, identity: bytes, parts: list[bytes], remote: bool) -> None:
         found = self._pool.find(identity)

@@ -39,8 +39,8 @@ class Observation:
         self._statistics = {name: StreamStatistics(clock=clock) for name in streams}
         self._restarts: dict[str, Counter[str]] = {}
         self._stream_restarts: Counter[str] = Counter()
-        self._refused: dict[str, Counter[str]] = {}
-        self._counted_elsewhere: dict[str, Mapping[str, int]] = {}
+        self._refused: Counter[str] = Counter()
+        self._counted_elsewhere: dict[str, Mapping[str, int]] = {"supervisor": self._refused}
         self._refused_by_stages: dict[str, dict[str, int]] = {}
         self._waiting: dict[str, tuple[str, int]] = {}  # stage -> reason, beginning in monotonic ns
 
@@ -77,11 +77,10 @@ class Observation:
         if self._trace is not None:
             self._trace.instant(name, stream, **more)
 
-    def refuse(self, where: str, cause: str, detail: str | None = None) -> None:
-        """A message broke a rule of the protocol."""
-        counter = self._refused.setdefault(where, Counter())
-        counter[cause if cause in counter or len(counter) < 32 else "other"] += 1
-        self._log.event("message_refused", "warning", stage=where, cause=cause, detail=detail)
+    def refuse(self, cause: str, detail: str | None = None) -> None:
+        """The supervisor has refused a message that broke a rule of the protocol."""
+        self._refused[cause] += 1
+        self._log.event("message_refused", "warning", stage="supervisor", cause=cause, detail=detail)
 
     def include(self, where: str, refused: Mapping[str, int]) -> None:
         """Include a table of refused messages, cause -> number, which its owner keeps updating."""
@@ -112,12 +111,8 @@ class Observation:
         return {"restarts": self._stream_restarts[stream], **self._statistics[stream].summary()}
 
     def totals(self, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Restarts and refused messages of the whole pipeline.
-
-        Args:
-            stages: name -> what the stage's last heartbeat says.
-        """
-        counters = {**self._counted_elsewhere, **self._refused}
+        """Restarts and refused messages of the whole pipeline, given all stages' last heartbeats."""
+        counters = dict(self._counted_elsewhere)
         counters |= {stage: beat["refused"] for stage, beat in stages.items() if "refused" in beat}
         return {
             "restarts": {stage: dict(reasons) for stage, reasons in self._restarts.items()},

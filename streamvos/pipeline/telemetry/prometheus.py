@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from streamvos.pipeline.config.tables import parse_address
@@ -79,47 +81,37 @@ class _StatusCollector(Collector):
             return _pairs({name: one[key] for name, one in streams.items()})
 
         states = {(name, word): word == one["state"] for name, one in streams.items() for word in STATES}
-        yield _gauge("stream_state stream state", "1 for the stream's state.", states)
-        yield _gauge("incarnation stream", "How often the stream was begun anew.", each("incarnation"))
+        yield _metric(Gauge, "stream_state stream state", "1 for the stream's state.", states)
+        yield _metric(Gauge, "incarnation stream", "Incarnations so far.", each("incarnation"))
         objects = {(name,): len(one["objects"]) for name, one in streams.items()}
-        yield _gauge("objects stream", "Tracked objects.", objects)
-        yield _gauge("sequence stream", "Number of the newest written frame.", each("seq"))
-        yield _gauge("frames_per_second stream", "Rate over the last seconds.", each("fps"))
+        yield _metric(Gauge, "objects stream", "Tracked objects.", objects)
+        yield _metric(Gauge, "sequence stream", "Number of the newest written frame.", each("seq"))
+        yield _metric(Gauge, "frames_per_second stream", "Rate over the last seconds.", each("fps"))
         text = "For how long the stream has waited for its source or a disk; 0 if it does not wait."
-        yield _gauge("stream_waiting_seconds stream", text, each("waiting_seconds"))
-        yield _counter("frames stream", "Written frames.", each("frames"))
-        yield _counter("recoveries stream", "Recoveries of the stream.", each("recoveries"))
-        yield _counter("left_out_times stream", "Impossible times, in no latency.", each("left_out"))
-        yield _counter("dropped_frames stream cause", "Dropped frames by cause.", pairs("dropped"))
-        yield _gauge("queue_depth stream queue", "Frames that wait in a queue.", pairs("queues"))
+        yield _metric(Gauge, "stream_waiting_seconds stream", text, each("waiting_seconds"))
+        yield _metric(Counter, "frames stream", "Written frames.", each("frames"))
+        yield _metric(Counter, "recoveries stream", "Recoveries of the stream.", each("recoveries"))
+        yield _metric(Counter, "left_out_times stream", "Impossible times, in no latency.", each("left_out"))
+        yield _metric(Counter, "dropped_frames stream cause", "Dropped frames by cause.", pairs("dropped"))
+        yield _metric(Gauge, "queue_depth stream queue", "Frames that wait in a queue.", pairs("queues"))
         text = "Time that frames take, by what is measured (docs/pipeline.md)."
         yield _summary("latency_seconds stream what", text, pairs("latencies"))
         text = "Time from the death of a stage to the first mask after it."
         yield _summary("recovery_seconds stream", text, each("recovery_ms"))
         memory = {(name,): one["beat"].get("memory") for name, one in workers.items()}
-        yield _gauge("resident_memory_bytes worker", "Resident memory of a worker.", memory)
+        yield _metric(Gauge, "resident_memory_bytes worker", "Resident memory of a worker.", memory)
         ready = {(name,): one["up"] for name, one in workers.items()}
-        yield _gauge("worker_up worker", "Whether the worker is ready.", ready)
-        yield _counter("restarts stage reason", "Restarts of a stage's worker.", _pairs(status["restarts"]))
-        refused = _pairs(status["refused"])
-        yield _counter("refused_messages stage cause", "Messages that broke a rule.", refused)
+        yield _metric(Gauge, "worker_up worker", "Whether the worker is ready.", ready)
+        restarts, refused = _pairs(status["restarts"]), _pairs(status["refused"])
+        yield _metric(Counter, "restarts stage reason", "Restarts of a stage's worker.", restarts)
+        yield _metric(Counter, "refused_messages stage cause", "Messages that broke a rule.", refused)
 
 
 def _pairs(tables: Mapping[str, Mapping[str, Any]]) -> _Samples:
     return {(name, what): value for name, table in tables.items() for what, value in table.items()}
 
 
-def _gauge(name_and_labels: str, text: str, samples: _Samples) -> Metric:
-    return _filled(GaugeMetricFamily, name_and_labels, text, samples)
-
-
-def _counter(name_and_labels: str, text: str, samples: _Samples) -> Metric:
-    return _filled(CounterMetricFamily, name_and_labels, text, samples)
-
-
-def _filled(
-    kind: type[GaugeMetricFamily | CounterMetricFamily], name_and_labels: str, text: str, samples: _Samples
-) -> Metric:
+def _metric(kind: type[Gauge | Counter], name_and_labels: str, text: str, samples: _Samples) -> Metric:
     name, *labels = name_and_labels.split()
     family = kind(f"streamvos_{name}", text, labels=labels)
     for values, sample in samples.items():

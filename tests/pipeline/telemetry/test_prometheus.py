@@ -37,7 +37,7 @@ def snapshot():
     for _ in range(2):
         wall.died("memory.front", ("memory.front",), "hung for 3 s: and more", [])
     for _ in range(5):
-        wall.refuse("extractor", "dtype")
+        wall.refuse("dtype")
     pipeline.revive("memory.front")
     pipeline.reset_done("front")
     pipeline.beat("memory.front", memory_front={"objects": [1, 2, 3]})
@@ -71,7 +71,7 @@ def test_every_metric_of_the_manual_is_there(snapshot):
     memory = ("stage", "memory.front")
     assert told["streamvos_restarts_total", ("reason", "signal 9 (SIGKILL)"), memory] == 1
     assert told["streamvos_restarts_total", ("reason", "hung for 3 s"), memory] == 2
-    assert told["streamvos_refused_messages_total", ("cause", "dtype"), ("stage", "extractor")] == 5
+    assert told["streamvos_refused_messages_total", ("cause", "dtype"), ("stage", "supervisor")] == 5
     assert told["streamvos_worker_up", ("worker", "memory.front")] == 1
     assert told["streamvos_worker_up", ("worker", "source.back")] == 0
     assert told["streamvos_resident_memory_bytes", ("worker", "sinks.front")] == 10**6
