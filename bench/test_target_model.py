@@ -28,7 +28,8 @@ import torch
 import torch.nn.functional as F
 
 from streamvos.methods.frtm.memory import ObjectModel, learn, remember
-from streamvos.nn.target_model import (
+from streamvos.nn.target_model.conjugate_gradient import conjugate_gradient
+from streamvos.nn.target_model.learning import (
     LearningRule,
     Samples,
     TargetWeights,
@@ -38,7 +39,6 @@ from streamvos.nn.target_model import (
     normal_equations,
     pixel_weights,
 )
-from streamvos.nn.target_model.conjugate_gradient import conjugate_gradient
 from streamvos.nn.target_model.sample_weights import SampleWeights
 from streamvos.nn.target_model.stencil import apply_stencil
 

@@ -1,22 +1,19 @@
 """Residual networks whose strides, dilations and widths are arguments.
 
-The methods cut, widen and dilate their backbones in different ways; the state-dict names stay
-torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, ...), so that its ImageNet files load whatever was
-changed, as far as the shapes agree.
+The methods cut, widen and dilate their backbones in different ways. The state-dict names are
+torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, ...), so its ImageNet files load wherever the shapes agree.
 
     >>> network = resnet(50, strides=(1, 2, 1, 1), planes=(64, 128, 256, 256))   # TVOS
     >>> network(torch.zeros(1, 3, 64, 64))["layer4"].shape
     torch.Size([1, 1024, 8, 8])
 
-Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; as in torchvision, the
-stride of a bottleneck sits in its 3x3 convolution, or, as in the paper and in Detectron's files, in the
-1x1 convolution before it (`stride_in_1x1`).
+Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016. The stride of a bottleneck sits in
+its 3x3 convolution (torchvision), or in the 1x1 convolution before it (paper, Detectron: `stride_in_1x1`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -48,27 +45,25 @@ def _conv3x3(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Conv2d
     return nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
 
 
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (18 and 34 layers)."""
 
     expansion = 1
 
-    def __init__(
-        self,
-        inputs: int,
-        planes: int,
-        stride: int,
-        dilation: int,
-        first_dilation: int,
-        shortcut: nn.Module | None,
-    ):
+    def __init__(self, inputs: int, planes: int, stride: int, dilation: int, first_dilation: int):
         super().__init__()
         self.conv1 = _conv3x3(inputs, planes, stride, first_dilation)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = _conv3x3(planes, planes, 1, dilation)
         self.bn2 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut
+        self.downsample = _shortcut(inputs, planes, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -80,27 +75,20 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions and a shortcut (50 and 101 layers)."""
 
     expansion = 4
+    stride_in_1x1 = False
 
-    def __init__(
-        self,
-        inputs: int,
-        planes: int,
-        stride: int,
-        dilation: int,
-        first_dilation: int,
-        shortcut: nn.Module | None,
-        stride_in_1x1: bool = False,
-    ):
+    def __init__(self, inputs: int, planes: int, stride: int, dilation: int, first_dilation: int):
         super().__init__()
-        strides = (stride, 1) if stride_in_1x1 else (1, stride)
+        outputs = planes * self.expansion
+        strides = (stride, 1) if self.stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(inputs, planes, 1, strides[0], bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = _conv3x3(planes, planes, strides[1], first_dilation)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut
+        self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -109,13 +97,18 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(y)) + shortcut)
 
 
+class CaffeBottleneck(Bottleneck):
+    """A bottleneck whose stride sits in its first convolution (Detectron, Caffe)."""
+
+    stride_in_1x1 = True
+
+
 class ResNet(nn.Module):
     """A residual network without its classifier; see `resnet` for the arguments."""
 
     def __init__(
         self,
-        block: Callable[..., BasicBlock | Bottleneck],
-        expansion: int,
+        block: type[BasicBlock | Bottleneck],
         blocks: Sequence[int],
         strides: Sequence[int],
         dilations: Sequence[int],
@@ -126,26 +119,18 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        self.names: list[str] = []
         self.channels: dict[str, int] = {}
         channels, before = 64, 1
         for number, (count, stride, dilation, width) in enumerate(
             zip(blocks, strides, dilations, planes, strict=True), start=1
         ):
-            outputs = width * expansion
-            shortcut: nn.Module | None = None
-            if stride != 1 or channels != outputs:
-                shortcut = nn.Sequential(
-                    nn.Conv2d(channels, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-                )
             # as in torchvision, the first convolution of a dilated stage keeps the dilation before it
-            stage = [block(channels, width, stride, dilation, before, shortcut)]
-            stage += [block(outputs, width, 1, dilation, dilation, None) for _ in range(count - 1)]
-            name = f"layer{number}"
-            self.add_module(name, nn.Sequential(*stage))
-            self.names.append(name)
-            self.channels[name] = outputs
-            channels, before = outputs, dilation
+            stage = [block(channels, width, stride, dilation, before)]
+            channels, before = width * block.expansion, dilation
+            stage += [block(channels, width, 1, dilation, dilation) for _ in range(count - 1)]
+            self.add_module(f"layer{number}", nn.Sequential(*stage))
+            self.channels[f"layer{number}"] = channels
+        self.names = list(self.channels)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -193,11 +178,11 @@ def resnet(
     """A ResNet of 18, 34, 50 or 101 layers.
 
     Args:
-        depth: which one.
+        depth: number of layers.
         strides: stride of each stage's first block; the stem before them has stride 4.
         dilations: dilation of each stage's 3x3 convolutions (the first one of a stage takes that of the
             stage before, as in torchvision).
-        planes: width of each stage; bottlenecks put out four times as many channels.
+        planes: width of each stage; a bottleneck has four times as many output channels.
         stages: how many of the four stages are built.
         stride_in_1x1: the stride of a bottleneck sits in its first convolution (Detectron, Caffe).
 
@@ -211,8 +196,11 @@ def resnet(
     for name, values in (("strides", strides), ("dilations", dilations), ("planes", planes)):
         if len(values) < stages or any(value < 1 for value in values):
             raise InputError(f"{name} needs {stages} positive numbers, got {tuple(values)}")
-    cut = strides[:stages], dilations[:stages], planes[:stages]
-    if depth < 50:
-        return ResNet(BasicBlock, BasicBlock.expansion, BLOCKS[depth][:stages], *cut)
-    bottleneck = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
-    return ResNet(bottleneck, Bottleneck.expansion, BLOCKS[depth][:stages], *cut)
+    bottleneck = CaffeBottleneck if stride_in_1x1 else Bottleneck
+    return ResNet(
+        BasicBlock if depth < 50 else bottleneck,
+        BLOCKS[depth][:stages],
+        strides[:stages],
+        dilations[:stages],
+        planes[:stages],
+    )

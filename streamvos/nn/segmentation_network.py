@@ -1,4 +1,4 @@
-"""From coarse evidence to sharp logits: the segmentation network that FRTM and JOINT share.
+"""The segmentation network of FRTM and JOINT: coarse scores to logits at full size.
 
     network = SegmentationNetwork({"layer5": 512, "layer4": 256, "layer3": 128, "layer2": 64})
     logits = network(scores, features, (480, 854))      # scores (K, 1, 30, 54) -> (K, 480, 854)
@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamvos.nn.upsampling import double, resize_then_convolve
 from streamvos.types import InputError
 
 Steps = Literal["two-step", "direct"]
@@ -56,7 +55,7 @@ class TargetScoreEncoder(nn.Module):
         reduced = self.reduce(feature)
         if reduced.shape[0] == scores.shape[0]:  # `len` would fix the batch of an exported graph
             return self.transform(torch.cat([reduced, scores.to(reduced.dtype)], dim=1)), reduced
-        # the first convolution is linear: its share of the frame is the same for every object
+        # the first convolution is linear: its part from the frame is the same for every object
         first = self.transform[0]
         assert isinstance(first, nn.Conv2d)
         of_frame = F.conv2d(reduced, first.weight[:, : self.width], first.bias, padding=1)
@@ -65,7 +64,7 @@ class TargetScoreEncoder(nn.Module):
 
 
 class ResidualRefinement(nn.Module):
-    """RRB: a 1x1 convolution, and a residual of two 3x3 ones."""
+    """RRB: a 1x1 convolution and a residual block of two 3x3 convolutions."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -102,9 +101,9 @@ class Head(nn.Module):
     """Features at a quarter of the size to logits at full size.
 
     Args:
-        width: of the features.
-        steps: "two-step" enlarges twice by two, then bilinearly to the very size (FRTM); "direct" enlarges
-            by two and then to the size at once (JOINT, and FRTM's YouTube-VOS code).
+        width: channels of the features.
+        steps: "two-step" enlarges twice by two, then bilinearly to the size (FRTM); "direct" enlarges by two
+            and then to the size at once (JOINT, and FRTM's YouTube-VOS code).
     """
 
     def __init__(self, width: int, steps: Steps):
@@ -116,18 +115,17 @@ class Head(nn.Module):
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(K, width, h, w) -> (K, H, W)."""
         x = F.relu(self.conv1(double(x)))
-        # the convolution at full size comes last and is as linear as the enlargements before it
         return resize_then_convolve(x, self.conv2, size, twice_first=self.steps == "two-step")[:, 0]
 
 
 class SegmentationNetwork(nn.Module):
-    """See the head of this file.
+    """The whole network; see the docstring of this module.
 
     Args:
         channels: level -> channels of the backbone's map, the deepest level first.
-        widths: of each level, in the same order.
+        widths: channels of each level inside the network, in the same order.
         score_channels: S.
-        head: see `Head`.
+        head: the steps of `Head`.
     """
 
     def __init__(
@@ -148,7 +146,7 @@ class SegmentationNetwork(nn.Module):
         self.RRB1 = nn.ModuleDict({n: ResidualRefinement(width_of[n]) for n in channels})
         self.CAB = nn.ModuleDict({n: ChannelAttention(width_of[n]) for n in channels})
         self.RRB2 = nn.ModuleDict({n: ResidualRefinement(width_of[n]) for n in channels})
-        # between levels of equal width FRTM passes the map on as it is; JOINT always projects
+        # FRTM does not project between levels of equal width
         self.proj = nn.ModuleDict()
         if len(set(widths)) > 1:
             for before, n in zip(self.levels, self.levels[1:], strict=False):
@@ -158,7 +156,7 @@ class SegmentationNetwork(nn.Module):
     def forward(
         self, scores: torch.Tensor, features: Mapping[str, torch.Tensor], size: tuple[int, int]
     ) -> torch.Tensor:
-        """Logits of every object for itself.
+        """Independent logits of every object.
 
         Args:
             scores: (K, S, h, w) float, of any grid; resized bilinearly to every level's.
@@ -187,3 +185,69 @@ def _bilinear(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if x.shape[-2:] == (1, 1):
         return x.expand(-1, -1, *size)
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    """Bicubic enlargement by two, as `F.interpolate(scale_factor=2, mode="bicubic", align_corners=False)`.
+
+    On a CPU torch does this in bfloat16 one number at a time. Two products with sparse matrices take a third of
+    the time; the four weights of the sums are exact in bfloat16.
+
+    Args:
+        x: (K, C, h, w) float.
+
+    Returns:
+        (K, C, 2h, 2w).
+    """
+    h, w = x.shape[-2:]
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        return _doubling(h).to(x.dtype) @ (x @ _doubling(w).t().to(x.dtype))
+    return F.interpolate(x, (2 * h, 2 * w), mode="bicubic", align_corners=False)
+
+
+def _doubling(count: int) -> torch.Tensor:
+    """(2 count, count) float32: the matrix that doubles a line of `count` numbers."""
+    unit = torch.eye(count)[None, None]
+    size = (2 * count, count)
+    # along the other axis this is a resize to the same size, which changes nothing
+    return F.interpolate(unit, size, mode="bicubic", align_corners=False)[0, 0]
+
+
+def resize_then_convolve(
+    x: torch.Tensor, convolution: nn.Conv2d, size: tuple[int, int], twice_first: bool = False
+) -> torch.Tensor:
+    """`convolution(resize(x))` at a fraction of the cost; equal up to rounding.
+
+    A resize is linear and treats every channel alike, so it may follow the sum over channels: instead of
+    enlarging C channels, make one plane for each of the nine taps, enlarge those, and add them shifted.
+
+    Args:
+        x: (K, C, h, w) float.
+        convolution: C to one channel, 3x3, stride 1, zero padding 1.
+        size: (H, W) of the result.
+        twice_first: bicubic by two, then bilinear to `size` (FRTM), rather than bicubic to `size` at once.
+
+    Returns:
+        (K, 1, H, W), in the dtype of the convolution's weights.
+    """
+    weight = convolution.weight
+    if weight.shape[0] != 1 or weight.shape[2:] != (3, 3) or convolution.padding != (1, 1):
+        raise InputError(f"need a 3x3 convolution to one channel with padding 1, got {convolution}")
+    taps = F.conv2d(x, weight[0].permute(1, 2, 0).reshape(9, -1, 1, 1).to(x.dtype)).to(weight.dtype)
+    height, width = size
+    if twice_first:
+        taps = double(taps)
+        if taps.shape[-2:] != size:
+            taps = F.interpolate(taps, size, mode="bilinear", align_corners=False)
+    else:
+        taps = F.interpolate(taps, size, mode="bicubic", align_corners=False)
+    # tap (dy, dx) of pixel (y, x) lies at (y + dy - 1, x + dx - 1), and is zero outside the image
+    total = taps[:, 4].clone()
+    for tap in (0, 1, 2, 3, 5, 6, 7, 8):
+        dy, dx = tap // 3 - 1, tap % 3 - 1
+        to = slice(max(0, -dy), height - max(0, dy)), slice(max(0, -dx), width - max(0, dx))
+        come = slice(max(0, dy), height + min(0, dy)), slice(max(0, dx), width + min(0, dx))
+        total[:, to[0], to[1]] += taps[:, tap, come[0], come[1]]
+    if convolution.bias is not None:
+        total = total + convolution.bias.to(total.dtype)
+    return total[:, None]

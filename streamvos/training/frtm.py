@@ -23,7 +23,7 @@ from streamvos.engines.eager import choose_device
 from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMExtractor, FRTMOptions
 from streamvos.methods.frtm.options import TARGET_LEVEL
 from streamvos.nn.segmentation_network import SegmentationNetwork
-from streamvos.nn.target_model import learn_both, make_samples, project, score
+from streamvos.nn.target_model.learning import learn_both, make_samples, project, score
 from streamvos.training.loop import Report, Say, TrainingOptions, say_in_log, train
 from streamvos.training.results import digest_of, write_results
 from streamvos.training.synthetic_clips import ClipOptions, MaskClips

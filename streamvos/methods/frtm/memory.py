@@ -22,15 +22,15 @@ from typing import NamedTuple
 import torch
 
 from streamvos.methods.state_dicts import check_shapes, part_of, with_prefix
-from streamvos.nn.target_model import (
-    Directions,
+from streamvos.nn.target_model.conjugate_gradient import Directions
+from streamvos.nn.target_model.learning import (
     LearningRule,
     Samples,
-    SampleWeights,
     TargetWeights,
     learn_filters,
     normal_equations,
 )
+from streamvos.nn.target_model.sample_weights import SampleWeights
 from streamvos.types import InputError
 
 MOST_WAITING = 8

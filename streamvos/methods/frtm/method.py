@@ -28,7 +28,7 @@ from streamvos.nn.aggregation import insert_given_channels, odds_softmax, shares
 from streamvos.nn.precision import in_precision
 from streamvos.nn.resnet import ImageNetNormalization, resnet
 from streamvos.nn.segmentation_network import SegmentationNetwork
-from streamvos.nn.target_model import TargetWeights, draw_weights
+from streamvos.nn.target_model.learning import TargetWeights, draw_weights
 from streamvos.types import Annotation, Evidence, Features
 
 

@@ -11,7 +11,9 @@ from streamvos.methods.base import Options
 from streamvos.methods.frtm.augmentation import Fill
 from streamvos.nn.precision import PrecisionChoice
 from streamvos.nn.segmentation_network import Steps
-from streamvos.nn.target_model import Beta, LearningRule, SampleWeights, Source
+from streamvos.nn.target_model.conjugate_gradient import Beta
+from streamvos.nn.target_model.learning import LearningRule, Source
+from streamvos.nn.target_model.sample_weights import SampleWeights
 
 LEVELS = {"layer5": "layer4", "layer4": "layer3", "layer3": "layer2", "layer2": "layer1"}
 """The paper's names of the backbone's stages, deepest first -> torchvision's."""

@@ -21,7 +21,7 @@ from streamvos.methods.frtm.augmentation import augment
 from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
 from streamvos.methods.frtm.options import TARGET_LEVEL, FRTMOptions
 from streamvos.methods.state_dicts import ids_of, part_of, with_prefix
-from streamvos.nn.target_model import (
+from streamvos.nn.target_model.learning import (
     Samples,
     TargetWeights,
     learn_both,

@@ -23,7 +23,7 @@ from streamvos.methods.joint.options import JOINTOptions
 from streamvos.methods.joint.transformer import attention_sums, residual_norm
 from streamvos.methods.state_dicts import check_shapes, part_of, with_prefix
 from streamvos.nn.precision import Precision, resolve_precision
-from streamvos.nn.target_model import SampleWeights
+from streamvos.nn.target_model.sample_weights import SampleWeights
 from streamvos.types import InputError
 
 OF_PICTURES = ("induction", "transduction", "self_keys", "numerator", "denominator", "memory_keys", "carried")

@@ -1,12 +1,12 @@
-"""Conjugate gradient for small fixed numbers of steps, as target models are learned with.
+"""Conjugate gradient with a small fixed number of steps, which fits target models.
 
     step, _ = conjugate_gradient(lambda p: p @ matrix, right_side, preconditioner, iterations=10)
 
-Several independent systems are solved side by side: every vector has the shape (B, n). Nothing is tested for
-convergence, so nothing waits for the device.
+Several independent systems are solved in parallel: every vector has the shape (B, n). Convergence is not
+tested, so the host never waits for the device.
 
-Source: Robinson et al., CVPR 2020, algorithm 1, and the authors' code (after ATOM's), where the directions of
-an earlier run can be carried into the next.
+Source: Robinson et al., CVPR 2020, algorithm 1, and the authors' code (after ATOM's), where a run can start
+from the directions of the one before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORGETTING_RATE = 0.1
 
 
 class Directions(NamedTuple):
-    """What one run leaves for the next.
+    """The state that one run can hand to the next.
 
     Attributes:
         direction: (B, n) the last search direction.
@@ -41,9 +41,9 @@ class Directions(NamedTuple):
         return cls(torch.zeros_like(like), torch.ones_like(like[:, :1]), torch.zeros_like(like))
 
     def forget(self, frames: int) -> Directions:
-        """Trust these as little as if `frames` frames had passed: rho / (1 - 0.1)^frames.
+        """Lower the influence on the next run as if `frames` frames had passed: rho / (1 - 0.1)^frames.
 
-        With the authors' 750 it is infinite in float32, and what follows is a fresh start.
+        With the authors' 750 frames rho is infinite in float32, which makes the next run a fresh start.
         """
         return self._replace(rho=self.rho / (1 - FORGETTING_RATE) ** frames)
 
@@ -60,20 +60,18 @@ def conjugate_gradient(
     iterations: int,
     beta: Beta = "polak-ribiere",
     before: Directions | None = None,
-    inner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = inner_product,
 ) -> tuple[torch.Tensor, Directions]:
     """`iterations` steps towards the solution of A x = right_side, from x = 0.
 
-    A system that is already solved stays where it is.
+    A system that is already solved does not change.
 
     Args:
-        multiply: (B, n) -> (B, n), the product with A, symmetric and positive.
+        multiply: (B, n) -> (B, n), the product with A, which is symmetric and positive definite.
         right_side: (B, n) float.
         preconditioner: (n,), residuals are divided by it.
         iterations: at least 1.
         beta: how directions are made conjugate; negative values count as zero.
         before: directions of an earlier run on a similar system.
-        inner: the inner product, for tests that want to watch.
 
     Returns:
         (B, n), and the directions for a next run.
@@ -81,14 +79,14 @@ def conjugate_gradient(
     solution, residual = torch.zeros_like(right_side), right_side
     for k in range(iterations):
         scaled = residual / preconditioner
-        rho = inner(residual, scaled)
+        rho = inner_product(residual, scaled)
         if before is None:
             direction = scaled
         else:
-            new = rho - inner(before.residual, scaled) if beta == "polak-ribiere" else rho
+            new = rho - inner_product(before.residual, scaled) if beta == "polak-ribiere" else rho
             direction = scaled + _ratio(new, before.rho).clamp_min(0) * before.direction
         product = multiply(direction)
-        step = _ratio(rho, inner(direction, product))
+        step = _ratio(rho, inner_product(direction, product))
         before = Directions(direction, rho, residual)
         solution = solution + step * direction
         if k < iterations - 1:
@@ -98,5 +96,5 @@ def conjugate_gradient(
 
 
 def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-    """above / below, and 0 where below is 0 (nothing left to do)."""
+    """above / below, and 0 where below is 0 (the system is solved)."""
     return torch.where(below == 0, torch.zeros_like(above), above / torch.where(below == 0, 1, below))

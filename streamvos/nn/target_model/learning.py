@@ -1,17 +1,17 @@
 """The target model of FRTM, and how it learns: two convolutions fitted to the masks of one object.
 
-    samples = make_samples(features, labels, grid=(30, 54))          # once; pixels are not seen again
+    samples = make_samples(labels, grid=(30, 54))                    # once; pixels are not read again
     weights = learn_both(features, samples, importance, initial, (5, 10, 10, 10, 10), LearningRule())
     scores = score(project(features, weights.projection), weights.filter)
 
 A 1x1 convolution projects the features, a 3x3 convolution makes one score per cell of them; the scores,
 enlarged bilinearly, should equal the mask. Gauss-Newton steps, each solved by conjugate gradient, fit both on
-the first frame and the second one later. Nothing here is differentiated automatically or done at full size:
+the first frame and the second one later. Nothing here uses autograd or works at full size:
 
 - The error is a quadratic form on the grid (`streamvos.nn.target_model.stencil`), made once per sample.
-- Nothing stands between the two convolutions, so together they are nine taps (9 x C matrix) on the features.
-  A direction of both weights is a direction of the taps, and one product with the features, nine rows
-  high, gives its effect; the adjoint is one such product too.
+- No nonlinearity separates the two convolutions, so together they are nine taps (a 9 x C matrix) on the
+  features. A direction of both weights is a direction of the taps, and one product with the features, nine
+  rows high, gives its effect; the adjoint is one such product too.
 - With the projection fixed, the scores are linear in the 3x3 filter. Its normal matrix, 864 x 864 for 96
   channels, is a sum over samples: learning from a memory costs the same whatever the memory holds.
 
@@ -22,22 +22,21 @@ section 3.2 and algorithm 1; numbers are those of the authors' code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from streamvos.nn.target_model.conjugate_gradient import Beta, Directions, conjugate_gradient, inner_product
+from streamvos.nn.target_model.conjugate_gradient import Beta, Directions, conjugate_gradient
 from streamvos.nn.target_model.stencil import apply_stencil, gather_to_cells, normal_stencil
 
 Source = Literal["authors", "paper"]
-Inner = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 COLUMN_BLOCKS = 9
-"""A normal matrix is computed in as many block columns, each down to the diagonal; the rest is its mirror.
-What belongs to a block stays in the cache."""
+"""Number of block columns in which a CPU computes a normal matrix, each down to the diagonal; the rest is
+mirrored. The data of one block stays in the cache."""
 
 
 class TargetWeights(NamedTuple):
@@ -53,7 +52,7 @@ class TargetWeights(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What there is to learn from, without the features: the quadratic form of the error of every sample.
+    """The quadratic form of the error of every sample: all that learning needs besides the features.
 
     Attributes:
         stencil: (N, 9, h, w), U' V U.
@@ -64,7 +63,7 @@ class Samples(NamedTuple):
     right: torch.Tensor
 
     def part(self, rows: slice) -> Samples:
-        """Some of them."""
+        """A slice of the samples."""
         return Samples(self.stencil[rows], self.right[rows])
 
 
@@ -76,8 +75,8 @@ class LearningRule:
         regularization: lambda of the projection and of the filter.
         regularization_form: "authors" multiplies the weights in the residual by lambda, "paper" by its root.
         beta: see `streamvos.nn.target_model.conjugate_gradient`.
-        forgetting: frames' worth of forgetting between runs of conjugate gradient; None = every run starts
-            afresh.
+        forgetting: frames passed to `Directions.forget` between runs of conjugate gradient; None = no run
+            starts from the directions of another.
     """
 
     regularization: tuple[float, float] = (1e-4, 1e-2)
@@ -87,19 +86,19 @@ class LearningRule:
 
     @property
     def penalties(self) -> tuple[float, float]:
-        """What multiplies the squared weights in the loss."""
+        """Factors of the squared weights in the loss: of the projection, of the filter."""
         power = 2 if self.regularization_form == "authors" else 1
         return self.regularization[0] ** power, self.regularization[1] ** power
 
     def carry(self, before: Directions | None) -> Directions | None:
-        """The directions with which the next run starts."""
+        """The directions from which the next run starts."""
         return None if before is None or self.forgetting is None else before.forget(self.forgetting)
 
 
 def draw_weights(inputs: int, channels: int, seed: int = 0) -> TargetWeights:
     """Uniform weights as PyTorch draws them for convolutions, on the CPU in float32.
 
-    The same seed gives what the authors' code gives to every object but the very first: it reseeds
+    The same seed gives the weights of the authors' code for every object but the very first: it reseeds
     before each object is augmented and draws for the next one after that.
     """
     draws = torch.Generator().manual_seed(seed)
@@ -121,7 +120,7 @@ def project(features: torch.Tensor, projections: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, c, h, w).
     """
-    # one product per object, so that an object's numbers hardly depend on how many others there are
+    # one product per object, so that its values hardly depend on the number of objects
     answer = projections.flatten(-3) @ features.flatten(2)
     return answer.unflatten(-1, features.shape[-2:])
 
@@ -132,12 +131,12 @@ def score(projected: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
 
 
 def pixel_weights(masks: torch.Tensor, least_share: float = 0.1, min_pixels: int = 10) -> torch.Tensor:
-    """How much the error of each pixel counts: small targets more than their share of the frame.
+    """Weights of the pixels' errors: small targets count more than their share of the frame.
 
     Args:
         masks: (N, H, W) bool.
-        least_share: targets that cover less of the frame count as if they covered so much.
-        min_pixels: masks smaller than this are not believed and get weight 1 everywhere.
+        least_share: targets that cover less of the frame count as if they covered this share.
+        min_pixels: masks smaller than this are not trusted and get weight 1 everywhere.
 
     Returns:
         (N, H, W) float32, v: the root of the paper's weights.
@@ -146,7 +145,7 @@ def pixel_weights(masks: torch.Tensor, least_share: float = 0.1, min_pixels: int
     share = count / (masks.shape[1] * masks.shape[2])
     share = torch.where(count < min_pixels, least_share, share)
     wanted = share.clamp_min(least_share)
-    # a mask without background has no weight to give to it
+    # without background pixels, share is 1
     background = (1 - wanted) / (1 - share).clamp_min(torch.finfo(torch.float32).tiny)
     return torch.where(masks, (wanted / share).sqrt(), background.sqrt())
 
@@ -179,22 +178,19 @@ def learn_both(
     initial: TargetWeights,
     iterations: Sequence[int],
     rule: LearningRule,
-    inner: Inner = inner_product,
-    watch: Callable[[TargetWeights], None] | None = None,
 ) -> TargetWeights:
     """Fit both convolutions to the samples of one object: a Gauss-Newton step for each of `iterations`.
 
     Args:
-        features: (N, C, h, w), of the samples.
-        samples: of N samples.
-        importance: (N,), what their errors are multiplied by.
-        initial: where to start.
-        iterations: of conjugate gradient, in each step.
+        features: (N, C, h, w).
+        samples: N samples.
+        importance: (N,), factors of their errors.
+        initial: the starting point.
+        iterations: steps of conjugate gradient in each Gauss-Newton step.
         rule: the numbers of the optimization.
-        inner, watch: for tests: the inner product, and a callback that gets the weights after each step.
 
     Returns:
-        In the dtype and on the device of the features.
+        Weights in the dtype and on the device of the features.
     """
     columns = features.flatten(2)  # (N, C, h*w)
     stencil = samples.stencil * importance.view(-1, 1, 1, 1)
@@ -227,12 +223,10 @@ def learn_both(
         errors = apply_stencil(stencil, effect(taps @ projection)) - right  # (N, 1, h, w)
         downhill = -(adjoint(errors) + penalty * now)
         step, before = conjugate_gradient(
-            multiply, downhill, preconditioner, count, rule.beta, rule.carry(before), inner
+            multiply, downhill, preconditioner, count, rule.beta, rule.carry(before)
         )
         first, second = step[0].split(parts)
         projection, taps = projection + first.view_as(projection), taps + second.view_as(taps)
-        if watch is not None:
-            watch(_as_weights(projection, taps))
     return _as_weights(projection, taps)
 
 
@@ -243,9 +237,8 @@ def normal_equations(
 
     Args:
         projected: (N, c, h, w).
-        samples: of N samples.
-        blocks: columns are computed in so many; None = `COLUMN_BLOCKS`, or one on a GPU, which has no need of
-            a cache and pays for every launch.
+        samples: N samples.
+        blocks: number of blocks of columns; None = `COLUMN_BLOCKS`, or one on a GPU, where each launch costs.
 
     Returns:
         (N, 9c, 9c) symmetric and (N, 9c), for filters (1, c, 3, 3) flattened.
@@ -272,18 +265,16 @@ def learn_filters(
     iterations: int,
     rule: LearningRule,
     before: Directions | None = None,
-    inner: Inner = inner_product,
 ) -> tuple[torch.Tensor, Directions]:
-    """One Gauss-Newton step for the filters of several objects; the problem is linear.
+    """One Gauss-Newton step, for the filters of several objects.
 
     Args:
         filters: (B, c, 3, 3) float.
-        matrices: of each object (9c, 9c) float64, sums of `normal_equations` over each object's memory.
+        matrices: per object (9c, 9c) float64, the sum of `normal_equations` over its memory.
         right: (B, 9c) float64.
-        iterations: of conjugate gradient.
+        iterations: steps of conjugate gradient.
         rule: the numbers of the optimization.
-        before: directions of the last run, used if the rule carries them over.
-        inner: for tests.
+        before: directions of the last run, used if `rule.forgetting` is set.
 
     Returns:
         (B, c, 3, 3) in the dtype of the filters, and the directions for the next run in float64.
@@ -305,7 +296,6 @@ def learn_filters(
         iterations,
         rule.beta,
         rule.carry(before),
-        inner,
     )
     return (flat + step).view_as(filters).to(filters.dtype), directions
 
@@ -313,14 +303,14 @@ def learn_filters(
 def _products(matrices: Iterable[torch.Tensor], vectors: torch.Tensor) -> torch.Tensor:
     """(B, m): the product of each matrix (m, n) with its vector, of (B, n).
 
-    One by one: a product of all at once rounds otherwise than one for itself, and learning enlarges that.
-    On a GPU, where learning is bound by its launches, `learn_filters` takes them all at once.
+    One by one: a batched product rounds differently from a single one, and learning amplifies the difference.
+    On a GPU, where learning is bound by launches, `learn_filters` uses one batched product.
     """
     return torch.stack([torch.mv(matrix, vector) for matrix, vector in zip(matrices, vectors, strict=True)])
 
 
 def _taps(filters: torch.Tensor) -> torch.Tensor:
-    """(N, c, 3, 3) to (N, 9, c), turned by half a circle: what `_spread` wants."""
+    """(N, c, 3, 3) to (N, 9, c), rotated by 180 degrees for `_spread`."""
     return filters.flip(2, 3).flatten(2).transpose(1, 2)
 
 

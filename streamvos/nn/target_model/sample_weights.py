@@ -1,4 +1,4 @@
-"""How much each remembered sample counts when a target model learns, and which one gives way.
+"""How much each remembered sample counts when a target model learns, and which one is replaced.
 
     >>> import torch
     >>> weights = SampleWeights(3, 0.1, torch.tensor([1.0]))
@@ -6,8 +6,8 @@
     (1, 2, 1)
 
 Recent samples count more: a new one weighs 1 / (1 - learning rate) times the one before it. A full memory
-gives up its lightest sample. FRTM and JOINT share the rule; JOINT keeps its first sample for ever, with a
-least weight. The weights live on the CPU whatever the device, so that choosing a slot waits for nothing.
+replaces its lightest sample. FRTM and JOINT share the rule; JOINT never replaces its first sample, whose
+weight has a minimum. The weights always live on the CPU, so choosing a slot never waits for a GPU.
 
 Source: FRTM and JOINT authors' code; the idea is ATOM's (Danelljan et al., CVPR 2019).
 """
@@ -15,6 +15,7 @@ Source: FRTM and JOINT authors' code; the idea is ATOM's (Danelljan et al., CVPR
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 
@@ -25,11 +26,11 @@ class SampleWeights:
     """Weights of the slots of a memory.
 
     Args:
-        capacity: how many slots.
+        capacity: number of slots.
         learning_rate: share of the first inserted sample, 0..1.
         initial: (n,) weights of the first frame's samples, in slots 0..n-1.
-        first_kept: slot 0 is never given up.
-        floor: the least weight of slot 0; 0 = none.
+        first_kept: slot 0 is never replaced.
+        floor: minimum weight of slot 0; 0 = none.
 
     Attributes:
         values: (capacity,) on the CPU, in the dtype of `initial`; 0 = an empty slot.
@@ -51,24 +52,15 @@ class SampleWeights:
         self._newest: int | None = None
 
     def __len__(self) -> int:
-        """How many slots are filled."""
+        """Number of filled slots."""
         return int((self.values > 0).sum())
 
     def copy(self) -> SampleWeights:
-        """One that can be changed without changing this one."""
-        other = SampleWeights(len(self.values), self.learning_rate, self.values, self.first_kept, self.floor)
-        other._newest = self._newest
-        return other
-
-    def __deepcopy__(self, memo: object) -> SampleWeights:
-        return self.copy()
+        """A deep copy, which shares nothing with this one."""
+        return deepcopy(self)
 
     def insert(self) -> int:
-        """Make room for a sample.
-
-        Returns:
-            The slot to put it in.
-        """
+        """Choose the slot of a new sample, set its weight, and return the slot."""
         start = int(self.first_kept)
         slot = start + int(self.values[start:].argmin())
         if self._newest is None:
@@ -82,21 +74,21 @@ class SampleWeights:
             # as in the authors' code: the sum is slightly above one afterwards
             self.values /= self.floor + self.values[1:].sum()
             self.values[0] = self.floor
-        # a high learning rate over many slots would make a weight zero, which means an empty slot
+        # a high learning rate over many slots would round a weight to zero, which means an empty slot
         self.values[filled] = self.values[filled].clamp_min(torch.finfo(self.values.dtype).tiny)
         self._newest = slot
         return slot
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """For `load_state_dict`; copies."""
+        """Copies of the tensors, for `load_state_dict`."""
         newest = -1 if self._newest is None else self._newest
         return {"values": self.values.clone(), "newest": torch.tensor(newest)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `state_dict` gave.
+        """Restore a `state_dict`.
 
         Raises:
-            InputError: it is of another capacity, or no state at all; nothing is changed.
+            InputError: it has another capacity, or is no state of sample weights; nothing is changed.
         """
         values, newest = state.get("values"), state.get("newest")
         capacity = len(self.values)

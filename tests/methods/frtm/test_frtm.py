@@ -12,7 +12,7 @@ from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMOptions
 from streamvos.methods.frtm.target import FRTMTarget, soft_labels
 from streamvos.nn.aggregation import winners_of_odds
 from streamvos.nn.resnet import IMAGE_DEVIATION, IMAGE_MEAN
-from streamvos.nn.target_model import Samples, TargetWeights, draw_weights, normal_equations
+from streamvos.nn.target_model.learning import Samples, TargetWeights, draw_weights, normal_equations
 from streamvos.types import Annotation, Evidence, Features, InputError
 
 FRAMES = SHARED / "data" / "davis2016-dev"

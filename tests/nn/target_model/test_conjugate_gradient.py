@@ -81,7 +81,7 @@ def test_directions_of_an_earlier_run_count_until_they_are_forgotten(system):
     assert torch.equal(conjugate_gradient(product(matrices), right, preconditioner, 2, before=none)[0], fresh)
 
 
-def test_the_inner_product_is_used_for_all(system):
+def test_the_inner_product_is_used_for_all(system, monkeypatch):
     matrices, right, preconditioner = system
     calls = []
 
@@ -89,5 +89,6 @@ def test_the_inner_product_is_used_for_all(system):
         calls.append(1)
         return inner_product(a, b)
 
-    conjugate_gradient(product(matrices), right, preconditioner, 3, inner=inner)
+    monkeypatch.setattr("streamvos.nn.target_model.conjugate_gradient.inner_product", inner)
+    conjugate_gradient(product(matrices), right, preconditioner, 3)
     assert len(calls) == 2 + 3 + 3  # rho and p.q; later iterations also compare with the residual before

@@ -20,7 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from streamvos.nn.target_model import (
+from streamvos.nn.target_model.learning import (
     LearningRule,
     Samples,
     TargetWeights,
@@ -33,7 +33,6 @@ from streamvos.nn.target_model import (
     project,
     score,
 )
-from streamvos.nn.target_model.conjugate_gradient import inner_product
 from streamvos.nn.target_model.sample_weights import SampleWeights
 
 GRID, SIZE = (30, 54), (480, 864)
@@ -146,9 +145,17 @@ class Watch:
         self.values: list[float] = []
 
     def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        answer = inner_product(a, b)
+        answer = (a * b).sum(-1, keepdim=True)
         self.values.append(float(answer))
         return answer
+
+
+def after_each_step(features, samples, importance, initial, iterations, rule) -> list[TargetWeights]:
+    """The weights of `learn_both` after each of its steps."""
+    return [
+        learn_both(features, samples, importance, initial, iterations[: k + 1], rule)
+        for k in range(len(iterations))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +198,8 @@ def test_learning_is_the_authors(goldens, case):
     importance = SampleWeights(8, 0.1, torch.tensor([2, 1, 1, 1, 1], dtype=case.dtype) / 6)
     first = importance.values[:5].clone()
     initial = TargetWeights(tensor(golden["init_w1"]), tensor(golden["init_w2"]))
-    steps: list[TargetWeights] = []
-    weights = learn_both(features, samples, first, initial, case.init, case.rule, watch=steps.append)
+    steps = after_each_step(features, samples, first, initial, case.init, case.rule)
+    weights = steps[-1]
     for k, step in enumerate(steps):
         assert off(step.filter, expected("init_w2_steps")[k]) < tolerance.steps
     if case.prefix != "forget75_":
@@ -258,8 +265,8 @@ def test_losses_of_the_first_frame_are_the_authors(goldens, file, prefix, dtype,
     labels = torch.stack([torch.from_numpy(mask_of(k)) for k in range(5)]).to(dtype)
     importance = torch.tensor([2, 1, 1, 1, 1], dtype=dtype) / 6
     initial = TargetWeights(*(torch.from_numpy(golden[f"init_{name}"]).to(dtype) for name in ("w1", "w2")))
-    steps = [initial]
-    learn_both(features, make_samples(labels, GRID), importance, initial, init, AFRESH, watch=steps.append)
+    samples = make_samples(labels, GRID)
+    steps = [initial, *after_each_step(features, samples, importance, initial, init, AFRESH)]
     rows = golden[f"{prefix}init_losses"]
     assert losses(features, labels, importance, steps[0]) == pytest.approx(rows[0], rel=1e-6)
     last = 2 * len(init) - 1
@@ -274,7 +281,7 @@ def test_losses_of_the_first_frame_are_the_authors(goldens, file, prefix, dtype,
     ("prefix", "dtype", "tolerance"),
     [("f64_", torch.float64, 1e-9), ("", torch.float32, 2e-3)],
 )
-def test_inner_products_are_the_authors(goldens, prefix, dtype, tolerance):
+def test_inner_products_are_the_authors(goldens, prefix, dtype, tolerance, monkeypatch):
     """Every number that steers conjugate gradient, but products of orthogonal residuals (all rounding)."""
     golden = goldens[STABLE]
     features = torch.from_numpy(golden["feats"]).to(dtype)
@@ -282,11 +289,12 @@ def test_inner_products_are_the_authors(goldens, prefix, dtype, tolerance):
     importance = torch.tensor([2, 1, 1, 1, 1], dtype=dtype) / 6
     initial = TargetWeights(*(torch.from_numpy(golden[f"init_{name}"]).to(dtype) for name in ("w1", "w2")))
     watch, samples = Watch(), make_samples(labels, GRID)
-    weights = learn_both(features, samples, importance, initial, (2, 3, 3), AUTHORS, inner=watch)
+    monkeypatch.setattr("streamvos.nn.target_model.conjugate_gradient.inner_product", watch)
+    weights = learn_both(features, samples, importance, initial, (2, 3, 3), AUTHORS)
     matrices, rights = normal_equations(project(features, weights.projection), samples)
     matrix = (importance.view(-1, 1, 1) * matrices).sum(0, keepdim=True).double()
     right = (importance.view(-1, 1) * rights).sum(0, keepdim=True).double()
-    learn_filters(weights.filter, matrix, right, 3, AUTHORS, inner=watch)
+    learn_filters(weights.filter, matrix, right, 3, AUTHORS)
     recorded = iter(watch.values)
     for step in range(4):
         for position, wanted in enumerate(golden[f"{prefix}init_ip_{step}"]):
@@ -346,13 +354,11 @@ def test_a_step_of_many_iterations_is_gauss_newton(weighting, form):
 def test_learning_lowers_the_loss():
     features, labels, initial = tiny()
     importance = torch.full((3,), 1 / 3, dtype=torch.float64)
-    values: list[float] = []
-
-    def watch(weights: TargetWeights) -> None:
-        values.append(float(residuals(features, labels, importance, *weights).square().sum()))
-
-    watch(initial)
-    learn_both(features, make_samples(labels, (4, 6)), importance, initial, (10,) * 4, AFRESH, watch=watch)
+    steps = after_each_step(features, make_samples(labels, (4, 6)), importance, initial, (10,) * 4, AFRESH)
+    values = [
+        float(residuals(features, labels, importance, *weights).square().sum())
+        for weights in (initial, *steps)
+    ]
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.5 * values[0]
 
