@@ -190,8 +190,8 @@ def _bilinear(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def double(x: torch.Tensor) -> torch.Tensor:
     """Bicubic enlargement by two, as `F.interpolate(scale_factor=2, mode="bicubic", align_corners=False)`.
 
-    On a CPU torch does this in bfloat16 one number at a time. Two products with sparse matrices take a third of
-    the time; the four weights of the sums are exact in bfloat16.
+    On a CPU torch does this in bfloat16 one number at a time. Two matrix products take a third of the time.
+    The four weights of the sums are exact in bfloat16.
 
     Args:
         x: (K, C, h, w) float.

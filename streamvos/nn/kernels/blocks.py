@@ -1,70 +1,56 @@
-"""What all kernels share: a tile of targets, a window of candidates, rows of features.
+"""Parts that all kernels share: a tile of targets, a window of candidates, rows of features.
 
-Triton compiles the functions of this file into the kernels that call them. Everything is counted in cells of
-a grid, row by row.
+Triton compiles the functions of this file into the kernels that call them. Cells of a grid are numbered row
+by row; T is the number of cells of a tile, B that of a block of candidates.
 """
 
 import triton
 import triton.language as tl
+
+# ruff: noqa: N803  (compile-time parameters in capitals, as is usual in Triton)
 
 LOWEST = tl.constexpr(-3.0e38)
 """Below every similarity, and finite, so that a difference of two of them is a number."""
 
 
 @triton.jit
-def tile_places(tile, across, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr):  # noqa: N803
-    """Top and left of tile number `tile`, and (T,) rows and columns of its cells, beyond the grid too."""
-    top = tile // across * TILE_ROWS
-    left = tile % across * TILE_COLUMNS
-    inside = tl.arange(0, TILE_ROWS * TILE_COLUMNS)
-    return top, left, top + inside // TILE_COLUMNS, left + inside % TILE_COLUMNS
+def tile_places(number, height, width, SIDE: tl.constexpr):
+    """Top and left of a tile; (T,) rows, columns and numbers of its cells, and which lie in the grid."""
+    across = tl.cdiv(width, SIDE)
+    top = number // across * SIDE
+    left = number % across * SIDE
+    inside = tl.arange(0, SIDE * SIDE)
+    rows = top + inside // SIDE
+    columns = left + inside % SIDE
+    return top, left, rows, columns, rows * width + columns, (rows < height) & (columns < width)
 
 
 @triton.jit
-def window_around(
-    top,
-    left,
-    radius,
-    height,
-    width,
-    TILE_ROWS: tl.constexpr,  # noqa: N803
-    TILE_COLUMNS: tl.constexpr,  # noqa: N803
-):
-    """Top, left, columns and count of the cells that some cell of the tile may look at."""
+def window_around(top, left, radius, height, width, SIDE: tl.constexpr):
+    """The cells in reach of any cell of the tile: top, left, columns, count, and the width of the grid."""
     first_row = tl.maximum(top - radius, 0)
     first_column = tl.maximum(left - radius, 0)
-    rows = tl.minimum(top + TILE_ROWS + radius, height) - first_row
-    columns = tl.minimum(left + TILE_COLUMNS + radius, width) - first_column
-    return first_row, first_column, columns, rows * columns
+    rows = tl.minimum(top + SIDE + radius, height) - first_row
+    columns = tl.minimum(left + SIDE + radius, width) - first_column
+    return first_row, first_column, columns, rows * columns, width
 
 
 @triton.jit
-def window_places(start, first_row, first_column, columns, count, BLOCK: tl.constexpr):  # noqa: N803
-    """(BLOCK,) rows and columns of the window's cells from number `start` on, and which of them exist."""
-    number = start + tl.arange(0, BLOCK)
-    return first_row + number // columns, first_column + number % columns, number < count
+def window_places(start, window, BLOCK: tl.constexpr):
+    """(B,) rows, columns and numbers of the window's cells from place `start` on, and which of them exist."""
+    first_row, first_column, window_columns, count, width = window
+    place = start + tl.arange(0, BLOCK)
+    rows = first_row + place // window_columns
+    columns = first_column + place % window_columns
+    return rows, columns, rows * width + columns, place < count
 
 
 @triton.jit
-def load_rows(
-    base,
-    rows,
-    exist,
-    first_channel,
-    channels,
-    BLOCK_CHANNELS: tl.constexpr,  # noqa: N803
-    WIDEN: tl.constexpr,  # noqa: N803
-):
-    """(rows, BLOCK_CHANNELS) out of a (cells, channels) array, 0 where there is none.
-
-    `WIDEN` is for the interpreter, whose products of bfloat16 are wrong; the values stay the same.
-    """
+def load_rows(base, rows, exist, first_channel, channels, BLOCK_CHANNELS: tl.constexpr):
+    """(rows, BLOCK_CHANNELS) out of a (cells, channels) array, 0 where there is none."""
     channel = first_channel + tl.arange(0, BLOCK_CHANNELS)
     there = exist[:, None] & (channel < channels)[None, :]
-    values = tl.load(base + rows[:, None] * channels + channel[None, :], mask=there, other=0.0)
-    if WIDEN:
-        values = values.to(tl.float32)
-    return values
+    return tl.load(base + rows[:, None] * channels + channel[None, :], mask=there, other=0.0)
 
 
 @triton.jit
@@ -85,23 +71,22 @@ def products(
     key_cells,
     exist,
     channels,
-    CHANNEL_BLOCKS: tl.constexpr,  # noqa: N803
-    BLOCK_CHANNELS: tl.constexpr,  # noqa: N803
-    PRODUCT: tl.constexpr,  # noqa: N803
-    WIDEN: tl.constexpr,  # noqa: N803
+    CHANNEL_BLOCKS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
 ):
     """(T, B) dot products of the rows `cells` of `query` with the rows `key_cells` of `keys`, float32.
 
-    Where all channels are one block, `queries` are those rows, loaded once by the caller.
+    Where all channels are one block, `queries` are those rows, loaded once by the caller. For float32, three
+    products of TensorFloat-32 together are as exact as one of float32, and faster.
     """
     if CHANNEL_BLOCKS == 1:
-        features = load_rows(keys, key_cells, exist, 0, channels, BLOCK_CHANNELS, WIDEN)
-        sums = tl.dot(queries, tl.trans(features), input_precision=PRODUCT)
+        features = load_rows(keys, key_cells, exist, 0, channels, BLOCK_CHANNELS)
+        sums = tl.dot(queries, tl.trans(features), input_precision="tf32x3")
     else:
         sums = tl.zeros((cells.shape[0], key_cells.shape[0]), tl.float32)
         for block in range(CHANNEL_BLOCKS):
             first = block * BLOCK_CHANNELS
-            part = load_rows(query, cells, alive, first, channels, BLOCK_CHANNELS, WIDEN)
-            features = load_rows(keys, key_cells, exist, first, channels, BLOCK_CHANNELS, WIDEN)
-            sums = tl.dot(part, tl.trans(features), sums, input_precision=PRODUCT)
+            part = load_rows(query, cells, alive, first, channels, BLOCK_CHANNELS)
+            features = load_rows(keys, key_cells, exist, first, channels, BLOCK_CHANNELS)
+            sums = tl.dot(part, tl.trans(features), sums, input_precision="tf32x3")
     return sums

@@ -1,4 +1,4 @@
-"""How work is cut into programs, and what a launch needs beside the kernel.
+"""How work is cut into programs, and what else a launch needs.
 
 Shape(side=8, block=64, channels=128)       # tiles of 8 x 8 targets meet 64 candidates at a time
 """
@@ -19,15 +19,15 @@ _MOST_SHARES = 8  # each costs memory and another row for the program that joins
 
 @dataclass(frozen=True)
 class Shape:
-    """How the work is cut.
+    """How the work is cut. Side, block and channels are powers of two.
 
     Attributes:
-        side: of a tile of targets, in cells, a power of two; its square is at least 16.
-        block: candidates that meet it at a time, a power of two, at least 16.
-        channels: of which products are formed at a time, a power of two, at least 16.
-        warps: of a program.
-        stages: blocks of candidates that are on their way at a time.
-        shares: into how many the candidates are split; None = as many as keep the device busy.
+        side: rows and columns of a tile of targets, at least 4.
+        block: candidates per product with a tile, at least 16.
+        channels: channels per product, at least 16.
+        warps: warps of a program.
+        stages: blocks of candidates that are loaded at a time.
+        shares: number of parts of the candidates; None = as many as keep the device busy.
     """
 
     side: int = 8
@@ -37,12 +37,22 @@ class Shape:
     stages: int = 2
     shares: int | None = None
 
+    def constants(self, channels: int) -> dict[str, object]:
+        """The compile-time parameters that all kernels have, for features of so many channels."""
+        return {
+            "BLOCK": self.block,
+            "CHANNEL_BLOCKS": triton.cdiv(channels, self.channels),
+            "BLOCK_CHANNELS": self.channels,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
+
 
 def shape_for(channels: int, dtype: torch.dtype) -> Shape:
-    """What compiles for these features without moving registers to memory, and leaves room for neighbors.
+    """A shape that compiles without register spills and leaves room for a second program.
 
-    Found by compiling for compute capabilities 8.0 to 10.0 and reading what the assembler reports; which of
-    the shapes that fit is the fastest has to be measured.
+    Found by compiling for compute capabilities 8.0 to 10.0 and reading the assembler's report; which of the
+    shapes that fit is the fastest has to be measured.
     """
     block = max(triton.next_power_of_2(channels), 16)
     if dtype != torch.bfloat16:  # three products of TensorFloat-32 need several copies of their factors
@@ -58,7 +68,7 @@ def interpreted() -> bool:
 
 
 def shares_for(programs: int, shape: Shape, device: torch.device) -> int:
-    """Into how many shares the candidates are split, where there are `programs` without."""
+    """Number of parts of the candidates when one part would make `programs` programs."""
     if shape.shares is not None:
         return shape.shares
     wanted = _PER_PROCESSOR * _processors(device.type, device.index)
@@ -66,7 +76,7 @@ def shares_for(programs: int, shape: Shape, device: torch.device) -> int:
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be the tensor's."""
+    """A region whose current device, on which Triton launches, is the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
 
 

@@ -18,9 +18,13 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from streamvos.nn.kernels.launching import shape_for  # noqa: E402
-from streamvos.nn.matching.kernels.nearest import nearest_around, nearest_everywhere  # noqa: E402
-from streamvos.nn.propagation.kernels.selection import best_parts, join_best  # noqa: E402
-from streamvos.nn.propagation.kernels.softmax import join_parts, softmax_parts  # noqa: E402
+from streamvos.nn.matching.kernels.matching import nearest_around, nearest_everywhere  # noqa: E402
+from streamvos.nn.propagation.kernels.parts import (  # noqa: E402
+    best_parts,
+    join_best,
+    join_parts,
+    softmax_parts,
+)
 
 POINTERS = {
     **dict.fromkeys(("labels", "settings", "largest", "total", "carried", "values", "out"), "*fp32"),
@@ -61,19 +65,12 @@ def test_kernels_of_propagation_fit_the_processor(features, channels, tmp_path, 
     shape = shape_for(channels, torch.bfloat16 if features == "*bf16" else torch.float32)
     constants = {
         "SHARES": 4,
-        "TILE_ROWS": shape.side,
-        "TILE_COLUMNS": shape.side,
-        "BLOCK_KEYS": shape.block,
-        "CHANNEL_BLOCKS": -(-channels // shape.channels),
-        "BLOCK_CHANNELS": shape.channels,
+        "SIDE": shape.side,
         "ALIGNED": True,
         "INSIDE": False,
-        "PRODUCT": "ieee" if features == "*bf16" else "tf32x3",
-        "WIDEN": False,
-        "num_warps": shape.warps,
-        "num_stages": shape.stages,
+        **shape.constants(channels),
     }
-    more = {"BLOCK_LABELS": 16, "OUTSIDE": True, "SUM": "tf32x3"}
+    more = {"BLOCK_LABELS": 16, "OUTSIDE": True}
     for kernel, own in ((softmax_parts, more), (best_parts, {"BEST": 10, "BLOCK_BEST": 16})):
         shared, spilled = compiled(kernel, features, tmp_path, monkeypatch, **constants, **own)
         assert shared <= SHARED // 2  # two programs side by side, so that one computes while the other waits
@@ -94,31 +91,23 @@ def test_kernels_that_join_fit_the_processor(tmp_path, monkeypatch):
 def test_kernels_of_matching_fit_the_processor(tmp_path, monkeypatch):
     channels = 112  # the authors' embedding and the norms, and what aligns their rows
     shape = shape_for(channels, torch.float32)
-    constants = {
-        "BLOCK": shape.block,
-        "CHANNEL_BLOCKS": -(-channels // shape.channels),
-        "BLOCK_CHANNELS": shape.channels,
-        "PRODUCT": "tf32x3",
-        "num_warps": shape.warps,
-        "num_stages": shape.stages,
-    }
-    tile = {"TILE_ROWS": shape.side, "TILE_COLUMNS": shape.side, "BLOCK_OBJECTS": 16}
+    tile = {"SIDE": shape.side, "BLOCK_OBJECTS": 16}
     for kernel, own in (
         (nearest_everywhere, {"SHARES": 2, "BLOCK_QUERIES": shape.side**2}),
         (nearest_around, tile),
     ):
-        shared, spilled = compiled(kernel, "*fp32", tmp_path, monkeypatch, **constants, **own)
+        shared, spilled = compiled(kernel, "*fp32", tmp_path, monkeypatch, **shape.constants(channels), **own)
         assert shared <= SHARED // 2
         assert spilled == 0
 
 
-NUMBERS = ("height", "width", "across", "label_count", "object_count", "query_count", "cell_count", "radius")
+NUMBERS = ("height", "width", "label_count", "object_count", "query_count", "cell_count", "radius")
 
 
 @pytest.mark.parametrize(
     ("kernel", "constants"),
     [
-        (softmax_parts, {"BLOCK_LABELS": 16, "OUTSIDE": True, "SUM": "tf32x3"}),
+        (softmax_parts, {"BLOCK_LABELS": 16, "OUTSIDE": True}),
         (best_parts, {"BEST": 10, "BLOCK_BEST": 16}),
         (join_parts, {"SHARES": 8, "BLOCK_LABELS": 16, "BLOCK": 32}),
         (
@@ -133,8 +122,8 @@ NUMBERS = ("height", "width", "across", "label_count", "object_count", "query_co
 )
 def test_numbers_that_are_one_compile_too(kernel, constants, tmp_path, monkeypatch):
     """A launch makes constants of them: one object, a grid of one row or of one tile."""
-    shared = {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "BLOCK_KEYS": 64, "BLOCK": 64, "CHANNEL_BLOCKS": 1}
-    shared |= {"BLOCK_CHANNELS": 16, "ALIGNED": False, "INSIDE": True, "PRODUCT": "tf32x3", "WIDEN": False}
+    shared = {"SIDE": 8, "BLOCK": 64, "CHANNEL_BLOCKS": 1, "BLOCK_CHANNELS": 16}
+    shared |= {"ALIGNED": False, "INSIDE": True}
     shared |= {"SHARES": 1} | dict.fromkeys(NUMBERS, 1) | constants
     fixed = {name: value for name, value in shared.items() if name in kernel.arg_names}
     _, spilled = compiled(kernel, "*fp32", tmp_path, monkeypatch, **fixed)

@@ -1,7 +1,7 @@
 """Launches the kernels of propagation.
 
-Labels of the target in two launches, whatever the number of references, whose keys and labels are read where
-they lie. Beside the answer, memory holds per target and share of the keys one row of labels, or the k best.
+Two launches per target, whatever the number of references, whose keys and labels are read without a copy.
+Intermediate memory is one row of labels, or the k best, per target and share of the keys.
 
     propagate_in_kernels(Propagation(query, keys, labels, sigmas, grid, options))     # (L, h, w) float32
 """
@@ -15,25 +15,24 @@ import triton
 from torch import Tensor
 
 from streamvos.nn.kernels.launching import Shape, interpreted, on_device_of, shape_for, shares_for
-from streamvos.nn.propagation.kernels.selection import best_parts, join_best
-from streamvos.nn.propagation.kernels.softmax import join_parts, softmax_parts
-from streamvos.nn.propagation.options import COMPUTE, Propagation, PropagationOptions
+from streamvos.nn.propagation.kernels.parts import best_parts, join_best, join_parts, softmax_parts
+from streamvos.nn.propagation.options import COMPUTE, Propagation
 from streamvos.nn.tiling import LOG2_E
 from streamvos.nn.transfer import send
 
-_STEEPEST = 1e30  # log2(e) / sigma^2, so that zero times it is zero
-_JOIN = {"all": 32, "best": 16}  # cells of a program that brings shares together
+_STEEPEST = 1e30  # limit of log2(e) / sigma^2, so that zero times it is zero
+_JOIN = {"all": 32, "best": 16}  # cells of a program that joins shares
 
 
 def propagate_in_kernels(call: Propagation, shape: Shape | None = None) -> Tensor:
-    """What `streamvos.nn.propagation.propagate` gives.
+    """The labels that `streamvos.nn.propagation.propagate` returns.
 
     Args:
-        call: its arguments.
+        call: the arguments of `propagate`.
         shape: how the work is cut; None = chosen.
 
     Raises:
-        Whatever Triton raises where it cannot compile or launch.
+        Exception: Triton cannot compile or launch.
     """
     shape = shape or shape_for(call.query.shape[1], COMPUTE[call.options.precision])
     with on_device_of(call.query):
@@ -43,25 +42,25 @@ def propagate_in_kernels(call: Propagation, shape: Shape | None = None) -> Tenso
 
 @dataclass(frozen=True)
 class _Task:
-    """What both kernels are given; see `softmax_parts`."""
+    """What both kernels work on.
 
-    query: Tensor
+    Attributes:
+        keys, labels: of every reference; kernels get the first and the offsets to the others.
+        arguments: those that both kernels begin with, see `softmax_parts`.
+        constants: the compile-time parameters that both kernels have.
+    """
+
+    call: Propagation
+    shape: Shape
     keys: list[Tensor]
     labels: list[Tensor]
-    offsets: Tensor
-    settings: Tensor
-    grid: tuple[int, int]
-    options: PropagationOptions
-    shape: Shape
-    aligned: bool
-
-    @property
-    def across(self) -> int:
-        return triton.cdiv(self.grid[1], self.shape.side)
+    arguments: tuple[object, ...]
+    constants: dict[str, object]
 
     @property
     def tiles(self) -> int:
-        return triton.cdiv(self.grid[0], self.shape.side) * self.across
+        height, width = self.call.grid
+        return int(triton.cdiv(height, self.shape.side) * triton.cdiv(width, self.shape.side))
 
     @property
     def block_labels(self) -> int:
@@ -70,51 +69,46 @@ class _Task:
 
     @property
     def label_blocks(self) -> int:
-        return triton.cdiv(self.labels[0].shape[1], self.block_labels)
-
-    def constants(self) -> dict[str, object]:
-        """The compile-time parameters that both kernels have."""
-        half = self.query.dtype == torch.bfloat16
-        return {
-            "TILE_ROWS": self.shape.side,
-            "TILE_COLUMNS": self.shape.side,
-            "BLOCK_KEYS": self.shape.block,
-            "CHANNEL_BLOCKS": triton.cdiv(self.query.shape[1], self.shape.channels),
-            "BLOCK_CHANNELS": self.shape.channels,
-            "ALIGNED": self.aligned,
-            "INSIDE": self.options.spatial_prior == "paper",
-            # three products of TensorFloat-32 together are as exact as one of float32, and faster
-            "PRODUCT": "ieee" if half else "tf32x3",
-            "WIDEN": half and interpreted(),
-            "num_warps": self.shape.warps,
-            "num_stages": self.shape.stages,
-        }
+        return int(triton.cdiv(self.labels[0].shape[1], self.block_labels))
 
 
 def _prepare(call: Propagation, shape: Shape) -> _Task:
-    options, grid, query = call.options, call.grid, call.query
+    options, query = call.options, call.query
     dtype = COMPUTE[options.precision]
-    ready = [key.to(dtype).contiguous() for key in call.keys]
-    soft = [label.float().contiguous() for label in call.labels]
-    rows = [(_offset(ready[0], key), _offset(soft[0], label)) for key, label in zip(ready, soft, strict=True)]
-    far = max(grid)
+
+    def ready(features: Tensor) -> Tensor:
+        rounded = features.to(dtype).contiguous()
+        # the interpreter's products of bfloat16 are wrong
+        return rounded.float() if interpreted() else rounded
+
+    keys = [ready(key) for key in call.keys]
+    labels = [label.float().contiguous() for label in call.labels]
+    to_keys = [_offset(keys[0], key) for key in keys]
+    to_labels = [_offset(labels[0], label) for label in labels]
+    far = max(call.grid)
     prior = options.spatial_prior != "none"
-    slopes = [min(LOG2_E / sigma**2, _STEEPEST) for sigma in call.sigmas] if prior else [0.0] * len(ready)
+    slopes = [min(LOG2_E / sigma**2, _STEEPEST) for sigma in call.sigmas] if prior else [0.0] * len(keys)
     settings = [
         (slope, float(far if reach is None else min(reach, far)))
         for slope, reach in zip(slopes, call.reaches, strict=True)
     ]
-    return _Task(
-        query.to(dtype).contiguous(),
-        ready,
-        soft,
-        send(rows, torch.int64, query.device),
+    arguments = (
+        ready(query),
+        keys[0],
+        send(list(zip(to_keys, to_labels, strict=True)), torch.int64, query.device),
         send(settings, torch.float32, query.device),
-        grid,
-        options,
-        shape,
-        all(to_keys % 16 == 0 for to_keys, _ in rows),
+        *call.grid,
+        query.shape[1],
+        len(keys),
+        options.temperature * LOG2_E,
     )
+    constants: dict[str, object] = {
+        "SIDE": shape.side,
+        "ALIGNED": all(offset % 16 == 0 for offset in to_keys),
+        "INSIDE": options.spatial_prior == "paper",
+        **shape.constants(query.shape[1]),
+    }
+    return _Task(call, shape, keys, labels, arguments, constants)
 
 
 def _offset(first: Tensor, other: Tensor) -> int:
@@ -123,34 +117,24 @@ def _offset(first: Tensor, other: Tensor) -> int:
 
 
 def _softmax(task: _Task) -> Tensor:
-    height, width = task.grid
-    cells, label_count = height * width, task.labels[0].shape[1]
-    shares = shares_for(task.tiles * task.label_blocks, task.shape, task.query.device)
-    largest, total = task.query.new_empty(2, shares, cells, dtype=torch.float32)
-    carried = largest.new_empty(shares, cells, label_count)
+    labels = task.labels[0]
+    cells, label_count = labels.shape
+    shares = shares_for(task.tiles * task.label_blocks, task.shape, labels.device)
+    largest, total = labels.new_empty(2, shares, cells)
+    carried = labels.new_empty(shares, cells, label_count)
     softmax_parts[(task.tiles, shares, task.label_blocks)](
-        task.query,
-        task.keys[0],
-        task.labels[0],
-        task.offsets,
-        task.settings,
+        *task.arguments,
+        labels,
+        label_count,
         largest,
         total,
         carried,
-        height,
-        width,
-        task.across,
-        task.query.shape[1],
-        label_count,
-        len(task.keys),
-        task.options.temperature * LOG2_E,
         SHARES=shares,
         BLOCK_LABELS=task.block_labels,
-        OUTSIDE=task.options.spatial_prior == "authors",
-        SUM="tf32x3",
-        **task.constants(),
+        OUTSIDE=task.call.options.spatial_prior == "authors",
+        **task.constants,
     )
-    out = largest.new_empty(label_count, height, width)
+    out = labels.new_empty(label_count, *task.call.grid)
     join_parts[(triton.cdiv(cells, _JOIN["all"]), task.label_blocks)](
         largest,
         total,
@@ -166,37 +150,29 @@ def _softmax(task: _Task) -> Tensor:
 
 
 def _selection(task: _Task) -> Tensor:
-    assert task.options.top_k is not None
-    height, width = task.grid
-    cells, label_count, best = height * width, task.labels[0].shape[1], task.options.top_k
-    shares = shares_for(task.tiles, task.shape, task.query.device)
-    values = task.query.new_empty(cells, shares, best, dtype=torch.float32)
+    best, labels = task.call.options.top_k, task.labels[0]
+    assert best is not None
+    cells, label_count = labels.shape
+    shares = shares_for(task.tiles, task.shape, labels.device)
+    values = labels.new_empty(cells, shares, best)
     places = torch.empty_like(values, dtype=torch.int32)
     best_parts[(task.tiles, shares)](
-        task.query,
-        task.keys[0],
-        task.offsets,
-        task.settings,
+        *task.arguments,
         values,
         places,
-        height,
-        width,
-        task.across,
-        task.query.shape[1],
-        len(task.keys),
-        task.options.temperature * LOG2_E,
         SHARES=shares,
         BEST=best,
         BLOCK_BEST=triton.next_power_of_2(best),
-        **task.constants(),
+        **task.constants,
     )
-    out = values.new_empty(label_count, height, width)
+    out = labels.new_empty(label_count, *task.call.grid)
+    _query, _keys, offsets, settings, _height, width, *_ = task.arguments
     join_best[(triton.cdiv(cells, _JOIN["best"]), task.label_blocks)](
         values,
         places,
-        task.labels[0],
-        task.offsets,
-        task.settings,
+        labels,
+        offsets,
+        settings,
         out,
         width,
         cells,
@@ -206,6 +182,6 @@ def _selection(task: _Task) -> Tensor:
         BLOCK_CANDIDATES=triton.next_power_of_2(shares * best),
         BLOCK=_JOIN["best"],
         BLOCK_LABELS=task.block_labels,
-        OUTSIDE=task.options.spatial_prior == "authors",
+        OUTSIDE=task.call.options.spatial_prior == "authors",
     )
     return out
