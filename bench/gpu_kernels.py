@@ -16,9 +16,9 @@ from test_propagation import GRID, SIGMAS, dense_rows
 from test_propagation import scene as propagation_scene
 
 from streamvos.nn.kernels.choice import Kernel, why_not
-from streamvos.nn.matching import global_distances, local_distances, sort_reference
+from streamvos.nn.matching.distances import global_distances, local_distances, sort_reference
 from streamvos.nn.propagation import PropagationOptions, propagate
-from streamvos.nn.propagation.options import COMPUTE, Propagation
+from streamvos.nn.propagation.options import Propagation
 
 ROUNDS, QUICK_GRID = 20, (6, 10)
 
@@ -163,7 +163,7 @@ def sweep_rows(name: str, quick: bool, device: torch.device) -> list[dict[str, A
 
     channels, references, options = PROPAGATION[name]
     given = inputs(channels, references, options, device, quick)
-    usual = shape_for(channels, COMPUTE[options.precision])
+    usual = shape_for(channels, options.dtype)
     shapes = [
         replace(usual, side=side, block=block, warps=warps)
         for side, block, warps in product((8, 16), (32, 64, 128), (4, 8))

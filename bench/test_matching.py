@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 
 from streamvos.methods.feelvos.networks import grid_size
-from streamvos.nn.matching import global_distances, local_distances, sort_reference
+from streamvos.nn.matching.distances import global_distances, local_distances, sort_reference
 
 SIZE, CHANNELS, WINDOW, THREADS, OBJECTS = (480, 854), 100, 15, 2, (1, 5)
 PARTS = ("global", "local", "both")

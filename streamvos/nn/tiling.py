@@ -1,8 +1,7 @@
-"""Rectangles of a feature grid, and how far the cells of two rectangles lie apart.
+"""Rectangles of a feature grid, and the distances between the cells of two rectangles.
 
-Affinity attention compares every cell of a frame with every cell of its references. It is done tile by tile:
-a tile of target cells against the window of reference cells that it may look at. Both are boxes of the same
-grid, cells counted row by row.
+Affinity attention and local matching compare a tile of target cells with the window of reference cells that
+it may look at. Both are boxes of one grid, whose cells are numbered row by row.
 
     >>> tile = Box(0, 0, 4, 8)
     >>> tile.grow(15, (60, 107))
@@ -12,7 +11,7 @@ grid, cells counted row by row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -56,12 +55,12 @@ class Box:
         )
 
     def bands(self, rows: int) -> Iterator[Box]:
-        """This box cut into bands of at most `rows` rows."""
+        """Bands of at most `rows` rows that cover this box."""
         for top in range(self.top, self.bottom, rows):
             yield Box(top, self.left, min(top + rows, self.bottom), self.right)
 
     def take(self, values: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The cells of this box out of `values`.
+        """The rows of `values` for the cells of this box.
 
         Args:
             values: (h*w, ...), row by row.
@@ -86,6 +85,15 @@ def cover(grid: tuple[int, int], vertical: int, horizontal: int) -> list[Box]:
     return [
         Box(top, left, bottom, right) for left, right in pairwise(lefts) for top, bottom in pairwise(tops)
     ]
+
+
+def paste(tiles: Sequence[Box], answers: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+    """(N, h, w) from the (N, tile.cells) of tiles that cover the grid."""
+    whole = answers[0].new_empty(len(answers[0]), *grid)
+    for tile, answer in zip(tiles, answers, strict=True):
+        place = whole[:, tile.top : tile.bottom, tile.left : tile.right]
+        place.copy_(answer.unflatten(1, (tile.rows, tile.columns)))
+    return whole
 
 
 def log_prior(
@@ -113,7 +121,7 @@ def log_prior(
 
 
 def reach(sigma: float, lost: float) -> int:
-    """How far to look so that the Gaussian weight left out, over the whole plane, is at most `lost`.
+    """The radius beyond which the Gaussian weight, summed over the plane, is at most `lost`.
 
     A square window of this radius leaves out at most twice (the mass of a line) times (the mass of a line
     beyond the radius); both are bounded by integrals: a line holds at most 1 + sigma sqrt(pi), and beyond

@@ -38,7 +38,7 @@ from streamvos.methods.feelvos.options import RATES, FEELVOSOptions
 from streamvos.methods.feelvos.xception import Xception65
 from streamvos.methods.parts import Part, Tensors
 from streamvos.nn.aggregation import insert_given
-from streamvos.nn.matching import (
+from streamvos.nn.matching.distances import (
     Reference,
     channel_table,
     global_distances,

@@ -9,7 +9,7 @@ import torch
 from matching_scenes import scene as embeddings
 from propagation_scenes import scene
 
-from streamvos.nn.matching import global_distances, local_distances, sort_reference
+from streamvos.nn.matching.distances import global_distances, local_distances, sort_reference
 from streamvos.nn.propagation import PropagationOptions, propagate
 
 pytestmark = [

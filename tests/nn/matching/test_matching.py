@@ -9,7 +9,13 @@ import pytest
 import torch
 from matching_scenes import near, plain, scene
 
-from streamvos.nn.matching import channel_table, global_distances, local_distances, sort_reference, squash
+from streamvos.nn.matching.distances import (
+    channel_table,
+    global_distances,
+    local_distances,
+    sort_reference,
+    squash,
+)
 from streamvos.types import InputError
 
 CASES = [

@@ -13,7 +13,8 @@ from propagation_scenes import OPTIONS, dense, scene
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from streamvos.nn.propagation import NEGLIGIBLE, PropagationOptions, propagate
+from streamvos.nn.propagation import PropagationOptions, propagate
+from streamvos.nn.propagation.tiles import NEGLIGIBLE
 from streamvos.types import InputError
 
 

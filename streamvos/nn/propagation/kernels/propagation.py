@@ -16,7 +16,7 @@ from torch import Tensor
 
 from streamvos.nn.kernels.launching import Shape, interpreted, on_device_of, shape_for, shares_for
 from streamvos.nn.propagation.kernels.parts import best_parts, join_best, join_parts, softmax_parts
-from streamvos.nn.propagation.options import COMPUTE, Propagation
+from streamvos.nn.propagation.options import Propagation
 from streamvos.nn.tiling import LOG2_E
 from streamvos.nn.transfer import send
 
@@ -34,7 +34,7 @@ def propagate_in_kernels(call: Propagation, shape: Shape | None = None) -> Tenso
     Raises:
         Exception: Triton cannot compile or launch.
     """
-    shape = shape or shape_for(call.query.shape[1], COMPUTE[call.options.precision])
+    shape = shape or shape_for(call.query.shape[1], call.options.dtype)
     with on_device_of(call.query):
         task = _prepare(call, shape)
         return _selection(task) if call.selects else _softmax(task)
@@ -74,10 +74,9 @@ class _Task:
 
 def _prepare(call: Propagation, shape: Shape) -> _Task:
     options, query = call.options, call.query
-    dtype = COMPUTE[options.precision]
 
     def ready(features: Tensor) -> Tensor:
-        rounded = features.to(dtype).contiguous()
+        rounded = features.to(options.dtype).contiguous()
         # the interpreter's products of bfloat16 are wrong
         return rounded.float() if interpreted() else rounded
 

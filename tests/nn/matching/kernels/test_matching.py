@@ -12,7 +12,7 @@ import pytest
 import torch
 from matching_scenes import near, plain, scene
 
-from streamvos.nn.matching import global_distances, local_distances, sort_reference
+from streamvos.nn.matching.distances import global_distances, local_distances, sort_reference
 from streamvos.types import InputError
 
 if os.environ.get("TRITON_INTERPRET") != "1":
