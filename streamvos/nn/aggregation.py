@@ -1,7 +1,7 @@
-"""Where objects compete for pixels: independent probabilities of each object to one distribution per pixel.
+"""Independent probabilities of each object to one distribution per pixel.
 
-The published methods do it in three ways, and those are kept apart here by the name of their source.
-Given masks (of objects that start or are corrected on this frame) enter before the competition.
+The published methods do this in three ways, each a function here. Given masks (of objects that start or are
+corrected on this frame) are inserted before.
 
     >>> p = torch.tensor([[[0.9]], [[0.5]]])            # two objects, one pixel
     >>> odds_softmax(torch.cat([1 - p.max(0, keepdim=True).values, p]))[:, 0, 0]
@@ -16,14 +16,14 @@ from streamvos.nn.labels import winners
 from streamvos.types import VOID, Annotation
 
 CLAMP = 1e-7
-"""Probabilities are kept this far from 0 and 1 before odds are taken (RGMP, FRTM and JOINT alike)."""
+"""Probabilities are clamped to this distance from 0 and 1 before odds are taken (RGMP, FRTM and JOINT)."""
 
 
 def odds_softmax(probabilities: torch.Tensor) -> torch.Tensor:
     """Odds over the sum of all odds: the softmax of the log-odds (RGMP, eq. 1).
 
     Args:
-        probabilities: (1 + K, H, W) float, of each channel for itself, background first.
+        probabilities: (1 + K, H, W) float, independent of each other, background first.
 
     Returns:
         (1 + K, H, W), summing to 1.
@@ -33,13 +33,12 @@ def odds_softmax(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def shares_of_odds(objects: torch.Tensor) -> torch.Tensor:
-    """The aggregation of FRTM's authors before anyone wins: a softmax over the odds themselves.
+    """The aggregation of FRTM's authors before the winner is chosen: a softmax over the odds themselves.
 
-    The background is as probable as the most probable object is not. The exponent of the odds overflows
-    unless the largest is subtracted first, which the softmax does.
+    The probability of the background is one minus that of the most probable object.
 
     Args:
-        objects: (K, H, W) float, the probability of each object for itself.
+        objects: (K, H, W) float, the independent probability of each object.
 
     Returns:
         (1 + K, H, W), background first, summing to 1.
@@ -50,20 +49,20 @@ def shares_of_odds(objects: torch.Tensor) -> torch.Tensor:
 
 
 def winners_of_odds(objects: torch.Tensor) -> torch.Tensor:
-    """`shares_of_odds` where a channel is the largest, else 0."""
+    """`shares_of_odds` of the largest channel of each pixel; 0 in the others."""
     shares = shares_of_odds(objects)
     channels = torch.arange(len(shares), dtype=torch.uint8, device=shares.device).view(-1, 1, 1)
     return shares * (winners(shares) == channels)
 
 
 def merge_logits(logits: torch.Tensor) -> torch.Tensor:
-    """The merging of JOINT's (and LWL's) authors: the background is where no object is.
+    """The aggregation of JOINT's (and LWL's) authors: the background is where no object is.
 
     Args:
-        logits: (K, H, W) float, of each object for itself; a given mask is +-100.
+        logits: (K, H, W) float, independent of each other; a given mask is +-100.
 
     Returns:
-        (1 + K, H, W): softmax over the log-odds of the background and the logits. With one object that is
+        (1 + K, H, W): softmax over the log-odds of the background and the logits; with one object s,
         sigmoid(2 s).
     """
     background = (1 - logits.sigmoid()).prod(0, keepdim=True).clamp(CLAMP, 1 - CLAMP)  # (1, H, W)
@@ -71,7 +70,7 @@ def merge_logits(logits: torch.Tensor) -> torch.Tensor:
 
 
 def all_ids(object_ids: tuple[int, ...], annotation: Annotation | None) -> tuple[int, ...]:
-    """The ids followed and the ids given, ascending."""
+    """The ids of the tracked and of the given objects, ascending."""
     return object_ids if annotation is None else tuple(sorted({*object_ids, *annotation.object_ids}))
 
 
@@ -82,17 +81,16 @@ def insert_given_channels(
     low: float = 0,
     high: float = 1,
 ) -> torch.Tensor:
-    """Predicted channels and given masks in one stack, before they compete.
+    """Predicted channels and given masks in one stack, before aggregation.
 
-    A given object's channel is `high` on its pixels and `low` elsewhere, whatever was predicted for it,
-    but for void pixels, where the prediction stands; the others become `low` on pixels that were given to
-    someone.
+    The channel of a given object is `high` on its pixels and `low` elsewhere, except on void pixels, where
+    its prediction stands. The other channels become `low` on all given pixels.
 
     Args:
         objects: (K, H, W), a channel for each of `object_ids`: probabilities, or logits.
         object_ids: ascending.
         annotation: the given masks.
-        low, high: "surely not" and "surely" on the scale of `objects`.
+        low, high: the values of certainty on the scale of `objects`.
 
     Returns:
         (K', H, W) for `all_ids`.
@@ -113,10 +111,9 @@ def insert_given_channels(
 def insert_given(
     probabilities: torch.Tensor, object_ids: tuple[int, ...], annotation: Annotation
 ) -> torch.Tensor:
-    """Given masks into probabilities that have already competed.
+    """Insert given masks into aggregated probabilities.
 
-    Pixels that were given are certain; elsewhere what was predicted for a corrected object falls to the
-    background.
+    Given pixels are certain; elsewhere the probability of a corrected object goes to the background.
 
     Args:
         probabilities: (1 + K, H, W), summing to 1, background first.

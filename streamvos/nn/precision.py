@@ -1,4 +1,4 @@
-"""Which arithmetic a device is fast at.
+"""The arithmetic in which networks run on a device.
 
 >>> resolve_precision("auto", torch.device("cpu"))   # on a CPU with bfloat16 instructions
 'bfloat16'
@@ -17,12 +17,7 @@ PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 
 
 def resolve_precision(choice: PrecisionChoice, device: torch.device) -> Precision:
-    """ "auto" is bfloat16 where the device has instructions for it, else float32, which is then faster.
-
-    Args:
-        choice: as the user says it.
-        device: where the work is done.
-    """
+    """ "auto" is bfloat16 where the device has instructions for it, else float32, which is then faster."""
     if choice != "auto":
         return choice
     index = device.index if device.type == "cuda" else None
@@ -30,14 +25,14 @@ def resolve_precision(choice: PrecisionChoice, device: torch.device) -> Precisio
 
 
 def in_precision(choice: PrecisionChoice, device: torch.device) -> AbstractContextManager[object]:
-    """A region in which networks run under bfloat16 autocast, or as they are; convert what leaves it."""
+    """A context in which networks run under bfloat16 autocast, or none; convert the results."""
     if resolve_precision(choice, device) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """A region in which a caller's autocast does not round products."""
+    """A context in which the caller's autocast does not round products."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

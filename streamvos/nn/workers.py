@@ -1,10 +1,9 @@
 """Runs tiles of tensor work on a few threads, one tile per thread at a time.
 
 PyTorch splits every single operation over its threads. For operations of a few hundred microseconds that
-costs more than it gives: each ends in a barrier at which all threads wait for the slowest (badly so on a
-machine that does other work), and what one thread left in its cache is read by the other. Whole tiles per
-thread have no barrier and stay in the cache of the core that made them. PyTorch's operations release the
-interpreter lock, so plain Python threads do.
+costs more than it gains: each ends in a barrier at which all threads wait for the slowest (much worse on a
+busy machine), and threads read what others have in their caches. Whole tiles per thread need no barrier and
+stay in the cache of one core. PyTorch's operations release the interpreter lock, so Python threads suffice.
 
     >>> run_tiles([1, 2, 3], lambda: lambda tile: tile * tile)
     [1, 4, 9]
@@ -29,14 +28,13 @@ _lock = threading.Lock()
 
 
 def _forget_pools() -> None:
-    """A forked child has none of its parent's threads."""
+    """For a forked child, which has none of its parent's threads."""
     global _lock
     _pools.clear()
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
+os.register_at_fork(after_in_child=_forget_pools)
 
 
 def _pool(count: int) -> ThreadPoolExecutor:
@@ -54,7 +52,7 @@ def _pool(count: int) -> ThreadPoolExecutor:
             for _ in range(count):
                 pool.submit(settle)
             everyone.wait()
-            # The call above also changed what threads born later would take as their setting.
+            # set_num_threads(1) also changed the setting of threads that start later
             torch.set_num_threads(count)
             _pools[count] = pool
         return _pools[count]
@@ -68,13 +66,13 @@ def run_tiles(
     """Answers for all `tiles`, in their order.
 
     Args:
-        tiles: what there is to do; pieces of about equal size.
+        tiles: pieces of work of about equal size.
         make_work: called once per thread; returns the function that handles one tile. Scratch memory that
             the tiles of one thread share belongs to the closure of that function.
-        parallel: False runs everything on the calling thread, as a GPU wants it.
+        parallel: False runs everything on the calling thread, as is best for a GPU.
 
     Raises:
-        Whatever the work raises; the other threads then stop after the tile in hand.
+        Exception: the work has raised it; the other threads stop after their current tile.
     """
     threads = torch.get_num_threads() if parallel else 1
     if threads <= 1:
@@ -104,5 +102,5 @@ def run_tiles(
 
 
 def run_whole(function: Callable[[], Answer], parallel: bool = True) -> Answer:
-    """The answer of `function`, none of whose operations is split over threads: for small ones."""
+    """The answer of `function`, whose operations are too small to be split over threads."""
     return run_tiles([None], lambda: lambda _: function(), parallel)[0]

@@ -1,10 +1,9 @@
-"""Kernels of our own for GPUs, written in Triton; loaded when they are first run, and never needed.
+"""Optional GPU kernels in Triton, imported when they first run.
 
-On a GPU propagation and matching are bound by what they write and read back: the products of all references
-with all targets. A kernel forms a block of products, takes from it what is wanted (a softmax, the k best, a
-minimum per object) and forgets it; only sums, candidates and minima reach memory. Triton comes with the CUDA
-builds of torch. Where it is missing, or a kernel does not compile, the tiles of torch's operations do the
-work (`choice`), and a warning says so once.
+On a GPU propagation and matching are bound by memory traffic: the products of all references with all
+targets. A kernel forms a block of products and reduces it at once (a softmax, the k best, a minimum per
+object); only sums, candidates and minima reach memory. Triton comes with the CUDA builds of torch. Where it is
+missing, or a kernel does not compile, tiles of torch's operations work (`choice`), after one warning.
 
     TRITON_INTERPRET=1 python -m pytest tests/nn/kernels       # the same kernels on a CPU
 """

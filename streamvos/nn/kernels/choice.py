@@ -1,4 +1,4 @@
-"""Whether kernels run or tiles, and what happens when a kernel cannot.
+"""The choice between Triton kernels and tiles, and the fallback where a kernel cannot run.
 
 if wants_kernels("auto", query):
     answer = attempt("propagation", "auto", lambda: propagate_in_kernels(...))   # None: use the tiles
@@ -27,7 +27,7 @@ def why_not(device_type: str) -> str | None:
     """Why Triton cannot run on such a device, or None where it can."""
     try:
         import triton
-    except Exception as error:  # a half-installed one raises whatever it likes
+    except Exception as error:  # an incomplete installation raises anything
         return (
             f"triton cannot be imported ({type(error).__name__}: {error}); it comes with CUDA builds of torch"
         )
@@ -37,43 +37,43 @@ def why_not(device_type: str) -> str | None:
 
 
 def wants_kernels(choice: Kernel, tensor: Tensor, possible: bool) -> bool:
-    """Whether kernels are to be tried.
+    """Whether to try kernels.
 
     Args:
-        choice: "auto" is kernels on a GPU where they can be used.
-        tensor: of those that are to be worked on.
-        possible: the kernels know how to do what is asked.
+        choice: "auto" means kernels on a GPU where they can run.
+        tensor: one of the tensors to work on.
+        possible: whether the kernels can handle these arguments.
 
     Raises:
-        InputError: "triton" was asked for and cannot be had.
+        InputError: "triton" was chosen and cannot run.
     """
     if choice == "tiles":
         return False
-    # stand-ins without storage (a fake tensor, one that is traced) have nothing a kernel could read
+    # fake and traced tensors have no storage that a kernel could read
     real = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type != "meta"
     if choice == "auto":
         return possible and real and tensor.device.type == "cuda" and why_not("cuda") is None
     reason = why_not(tensor.device.type)
     if reason is None and not (possible and real):
-        reason = "these values are beyond what the kernels do"
+        reason = "these values are beyond the limits of the kernels"
     if reason is not None:
         raise InputError(f'kernel="triton" cannot be used: {reason}; choose "auto" or "tiles"')
     return True
 
 
 def attempt(name: str, choice: Kernel, run: Callable[[], Answer]) -> Answer | None:
-    """The answer of `run`; None, from then on at once, where it failed under "auto".
+    """The answer of `run`; None where it fails, or has failed before, under "auto". "triton" raises.
 
     Args:
-        name: of the kernels, for the warning.
-        choice: only "auto" falls back; what "triton" raises is for the caller to see.
-        run: launches kernels.
+        name: name of the kernels, for the warning.
+        choice: "auto" or "triton".
+        run: launches the kernels.
     """
     if choice == "auto" and name in _broken:
         return None
     try:
         return run()
-    except torch.OutOfMemoryError:  # tiles would fare no better
+    except torch.OutOfMemoryError:  # tiles would run out of memory too
         raise
     except Exception as error:
         if choice == "triton":

@@ -46,15 +46,15 @@ def propagate_in_tiles(call: Propagation) -> Tensor:
     references = run_tiles(list(zip(call.keys, call.labels, strict=True)), lambda: prepare, parallel)
     scene = run_whole(lambda: Scene(call, references), parallel)
     if call.selects:
-        tiles, work = selection_tiles(scene), selection_work
+        tiles, make_work = selection_tiles(scene), partial(selection_work, scene, torch.cat(scene.labels))
     else:
-        tiles, work = softmax_tiles(scene), softmax_work
-    answers = run_tiles(tiles, partial(work, scene), parallel)
+        tiles, make_work = softmax_tiles(scene), partial(softmax_work, scene)
+    answers = run_tiles(tiles, make_work, parallel)
     return paste(tiles, answers, call.grid)
 
 
 class Scene:
-    """What all tiles of one call share, made once: similarities are in bits from here on."""
+    """What all tiles of one call share, made once. Similarities are in bits (powers of two) from here on."""
 
     def __init__(self, call: Propagation, references: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
         query, options = call.query, call.options
@@ -64,7 +64,6 @@ class Scene:
         self.dtype = options.dtype
         self.keys = [key for key, _, _ in references]
         self.labels = [label for _, _, label in references]
-        self.shared_labels = torch.cat(self.labels) if call.selects else self.labels[0]  # (n*h*w, L)
         self.radii = call.reaches
         self.sigmas: list[float | None] = [None] * len(references)
         if options.spatial_prior != "none":
@@ -88,16 +87,16 @@ class Scene:
         return groups
 
     def worst_excess(self, tile: Box) -> float:
-        """Bound on the shifted similarities of a tile; infinite on a GPU, which would have to wait for it."""
+        """Bound on the shifted similarities of a tile; infinite on a GPU, where reading it would wait."""
         if self.device.type != "cpu":
             return math.inf
         return float(tile.take(self.excess, self.grid).amax())
 
     def similarities(self, tile: Box, room: int) -> Callable[[Box, int, Tensor | None, Tensor], Tensor]:
-        """What fills `out`, (window.cells, tile.cells) float32, with shifted similarities in bits.
+        """A function that fills `out`, (window.cells, tile.cells) float32, with shifted similarities in bits.
 
-        `room` is the largest window in cells. The function returned takes the window, the reference, what is
-        to be added (or None) and `out`, which it returns.
+        `room` is the largest window in cells. The function takes the window, the reference, a summand (or
+        None) and `out`, which it returns.
         """
         queries = tile.take(self.query, self.grid).t()
         bias = tile.take(self.bias, self.grid)
@@ -116,7 +115,7 @@ class Scene:
         return fill
 
     def log_weight(self, window: Box, tile: Box, sigma: float | None, radius: int | None) -> Tensor | None:
-        """What is added to the similarities before the softmax, in bits; None where it is 0 everywhere."""
+        """The summand of the similarities before the softmax, in bits; None where it is 0 everywhere."""
         inside = sigma if self.options.spatial_prior == "paper" else None
         if inside is None and radius is None:
             return None
@@ -129,7 +128,7 @@ def norms_of(features: Tensor) -> Tensor:
 
 
 def softmax_tiles(scene: Scene) -> list[Box]:
-    """Bands of full rows, or small squares where the windows are so small that these have less to do."""
+    """Bands of full rows, or small squares if windows are so small that squares cost less."""
     height, width = scene.grid
     threads = torch.get_num_threads() if scene.kind == "cpu" else 1
     across = math.ceil(width / _CELLS[scene.kind])
@@ -190,7 +189,7 @@ def softmax_work(scene: Scene) -> Callable[[Box], Tensor]:
 
 
 def _window_radius(scene: Scene, sigma: float | None, radius: int | None, worst: float) -> int | None:
-    """The radius beyond which a tile need not look at a reference; `worst` bounds its excess in bits."""
+    """The radius within which a tile looks at a reference; `worst` bounds its excess in bits."""
     if scene.options.spatial_prior != "paper" or sigma is None or not worst < 500:
         return radius
     # The cell's own place in the last reference has weight 2^0, every other at most 2^worst times its prior.
@@ -199,7 +198,7 @@ def _window_radius(scene: Scene, sigma: float | None, radius: int | None, worst:
 
 
 def selection_tiles(scene: Scene) -> list[Box]:
-    """Small squares: the similarities of a tile to all its references are held at once."""
+    """Small squares, as the similarities of a tile to all its references are in memory at once."""
     height, width = scene.grid
     for side in (8, 4, 2) if scene.kind == "cpu" else (64, 32, 16, 8, 4):
         tiles = cover(scene.grid, math.ceil(height / side), math.ceil(width / side))
@@ -209,16 +208,15 @@ def selection_tiles(scene: Scene) -> list[Box]:
     return tiles
 
 
-def selection_work(scene: Scene) -> Callable[[Box], Tensor]:
-    """The function that gives (L, tile.cells) with the k best keys in the softmax."""
+def selection_work(scene: Scene, labels: Tensor) -> Callable[[Box], Tensor]:
+    """The function that gives (L, tile.cells) with the k best keys in the softmax; labels: (n*h*w, L)."""
     assert scene.options.top_k is not None
-    shared_labels = scene.shared_labels
     top_k, count = scene.options.top_k, scene.query.shape[0]
     width = scene.grid[1]
     cells = torch.arange(count, device=scene.device)
     inverse_squares = [0.0 if sigma is None else LOG2_E / sigma**2 for sigma in scene.sigmas]
     inverse = send(inverse_squares, torch.float32, scene.device)
-    at_once = max(1, _SELECT[scene.kind] // (top_k * shared_labels.shape[1]))
+    at_once = max(1, _SELECT[scene.kind] // (top_k * labels.shape[1]))
     scratch = torch.empty(0, dtype=torch.float32, device=scene.device)
 
     def work(tile: Box) -> Tensor:
@@ -250,13 +248,13 @@ def selection_work(scene: Scene) -> Callable[[Box], Tensor]:
             down, right = there // width - here // width, there % width - here % width
             weights *= torch.exp2(-(down.square() + right.square()) * inverse[chosen // count])
         pieces = zip(weights.split(at_once), chosen.split(at_once), strict=True)
-        return torch.cat([torch.bmm(w[:, None], shared_labels[c])[:, 0] for w, c in pieces]).t()
+        return torch.cat([torch.bmm(w[:, None], labels[c])[:, 0] for w, c in pieces]).t()
 
     return work
 
 
 def group_size(count: int, best: int) -> int:
-    """How many keys share a maximum: the two steps cost about count / group + best * group."""
+    """Number of keys with one common maximum: the two steps cost about count / group + best * group."""
     if count <= 64 * best:
         return 1
     return int(2 ** round(math.log2(math.sqrt(count / best) / 2)))
@@ -265,8 +263,8 @@ def group_size(count: int, best: int) -> int:
 def largest(bits: Tensor, best: int, group: int) -> tuple[Tensor, Tensor]:
     """Values and rows of the `best` largest entries of every column.
 
-    The k best groups by their maxima hold the k best entries: every group left out has a maximum, so all its
-    entries, at most as large as k maxima. Which of equal entries is taken is open.
+    The k best groups by their maxima hold the k best entries: all entries of any other group are at most as
+    large as each of k maxima. Which of equal entries is taken is open.
 
     Args:
         bits: (group * m, T).
