@@ -325,11 +325,11 @@ def _sigchld_kept() -> Iterator[None]:
     Without it the death is noticed at the next batch, within five seconds.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGCHLD) if in_main_thread and hasattr(signal, "SIGCHLD") else None
+    before = signal.getsignal(signal.SIGCHLD)
     try:
         yield
     finally:
-        if before is not None:
+        if in_main_thread and before is not None:  # other threads may not set handlers
             signal.signal(signal.SIGCHLD, before)
 
 

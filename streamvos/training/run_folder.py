@@ -12,21 +12,17 @@ options. None of that may lose the last checkpoint or mix two runs in one log.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import torch
 
 from streamvos.types import InputError, SinkError
-
-if sys.platform != "win32":
-    import fcntl
 
 ENTRIES = {"identity", "model", "optimizer", "average", "step"}
 """Entries of a checkpoint: JSON, three state dicts, and the number of steps done."""
@@ -58,9 +54,8 @@ class RunFolder:
         except OSError as error:
             raise self._unwritable(self.folder, error) from None
         try:
-            if sys.platform != "win32":
-                # released however the process ends; the processes that make batches do not inherit it
-                fcntl.lockf(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # released however the process ends; the processes that make batches do not inherit it
+            fcntl.lockf(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             log.close()
             raise InputError(
@@ -73,9 +68,7 @@ class RunFolder:
             left_over.unlink(missing_ok=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._log.close()
 
     def read(self) -> dict[str, Any] | None:

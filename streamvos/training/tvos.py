@@ -83,12 +83,12 @@ class SyntheticLoss:
         with torch.autocast(embedding.device.type, enabled=False):
             for target in range(embedding.shape[1]):
                 queries = batch["queries"][:, target]
-                layers, regions, points = (
-                    references_and_queries(batch[name], target, queries)
-                    for name in ("layer", "region", "coordinates")
+                layers, regions, points, embeddings = (
+                    references_and_queries(values, target, queries)
+                    for values in (batch["layer"], batch["region"], batch["coordinates"], embedding)
                 )
                 true = matches(points, layers)
-                affinity = log_affinity(*references_and_queries(embedding, target, queries), self.temperature)
+                affinity = log_affinity(*embeddings, self.temperature)
                 shares = affinity.exp()
                 losses["correspondence"].append(cross_entropy_to_matches(affinity, true))
                 losses["region"].append(mass_on_same_label(shares, *regions, floor=1e-6))
@@ -139,15 +139,10 @@ class Recipe:
     """Everything that defines a training run of TVOS.
 
     Attributes:
-        network: shape of the network.
-        loss: the loss to minimize.
-        make_batch: step -> batch.
-        training: steps, optimizer, schedule.
         description: data and loss, in JSON types.
-        inference: options of the method that are stored with the trained weights.
+        inference: options of the method, which are stored with the trained weights; `network` among them.
     """
 
-    network: TVOSNetwork
     loss: Loss
     make_batch: MakeBatch
     training: TrainingOptions
@@ -161,7 +156,6 @@ def synthetic_recipe(
     """From scratch on synthetic videos; the recipe of the bundled weights."""
     data, loss = SyntheticClips(clips, training.seed), SyntheticLoss()
     return Recipe(
-        network=network,
         loss=loss,
         make_batch=partial(data.batch, size=training.batch),
         training=training,
@@ -188,7 +182,6 @@ def authors_recipe(
     data = AuthorsClips(dataset, clips, training.seed)
     data.steps_per_epoch(training.batch)  # refuses a batch larger than the data set
     return Recipe(
-        network=network,
         loss=authors_loss,
         make_batch=partial(data.batch, size=training.batch),
         training=training,
@@ -279,8 +272,8 @@ def train_tvos(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        extractor = TVOSExtractor(recipe.network)
-    network = recipe.network.model_dump(mode="json")
+        extractor = TVOSExtractor(recipe.inference.network)
+    network = recipe.inference.network.model_dump(mode="json")
     description = {**recipe.description, "network": network, "initial": None}
     if initial is not None:
         taken = initialize(extractor, initial)

@@ -185,7 +185,7 @@ class TestRecipes:
     def test_the_authors_numbers(self):
         """docs/methods.md, TVOS: 240 epochs of 16 clips, four at a time."""
         recipe = authors_recipe(Moving(), authors_training(2, batch=4), AuthorsClipOptions(size=32))
-        assert recipe.network == TVOSNetwork()
+        assert recipe.inference.network == TVOSNetwork()
         options = authors_training(steps_per_epoch=100)
         assert options.steps == 24_000
         assert (options.batch, options.parts) == (16, 4)
