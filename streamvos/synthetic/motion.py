@@ -100,15 +100,13 @@ class Deformation:
             angle = largest * np.sin(rate * t + x) * along * along * (3 - 2 * along)
             cosine, sine = np.cos(angle), np.sin(angle)
             points = np.stack([x + cosine * dx - sine * dy, y + sine * dx + cosine * dy], -1)
-        if len(self.vectors):
-            start, swing, rate = self.phases.T
-            phase = start + swing * np.sin(rate * t + 1.7 * start)
-            points = points + np.sin(points @ self.vectors.T + phase) @ self.amplitudes
-        return points
+        start, swing, rate = self.phases.T
+        phase = start + swing * np.sin(rate * t + 1.7 * start)
+        return points + np.sin(points @ self.vectors.T + phase) @ self.amplitudes
 
     def reach(self, radius: float) -> float:
         """Upper bound on the displacement of a point that starts or ends within `radius` of the origin."""
-        far = float(np.abs(self.amplitudes).sum(0).max()) * 1.42 if len(self.amplitudes) else 0.0
+        far = float(np.abs(self.amplitudes).sum(0).max()) * 1.42
         for x, y, *_, largest, _ in self.joints:
             far += min(abs(largest) * (radius + far + float(np.hypot(x, y))), 2 * float(np.hypot(x, y)))
         return far

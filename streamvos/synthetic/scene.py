@@ -116,14 +116,14 @@ class Scene:
         far_x = np.abs(cosine * corners[..., 0] + sine * corners[..., 1]).max()
         far_y = np.abs(-sine * corners[..., 0] + cosine * corners[..., 1]).max()
         spare = deformation.reach(0.0) + 2
-        height, width = ceil(2 * (far_y + spare)), ceil(2 * (far_x + spare))
+        size = ceil(2 * (far_y + spare)), ceil(2 * (far_x + spare))
         still = self._still(0)
         if still is None:
-            surface = drawn_background(rng, height, width)
+            surface = drawn_background(rng, size)
         else:
             # Mirrored, so that an object cut from the same photograph differs from its source.
             mirror = self.options.same_still > 0 or bool(rng.random() < 0.5)
-            surface = photograph_background(rng, still, height, width, mirror)
+            surface = photograph_background(rng, still, size, mirror)
         return Layer(0, surface, Trajectory(centers, angles, np.stack([zoom, zoom], 1)), deformation)
 
     def _objects(self, background: Surface) -> list[Layer]:

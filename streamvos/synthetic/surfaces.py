@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from streamvos.synthetic.textures import (
+    Size,
     bar_outline,
     fractal_noise,
     outline,
@@ -208,18 +209,16 @@ def camouflage(rng: np.random.Generator, surface: Surface, background: Surface) 
     return replace(surface, texture=np.dstack([color.astype(np.uint8), texture[..., 3]]))
 
 
-def photograph_background(
-    rng: np.random.Generator, still: Still, height: int, width: int, mirror: bool
-) -> Surface:
-    """A moderately enlarged photograph, cropped or continued by reflection to (height, width)."""
+def photograph_background(rng: np.random.Generator, still: Still, size: Size, mirror: bool) -> Surface:
+    """A moderately enlarged photograph, cropped or continued by reflection to `size`."""
     image, regions = still.image, still.regions
     if mirror:
         image, regions = image[:, ::-1], regions[:, ::-1]
-    wanted = max(height / image.shape[0], width / image.shape[1]) * rng.uniform(1.0, 1.25)
+    wanted = max(size[0] / image.shape[0], size[1] / image.shape[1]) * rng.uniform(1.0, 1.25)
     scale = float(np.clip(wanted, 0.4, LARGEST_ENLARGEMENT))
     image, regions = _resize(image, scale), _resize(regions, scale, True)
-    rows, row_tiles = _reflected(rng, regions.shape[0], height)
-    columns, column_tiles = _reflected(rng, regions.shape[1], width)
+    rows, row_tiles = _reflected(rng, regions.shape[0], size[0])
+    columns, column_tiles = _reflected(rng, regions.shape[1], size[1])
     image, regions = image[np.ix_(rows, columns)], regions[np.ix_(rows, columns)]
     # A reflected region is a different place and has its own number, as far as 16 bits suffice.
     tiles = (row_tiles[:, None] * (column_tiles.max() + 1) + column_tiles) % max(1, 65536 // still.count)
@@ -237,10 +236,10 @@ def _reflected(rng: np.random.Generator, length: int, wanted: int) -> tuple[Arra
     return np.minimum(places % period, -places % period), tiles - tiles.min()
 
 
-def drawn_background(rng: np.random.Generator, height: int, width: int) -> Surface:
-    """A procedural background of (height, width)."""
-    cells, _ = voronoi_cells(rng, height, width, max(12.0, min(height, width) / 8))
-    texture = cv2.cvtColor(scenery(rng, height, width), cv2.COLOR_RGB2RGBA)
+def drawn_background(rng: np.random.Generator, size: Size) -> Surface:
+    """A procedural background."""
+    cells, _ = voronoi_cells(rng, size, max(12.0, min(size) / 8))
+    texture = cv2.cvtColor(scenery(rng, size), cv2.COLOR_RGB2RGBA)
     return Surface(texture, cells.astype(np.uint16), int(cells.max()) + 1)
 
 
@@ -248,11 +247,11 @@ def drawn_surface(rng: np.random.Generator, diameter: float, mask: Array | None 
     """A procedural object about `diameter` pixels across, or of the outline `mask`, shaded to its rim."""
     mask = outline(rng, max(6, round(diameter))) if mask is None else mask
     h, w = mask.shape
-    texture = procedural_texture(rng, h, w, float(np.clip(rng.uniform(0.08, 0.2) * max(h, w), 4, 26)))
+    texture = procedural_texture(rng, (h, w), float(np.clip(rng.uniform(0.08, 0.2) * max(h, w), 4, 26)))
     depth = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 5)
     shade = 0.62 + 0.43 * np.sqrt(np.clip(depth / max(float(depth.max()), 1.0), 0, 1))
     texture = np.clip(texture * shade[..., None], 0, 255).astype(np.uint8)
-    cells, _ = voronoi_cells(rng, h, w, max(4.0, max(h, w) / 4))
+    cells, _ = voronoi_cells(rng, (h, w), max(4.0, max(h, w) / 4))
     return _finish(texture, mask, cells.astype(np.uint16), int(cells.max()) + 1)
 
 
@@ -264,9 +263,7 @@ def object_surface(rng: np.random.Generator, still: Still | None, diameter: floa
     return surface or filled_shape(rng, still, outline(rng, max(6, round(diameter))))
 
 
-def occluder_surface(
-    rng: np.random.Generator, still: Still | None, diameter: float, size: tuple[int, int]
-) -> Surface:
+def occluder_surface(rng: np.random.Generator, still: Still | None, diameter: float, size: Size) -> Surface:
     """An occluder: a pole as high as the frame, or an object."""
     if rng.random() < 0.4:
         mask = bar_outline(rng, max(8, round(min(1.3 * min(size), 420))))
@@ -284,7 +281,7 @@ def look_alike(rng: np.random.Generator, surface: Surface) -> Surface:
     size = (max(4, round(w * stretch[0])), max(4, round(h * stretch[1])))
     texture = cv2.resize(np.ascontiguousarray(texture), size, interpolation=cv2.INTER_LINEAR)
     regions = cv2.resize(np.ascontiguousarray(regions), size, interpolation=cv2.INTER_NEAREST)
-    markings = 1 + 0.25 * (fractal_noise(rng, size[1], size[0], max(size) / 2, 3) - 0.5)
+    markings = 1 + 0.25 * (fractal_noise(rng, size[::-1], max(size) / 2, 3) - 0.5)
     color = texture[..., :3] * (markings[..., None] * rng.uniform(0.93, 1.07, 3))
     # Colors are multiplied by alpha: they may not exceed it.
     color = np.minimum(color, texture[..., 3:])

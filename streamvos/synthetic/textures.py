@@ -4,7 +4,7 @@ A texture must look like an object to a person who watches the demo, and a netwo
 its patches. Regular patterns (stripes, dots, checks, weave) repeat themselves, so every pattern here is bent
 and mottled with noise of several octaves.
 
-    >>> texture = procedural_texture(np.random.default_rng(0), 120, 160, cell=12)
+    >>> texture = procedural_texture(np.random.default_rng(0), (120, 160), cell=12)
     >>> texture.shape, texture.dtype
     ((120, 160, 3), dtype('uint8'))
 """
@@ -18,14 +18,12 @@ import numpy as np
 
 Array = np.ndarray
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
 
 def fractal_noise(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    cell: float,
-    octaves: int = 4,
-    persistence: float = 0.55,
+    rng: np.random.Generator, size: Size, cell: float, octaves: int = 4, persistence: float = 0.55
 ) -> Array:
     """Smooth noise of several octaves.
 
@@ -37,6 +35,7 @@ def fractal_noise(
     Returns:
         (height, width) float32, about 0..1, mean 0.5.
     """
+    height, width = size
     count = int(np.clip(1 + np.floor(np.log2(max(cell, 2.0) / 2)), 1, max(1, octaves)))
     shares = persistence ** np.arange(count)
     shares /= shares.sum()
@@ -92,17 +91,18 @@ def _colorize(field: Array, colors: Array) -> Array:
     return cv2.LUT(cv2.cvtColor(index, cv2.COLOR_GRAY2RGB), np.ascontiguousarray(table))
 
 
-def voronoi_cells(rng: np.random.Generator, height: int, width: int, cell: float) -> tuple[Array, Array]:
+def voronoi_cells(rng: np.random.Generator, size: Size, cell: float) -> tuple[Array, Array]:
     """Split a rectangle into cells around jittered grid points.
 
     Returns:
         index of the cell (height, width) int32 from 0 without gaps at the seeds, and the distance to
         the cell's seed (height, width) float32 in pixels.
     """
+    height, width = size
     ys, xs = np.meshgrid(np.arange(0, height + cell, cell), np.arange(0, width + cell, cell), indexing="ij")
     points = np.stack([ys, xs], -1).reshape(-1, 2) + rng.uniform(-0.45, 0.45, (ys.size, 2)) * cell
     points = np.clip(points, 0, [height - 1, width - 1]).astype(int)
-    seeds = np.full((height, width), 255, np.uint8)
+    seeds = np.full(size, 255, np.uint8)
     seeds[points[:, 0], points[:, 1]] = 0
     distance, labels = cv2.distanceTransformWithLabels(
         seeds, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
@@ -110,58 +110,58 @@ def voronoi_cells(rng: np.random.Generator, height: int, width: int, cell: float
     return labels - 1, distance
 
 
-def _bent_grid(rng: np.random.Generator, height: int, width: int, cell: float) -> tuple[Array, Array]:
+def _bent_grid(rng: np.random.Generator, size: Size, cell: float) -> tuple[Array, Array]:
     """Pattern coordinates in units of `cell`, turned by a random angle and bent by slow noise."""
     angle = rng.uniform(0, np.pi)
-    ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
+    ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
     bend = cell * rng.uniform(0.3, 1.2)
-    dx = (fractal_noise(rng, height, width, 6 * cell, 2) - 0.5) * bend * 2
-    dy = (fractal_noise(rng, height, width, 6 * cell, 2) - 0.5) * bend * 2
+    dx = (fractal_noise(rng, size, 6 * cell, 2) - 0.5) * bend * 2
+    dy = (fractal_noise(rng, size, 6 * cell, 2) - 0.5) * bend * 2
     u = (np.cos(angle) * (xs + dx) + np.sin(angle) * (ys + dy)) / cell
     v = (-np.sin(angle) * (xs + dx) + np.cos(angle) * (ys + dy)) / cell
     return u, v
 
 
-def _stripes(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    u, _ = _bent_grid(rng, height, width, cell)
+def _stripes(rng: np.random.Generator, size: Size, cell: float) -> Array:
+    u, _ = _bent_grid(rng, size, cell)
     sharpness = rng.uniform(1, 4)
     return 0.5 + 0.5 * np.tanh(sharpness * np.sin(2 * np.pi * u))
 
 
-def _checks(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    u, v = _bent_grid(rng, height, width, cell * 1.4)
+def _checks(rng: np.random.Generator, size: Size, cell: float) -> Array:
+    u, v = _bent_grid(rng, size, cell * 1.4)
     return 0.5 + 0.5 * np.tanh(4 * np.sin(2 * np.pi * u) * np.sin(2 * np.pi * v))
 
 
-def _dots(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    _, distance = voronoi_cells(rng, height, width, cell)
+def _dots(rng: np.random.Generator, size: Size, cell: float) -> Array:
+    _, distance = voronoi_cells(rng, size, cell)
     radius = cell * rng.uniform(0.22, 0.36)
     return 1 / (1 + np.exp(np.clip((distance - radius) * 1.2, -30, 30)))
 
 
-def _weave(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    u, v = _bent_grid(rng, height, width, cell * 0.8)
+def _weave(rng: np.random.Generator, size: Size, cell: float) -> Array:
+    u, v = _bent_grid(rng, size, cell * 0.8)
     over = (np.floor(u) + np.floor(v)) % 2
     across, along = np.abs(np.sin(np.pi * u)), np.abs(np.sin(np.pi * v))
     return np.where(over > 0, across, along * 0.75).astype(np.float32)
 
 
-def _pebbles(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    index, distance = voronoi_cells(rng, height, width, cell * 1.3)
+def _pebbles(rng: np.random.Generator, size: Size, cell: float) -> Array:
+    index, distance = voronoi_cells(rng, size, cell * 1.3)
     tone = rng.random(index.max() + 1, np.float32)[index]
     return np.clip(tone * 0.8 + 0.25 - 0.5 * (distance / (cell * 1.3)) ** 2, 0, 1)
 
 
-def _clouds(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    return fractal_noise(rng, height, width, cell * 3, 5, 0.6)
+def _clouds(rng: np.random.Generator, size: Size, cell: float) -> Array:
+    return fractal_noise(rng, size, cell * 3, 5, 0.6)
 
 
-def _marble(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    noise = fractal_noise(rng, height, width, cell * 4, 5, 0.6)
+def _marble(rng: np.random.Generator, size: Size, cell: float) -> Array:
+    noise = fractal_noise(rng, size, cell * 4, 5, 0.6)
     return 1 - np.abs(np.sin(noise * np.pi * rng.uniform(2.5, 5)))
 
 
-PATTERNS: dict[str, Callable[[np.random.Generator, int, int, float], Array]] = {
+PATTERNS: dict[str, Callable[[np.random.Generator, Size, float], Array]] = {
     "stripes": _stripes,
     "checks": _checks,
     "dots": _dots,
@@ -173,12 +173,7 @@ PATTERNS: dict[str, Callable[[np.random.Generator, int, int, float], Array]] = {
 
 
 def procedural_texture(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    cell: float,
-    pattern: str | None = None,
-    colors: Array | None = None,
+    rng: np.random.Generator, size: Size, cell: float, pattern: str | None = None, colors: Array | None = None
 ) -> Array:
     """A textured picture.
 
@@ -191,34 +186,34 @@ def procedural_texture(
         (height, width, 3) uint8 RGB.
     """
     name = pattern or str(rng.choice(list(PATTERNS)))
-    field = PATTERNS[name](rng, height, width, cell)
-    mottle = fractal_noise(rng, height, width, max(cell * 4, 24), 6, 0.7)
+    field = PATTERNS[name](rng, size, cell)
+    mottle = fractal_noise(rng, size, max(cell * 4, 24), 6, 0.7)
     field = 0.72 * field + 0.28 * mottle
     picture = _colorize(field, vivid_palette(rng) if colors is None else colors).astype(np.float32)
     # Brightness that varies slowly and grain that varies fast keep two patches of one pattern apart.
-    slow = fractal_noise(rng, height, width, max(height, width) / 2.5, 3)
+    slow = fractal_noise(rng, size, max(size) / 2.5, 3)
     picture *= (0.72 + 0.45 * slow + 0.22 * (mottle - 0.5))[..., None]
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def scenery(rng: np.random.Generator, height: int, width: int) -> Array:
+def scenery(rng: np.random.Generator, size: Size) -> Array:
     """A background of three textured areas with soft, irregular borders: (height, width, 3) uint8 RGB."""
     kinds = rng.choice(["clouds", "pebbles", "marble", "weave", "dots"], 3, replace=False)
     areas = [
-        procedural_texture(rng, height, width, float(rng.uniform(9, 24)), str(kind), natural_palette(rng))
+        procedural_texture(rng, size, float(rng.uniform(9, 24)), str(kind), natural_palette(rng))
         for kind in kinds
     ]
     picture = areas[0].astype(np.float32)
     for area in areas[1:]:
-        border = fractal_noise(rng, height, width, max(height, width) / 3, 5, 0.5)
+        border = fractal_noise(rng, size, max(size) / 3, 5, 0.5)
         share = np.clip((border - rng.uniform(0.42, 0.62)) * 18, 0, 1)[..., None]
         picture += share * (area - picture)
     return picture.astype(np.uint8)
 
 
-def _draw(points: Array, height: int, width: int) -> Array:
+def _draw(points: Array, size: Size) -> Array:
     """The polygon with corners `points`, (N, 2) x and y: (height, width) uint8, 255 inside."""
-    mask = np.zeros((height, width), np.uint8)
+    mask = np.zeros(size, np.uint8)
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=4)
     return mask
 
@@ -248,7 +243,7 @@ def ellipse_outline(side: int) -> Array:
     """A disc, (side, side) uint8, 255 inside."""
     turns = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     points = np.stack([np.cos(turns), np.sin(turns)], 1) * (side / 2 - 0.5) + (side - 1) / 2
-    return _draw(points, side, side)
+    return _draw(points, (side, side))
 
 
 def bar_outline(rng: np.random.Generator, length: int) -> Array:
@@ -258,7 +253,7 @@ def bar_outline(rng: np.random.Generator, length: int) -> Array:
     wobble = np.cumsum(rng.normal(0, width * 0.05, (12, 2)), 0)
     left, right = 3 + np.clip(wobble[:, 0], -2, 2), 3 + width + np.clip(wobble[:, 1], -width / 4, 2)
     points = np.concatenate([np.stack([left, ys], 1), np.stack([right, ys], 1)[::-1]])
-    return _draw(points, length, width + 6)
+    return _draw(points, (length, width + 6))
 
 
 def outline(rng: np.random.Generator, side: int) -> Array:
@@ -283,4 +278,4 @@ def outline(rng: np.random.Generator, side: int) -> Array:
     points = np.stack([np.cos(turns) * radius, np.sin(turns) * radius * squeeze], 1)
     angle = rng.uniform(0, np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return _draw(points @ turn.T + side / 2, side, side)
+    return _draw(points @ turn.T + side / 2, (side, side))
