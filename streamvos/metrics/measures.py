@@ -48,7 +48,8 @@ def region_similarity(truth: np.ndarray, prediction: np.ndarray) -> float:
     Raises:
         InputError: a mask is no label map (`check_label_map`), or the sizes differ.
     """
-    return _measure(*_masks(truth, prediction), radius=None)[0]
+    truth, prediction = _label_maps(truth, prediction)
+    return _measure(truth != 0, prediction != 0, radius=None)[0]
 
 
 def boundary_accuracy(truth: np.ndarray, prediction: np.ndarray, tolerance: float = TOLERANCE) -> float:
@@ -73,8 +74,8 @@ def boundary_accuracy(truth: np.ndarray, prediction: np.ndarray, tolerance: floa
         InputError: a mask is no label map (`check_label_map`), the sizes differ, or the tolerance is
             negative or not finite.
     """
-    first, second = _masks(truth, prediction)
-    return _measure(first, second, boundary_radius(first.shape, tolerance))[1]
+    truth, prediction = _label_maps(truth, prediction)
+    return _measure(truth != 0, prediction != 0, boundary_radius(truth.shape, tolerance))[1]
 
 
 def boundary_radius(size: Sequence[int], tolerance: float = TOLERANCE) -> int:
@@ -110,29 +111,25 @@ def measure_objects(
     Raises:
         InputError: a label map is not (H, W) integers in 0..255, or the sizes differ.
     """
-    truth = check_label_map(truth, name="the truth")
-    prediction = check_label_map(prediction, (truth.shape[0], truth.shape[1]), "the prediction")
+    truth, prediction = _label_maps(truth, prediction)
     radius = boundary_radius(truth.shape)
     void = truth == VOID
     if void.any():  # rare, so the copy rarely costs time
         prediction = np.where(void, np.uint8(0), prediction)
     scores = np.empty((2, len(object_ids)))
     for column, object_id in enumerate(object_ids):
-        scores[:, column] = _measure(
-            (truth == object_id).view(np.uint8), (prediction == object_id).view(np.uint8), radius
-        )
+        scores[:, column] = _measure(truth == object_id, prediction == object_id, radius)
     return scores[0], scores[1]
 
 
-def _masks(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks as contiguous uint8 of 0 and 1."""
-    first = check_label_map(truth, name="the truth")
-    second = check_label_map(prediction, (first.shape[0], first.shape[1]), "the prediction")
-    return (first != 0).view(np.uint8), (second != 0).view(np.uint8)
+def _label_maps(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    truth = check_label_map(truth, name="the truth")
+    return truth, check_label_map(prediction, (truth.shape[0], truth.shape[1]), "the prediction")
 
 
 def _measure(truth: np.ndarray, prediction: np.ndarray, radius: int | None) -> tuple[float, float]:
-    """J and F (nan without a radius) of two (H, W) uint8 masks of 0 and 1."""
+    """J and F (nan without a radius) of two (H, W) bool masks."""
+    truth, prediction = truth.view(np.uint8), prediction.view(np.uint8)
     window = _window(cv2.bitwise_or(truth, prediction))
     if window is None:  # neither has a pixel
         return 1.0, 1.0
@@ -145,9 +142,9 @@ def _measure(truth: np.ndarray, prediction: np.ndarray, radius: int | None) -> t
 def _window(mask: np.ndarray) -> tuple[slice, slice] | None:
     """The rectangle of the mask's pixels and of every pixel that its outline may touch.
 
-    A pixel just outside to the north or west differs from its eastern or southern neighbor, so one
-    more row and column there; one more to the south and east as well, so that the window's last row
-    and column, where the outline is defined otherwise, are empty unless they are the frame's own.
+    A pixel just outside to the north or west differs from its eastern or southern neighbor, so one more row
+    and column there. One more to the south and east keeps the window's last row and column, where the outline
+    is defined differently, empty unless they are the frame's own.
     """
     left, top, width, height = cv2.boundingRect(mask)
     if width == 0:
@@ -160,10 +157,8 @@ def _outline_agreement(truth: np.ndarray, prediction: np.ndarray, radius: int) -
     true_outline, predicted_outline = outline(truth), outline(prediction)
     true_length = int(np.count_nonzero(true_outline))
     predicted_length = int(np.count_nonzero(predicted_outline))
-    if true_length == 0 and predicted_length == 0:  # masks that fill the frame have no outline
-        return 1.0
-    if true_length == 0 or predicted_length == 0:
-        return 0.0  # one of precision and recall is 1, the other 0, hence their product
+    if true_length == 0 or predicted_length == 0:  # masks that fill the frame have no outline
+        return float(true_length == predicted_length)  # else of precision and recall one is 1, the other 0
     found = int(np.count_nonzero(true_outline & _grow(predicted_outline, radius)))
     right = int(np.count_nonzero(predicted_outline & _grow(true_outline, radius)))
     precision, recall = right / predicted_length, found / true_length

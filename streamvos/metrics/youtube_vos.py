@@ -51,13 +51,8 @@ class YouTubeScores:
 
     def to_json(self) -> dict[str, float | None]:
         """The five numbers in percent, ready for `json.dump`; None (null) where there is none."""
-        values = {
-            "G": self.g,
-            "J_seen": self.j_seen,
-            "J_unseen": self.j_unseen,
-            "F_seen": self.f_seen,
-            "F_unseen": self.f_unseen,
-        }
+        names = ("G", "J_seen", "J_unseen", "F_seen", "F_unseen")
+        values = {name: getattr(self, name.lower()) for name in names}
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
