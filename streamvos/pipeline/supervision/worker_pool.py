@@ -80,17 +80,16 @@ class WorkerPool:
     def __iter__(self) -> Iterator[WorkerSlot]:
         return iter(self.workers.values())
 
+    def _instances(self) -> list[tuple[WorkerSlot, Instance]]:
+        return [(worker, instance) for worker in self for instance in worker.instances]
+
     def of_stage(self, stage: str) -> WorkerSlot:
         """The worker that runs a stage."""
         return self.workers[self._topology.worker_of(stage)]
 
     def find(self, identity: bytes) -> tuple[WorkerSlot, Instance] | None:
         """The worker and its living instance with a routing id; None if there is none."""
-        for worker in self:
-            for instance in worker.instances:
-                if instance.identity == identity:
-                    return worker, instance
-        return None
+        return next((pair for pair in self._instances() if pair[1].identity == identity), None)
 
     def knew(self, identity: bytes) -> bool:
         """Whether a routing id belongs to a dead instance, whose last messages may still arrive."""
@@ -111,20 +110,19 @@ class WorkerPool:
         instance = Instance(worker.name, identity, worker.lives, None, state="initializing")
         instance.last_beat = self._clock()
         instance.deadline = instance.last_beat + self._limits.start_timeout
-        worker.current, worker.start_at = instance, None
+        worker.current = instance
         worker.lives += 1
         self._log.event("joined", worker=worker.name, life=instance.life)
 
     def prepare(self, may: Callable[[WorkerSlot], bool]) -> None:
         """Send INIT to every instance that has said hello and waits for it, and whose worker may begin."""
-        for worker in self:
-            for instance in worker.instances:
-                if instance.state != "initializing" or instance.prepared:
-                    continue
-                if may(worker):
-                    self._prepare(worker, instance)
-                else:
-                    instance.deadline = self._clock() + self._limits.start_timeout
+        for worker, instance in self._instances():
+            if instance.state != "initializing" or instance.prepared:
+                continue
+            if may(worker):
+                self._prepare(worker, instance)
+            else:
+                instance.deadline = self._clock() + self._limits.start_timeout
 
     def ready(self, worker: WorkerSlot, instance: Instance, message: Message) -> bool:
         """Take an instance's READY; returns whether it works now."""
@@ -142,16 +140,14 @@ class WorkerPool:
 
     def look(self) -> None:
         """Note which processes have died; their last messages are read before `watch` is called."""
-        for worker in self:
-            for instance in worker.instances:
-                instance.seen_dead = instance.has_ended()
+        for _, instance in self._instances():
+            instance.seen_dead = instance.has_ended()
 
     def excuse(self, seconds: float) -> None:
         """Extend all deadlines by the time in which this process could not run."""
-        for worker in self:
-            for instance in worker.instances:
-                instance.last_beat += seconds
-                instance.deadline += seconds
+        for _, instance in self._instances():
+            instance.last_beat += seconds
+            instance.deadline += seconds
 
     def watch(self) -> None:
         """Act on noted deaths, missed deadlines, and restarts that are due."""
@@ -193,7 +189,7 @@ class WorkerPool:
             meanwhile: called while they end.
         """
         self.leaving = True
-        instances = [instance for worker in self for instance in worker.instances]
+        instances = [instance for _, instance in self._instances()]
         for instance in instances:
             self._end(instance, "interrupted twice" if forced else "")
         limit = self._clock() + KILL_AFTER
