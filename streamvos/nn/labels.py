@@ -1,4 +1,4 @@
-"""Label maps and probabilities as tensors: one channel per label, cells to pixels and back.
+"""Conversions between label maps and channels of probabilities, and between cells and pixels.
 
 >>> one_hot_labels(torch.tensor([[0, 3], [3, 255]]), (3,), (2, 2))[:, 0]
 tensor([[1., 0.],

@@ -15,7 +15,7 @@ def test_cells_hold_fractions_that_sum_to_one_away_from_void():
     labels = one_hot_labels(label_map, (1, 2), (8, 10))
     assert labels.shape == (3, 8, 10)
     assert torch.allclose(labels.sum(0).flatten()[1:], torch.ones(79))
-    assert labels[:, 0, 0].sum() == 0  # the void block belongs to nobody
+    assert labels[:, 0, 0].sum() == 0  # the void block belongs to no channel
 
 
 def test_ids_may_have_gaps():

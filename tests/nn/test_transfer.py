@@ -1,4 +1,4 @@
-"""What is sent and fetched is what was given; that nobody waits is in tests/methods/test_host_waits.py."""
+"""Transfers keep the values; that the host does not wait is tested in tests/methods/test_host_waits.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How work is cut into programs, and what else a launch needs.
 
-Shape(side=8, block=64, channels=128)       # tiles of 8 x 8 targets meet 64 candidates at a time
+Shape(side=8, block=64, channels=128)       # products of tiles of 8 x 8 targets with 64 candidates
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import triton
 from torch import Tensor
 
-_PER_PROCESSOR = 4  # programs that a multiprocessor runs at a time, so that one computes while others wait
-_MOST_SHARES = 8  # each costs memory and another row for the program that joins them
+_PER_PROCESSOR = 4  # programs per multiprocessor, so that one computes while others wait for memory
+_MOST_SHARES = 8  # each costs memory, and work for the program that joins them
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,6 @@ def shape_for(channels: int, dtype: torch.dtype) -> Shape:
     if block <= 256:
         return Shape(channels=block, stages=3 if block <= 128 else 2)
     return Shape(channels=128, stages=2)
-
-
-def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, on the CPU."""
-    return bool(triton.knobs.runtime.interpret)
 
 
 def shares_for(programs: int, shape: Shape, device: torch.device) -> int:

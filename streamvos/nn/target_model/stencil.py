@@ -6,10 +6,10 @@ enlarged scores U s and the labels y, weighted per pixel,
     sum_p v_p^2 (U s - y)_p^2  =  s' A s - 2 s' U' V y + y' V y,        A = U' V U,  V = diag(v^2),
 
 needs pixels only once: a pixel is a mixture of at most 2 x 2 adjacent cells, so A couples a cell with itself
-and its eight neighbors. Those nine numbers per cell, and U' V y, are all that an optimizer has to see.
+and its eight neighbors. Those nine numbers per cell, and U' V y, are all that an optimizer needs.
 
     >>> stencil = normal_stencil(torch.ones(1, 480, 854), (30, 54))
-    >>> stencil.shape, float(stencil.sum())              # s = 1 everywhere has as much weight as the pixels
+    >>> stencil.shape, float(stencil.sum())              # s' A s for s = 1 is the sum of all weights
     (torch.Size([1, 9, 30, 54]), 409920.0)
 """
 
@@ -37,7 +37,7 @@ def normal_stencil(weights: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor
     """U' diag(weights) U, as nine planes.
 
     Args:
-        weights: (N, H, W) float, of the squared errors.
+        weights: (N, H, W) float, weights of the squared errors.
         grid: (h, w) of the scores; not larger than the pixels.
 
     Returns:
@@ -63,7 +63,7 @@ def apply_stencil(stencil: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
     Args:
         stencil: (N, 9, h, w).
-        values: (N, C, h, w); every channel by itself.
+        values: (N, C, h, w), channels independent of each other.
 
     Returns:
         (N, C, h, w).
@@ -80,7 +80,7 @@ def apply_stencil(stencil: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def _neighbor_products(matrix: torch.Tensor) -> torch.Tensor:
-    """(3, cells, pixels): what pixels add to the coupling of a cell with the one before, itself, the next.
+    """(3, cells, pixels): each pixel's part of the coupling of a cell with the one before, itself, the next.
 
     Args:
         matrix: (pixels, cells) of `enlargement`.

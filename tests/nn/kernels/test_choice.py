@@ -18,7 +18,7 @@ def test_a_cpu_gets_tiles_unless_kernels_are_asked_for():
     assert not wants_kernels("tiles", cells, possible=True)
 
 
-def test_what_cannot_be_had_is_refused_with_the_reason():
+def test_kernels_that_cannot_run_are_refused_with_the_reason():
     with pytest.raises(InputError, match="tiles"):
         wants_kernels("triton", torch.rand(4, 4), possible=False)
     if why_not("cpu") is not None:
@@ -32,7 +32,7 @@ def test_an_unknown_kernel_is_refused():
         PropagationOptions(kernel="cuda")
 
 
-def test_a_kernel_that_fails_is_told_of_once_and_not_tried_again():
+def test_a_kernel_that_fails_warns_once_and_is_not_tried_again():
     def fails() -> None:
         tried.append(1)
         raise RuntimeError("no such instruction\nmore")

@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from streamvos.nn.kernels.launching import Shape, interpreted, on_device_of, shape_for, shares_for
+from streamvos.nn.kernels.launching import Shape, on_device_of, shape_for, shares_for
 from streamvos.nn.propagation.kernels.parts import best_parts, join_best, join_parts, softmax_parts
 from streamvos.nn.propagation.options import Propagation
 from streamvos.nn.tiling import LOG2_E
@@ -64,7 +64,7 @@ class _Task:
 
     @property
     def block_labels(self) -> int:
-        """At least the 16 columns that a product of matrices has, at most what the registers hold."""
+        """At least 16, the fewest columns of a matrix product; at most 64, which the registers hold."""
         return min(max(triton.next_power_of_2(self.labels[0].shape[1]), 16), 64)
 
     @property
@@ -78,7 +78,7 @@ def _prepare(call: Propagation, shape: Shape) -> _Task:
     def ready(features: Tensor) -> Tensor:
         rounded = features.to(options.dtype).contiguous()
         # the interpreter's products of bfloat16 are wrong
-        return rounded.float() if interpreted() else rounded
+        return rounded.float() if triton.knobs.runtime.interpret else rounded
 
     keys = [ready(key) for key in call.keys]
     labels = [label.float().contiguous() for label in call.labels]
@@ -111,7 +111,7 @@ def _prepare(call: Propagation, shape: Shape) -> _Task:
 
 
 def _offset(first: Tensor, other: Tensor) -> int:
-    """From the first element of one tensor to that of another, in elements; they need not share memory."""
+    """Elements from the start of one tensor to that of another, which need not share memory."""
     return (other.data_ptr() - first.data_ptr()) // first.element_size()
 
 
