@@ -26,7 +26,6 @@ import json
 import mmap
 import os
 from pathlib import Path
-from typing import Any
 
 from streamvos.masks.rle import encode_rles
 from streamvos.sinks.sink import Sink, cannot_write, make_folder, partial_path
@@ -61,7 +60,7 @@ class JsonLinesSink(Sink):
             if resume and not self._partial.exists() and self.path.exists():
                 os.replace(self.path, self._partial)
             resume = resume and self._partial.exists()
-            # Unbuffered: one line is one call to the system, which a crash cannot cut in two.
+            # Unbuffered: one line is one system call, which a crash cannot cut in two.
             self._file = open(self._partial, "r+b" if resume else "wb", buffering=0)  # noqa: SIM115
             if resume:
                 self._size, self.last_index = _end_of_lines(self._partial)
@@ -74,7 +73,7 @@ class JsonLinesSink(Sink):
         line = _line(frame, result)
         try:
             written = self._file.write(line)
-            while written < len(line):  # a disk that fills up takes a part, and fails at the next try
+            while written < len(line):  # a disk that fills up takes a part, and the next try fails
                 written += self._file.write(line[written:])
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -112,14 +111,14 @@ def _end_of_lines(path: Path) -> tuple[int, int | None]:
 
 def _line(frame: Frame, result: Result) -> bytes:
     encoded = encode_rles(result.mask, result.objects)
-    objects: list[dict[str, Any]] = [
+    objects = [
         {
-            "id": int(key),
-            "score": round(float(item.score), 6),
+            "id": key,
+            "score": round(item.score, 6),
             "state": item.state,
-            "box": None if item.box is None else [int(edge) for edge in item.box],
-            "area": int(item.area),
-            "rle": encoded[int(key)],
+            "box": item.box,
+            "area": item.area,
+            "rle": encoded[key],
         }
         for key, item in sorted(result.objects.items())
     ]
@@ -128,7 +127,7 @@ def _line(frame: Frame, result: Result) -> bytes:
         "index": int(frame.index),
         "pts": round(float(frame.pts), 6),
         "captured_ns": int(frame.captured_ns),
-        "size": list(frame.size),
+        "size": frame.size,
         "objects": objects,
     }
     try:

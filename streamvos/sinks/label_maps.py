@@ -20,15 +20,15 @@ logger = logging.getLogger(__name__)
 class LabelMapSink(Sink):
     """Writes `result.mask` of each frame as a PNG with the DAVIS palette.
 
-    Each file appears whole, so after an exception the maps of the frames so far are there. Files of the same
-    name are replaced; PNGs of an earlier run under other names stay, and a warning is logged, since a score
-    over the folder would count them.
+    Each file appears whole, so an exception leaves the maps of the frames so far. Files of the same name are
+    replaced; PNGs of an earlier run with other names stay and cause a warning, since a score over the folder
+    would count them.
 
     Args:
         folder: the folder; made if missing.
         stems: frame index -> file name without suffix, such as `source.stem`; "%05d" if None.
-        resume: the maps in the folder are those of an earlier, killed writer of the same stream; what it was
-            writing is removed.
+        resume: whether the maps in the folder are those of a killed writer of the same stream; its unfinished
+            file is removed.
 
     Raises:
         SinkError: the folder cannot be made or written.
@@ -44,7 +44,7 @@ class LabelMapSink(Sink):
         if resume:
             for left in self.path.glob(".*.png.*.tmp"):
                 left.unlink(missing_ok=True)
-        # Names of earlier PNGs not yet replaced: unlike the names of this run's, they do not grow in number.
+        # Names of earlier PNGs not yet replaced; unlike this run's names, they do not grow in number.
         self._earlier = {path.stem for path in self.path.glob("*.png")}
 
     def _write(self, frame: Frame, result: Result) -> None:

@@ -19,10 +19,10 @@ class Overlay:
     """How objects are drawn over a picture.
 
     Attributes:
-        opacity: of the object's color over the picture, 0..1.
-        contour: width of the line along the object's inner edge in pixels; 0 for none.
-        labels: whether the id stands at each object, with its state where that is not "tracking".
-        boxes: whether each object's box is drawn.
+        opacity: opacity of the object's color over the picture, 0..1.
+        contour: width in pixels of the line along the object's inner edge; 0 for none.
+        labels: whether to write each object's id, and its state unless that is "tracking".
+        boxes: whether to draw each object's box.
 
     Raises:
         InputError: a value out of its range.
@@ -44,10 +44,10 @@ class Overlay:
 
         Args:
             image: (H, W, 3) uint8 RGB; not changed.
-            result: of the same size.
+            result: the result to draw, of the same size.
 
         Returns:
-            (H, W, 3) uint8 RGB, a fresh array.
+            (H, W, 3) uint8 RGB, a new array.
         """
         mask = np.ascontiguousarray(result.mask)
         drawn = image.copy()
@@ -82,7 +82,7 @@ class Overlay:
         for key, item in sorted(result.objects.items()):
             if item.box is None:
                 continue
-            left, top, right, bottom = (int(edge) for edge in item.box)
+            left, top, right, bottom = item.box
             color = tuple(int(value) for value in _LINE[0, key])
             if self.boxes:
                 cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), color, thickness)

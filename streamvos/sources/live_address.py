@@ -16,7 +16,7 @@ from streamvos.addresses import host_of, is_url, redact
 from streamvos.types import InputError, SourceError
 
 Policy = Literal["latest", "lossless"]
-"""What happens when frames come faster than they are used: the oldest are dropped, or the stream waits."""
+"""Whether frames that come faster than they are used are dropped, or the stream waits."""
 
 URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "rtp", "tcp", "tls", "srt", "rtmp", "rtmps")
 """Schemes of network streams; which of them work depends on PyAV's FFmpeg."""
@@ -27,8 +27,8 @@ class LiveAddress:
     """What to open, and its names without credentials.
 
     Attributes:
-        target: camera number, path or URL, with its password; never to be shown.
-        label: its name in error messages.
+        target: camera number, path or URL, with its password; never shown.
+        label: name for error messages.
         name: default name of the stream.
         kind: "device", "file" (played as if it were a camera) or "url".
     """

@@ -48,14 +48,11 @@ class VideoFileSource(Source):
     ) -> None:
         self.path = Path(path)
         self._read_so_far = 0
-        if self.path.is_dir():
-            raise InputError(f"{path} is a folder, not a video file")
         if not self.path.is_file():
             raise InputError(f"no video at {path}: there is no such file")
         self._container = self._open()
         try:
             stream = self._container.streams.video[0]
-            stream.thread_type = "AUTO"
             self._frames: Iterator[av.VideoFrame] = self._container.decode(stream)
             rate = stream.average_rate or stream.guessed_rate
             fps = float(rate) if rate else None
@@ -64,12 +61,11 @@ class VideoFileSource(Source):
             self._start: float | None = None
             # Decoded now, so that damage is found at once and the size is the true one.
             self._pending = self._decode()
+            if self._pending is None:
+                raise InputError(f"{path} holds no video frame; is the file complete?")
         except BaseException:
             self._container.close()
             raise
-        if self._pending is None:
-            self._container.close()
-            raise InputError(f"{path} holds no video frame; is the file complete?")
         super().__init__(
             name=name or self.path.stem,
             native_size=(self._pending.image.shape[0], self._pending.image.shape[1]),
@@ -98,6 +94,7 @@ class VideoFileSource(Source):
         if not container.streams.video:
             container.close()
             raise InputError(f"{self.path} holds no video stream; is the file complete?")
+        container.streams.video[0].thread_type = "AUTO"
         return container
 
     def _read(self) -> Picture | None:
@@ -117,7 +114,6 @@ class VideoFileSource(Source):
     def _seek(self, number: int) -> bool:
         """Go to a frame without decoding all before it; if that is impossible, return False and stay."""
         container = self._open()
-        container.streams.video[0].thread_type = "AUTO"
         frames = frames_from(container, number, self._note_progress)
         if frames is None:
             container.close()

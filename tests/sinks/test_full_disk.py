@@ -1,6 +1,6 @@
-"""A full disk, and somebody who waits for room: with /dev/full, which never has any.
+"""A full disk, and waiting for room on it: with /dev/full, which never has any.
 
-That a stream goes on when there is room again is held by tests/pipeline/test_full_disks.py, on a small disk.
+tests/pipeline/test_full_disks.py tests that a stream continues when there is room again, on a small disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /d
 
 
 class Waits:
-    """Says so many times that it shall be tried again."""
+    """Asks for so many further tries."""
 
     def __init__(self, times: int):
         self.left, self.errors = times, []
@@ -35,7 +35,7 @@ def write_all(sink, pairs):
         sink.write(*pair)
 
 
-def test_a_line_is_tried_again_until_whoever_waits_gives_up(tmp_path, make_pair):
+def test_a_line_is_tried_again_until_on_full_gives_up(tmp_path, make_pair):
     (tmp_path / "results.partial.jsonl").symlink_to("/dev/full")
     sink, waits = JsonLinesSink(tmp_path / "results.jsonl"), Waits(3)
     sink.on_full = waits
@@ -46,7 +46,7 @@ def test_a_line_is_tried_again_until_whoever_waits_gives_up(tmp_path, make_pair)
     sink.abort()
 
 
-def test_nobody_is_asked_about_another_error(tmp_path, make_pair):
+def test_on_full_is_not_called_for_another_error(tmp_path, make_pair):
     sink, waits = LabelMapSink(tmp_path / "labels"), Waits(3)
     sink.on_full = waits
     (tmp_path / "labels").rmdir()
@@ -58,7 +58,7 @@ def test_nobody_is_asked_about_another_error(tmp_path, make_pair):
 
 @pytest.mark.parametrize("ends", ["closed", "aborted"])
 @pytest.mark.parametrize("times", [None, 0, 5])
-def test_a_video_asks_while_a_piece_of_it_is_written(tmp_path, make_pair, times, ends):
+def test_a_video_calls_on_full_while_a_piece_is_written(tmp_path, make_pair, times, ends):
     partial = tmp_path / "overlay.partial.mp4"
     partial.symlink_to("/dev/full")
     sink = OverlayVideoSink(tmp_path / "overlay.mp4", recoverable=True)

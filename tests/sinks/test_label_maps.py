@@ -25,7 +25,7 @@ def test_each_frame_gets_its_map(tmp_path, make_pair):
         np.testing.assert_array_equal(read_label_map(sink.path / f"{frame.index:05d}.png"), result.mask)
 
 
-def test_maps_bear_the_names_of_their_source(tmp_path, make_pair):
+def test_maps_have_the_names_of_their_source(tmp_path, make_pair):
     with LabelMapSink(tmp_path, stems=lambda index: f"IMG_{index + 7}") as sink:
         sink.write(*make_pair(0))
         sink.write(*make_pair(1))
@@ -67,7 +67,7 @@ def test_a_closed_sink_takes_nothing(tmp_path, make_pair):
         sink.write(*make_pair(0))
 
 
-def test_leftovers_of_an_earlier_run_are_told_of(tmp_path, make_pair, caplog):
+def test_leftovers_of_an_earlier_run_are_logged(tmp_path, make_pair, caplog):
     with LabelMapSink(tmp_path) as sink:
         for index in range(3):
             sink.write(*make_pair(index))

@@ -16,7 +16,7 @@ from streamvos.sources import VideoFileSource
 
 @pytest.fixture
 def killed(tmp_path, make_pair) -> bytes:
-    """What 80 frames, of which the first has the index 100, leave of a video that nobody closes."""
+    """An unclosed video of 80 frames, of which the first has the index 100."""
     sink = OverlayVideoSink(tmp_path / "killed/overlay.mp4", recoverable=True)
     for index in range(100, 180):
         sink.write(*make_pair(index))
@@ -39,7 +39,7 @@ def test_it_plays_to_half_a_second_before_the_kill(tmp_path, killed):
     assert not (tmp_path / "overlay.partial.mp4").exists()
 
 
-def test_wherever_it_was_cut_off_what_is_kept_plays(tmp_path, killed):
+def test_wherever_it_was_cut_off_the_rest_plays(tmp_path, killed):
     chance = random.Random(0)
     for _ in range(25):
         (tmp_path / "overlay.2.partial.mp4").write_bytes(killed[: chance.randint(0, len(killed))])
@@ -89,7 +89,7 @@ def test_a_killed_process_loses_at_most_the_last_fragment(tmp_path, seed):
     assert written - last <= 24  # a fragment of 12 frames, and what the encoder held
 
 
-def test_one_that_was_finished_but_for_its_name_is_renamed(tmp_path, make_pair):
+def test_a_finished_video_with_its_partial_name_is_renamed(tmp_path, make_pair):
     sink = OverlayVideoSink(tmp_path / "overlay.mp4", recoverable=True)
     for index in range(5):
         sink.write(*make_pair(index))

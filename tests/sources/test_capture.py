@@ -31,7 +31,7 @@ def test_frames_come_with_their_times_and_a_camera_never_just_ends(tmp_path, mak
     assert captured == sorted(captured)
 
 
-def test_what_is_no_camera_is_said_to_be_none(tmp_path, capfd):
+def test_a_file_that_is_not_a_camera_is_refused(tmp_path, capfd):
     (tmp_path / "text").write_text("no camera")
     with pytest.raises(SourceError, match="cannot open camera 5: not a camera, or in use"):
         DeviceCapture(address(tmp_path / "text"), cv2.CAP_FFMPEG)

@@ -1,4 +1,4 @@
-"""Synthetic sources: parameters as text, and the truth beside the frames."""
+"""Synthetic sources: their parameters, frames and ground truth."""
 
 import numpy as np
 import pytest

@@ -23,7 +23,7 @@ def grays(source: ImagesSource) -> list[int]:
     return [int(frame.image[0, 0, 0]) for frame in source]
 
 
-def test_frames_come_in_natural_order_and_carry_all_they_should(tmp_path):
+def test_frames_come_in_natural_order_with_all_fields(tmp_path):
     for number in (10, 9, 100, 1):
         save(tmp_path / "clip" / f"frame{number}.png", gray=number)
     with ImagesSource(tmp_path / "clip") as source:
@@ -55,7 +55,7 @@ def test_names_of_all_kinds_can_be_sorted_together():
     assert in_order.index("1") < in_order.index("a")
 
 
-def test_what_is_no_picture_is_passed_over(tmp_path):
+def test_other_files_are_skipped(tmp_path):
     save(tmp_path / "b.JPG", 200)
     save(tmp_path / "a.png", 100)
     save(tmp_path / "sub/c.png", 50)
@@ -173,7 +173,7 @@ def test_mixed_sizes_are_refused_when_opened_and_the_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"])
-def test_a_file_that_is_no_picture_is_named_when_opened(tmp_path, content):
+def test_a_file_that_is_not_a_picture_is_named_when_opened(tmp_path, content):
     save(tmp_path / "0.png")
     (tmp_path / "1.png").write_bytes(content)
     with pytest.raises(InputError, match=r"1\.png"):
@@ -227,6 +227,6 @@ def test_folders_without_pictures_say_what_is_there_instead(tmp_path):
     "options", [{"stride": 0}, {"height": 0}, {"max_frames": 0}, {"stride": 1.5}, {"height": "480"},
                 {"stride": None}, {"max_frames": True}],
 )  # fmt: skip
-def test_selections_that_are_none_are_refused(options):
+def test_invalid_selections_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
         Selection(**options)

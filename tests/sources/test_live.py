@@ -228,7 +228,7 @@ def test_closing_in_the_middle_ends_the_thread(clip, policy):
     began = time.monotonic()
     source.close()
     assert threads() == []
-    assert time.monotonic() - began < 1.9  # the thread came home by itself, nobody gave up on it
+    assert time.monotonic() - began < 1.9  # the thread ended by itself and was not abandoned
     with pytest.raises(SourceError, match="closed"):
         next(source)
 
@@ -376,7 +376,7 @@ def chain(error: BaseException | None) -> str:
     return " ".join(texts)
 
 
-def test_reasons_are_told_and_secrets_are_not(capfd, caplog):
+def test_errors_give_the_reason_but_no_secrets(capfd, caplog):
     with HttpServer(b"no video " * 1000) as plain, RtspServer(b"") as camera:
         addresses = {
             refused("rtsp"): "connection refused",

@@ -1,4 +1,4 @@
-"""One text for every kind of source."""
+"""Every kind of source opens by one string."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_options_reach_the_source(place):
         assert len(list(source)) == 1
 
 
-def test_what_is_not_there_is_named_with_what_would_do():
+def test_a_missing_place_is_named_with_what_was_expected():
     with pytest.raises(InputError, match=r"there is no absent\.mp4.*camera:N"):
         open_source("absent.mp4")
     with pytest.raises(InputError, match="nothing matches"):
@@ -76,7 +76,7 @@ def test_what_is_not_there_is_named_with_what_would_do():
         ("synthetic", {"stride": 0}, "stride"),
     ],
 )
-def test_what_does_not_fit_is_refused(spec, options, word):
+def test_options_that_do_not_fit_are_refused(spec, options, word):
     with pytest.raises(InputError, match=word) as caught:
         open_source(spec, **options)
     assert "hunter2" not in str(caught.value)
@@ -97,9 +97,7 @@ def test_a_path_object_is_always_a_path():
 @pytest.mark.parametrize("spec", ["clip.mp4", "pictures", "synthetic:length=20,size=48x64"])
 @pytest.mark.parametrize(("before", "over"), [(0, 5), (1, 4), (3, 1), (0, 0), (2, 100)])
 @pytest.mark.parametrize("stride", [1, 3])
-def test_frames_that_are_passed_over_change_nothing_for_the_others(
-    tmp_path, make_video, spec, before, over, stride
-):
+def test_skipped_frames_change_nothing_for_the_others(tmp_path, make_video, spec, before, over, stride):
     (tmp_path / "clip.mp4").write_bytes(make_video(20, container="mp4", codec="libx264"))
     (tmp_path / "pictures").mkdir()
     for index in range(20):

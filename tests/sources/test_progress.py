@@ -1,4 +1,4 @@
-"""A long way to a frame shows that it gets on, so that nobody takes it for a read that does not come back."""
+"""A long skip shows progress, so that it is not mistaken for a read that hangs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamvos.sources import open_source
     [("clip.mp4", 20), ("clip.mp4", 300), ("clip.ts", 300)],
     ids=["decoded", "sought", "ts"],
 )
-def test_a_video_that_is_passed_over(tmp_path, name, count):
+def test_skipping_frames_of_a_video(tmp_path, name, count):
     make_video(tmp_path / name, 320, (32, 48))
     with open_source(tmp_path / name) as source:
         before = time.monotonic_ns()
@@ -28,7 +28,7 @@ def test_a_video_that_is_passed_over(tmp_path, name, count):
         assert next(source).index == count
 
 
-def test_what_is_read_one_by_one(tmp_path: Path):
+def test_skipping_by_stride(tmp_path: Path):
     for t in range(9):
         Image.fromarray(np.full((16, 16, 3), t, np.uint8)).save(tmp_path / f"{t}.png")
     with open_source(tmp_path, stride=2) as source:

@@ -1,4 +1,4 @@
-"""Going to a frame by its number: the very frames that decoding from the start gives, or none."""
+"""Seeking to a frame by its number gives exactly the frames of decoding from the start, or none."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -52,7 +52,7 @@ FILES = {
     "once.mp4": ("libx264", {"g": "9999", "x264-params": "scenecut=0"}),
     "stream.ts": ("mpeg2video", {"g": "12", "bf": "2"}),
 }
-NO_WAY = ("refresh.mp4", "once.mp4", "stream.ts")
+NOT_SOUGHT = ("refresh.mp4", "once.mp4", "stream.ts")
 """These are decoded from their beginnings."""
 
 
@@ -74,7 +74,7 @@ def made(tmp_path_factory) -> Callable[[str], tuple[Path, list[Frame]]]:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(("before", "over"), [(0, 250), (3, 301), (100, 300)])
-def test_frames_after_a_leap_are_those_of_decoding_all(made, name, before, over):
+def test_frames_after_a_seek_are_those_of_decoding_all(made, name, before, over):
     path, everything = made(name)
     with VideoFileSource(path) as source:
         given = [next(source) for _ in range(before)]
@@ -87,16 +87,16 @@ def test_frames_after_a_leap_are_those_of_decoding_all(made, name, before, over)
         assert np.array_equal(one.image, two.image)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in NO_WAY])
+@pytest.mark.parametrize("name", [name for name in FILES if name not in NOT_SOUGHT])
 @pytest.mark.parametrize("number", [200, 333])
-def test_there_is_a_way(made, name, number):
+def test_these_files_can_be_sought(made, name, number):
     with av.open(str(made(name)[0])) as container:
         frames = frames_from(container, number)
         assert frames is not None
         assert sum(1 for _ in frames) == COUNT - number
 
 
-def test_what_is_leapt_over_is_not_decoded(made, tmp_path):
+def test_skipped_frames_are_not_decoded(made, tmp_path):
     path, everything = made("every.avi")
     video = bytearray(path.read_bytes())
     starts = [at for at in range(len(video) - 2) if video[at : at + 3] == b"\xff\xd8\xff"]
@@ -111,7 +111,7 @@ def test_what_is_leapt_over_is_not_decoded(made, tmp_path):
     assert all(np.array_equal(one.image, two.image) for one, two in zip(given, everything[300:], strict=True))
 
 
-def test_there_is_no_way_past_the_end_or_to_the_beginning(made):
+def test_no_seek_past_the_end_or_to_the_beginning(made):
     path, _ = made("closed.mp4")
     for number in (0, 5, COUNT, COUNT + 1000):
         with av.open(str(path)) as container:

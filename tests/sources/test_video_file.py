@@ -1,4 +1,4 @@
-"""Video files: exact times, true sizes, and damage that is told of."""
+"""Video files: exact times, true sizes, and errors for damaged files."""
 
 import io
 import socket
@@ -120,7 +120,7 @@ def test_damage_in_the_middle_names_the_frame(tmp_path, make_video):
 @pytest.mark.parametrize(
     ("name", "content"), [("empty.mp4", b""), ("text.mp4", b"no video " * 100), ("zeros.mp4", bytes(5000))]
 )
-def test_files_that_are_no_videos_are_named(tmp_path, name, content):
+def test_files_that_are_not_videos_are_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=name) as caught:
         VideoFileSource(tmp_path / name)
@@ -154,7 +154,7 @@ def test_a_playlist_does_not_reach_the_network(tmp_path):
         with pytest.raises(InputError, match=r"list\.m3u8"):
             VideoFileSource(tmp_path / "list.m3u8")
         server.settimeout(0.1)
-        with pytest.raises(TimeoutError):  # nobody called
+        with pytest.raises(TimeoutError):  # no connection was made
             server.accept()
 
 

@@ -32,7 +32,7 @@ def test_weights_and_options_survive_a_round_trip(method, tmp_path):
     save_weights(path, method.extractor.state_dict(), "tvos", {"options": options})
     loaded = streamvos.load("tvos", path, device="cpu", top_k=4).method
     assert loaded.options.temperature == 9.0  # from the file
-    assert loaded.options.top_k == 4  # from the caller, who has the last word
+    assert loaded.options.top_k == 4  # the caller's option wins
     for name, value in loaded.extractor.state_dict().items():
         assert torch.equal(value, method.extractor.state_dict()[name])
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]

@@ -1,4 +1,4 @@
-"""Files in the layout of FRTM's published checkpoints, and torchvision's backbones beside them."""
+"""Files in the layout of FRTM's published checkpoints, and torchvision's backbones."""
 
 from __future__ import annotations
 
