@@ -1,6 +1,6 @@
 """Options that several commands share, and how their values are parsed.
 
-No command is imported here, and neither torch, OpenCV, PyAV nor NumPy: `streamvos --help` has to be quick.
+This module imports neither torch, OpenCV, PyAV nor NumPy, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ Boxes = Annotated[
 ]
 SaveFirst = Annotated[
     Path | None,
-    typer.Option("--save-first", metavar="FILE.png", help="Store the first frame; without mask or box, end."),
+    typer.Option(
+        "--save-first", metavar="FILE.png", help="Store the first frame, and stop if no mask or box."
+    ),
 ]
 Height = Annotated[
     int | None,
@@ -113,7 +115,11 @@ def parse_settings(settings: list[str] | None) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         if not equals or not name.strip() or name in values:
             raise InputError(f"--set {setting!r} cannot be used; expected NAME=VALUE, each name once")
-        values[name] = _parse_value(text)
+        constants = {"None": None, "True": True, "False": False}
+        try:
+            values[name] = constants[text] if text in constants else json.loads(text)
+        except ValueError:
+            values[name] = text
         if isinstance(values[name], float) and not abs(values[name]) < float("inf"):
             raise InputError(f"--set {setting!r} cannot be used; expected a finite number")
     return values
@@ -130,11 +136,3 @@ def method_settings(settings: list[str] | None) -> dict[str, Any]:
         if name in values:
             raise InputError(f"--set {name}=... cannot be used; give --{name} instead")
     return values
-
-
-def _parse_value(text: str) -> Any:
-    constants = {"None": None, "True": True, "False": False}
-    try:
-        return constants[text] if text in constants else json.loads(text)
-    except ValueError:
-        return text

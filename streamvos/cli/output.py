@@ -84,11 +84,7 @@ def write_json(value: Mapping[str, Any], target: str | None) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all; its folder is made if missing.
-
-    Raises:
-        SinkError: it cannot be written.
-    """
+    """Write a file, whole or not at all, and make its folder; SinkError if it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,12 +127,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_json_target(target: str | None) -> str | None:
-    """The value of `--json`, after a check before the work that it can be written.
-
-    Raises:
-        InputError: it is a folder.
-        SinkError: its folder cannot be made or written to.
-    """
+    """The value of `--json`, checked before the work; InputError or SinkError if it cannot be written."""
     if target is None or target == STANDARD_OUTPUT:
         return target
     path = Path(target)

@@ -131,12 +131,7 @@ def next_frame(source: Source) -> Frame:
 
 
 def check_save_first(path: Path) -> None:
-    """Check before the work that the first frame can be stored.
-
-    Raises:
-        InputError: the name does not end in .png, or the folder is a file.
-        SinkError: missing permission.
-    """
+    """Check before the work that the first frame can be stored; InputError or SinkError if not."""
     if path.suffix.lower() != ".png":  # lossy formats would blur what is painted on the frame
         raise InputError(f"--save-first {path}: the frame is stored as PNG; give a name that ends in .png")
     output.check_writable(path.absolute().parent)

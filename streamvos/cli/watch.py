@@ -117,11 +117,7 @@ class StreamView:
 def watch(
     place: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME|ADDRESS]",
-            help="Name of the pipeline, or address of a stream's masks; by default the only one that runs.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="[NAME|ADDRESS]", help="The pipeline's name, or address of a stream's masks."),
     ] = None,
     stream: Annotated[str, typer.Option("--stream", metavar="NAME", help="One stream; by default all.")] = "",
     form: Annotated[
@@ -146,7 +142,7 @@ def watch(
     if save is not None:
         check_writable(save)
     addresses = _addresses(place, stream, secret, server_key, timeout)
-    curve = None if secret is None or server_key is None else Curve(secret, server_key=server_key)
+    curve = Curve(secret, server_key=server_key) if secret and server_key else None
     is_local = all(one.startswith("ipc://") or is_loopback(one) for one in addresses.values())
     views = {name: StreamView(name, is_local) for name in addresses if name}
     context: zmq.Context[Any] = zmq.Context()
@@ -196,16 +192,14 @@ def _follow(
                     continue
                 views[one.stream] = StreamView(one.stream, is_local)
             view = views[one.stream]
-            if isinstance(one, End):
-                view.ended = True
-                if all(each.ended for each in views.values()):
-                    return
-                continue
-            view.ended = False
-            view.add(one)
-            frames += 1
-            if save is not None:
-                _save(save, one, subscription)
+            view.ended = isinstance(one, End)
+            if isinstance(one, Mask):
+                view.add(one)
+                frames += 1
+                if save is not None:
+                    _save(save, one, subscription)
+            elif all(each.ended for each in views.values()):
+                return
 
 
 def _save(folder: Path, mask: Mask, subscription: Subscription) -> None:
