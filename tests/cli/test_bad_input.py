@@ -15,7 +15,7 @@ MASK = ["--mask", "first.png"]
 CASES = {
     # what is wrong: (arguments after `run`, a part of the line)
     "no such source": (["none.mp4", *MASK], "there is no none.mp4"),
-    "an empty source": (["", *MASK], "empty text"),
+    "an empty source": (["", *MASK], "empty string"),
     "an unknown scheme": (["ftp://me:secret@host/x", *MASK], "ftp://***@host/x"),
     "no such camera": (["camera:97", *MASK], "/dev/video97"),
     "an unknown synthetic option": (["synthetic:nope=1"], "nope"),
