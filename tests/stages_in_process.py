@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -24,7 +23,7 @@ import zmq
 
 from streamvos.pipeline.config.reading import make_config
 from streamvos.pipeline.stages.stage import Stage, StageContext, StageThread, in_turns
-from streamvos.pipeline.stages.worker import STAGES
+from streamvos.pipeline.stages.worker import make_stage
 from streamvos.pipeline.supervision.streams import Snapshot, StreamRecord
 from streamvos.pipeline.supervision.topology import RESET_STAGES, Topology
 from streamvos.pipeline.wire.arenas import Arena
@@ -90,8 +89,7 @@ class _Stages:
         )
         stages: list[Stage] = []
         for name in names:
-            module, kind = STAGES[name.partition(".")[0]]
-            stage = getattr(import_module(module), kind)(name, given)
+            stage = make_stage(name, given)
             stages.append(stage)
             facts = stage.prepare()
             if name.startswith("source."):

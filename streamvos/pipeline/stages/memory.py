@@ -1,9 +1,9 @@
-"""The memory: the target of one stream, its annotations, its snapshots. The only stage with a state.
+"""The memory holds the target of one stream, applies users' commands and writes snapshots.
 
     features -> ask -> evidence -> (decoder) -> prediction -> learn
 
-While the decoder works on frame t, nothing is asked about frame t+1: the prediction flows back first. Users'
-commands are applied at the first frame that begins after they came; the answer says which (protocol.md, 7).
+Frame t+1 is asked about only after the decoder's prediction of frame t has been learned. Users' commands are
+applied at the first frame that begins after their arrival; the answer names that frame (docs/protocol.md, 7).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from streamvos.segmenter import Question, StreamState, check_mask
 from streamvos.types import Annotation, Features, InputError
 
 SNAPSHOT_ARENAS = 3
-"""One that is committed, one that waits to be, one to write."""
+"""One committed, one waiting to be committed, one to write."""
 
 MOST_FAILURES = 5
-"""Snapshots that may fail one after the other."""
+"""Successive failures of snapshots before the stage fails."""
 
 _SPARE = 1.25  # of a snapshot's arena, as states grow
 _SHARE = 0.02  # of its time that a live stream may spend on snapshots of a large state
@@ -45,7 +45,7 @@ _SHARE = 0.02  # of its time that a live stream may spend on snapshots of a larg
 
 @dataclass(frozen=True)
 class _Frame:
-    """The frame that is with the decoder."""
+    """A frame that the decoder works on."""
 
     message: Message
     features: Features
@@ -54,7 +54,7 @@ class _Frame:
 
 
 class MemoryStage(Stage):
-    """What is remembered of one stream."""
+    """Everything that the method remembers of one stream."""
 
     def __init__(self, name: str, context: StageContext):
         super().__init__(name, context)
@@ -62,11 +62,11 @@ class MemoryStage(Stage):
         self._predictions = self.inboxes[f"{self.stream}/predictions"]
         self._evidence = self.outboxes[f"{self.stream}/evidence"]
         self._asked: _Frame | None = None
-        self._last = -1  # the frame that was learned last
+        self._last = -1  # the last frame that was learned
         self._commands: deque[Message] = deque()
-        self._awaited = 0  # commands that belong to the reset and have not come yet
+        self._awaited = 0  # commands that belong to the reset and have not arrived yet
         self._written = 0  # frames before this one cannot be changed any more
-        self._applied_at: dict[int, int] = {}  # number of a command -> at which frame, since the last restart
+        self._applied_at: dict[int, int] = {}  # number of a command -> frame, since the last restart
         self._snapshots = _Snapshots(self, context)
         self._training: _BackgroundTraining | None = None
 
@@ -74,7 +74,7 @@ class MemoryStage(Stage):
         extraction = shared_extraction(self.context)
         self._device = extraction.device
         in_background = self.context.config.method.training == "background"
-        self._state = StreamState(extraction.method, extraction.device, defer=in_background)
+        self._state = StreamState(extraction.method, self._device, defer=in_background)
         if in_background:
             self._training = _BackgroundTraining(self, self._device)
         return {}
@@ -87,7 +87,7 @@ class MemoryStage(Stage):
         height, width = message["facts"]["size"]
         self._snapshots.reset(message, height * width * 3)
         if message["keep"] and asked is not None:
-            # a mask of a frame that was never learned goes on the next one; who has been forgotten, has been
+            # a mask of a frame that was never learned is given to the next one; a forgotten object stays so
             self._commands.extend(one for one in asked.commands if one["verb"] == "annotate")
             for one in self._commands:
                 self._applied_at.pop(one["number"], None)
@@ -99,9 +99,10 @@ class MemoryStage(Stage):
                 self._state.restore(self._snapshots.read(message.arrays["snapshot"]))
                 self._last = message.seq
         if self._state.size not in (None, (height, width)):
+            before = "{1}x{0}".format(*self._state.size)
             raise InputError(
-                f"{self.stream}: frames are now {width}x{height} pixels, but were "
-                f"{self._state.size[1]}x{self._state.size[0]}; set height, or start the stream anew"
+                f"{self.stream}: frames are now {width}x{height} pixels, but were {before}; set height, or "
+                "start the stream again"
             )
         return {**answer, "next": self._last + 1, "fresh": not self._state.started}
 
@@ -109,14 +110,14 @@ class MemoryStage(Stage):
         if message.kind == "command":
             self._awaited = max(0, self._awaited - 1)
             number = message["number"]
-            if number in self._applied_at:  # the answer to it crossed the reset
+            if number in self._applied_at:  # its answer and the reset crossed each other
                 self._tell_applied(number, self._applied_at[number], message.incarnation)
             else:
                 self._commands.append(message)
         elif message.kind == "release":
             self._snapshots.release(message["slot"])
         elif message.kind == "over":
-            self._state.reset()  # what it remembers is of no use to anybody
+            self._state.reset()  # nothing needs its memory any more
 
     def step(self) -> float | None:
         while True:
@@ -152,14 +153,12 @@ class MemoryStage(Stage):
 
     @torch.inference_mode()
     def _begin(self, message: Message) -> None:
-        """Ask about a frame."""
         received = self.busy_since = now()
         features = unpack_features(self._features, message, self._device)
         message = with_own_picture(self._features, message)
         if self._training is not None:
             self._training.take_over(self._state.target)
         annotation, commands = self._apply_commands(message, features.size)
-        applied = [command["number"] for command in commands]
         self._features.grant(message)
         if not self._state.started and annotation is None:
             self.drops["no mask"] += 1
@@ -170,13 +169,15 @@ class MemoryStage(Stage):
         question = self._state.ask(features, annotation)
         arrays, fields = pack_question(question)
         if self._evidence.spec.mode == "shared":
-            self._make_room(arrays)
+            # room for the method's arrays, with some to spare for more objects
+            self._evidence.allocate([int(_SPARE * size) for size in array_sizes(arrays)])
         if "image" in message.arrays:
             arrays["image"] = message.arrays["image"]
-        fields |= {**carried(message, "memory", [received, received, now()]), "commands": applied}
+        fields |= carried(message, "memory", [received, received, now()])
+        fields["commands"] = [command["number"] for command in commands]
         self._evidence.send("evidence", message.seq, fields, arrays)
         self._asked = _Frame(message, features, question, commands)
-        self.busy_since = 0  # it is the decoder who works now, or waits for the sinks
+        self.busy_since = 0  # now the decoder works, or waits for the sinks
 
     @torch.inference_mode()
     def _learn(self, frame: _Frame, prediction: Message) -> None:
@@ -193,14 +194,14 @@ class MemoryStage(Stage):
     def _apply_commands(
         self, message: Message, size: tuple[int, int]
     ) -> tuple[Annotation | None, list[Message]]:
-        """Apply the commands that are due at this frame: any number of objects to forget, and one mask."""
+        """Apply the commands that are due at this frame; at most one of them gives a mask."""
         annotation, applied = None, []
         if "mask" in message.arrays and not self._state.started:
-            # what cannot be begun with ends the stream: nobody else can say what was meant
-            annotation = self._annotation(self._features.array(message, "mask"), size)
+            # an unusable first mask ends the stream: nothing else says what to track
+            annotation = check_mask(self._features.array(message, "mask"), size, self._device)
         while self._commands:
             command = self._commands[0]
-            due = command.get("due")  # None: at the next frame; else the stream is computed anew
+            due = command.get("due")  # its frame in an earlier incarnation; None: the next frame
             if (self._written if due is None else due) > message.seq:
                 break
             if command["verb"] == "annotate" and annotation is not None:
@@ -210,7 +211,7 @@ class MemoryStage(Stage):
                 if command["verb"] == "forget":
                     self._state.forget(int(command["object"]))
                 else:
-                    annotation = self._annotation(command.arrays["mask"].numpy(), size)
+                    annotation = check_mask(command.arrays["mask"].numpy(), size, self._device)
             except InputError as error:
                 self.tell("refused", number=command["number"], error=str(error))
                 continue
@@ -222,16 +223,9 @@ class MemoryStage(Stage):
         remember_command(self._applied_at, number, seq)
         self.tell("applied", number=number, seq=seq, incarnation=incarnation)
 
-    def _annotation(self, mask: Any, size: tuple[int, int]) -> Annotation:
-        return check_mask(mask, size, self._device)
-
-    def _make_room(self, arrays: dict[str, Any]) -> None:
-        """Size the arena for what the method has shown to need, with room for more objects."""
-        self._evidence.allocate([*(int(_SPARE * size) for size in array_sizes(arrays))])
-
 
 class _Snapshots:
-    """The state of the stream, written into shared memory now and then."""
+    """Writes the state of a stream into shared memory from time to time."""
 
     def __init__(self, stage: MemoryStage, context: StageContext):
         self._stage, self._context = stage, context
@@ -243,12 +237,11 @@ class _Snapshots:
         self._written_at, self._written_seq = 0, -1
         self._lossless = context.config.stream(stage.stream).effective_policy == "lossless"
         self._failures = 0
-        self._cost = 0  # ns that the last one took
+        self._cost = 0  # duration of the last one, ns
         self.written = 0
 
     def reset(self, message: Message, frame_bytes: int) -> None:
-        taken = message["taken"]
-        self._free = [k for k in range(SNAPSHOT_ARENAS) if k not in taken]
+        self._free = [k for k in range(SNAPSHOT_ARENAS) if k not in message["taken"]]
         self._frames = self._context.config.snapshot_frames(self._stage.stream, frame_bytes)
         self._written_at, self._written_seq = now(), message.seq
 
@@ -257,11 +250,6 @@ class _Snapshots:
             self._free.append(slot)
 
     def read(self, array: Array) -> bytes:
-        """A snapshot as bytes.
-
-        Raises:
-            Refused: it is not there any more.
-        """
         if not isinstance(array.data, Place):
             return bytes(array.data)
         arena = self._context.arenas[array.data.arena]
@@ -269,18 +257,18 @@ class _Snapshots:
             return bytes(view)
 
     def write_if_due(self, state: StreamState, message: Message, annotated: bool) -> None:
-        """Save the state after a frame if it is time, or if the user has just said something."""
+        """Save the state after a frame if it is time, or if the frame was annotated."""
         frames = message.seq - self._written_seq
         waited = now() - self._written_at
         due = frames >= self._frames or waited >= self._seconds * 1e9
-        if not self._lossless:  # which lets frames go by snapshots
+        if not self._lossless:  # a lossless source releases its frames by snapshots
             due = due and waited >= self._cost / _SHARE
         if annotated or due:
             self._write(state, message)
 
     def _write(self, state: StreamState, message: Message) -> None:
         if not self._free:
-            return  # the sinks have not yet written what the last one covers; at the next frame then
+            return  # the sinks have not yet written what the last one covers; tried again at the next frame
         began = now()
         slot = self._free.pop()
         try:
@@ -296,7 +284,7 @@ class _Snapshots:
             self._failures += 1
             self._stage.tell("event", event="snapshot_failed", level="warning", error=str(error))
             if self._failures >= MOST_FAILURES and self._lossless:
-                raise  # frames could not be let go any more, and the stream would stand for ever
+                raise  # frames could no longer be released, and the stream would stop for ever
             return
         self._failures = 0
         self._written_at, self._written_seq = now(), message.seq
@@ -305,12 +293,7 @@ class _Snapshots:
 
     @staticmethod
     def _placed(blob: bytes, arena: Arena | None) -> Array:
-        """In shared memory; where there is none, between hosts, in the message.
-
-        Raises:
-            ArenaError: there is not that much memory.
-        """
-        if arena is None:
+        if arena is None:  # the supervisor is on another host
             return Array("uint8", (len(blob),), blob)
         if arena.slot_bytes < len(blob):
             arena.allocate(1, int(_SPARE * len(blob)))
@@ -319,7 +302,7 @@ class _Snapshots:
 
 
 class _BackgroundTraining:
-    """Runs the training that a target has put off, in a thread of its own."""
+    """Runs the training tasks of a target in a thread of its own."""
 
     def __init__(self, stage: MemoryStage, device: torch.device):
         self._stage = stage
@@ -329,18 +312,16 @@ class _BackgroundTraining:
         threading.Thread(target=self._train, name=f"{stage.name} training", daemon=True).start()
 
     def begin(self, target: Target) -> None:
-        """Start what the target has put off."""
         for task in target.take_tasks():
             self._todo.put(task)
 
     def take_over(self, target: Target) -> None:
-        """Give the target the tasks that have run; it ignores those that are out of date."""
+        """Give the target its finished tasks; it ignores those that are out of date."""
         while not self._done.empty():
             target.take_over(self._done.get())
 
     def close(self) -> None:
-        """Start no more tasks; one that runs is not waited for."""
-        self._todo.put(None)
+        self._todo.put(None)  # a task that runs is not waited for
 
     def _train(self) -> None:
         with torch.inference_mode():

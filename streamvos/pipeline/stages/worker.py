@@ -1,9 +1,9 @@
-"""A worker: one process, the thread of each of its stages, and the line to the supervisor.
+"""A worker process: the threads of its stages and the connection to the supervisor.
 
     python -m streamvos.pipeline.stages.worker < start.json   # {"name": "compute", "control": "ipc://..."}
 
-The main thread speaks with the supervisor and sends the heartbeat; a stage that hangs does not silence it.
-The process ends when the supervisor says so, or is gone.
+The main thread talks to the supervisor and sends the heartbeat, also while a stage hangs. The process ends
+when the supervisor says so, or has ended.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import zmq
@@ -33,6 +34,7 @@ import zmq
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.stages.stage import Stage, StageContext, StageThread, in_turns
 from streamvos.pipeline.telemetry.logs import warnings_as_events
+from streamvos.pipeline.telemetry.statistics import STAGES
 from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.messages import Message, Refused, decode, encode
 from streamvos.pipeline.wire.security import Curve
@@ -42,30 +44,33 @@ from streamvos.types import InputError, StreamvosError
 
 BEAT_SECONDS = 0.25
 GONE_SECONDS = 10.0
-"""A remote worker that has not heard from its supervisor for so long ends."""
+"""A remote worker ends after so many seconds without a message from its supervisor."""
 
 FAILED = 3
-"""Exit code of a worker that could not go on and has said why."""
+"""Exit code of a worker that has reported a failure."""
 
 SWITCH_SECONDS = 0.0005
-"""For so long a thread may keep others of its process from running Python."""
+"""How long one thread may keep the others from running Python."""
 
-STAGES = {
-    "source": ("streamvos.pipeline.stages.source", "SourceStage"),
-    "extractor": ("streamvos.pipeline.stages.extractor", "ExtractorStage"),
-    "memory": ("streamvos.pipeline.stages.memory", "MemoryStage"),
-    "decoder": ("streamvos.pipeline.stages.decoder", "DecoderStage"),
-    "sinks": ("streamvos.pipeline.stages.sinks", "SinksStage"),
-}
+
+def make_stage(name: str, context: StageContext) -> Stage:
+    """The stage of a name such as "memory.front"."""
+    kind = name.partition(".")[0]
+    stage: Stage = getattr(_module_of(name), f"{kind.capitalize()}Stage")(name, context)
+    return stage
+
+
+def _module_of(name: str) -> ModuleType:
+    return import_module(f"streamvos.pipeline.stages.{name.partition('.')[0]}")
 
 
 class Worker:
     """One worker process.
 
     Args:
-        name: of the worker, as the topology has it.
+        name: its name in the topology.
         control: the supervisor's address.
-        session: of the supervisor; None for a remote worker, which learns it with INIT.
+        session: the supervisor's session; None for a remote worker, which gets it with INIT.
         identity: routing id on the control socket.
         arenas: name -> inherited descriptor.
         secret: file with the pipeline's secret key, for a control socket that leaves the host.
@@ -100,16 +105,16 @@ class Worker:
         self._code: int | None = None
 
     def run(self) -> int:
-        """Until the supervisor says exit; the exit code."""
+        """Run until the supervisor says exit; returns the exit code."""
         with warnings_as_events(self._warn):
             return self._run()
 
     def _run(self) -> int:
-        self._say(Message("hello", fields={"worker": self.name, "pid": os.getpid()}))
+        self._tell(Message("hello", fields={"worker": self.name, "pid": os.getpid()}))
         poller = zmq.Poller()
         poller.register(self._control, zmq.POLLIN)
         poller.register(self._waker.descriptor, zmq.POLLIN)
-        beat_at, heard_at = time.monotonic(), math.inf  # a remote worker may be there before its supervisor
+        beat_at, heard_at = time.monotonic(), math.inf  # a remote worker may start before its supervisor
         while self._code is None:
             poller.poll(max(0, round((beat_at - time.monotonic()) * 1000)))
             self._send_outgoing()
@@ -146,7 +151,7 @@ class Worker:
             if self._context is None:
                 self._prepare(message)
             if message["standby"]:
-                self._say(Message("ready", fields={"endpoints": {}, "facts": {}, "standby": True}))
+                self._tell(Message("ready", fields={"endpoints": {}, "facts": {}, "standby": True}))
                 return
             assert self._context is not None
             self._context.life = message["life"]
@@ -157,11 +162,11 @@ class Worker:
             self._fail(self._stages[-1] if self._stages else None, error)
             self._code = FAILED
             return
+        self._tell(Message("ready", fields={"endpoints": endpoints, "facts": self._facts, "standby": False}))
         for stages in in_turns(self._stages):
             thread = StageThread(stages, self._stage_failed)
             self._threads |= dict.fromkeys((stage.name for stage in stages), thread)
             thread.start()
-        self._say(Message("ready", fields={"endpoints": endpoints, "facts": self._facts, "standby": False}))
 
     def _prepare(self, message: Message) -> None:
         if self._session is None:
@@ -188,16 +193,14 @@ class Worker:
         )
         self._facts: dict[str, Any] = {}
         for name in message["stages"]:
-            module, kind = STAGES[name.partition(".")[0]]
-            stage: Stage = getattr(import_module(module), kind)(name, self._context)
-            self._stages.append(stage)
-            self._facts[name] = stage.prepare()
-        # no collection looks at all that torch brought, for tens of ms in the middle of a frame
+            self._stages.append(make_stage(name, self._context))
+            self._facts[name] = self._stages[-1].prepare()
+        # otherwise a collection visits all of torch's objects, for tens of ms in the middle of a frame
         gc.collect()
         gc.freeze()
 
     def _tell(self, message: Message) -> None:
-        """Send to the supervisor, from any thread."""
+        """Send a message to the supervisor; from any thread."""
         self._outgoing.put(encode(message, self._session or b""))
         self._waker.wake()
 
@@ -209,27 +212,12 @@ class Worker:
     def _warn(self, level: str, text: str) -> None:
         self._tell(Message("event", fields={"event": "warned", "level": level, "text": text}))
 
-    def _say(self, message: Message) -> None:
-        self._control.send_multipart(encode(message, self._session or b""))
-
     def _beat(self) -> None:
         stages = {stage.name: stage.beat() for stage in self._stages if stage.name in self._threads}
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        self._say(
-            Message(
-                "beat",
-                fields={
-                    "stages": stages,
-                    "clock": time.monotonic_ns(),
-                    "memory": _resident_bytes(),
-                    "cpu": usage.ru_utime + usage.ru_stime,
-                    "descriptors": _descriptors(),
-                },
-            )
-        )
+        self._tell(Message("beat", fields={"stages": stages, "clock": time.monotonic_ns(), **_usage()}))
 
     def _stage_failed(self, stage: Stage, error: Exception) -> None:
-        """In the stage's thread. What is the input's fault ends its stream; everything else this worker."""
+        """Called in the stage's thread. An `InputError` ends the stream, any other error this worker."""
         self._fail(stage, error)
         if not isinstance(error, InputError):
             self._tell(Message("dying", fields={"stage": stage.name}))
@@ -245,8 +233,6 @@ class Worker:
             "ended": stage is not None and stage.ended,
         }
         self._tell(Message("failed", stage.stream if stage else "", fields=fields))
-        if threading.current_thread() is threading.main_thread():
-            self._send_outgoing()
 
     def _end(self) -> None:
         threads = set(self._threads.values())
@@ -254,49 +240,43 @@ class Worker:
             thread.order(None)
         for thread in threads:
             thread.join(1.0)
+        self._send_outgoing()
         self._control.close(linger=200)
         sys.stdout.flush()
         sys.stderr.flush()
-        # not through the interpreter's end: a thread that hangs in a driver would hold it up
+        # without the interpreter's finalization: a thread that hangs in a driver would block it
         with contextlib.suppress(Exception):
-            if all(not thread.is_alive() for thread in self._threads.values()):
+            if not any(thread.is_alive() for thread in threads):
                 self._zmq.destroy(linger=200)
         os._exit(self._code or 0)
 
 
 def run_remote(name: str, address: str, secret: str | Path | None = None) -> int:
-    """Run one stage on this host for a supervisor elsewhere (`streamvos stage`).
+    """Run one stage on this host for a supervisor on another one (`streamvos stage`).
 
     Args:
-        name: of the stage, "memory.front".
-        address: tcp:// of the supervisor.
+        name: the stage, such as "memory.front".
+        address: the supervisor's, tcp://host:port.
         secret: file with the pipeline's secret key, which all its hosts share.
-
-    Returns:
-        The exit code.
 
     Raises:
         InputError: there is no such stage, or the address or keys cannot be used.
     """
     if name.partition(".")[0] not in STAGES:
         raise InputError(f"there is no stage {name!r}; a stage is one of extractor, source.S, memory.S, ...")
-    _keep_memory()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    _preload((name,))
+    _set_up([name])
     return Worker(name, address, None, f"remote {name}#{secrets.token_hex(4)}".encode(), {}, secret).run()
 
 
 def main() -> int:
-    """A worker that a supervisor started; its settings come on standard input: others can read arguments."""
+    """Run a worker for a supervisor, with the settings on standard input: others can read arguments."""
     start = json.loads(sys.stdin.read())
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     _end_with(start["parent"], start["pipe"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
-    _keep_memory()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    _preload(start["stages"])
+    _set_up(start["stages"])
     worker = Worker(
         start["name"],
         start["control"],
@@ -307,18 +287,23 @@ def main() -> int:
     return worker.run()
 
 
-def _preload(stages: list[str] | tuple[str, ...]) -> None:
-    """Import what the stages need, before the supervisor can say what to do."""
-    for kind in {name.partition(".")[0] for name in stages}:
-        import_module(STAGES[kind][0])
+def _set_up(stages: Iterable[str]) -> None:
+    """Configure the process, and import what the stages need before the supervisor's first message."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # have the C library keep freed memory: new pages for the tensors of every frame have to be zeroed
+    with contextlib.suppress(AttributeError):  # only glibc has mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the largest allowed
+    for name in stages:
+        _module_of(name)
 
 
 def _end_with(parent: int, pipe: int) -> None:
-    """End this process when the supervisor ends, however that comes about."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(FAILED)
+    """End this process when the supervisor ends, for whatever reason."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(FAILED)
 
     def watch() -> None:
         with contextlib.suppress(OSError):
@@ -328,30 +313,20 @@ def _end_with(parent: int, pipe: int) -> None:
     threading.Thread(target=watch, name="supervisor watch", daemon=True).start()
 
 
-def _keep_memory() -> None:
-    """Have the C library keep what is freed: new pages for the tensors of every frame have to be zeroed."""
-    with contextlib.suppress(AttributeError):  # glibc has it
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, as large as it may be
-
-
 def _publishing_keys(config: PipelineConfig, secret: str | Path | None) -> Curve | None:
-    """Keys for those who subscribe; None where the list of clients is on another host."""
+    """Keys for subscribers; None where the list of clients is on another host."""
     clients = config.security.clients
     return None if secret is None or clients is None or not clients.is_dir() else Curve(secret, clients)
 
 
-def _resident_bytes() -> int:
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _descriptors() -> int | None:
-    with contextlib.suppress(OSError):
-        return len(os.listdir("/proc/self/fd"))
-    return None
+def _usage() -> dict[str, float | None]:
+    """Processor seconds, resident bytes and open descriptors of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    memory = descriptors = None
+    with contextlib.suppress(OSError):  # no descriptor is left to read them with
+        memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        descriptors = len(os.listdir("/proc/self/fd"))
+    return {"cpu": usage.ru_utime + usage.ru_stime, "memory": memory, "descriptors": descriptors}
 
 
 if __name__ == "__main__":
