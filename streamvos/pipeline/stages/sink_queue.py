@@ -1,12 +1,11 @@
-"""One sink of a pipeline: a thread of its own, behind a bounded queue.
+"""One sink of a pipeline: a bounded queue and the thread that writes its entries.
 
 queue = SinkQueue("json", FileWriter(JsonLinesSink("out.jsonl")), capacity=32, waits=True, wake=waker.wake)
 if queue.has_room: queue.put(entry)
-queue.end()                         # behind what is queued: close the sink
+queue.end()                         # close the sink after the last entry
 queue.written, queue.over, queue.error
 
-Where a disk is full, the thread waits for room and tries the same entry again; what comes meanwhile is queued
-behind it.
+When a disk is full, the thread waits for space and tries the same entry again.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from streamvos.pipeline.clients.publishing import Publisher
 
 CUT_SECONDS = 0.3
-"""How long a sink that is told to close at once may still write what is queued."""
+"""How long a sink that has to close at once may still write queued entries."""
 
 FIRST_RETRY, LONGEST_RETRY = 0.25, 5.0
-"""Seconds after which a full disk is tried again: at first, and at most; twice as long every time."""
+"""Seconds between attempts to write to a full disk: the first and the longest; they double each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +36,22 @@ class Entry:
     """One result for the sinks.
 
     Attributes:
-        frame: with its picture, if a sink of the stream shows pictures.
-        result: of it.
+        frame: the frame; without a sink that shows pictures, its picture is black and takes no memory.
+        result: its mask and objects, without probabilities.
         header: seq, incarnation, captured, pts, dropped, recovered, stamps.
     """
 
     frame: Frame
     result: Result
-    header: Mapping[str, Any]
+    header: dict[str, Any]
 
 
 class FileWriter:
-    """Writes entries to a file or folder; what is written survives a death of this process.
+    """Writes entries to a file or folder.
 
     Args:
         sink: the file or folder.
-        after: frames up to this one are there already, from an earlier life.
+        after: the last frame that an earlier worker wrote, or None.
     """
 
     def __init__(self, sink: Sink, after: int | None = None):
@@ -61,25 +60,24 @@ class FileWriter:
         self.refused: Mapping[str, int] = {}
 
     def wait_with(self, on_full: Callable[[Exception], bool]) -> None:
-        """Have `on_full` wait when the disk is full, and say whether to try again."""
+        """Call `on_full` when the disk is full; it waits, and returns whether to try again."""
         self._sink.on_full = on_full
 
     def write(self, entry: Entry) -> None:
-        """Write one result."""
         if entry.frame.index > self._after:
             self._sink.write(entry.frame, entry.result)
 
     def finish(self) -> None:
-        """Close in order."""
+        """Close the sink under its final name."""
         self._sink.close()
 
     def abort(self) -> None:
-        """Close what was not finished; never raises."""
+        """Close the sink if `finish` has not; never raises."""
         self._sink.abort()
 
 
 class PublishWriter:
-    """Sends entries to subscribers, as a `FileWriter` writes them."""
+    """Sends entries to subscribers."""
 
     place = ""
 
@@ -89,7 +87,7 @@ class PublishWriter:
         self._end = {"seq": 0, "incarnation": 0}
 
     def wait_with(self, on_full: Callable[[Exception], bool]) -> None:
-        pass  # it fills no disk
+        """Do nothing: it fills no disk."""
 
     def write(self, entry: Entry) -> None:
         self._publisher.publish(entry.frame, entry.result, entry.header)
@@ -108,33 +106,26 @@ Writer = FileWriter | PublishWriter
 
 
 class SinkQueue:
-    """A queue and the thread that empties it into a sink.
+    """A queue and the thread that writes its entries.
 
     Args:
-        kind: of the sink, for messages.
-        writer: belongs to the thread from now on.
-        capacity: entries that may wait.
-        waits: whether whoever fills it looks for room first; otherwise the oldest entry makes room.
+        kind: the kind of sink, for messages.
+        writer: used by the thread only.
+        capacity: number of entries that may wait.
+        waits: the stage checks `has_room` before `put`; otherwise a new entry replaces the oldest.
         wake: called after each entry, and at the end.
 
     Attributes:
-        written: seq of the last entry that was written; -1 before.
-        refused: cause -> messages of subscribers that broke a rule.
-        error: why the sink has ended, if not in order.
-        over: whether the thread has let go of the sink.
-        writing: an entry is being written.
-        waiting_for: "no space left on device" and where; "" = it does not wait for room.
-        waiting_since: monotonic ns; 0 = it does not.
+        written: seq of the last entry written; -1 before the first.
+        refused: cause -> number of subscribers' messages that broke a rule.
+        error: why the sink has failed, or None.
+        over: whether the sink is closed.
+        writing: whether an entry is being written.
+        waiting_for: why and where the disk takes nothing more; "" = it does not wait for space.
+        waiting_since: when that wait began, monotonic ns; 0 = it does not wait.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        writer: FileWriter | PublishWriter,
-        capacity: int,
-        waits: bool,
-        wake: Callable[[], None],
-    ):
+    def __init__(self, kind: str, writer: Writer, capacity: int, waits: bool, wake: Callable[[], None]):
         self.kind, self.waits = kind, waits
         self.written = -1
         self.error: StreamvosError | None = None
@@ -146,7 +137,7 @@ class SinkQueue:
         self._ending = self._aborting = False
         self._cut_at: float | None = None
         self._retry = FIRST_RETRY
-        self._left_out = False  # there was no room until the end
+        self._left_out = False  # the sink had to end while the disk was full
         self.waiting_for, self.waiting_since = "", 0
         writer.wait_with(self._wait_for_room)
         self._thread = threading.Thread(target=self._run, name=f"sink {kind}", daemon=True)
@@ -154,20 +145,16 @@ class SinkQueue:
 
     @property
     def has_room(self) -> bool:
-        """Whether an entry can be put without loss; a sink that has ended takes any number."""
+        """Whether `put` drops nothing; true of a closed sink."""
         return self.over or len(self._entries) < self._capacity
 
     @property
     def depth(self) -> int:
-        """Entries that wait."""
+        """Number of waiting entries."""
         return len(self._entries)
 
     def put(self, entry: Entry) -> int:
-        """Queue one entry.
-
-        Returns:
-            How many older ones were dropped for it.
-        """
+        """Queue one entry; returns the number of older ones dropped for it."""
         with self._changed:
             if self._ending or self.over or self.error is not None:
                 return 0
@@ -179,7 +166,7 @@ class SinkQueue:
         return int(dropped)
 
     def end(self, at_once: bool = False) -> None:
-        """Close the sink behind the last entry; at once: after `CUT_SECONDS` at the latest."""
+        """Close the sink after the last entry; `at_once`: after `CUT_SECONDS` at the latest."""
         with self._changed:
             self._ending = True
             if at_once and self._cut_at is None:
@@ -187,13 +174,13 @@ class SinkQueue:
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """Close the sink without its final name, now; files are whole as far as they have come."""
+        """Close the sink now, without its final name; its files are valid up to the last entry."""
         with self._changed:
             self._aborting = True
             self._changed.notify_all()
 
     def join(self, seconds: float) -> None:
-        """Wait until the thread has ended; one that hangs is left behind."""
+        """Wait for the end of the thread, for so many seconds at most."""
         self._thread.join(max(0.0, seconds))
 
     def _run(self) -> None:
@@ -217,7 +204,7 @@ class SinkQueue:
         except Exception as error:  # a library's own
             self.error = SinkError(f"the sink failed: {type(error).__name__}: {error}")
         finally:
-            self._writer.abort()  # nothing to do where it was finished
+            self._writer.abort()  # does nothing after `finish`
             with self._changed:
                 self._entries.clear()
                 self.over, self.writing = True, False
@@ -225,7 +212,7 @@ class SinkQueue:
             self._wake()
 
     def _wait_for_room(self, error: Exception) -> bool:
-        """The disk is full: wait, longer every time; False if the sink has to end without room."""
+        """Wait because the disk is full; False if the sink has to end."""
         with self._changed:
             if not self.waiting_since:
                 self.waiting_for = f"{full_reason(error)} ({self.kind} sink: {self._writer.place})"

@@ -1,10 +1,10 @@
-"""The stage that a stream's results end in: files, videos, subscribers.
+"""The stage that writes a stream's results to files, videos and subscribers.
 
-Every sink has a thread and a queue of its own, so that a slow one holds up nothing, but under policy
-"lossless" its own stream, which must not lose results. docs/protocol.md, 4 to 6.
+Every sink has a thread and a queue of its own. A slow one holds up only its own stream, and only under policy
+"lossless", which must not lose results (docs/protocol.md, 4 to 6).
 
     stage = SinksStage("sinks.front", context)
-    stage.prepare()                     # files are begun, or continued where an earlier life was killed
+    stage.prepare()                     # begins files, or continues those of a killed worker
     stage.bind()
     stage.reset(Message("reset", "front", 1))
     stage.step()
@@ -16,31 +16,34 @@ import json
 import time
 from collections import Counter, deque
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import zmq
+from pydantic import BaseModel, Field, StrictFloat, StrictInt, ValidationError
 
 from streamvos.pipeline.config.streams import SinkConfig
-from streamvos.pipeline.stages.reassembly import ReceivedResult, read_result
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
 from streamvos.pipeline.stages.stage import Stage, StageContext, now, remember_command
+from streamvos.pipeline.wire.inbox import Inbox
 from streamvos.pipeline.wire.messages import Message, Refused, public_session
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
 from streamvos.sinks.overlay_parts import part_path, remove_partial_parts, rescue_parts
-from streamvos.types import SinkError, StreamvosError
+from streamvos.types import Frame, InputError, ObjectResult, Result, SinkError, StreamvosError
 
 ACK_SECONDS = 0.02
-"""Acknowledgements are gathered for so long."""
+"""Time between two acknowledgements."""
 
 FIRST_INCARNATION = 1
 
-_CLOSE_SECONDS = 0.8  # the worker gives a stage a second
+_CLOSE_SECONDS = 0.8  # the worker allows a stage one second
 
 
 class SinksStage(Stage):
-    """Hands each result to all sinks of the stream, once, and says what has been written."""
+    """Hands each result to all sinks of the stream, once, and acknowledges what has been written."""
 
     def __init__(self, name: str, context: StageContext):
         super().__init__(name, context)
@@ -50,12 +53,13 @@ class SinksStage(Stage):
         self._waker = Waker()
         self._queues: list[SinkQueue] = []
         self._reported: set[SinkQueue] = set()
-        self._waiting: deque[tuple[int, Message]] = deque()  # when it came, and a message
+        self._waiting: deque[tuple[int, Message]] = deque()  # time of arrival (ns), message
         self._incarnation = 0
         self._last: int | None = None  # seq of the last result that was taken
-        self._resumed_at = 0  # frame after the last one that an earlier life wrote
+        self._resumed_at = 0  # the frame after the last one that an earlier worker wrote
+        self._shown: dict[str, int] = {}  # overlay video -> last frame in its finished parts
         self._recovering = False
-        self._obeyed: dict[int, int] = {}  # number of a command -> at which frame, lately
+        self._obeyed: dict[int, int] = {}  # number of a command -> frame
         self._unwritten: deque[list[Any]] = deque()  # rows of the next `ack`, by seq
         self._written: list[list[Any]] = []
         self._acked = -1
@@ -66,12 +70,20 @@ class SinksStage(Stage):
     # ---- the worker's calls
 
     def prepare(self) -> dict[str, Any]:
-        begun = _Begun(self.context, self.stream)
+        # files of an earlier run are not continued, so a note names the session that has begun them
+        note = Path(self.context.shared["runtime"]) / f"sinks-{self.stream}.begun"
+        session, resume = self.context.session.hex(), False
+        if self.context.life > 0:
+            with suppress(OSError, ValueError):  # missing or torn: the files are begun again
+                noted = json.loads(note.read_text())
+                resume = noted["session"] == session
+                self._shown = noted["shown"] if resume else {}
         for sink in self._config.sinks:
-            writer = self._publisher(sink) if sink.kind == "publish" else self._file(sink, begun)
+            writer = self._publisher(sink) if sink.kind == "publish" else self._file(sink, resume)
             waits = self._config.overflow_of(sink) == "wait"
             self._queues.append(SinkQueue(sink.kind, writer, sink.queue, waits, self._waker.wake))
-        begun.mark()
+        with suppress(OSError):  # if this worker is killed, the next one begins the files again
+            note.write_text(json.dumps({"session": session, "shown": self._shown}))
         return {}
 
     def sockets(self) -> list[zmq.Socket[bytes] | int]:
@@ -92,7 +104,7 @@ class SinksStage(Stage):
 
     def step(self) -> float | None:
         self._waker.clear()
-        # read at once, or the poll for this socket would not wait; credit is what holds the decoder
+        # everything is read, or the poll for this socket would not wait; credit holds the decoder back
         while (message := self._inbox.receive()) is not None:
             self._waiting.append((now(), message))
         while self._waiting and self._has_room():
@@ -115,14 +127,8 @@ class SinksStage(Stage):
         writing = any(queue.writing for queue in self._queues)
         waiting = [(one.waiting_since, one.waiting_for) for one in self._queues if one.waiting_since]
         since, reason = min(waiting, default=(0, ""))
-        return {
-            **report,
-            "refused": dict(refused),
-            "queues": queues,
-            "writing": writing,
-            "waiting_for": reason,
-            "waiting_since": since,
-        }
+        own = {"queues": queues, "writing": writing, "waiting_for": reason, "waiting_since": since}
+        return {**report, "refused": dict(refused), **own}
 
     def close(self) -> None:
         for queue in self._queues:
@@ -140,38 +146,27 @@ class SinksStage(Stage):
 
     def _take(self, message: Message, received: int) -> None:
         if self._last is not None and message.seq <= self._last:
-            self._ack_due = True  # written in an earlier incarnation
+            self._ack_due = True  # it was written in an earlier incarnation
             return
         if self._last is not None and self._lossless and message.seq > self._last + 1:
             raise SinkError(
-                f"{self.name} got result {message.seq} where {self._last + 1} was due; something was lost on "
-                "the way, and the stream is begun anew"
+                f"{self.name} got result {message.seq} but expected {self._last + 1}; a result was lost, and "
+                "the stream is restarted"
             )
         started = self.busy_since = now()
         try:
-            received_result = read_result(self._inbox, message, self.stream, self._config.shows_pictures)
-        except Refused as error:  # of an earlier incarnation, or of a peer that does not know the protocol
+            entry = _read_result(self._inbox, message, self.stream, self._config.shows_pictures)
+        except Refused as error:
             self._inbox.refused[error.cause] += 1
             return
-        self._hand_out(received_result, message, [received, started, now()])
-
-    def _hand_out(self, received: ReceivedResult, message: Message, times: list[int]) -> None:
-        recovered, self._recovering = self._recovering, False
-        stamps = {**received.stamps, "sinks": times}
-        header = {
-            "seq": message.seq,
-            "incarnation": message.incarnation,
-            "captured": received.frame.captured_ns,
-            "pts": received.frame.pts,
-            "dropped": received.dropped,
-            "recovered": recovered,
-            "stamps": stamps,
-        }
-        entry = Entry(received.frame, received.result, header)
+        header = entry.header
+        header["recovered"], self._recovering = self._recovering, False
+        header["stamps"]["sinks"] = [received, started, now()]
         for queue in self._queues:
             if queue.put(entry):
                 self.drops[f"{queue.kind} queue full"] += 1
-        self._unwritten.append([message.seq, received.frame.captured_ns, stamps, received.dropped, recovered])
+        row = [header[name] for name in ("seq", "captured", "stamps", "dropped", "recovered")]
+        self._unwritten.append(row)
         self._last = message.seq
         for number in message.get("commands", []):  # the memory may die before it has answered them
             remember_command(self._obeyed, number, message.seq)
@@ -180,11 +175,11 @@ class SinksStage(Stage):
     # ---- acknowledgements
 
     def _mark(self) -> int:
-        """Everything up to this frame is where it should be; -1: nothing."""
+        """The last frame up to which everything is written; -1: none."""
         last = -1 if self._last is None else self._last
         if not self._lossless:
             return last
-        # of one that has failed too: what it did not write is not safe
+        # a failed sink counts too: what it did not write is not safe
         return min((queue.written for queue in self._queues if queue.waits), default=last)
 
     def _acknowledge(self, at_once: bool = False) -> float | None:
@@ -209,7 +204,7 @@ class SinksStage(Stage):
         """Report sinks that have failed.
 
         Raises:
-            StreamvosError: one that the stream has to wait for, unless the stream closes with what it has.
+            SinkError: a sink that the stream has to wait for has failed, and the stream is not being stopped.
         """
         for queue in self._queues:
             if queue.error is None or not queue.over or queue in self._reported:
@@ -240,9 +235,8 @@ class SinksStage(Stage):
 
     # ---- sinks
 
-    def _file(self, sink: SinkConfig, begun: _Begun) -> Writer:
+    def _file(self, sink: SinkConfig, resume: bool) -> Writer:
         assert sink.path is not None
-        resume = begun.before
         if sink.kind == "json":
             lines = JsonLinesSink(sink.path, resume=resume)
             self._goes_on_after(lines.last_index)
@@ -254,10 +248,10 @@ class SinksStage(Stage):
         if not resume:
             remove_partial_parts(sink.path)
         last = rescue_parts(sink.path) if resume else None
-        if last is None:  # the life before this one did not get so far, but one before it did
-            last = begun.shown.get(str(sink.path))
+        if last is None:  # the last worker finished no part, but an earlier one may have
+            last = self._shown.get(str(sink.path))
         else:
-            begun.shown[str(sink.path)] = last
+            self._shown[str(sink.path)] = last
         self._goes_on_after(last)
         part = part_path(sink.path, self.context.life + 1 if resume else 1)
         return FileWriter(OverlayVideoSink(part, recoverable=True), last)
@@ -281,32 +275,69 @@ class SinksStage(Stage):
         return PublishWriter(publisher)
 
 
-class _Begun:
-    """Whether an earlier life of this very session has begun the files of a stream.
+class _Object(NamedTuple):
+    """Fields of an `ObjectResult`, in the order in which the decoder sends them."""
 
-    What an earlier run left under the same names is not to be continued, so a file beside the sockets says
-    which session has begun them.
+    id: StrictInt
+    score: StrictFloat
+    state: Literal["tracking", "uncertain", "lost"]
+    box: tuple[StrictInt, StrictInt, StrictInt, StrictInt] | None
+    area: StrictInt
 
-    Attributes:
-        before: whether one has.
-        shown: overlay video -> index of the last frame in its finished parts.
+
+class _Fields(BaseModel):
+    """Fields of a `result` (docs/protocol.md, 3)."""
+
+    captured: StrictInt
+    pts: StrictFloat
+    ids: tuple[StrictInt, ...]
+    dropped: dict[str, StrictInt]
+    stamps: dict[str, Annotated[list[StrictInt], Field(min_length=3, max_length=3)]]
+    objects: list[_Object] | None = None
+
+
+def _read_result(inbox: Inbox, message: Message, stream: str, pictures: bool) -> Entry:
+    """Check a `result` and copy its arrays out of shared memory.
+
+    Raises:
+        Refused: an array or field is missing or malformed, or its slot has been used again.
     """
+    mask = inbox.array(message, "mask")
+    if mask.dtype != np.uint8 or mask.ndim != 2 or not mask.size:
+        raise Refused("shape", f"a mask is (H, W) uint8, got {mask.shape} {mask.dtype}")
+    height, width = mask.shape
+    image = inbox.array(message, "image") if pictures else _no_picture(height, width)
+    if image.dtype != np.uint8 or image.shape != (height, width, 3):
+        raise Refused("shape", f"the picture of a mask {mask.shape} is {image.shape} {image.dtype}")
+    try:
+        fields = _Fields.model_validate(message.fields)
+    except ValidationError as error:
+        raise Refused("field", ".".join(map(str, error.errors()[0]["loc"]))) from None
+    objects = _no_objects
+    if fields.objects is not None:
+        found = {one.id: ObjectResult(*one) for one in fields.objects}
+        objects = lambda: found  # noqa: E731
+    header = {
+        "seq": message.seq,
+        "incarnation": message.incarnation,
+        "captured": fields.captured,
+        "pts": fields.pts,
+        "dropped": fields.dropped,
+        "stamps": fields.stamps,
+    }
+    frame = Frame(image, message.seq, fields.captured, fields.pts, stream)
+    result = Result(mask, message.seq, fields.ids, _no_probabilities, objects)
+    return Entry(frame, result, header)
 
-    def __init__(self, context: StageContext, stream: str):
-        folder = context.shared.get("runtime")
-        self._path = None if folder is None else Path(folder) / f"sinks-{stream}.begun"
-        self._session = context.session.hex()
-        self.before = context.life > 0
-        self.shown: dict[str, int] = {}
-        if self.before and self._path is not None:
-            noted: dict[str, Any] = {}
-            with suppress(OSError, ValueError):  # none, or torn: begun anew
-                noted = json.loads(self._path.read_text())
-            self.before = noted.get("session") == self._session
-            self.shown = noted.get("shown", {}) if self.before else {}
 
-    def mark(self) -> None:
-        """Say so."""
-        if self._path is not None:
-            with suppress(OSError):  # then a killed worker begins its files anew
-                self._path.write_text(json.dumps({"session": self._session, "shown": self.shown}))
+@lru_cache(maxsize=4)
+def _no_picture(height: int, width: int) -> np.ndarray:
+    return np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
+
+
+def _no_probabilities() -> np.ndarray:
+    raise InputError("a pipeline does not send probabilities to its sinks, only masks")
+
+
+def _no_objects() -> dict[int, ObjectResult]:
+    raise InputError("no sink of this stream uses scores and boxes, so they were not computed")

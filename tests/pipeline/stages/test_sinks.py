@@ -447,7 +447,7 @@ def test_a_gap_in_a_lossless_stream_is_never_written(tmp_path):
         until(lambda: acknowledged(made.heard("ack")), "the acknowledgement")
         decoder.send(2)
         (error,) = until(lambda: made.failures, "the failure")
-        assert "result 2 where 1 was due" in str(error)
+        assert "result 2 but expected 1" in str(error)
     assert indices(tmp_path / "results.partial.jsonl") == [0]
 
 
