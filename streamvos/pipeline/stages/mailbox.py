@@ -1,13 +1,18 @@
-"""Where frames wait for the source stage, and the thread that reads them.
+"""The frames of a source: the thread that reads them, those that wait, and those that were sent.
 
-A read may block for as long as a camera pleases, so a thread of its own reads. Under policy "latest" the
-mailbox holds one frame and a newer one replaces it; under "lossless" it holds two and the reader waits.
+A read may block for any time, so it has its own thread. Under policy "latest" the mailbox holds one frame and
+a newer one replaces it; under "lossless" it holds two and the reader waits.
 
     mailbox = Mailbox(newest=True, wake=waker.wake)
     reader = FrameReader(lambda: open_source("camera:0"), mailbox)
     reader.start()
-    arrival = mailbox.take()            # None: nothing there
+    arrival = mailbox.take()            # None: no frame yet
     mailbox.take_drops()                # {"newer frame": 3}
+
+    store = FrameStore(arena, slots=16, size=(480, 854))
+    stored = store.put(7, arrival, dropped={})
+    outbox.send("frame", 7, arrays={"image": stored.image})
+    store.release(7)                    # frames up to 7 are no longer needed
 """
 
 from __future__ import annotations
@@ -15,21 +20,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from streamvos.pipeline.wire.arenas import Arena
+from streamvos.pipeline.wire.messages import Array, Place
 from streamvos.sources import LiveSource, Source
-from streamvos.types import Frame, InputError, SourceError, StreamvosError
+from streamvos.types import Frame, SourceError, StreamvosError
 
 LOSSLESS_FRAMES = 2
-"""Frames that wait under "lossless"; with the one at the reader's hand all that it holds."""
+"""Frames that may wait under "lossless"; the reader holds one more."""
 
 _JOIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A frame, and when the reader gave it (monotonic ns)."""
+    """A frame, and when it was read (monotonic ns)."""
 
     frame: Frame
     received: int
@@ -39,8 +48,8 @@ class Mailbox:
     """Frames between the reader's thread and the stage's.
 
     Args:
-        newest: policy "latest": one frame, the newest; else `LOSSLESS_FRAMES`, and the reader waits.
-        wake: called when something is new for the stage.
+        newest: whether to hold the newest frame only (policy "latest").
+        wake: called when the stage has something to look at.
     """
 
     def __init__(self, newest: bool, wake: Callable[[], None]):
@@ -56,14 +65,11 @@ class Mailbox:
     # ---- the reader's side
 
     def put(self, frame: Frame, dropped_before: int = 0) -> bool:
-        """Leave a frame; waits for room under "lossless".
+        """Put the next frame; waits for room under "lossless". Returns False if the mailbox is closed.
 
         Args:
-            frame: the next one.
-            dropped_before: frames that the source itself passed over for this one.
-
-        Returns:
-            False if the mailbox is closed.
+            frame: the next frame.
+            dropped_before: number of frames that the source itself dropped before it.
         """
         received = time.monotonic_ns()
         with self._changed:
@@ -80,15 +86,11 @@ class Mailbox:
                 return False
             if not paused:
                 self._frames.append(Arrival(frame, received))
-        self._wake()  # for a drop too, so that the heartbeat tells of it
+        self._wake()  # for a drop too, which the heartbeat reports
         return True
 
     def wait_until(self, due: float) -> bool:
-        """Wait for a moment (monotonic ns), which pauses under "lossless" put off.
-
-        Returns:
-            False if the mailbox was closed meanwhile.
-        """
+        """Wait until `due` (monotonic ns; "lossless": plus all pauses). Returns False if closed meanwhile."""
         with self._changed:
             while not self._closed:
                 held = self._paused_at is not None and not self._newest
@@ -99,7 +101,7 @@ class Mailbox:
             return False
 
     def finish(self, error: StreamvosError | None) -> None:
-        """Say that nothing more will come, and why if that is not as it should be."""
+        """Note that no frame will follow, and the reader's error, if any."""
         with self._changed:
             self._over, self._error = True, error
         self._wake()
@@ -107,7 +109,7 @@ class Mailbox:
     # ---- the stage's side
 
     def take(self) -> Arrival | None:
-        """The frame that is next; None if there is none now."""
+        """Take the next frame; None if there is none now."""
         with self._changed:
             if not self._frames:
                 return None
@@ -122,22 +124,22 @@ class Mailbox:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is there now."""
+        """Whether no frame waits."""
         return not self._frames
 
     @property
     def over(self) -> bool:
-        """Whether nothing is there and nothing more will come."""
+        """Whether no frame waits and none will follow."""
         with self._changed:
             return self._over and not self._frames
 
     @property
     def error(self) -> StreamvosError | None:
-        """Why the reader ended, if not in order."""
+        """The reader's error, if any."""
         return self._error
 
     def pause(self) -> None:
-        """Under "latest" drop what comes from now on; under "lossless" let the clock stand still."""
+        """Drop all frames under "latest"; stop the clock of `wait_until` under "lossless"."""
         with self._changed:
             if self._paused_at is None:
                 self._paused_at = time.monotonic_ns()
@@ -146,7 +148,7 @@ class Mailbox:
                 self._frames.clear()
 
     def resume(self) -> None:
-        """The opposite."""
+        """End a pause."""
         with self._changed:
             if self._paused_at is not None:
                 self._paused_ns += time.monotonic_ns() - self._paused_at
@@ -154,7 +156,7 @@ class Mailbox:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Take nothing more, and forget what is there."""
+        """Drop all frames and accept no more."""
         with self._changed:
             self._closed = True
             self._frames.clear()
@@ -169,14 +171,14 @@ class FrameReader:
     """Reads a source to its end, in a thread of its own, and closes it.
 
     Args:
-        make_source: opens it; may raise.
-        mailbox: where the frames go.
-        skip: frames to pass over at first, since they have been sent by an earlier life.
-        paced: give each frame when its time stamp says, counted from the first.
-        hide: makes an unforeseen error's text fit to be shown.
+        make_source: opens the source; may raise.
+        mailbox: receives the frames.
+        skip: number of frames to skip at the beginning, which an earlier worker has sent.
+        paced: put each frame at its time stamp, counted from the first.
+        hide: removes secrets from the text of an unforeseen error.
 
     Attributes:
-        opening: it has not got its source yet.
+        opening: whether the source is not open yet.
     """
 
     def __init__(
@@ -192,7 +194,7 @@ class FrameReader:
         self._skip, self._paced, self._hide = skip, paced, hide
         self._stopped = False
         self._source: Source | None = None
-        self._since = 0  # when the present read began
+        self._since = 0  # when the current read began
         self.opening = True
         # a daemon: a thread that hangs in a driver must not keep the process
         self._thread = threading.Thread(target=self._run, name="frame reader", daemon=True)
@@ -203,17 +205,17 @@ class FrameReader:
 
     @property
     def reading_since(self) -> int:
-        """Since when it waits for its source without a sign of life, in monotonic ns; 0 = it does not."""
+        """When a read that has not returned began, or last showed a sign of life, monotonic ns; 0 = none."""
         since, source = self._since, self._source
         return max(since, source.alive_ns) if since and source is not None else since
 
     def stop(self, wait: bool = True) -> None:
-        """End; a thread that hangs in a driver is left behind."""
+        """End the thread; with `wait`, wait for it for a limited time."""
         self._stopped = True
         self._mailbox.close()
         if wait:
             if isinstance(self._source, LiveSource):
-                self._source.close()  # it has a thread of its own, and this ends a wait for it
+                self._source.close()  # it has its own thread, and this ends a wait for it
             self._thread.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
@@ -226,7 +228,7 @@ class FrameReader:
         except StreamvosError as error:
             if not self._stopped:
                 self._mailbox.finish(error)
-        except Exception as error:  # a library's own; the supervisor must hear of it, and of no password
+        except Exception as error:  # from a library; its text may contain a password
             text = self._hide(" ".join(str(error).split()))
             self._mailbox.finish(SourceError(f"the source failed: {type(error).__name__}: {text}"))
         else:
@@ -237,7 +239,7 @@ class FrameReader:
 
     def _read(self, source: Source) -> None:
         self._since = time.monotonic_ns()
-        source.pass_over(self._skip)  # at once: a file may be able to seek
+        source.pass_over(self._skip)  # in one call: a file may be able to seek
         seen, start = 0, 0.0
         while True:
             self._since = time.monotonic_ns()
@@ -256,17 +258,92 @@ class FrameReader:
             seen = dropped
 
 
-def check_size(source: Source, expected: tuple[int, int]) -> Source:
-    """The source itself, if its frames still have the size they had.
+@dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """One frame of a `FrameStore`.
+
+    Attributes:
+        seq: its number.
+        slot: its slot in the arena.
+        image: the picture, (H, W, 3) uint8, as an outbox takes it: in shared memory, or as an array.
+        captured: monotonic ns; pts: s; received: monotonic ns.
+        dropped: cause -> frames dropped before it.
+    """
+
+    seq: int
+    slot: int
+    image: Array | np.ndarray
+    captured: int
+    pts: float
+    received: int
+    dropped: Mapping[str, int]
+
+
+class FrameStore:
+    """Frames that were sent and may have to be sent again (docs/protocol.md, 5).
+
+    Args:
+        arena: shared memory for the pictures; None: they stay here, as the extractor is on another host.
+        slots: capacity in frames; the arena gets one more slot, for the first label map.
+        size: (H, W) of the frames.
 
     Raises:
-        InputError: they do not.
+        ArenaError: there is not enough shared memory.
     """
-    if source.size != expected:
-        height, width = source.size
-        source.close()
-        raise InputError(
-            f"{source.name} was {expected[1]}x{expected[0]} pixels and is {width}x{height} when opened anew; "
-            "start the pipeline again"
-        )
-    return source
+
+    def __init__(self, arena: Arena | None, slots: int, size: tuple[int, int]):
+        self._arena, self._mask_slot = arena, slots
+        self._free = list(range(slots))
+        self._frames: dict[int, StoredFrame] = {}
+        if arena is not None:
+            arena.allocate(slots + 1, size[0] * size[1] * 3)
+
+    @property
+    def full(self) -> bool:
+        """Whether no slot is free."""
+        return not self._free
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the stored frames, ascending."""
+        return list(self._frames)
+
+    def get(self, seq: int) -> StoredFrame | None:
+        """A frame by its number."""
+        return self._frames.get(seq)
+
+    def put(self, seq: int, arrival: Arrival, dropped: Mapping[str, int]) -> StoredFrame:
+        """Store a frame in a free slot."""
+        frame, slot = arrival.frame, self._free.pop()
+        image = self._placed(slot, frame.image)
+        stored = StoredFrame(seq, slot, image, frame.captured_ns, frame.pts, arrival.received, dropped)
+        self._frames[seq] = stored
+        return stored
+
+    def picture(self, stored: StoredFrame) -> np.ndarray:
+        """A stored frame's picture, (H, W, 3) uint8."""
+        if isinstance(stored.image, np.ndarray):
+            return stored.image
+        assert self._arena is not None
+        assert isinstance(stored.image.data, Place)
+        with self._arena.read(stored.image.data, stored.image.nbytes) as view:
+            return np.frombuffer(bytes(view), np.uint8).reshape(stored.image.shape)
+
+    def sendable_mask(self, label_map: np.ndarray) -> Array | np.ndarray:
+        """The first label map, (H, W) uint8, in its own slot, as an outbox takes it."""
+        return self._placed(self._mask_slot, label_map)
+
+    def release(self, seq: int) -> None:
+        """Forget all frames up to this one."""
+        for number in [number for number in self._frames if number <= seq]:
+            self._free.append(self._frames.pop(number).slot)
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        self.release(max(self._frames, default=-1))
+
+    def _placed(self, slot: int, array: np.ndarray) -> Array | np.ndarray:
+        if self._arena is None:
+            return array
+        generation, offsets = self._arena.write(slot, Array.of(array).data)
+        return Array("uint8", array.shape, Place(self._arena.name, slot, generation, offsets[0]))

@@ -1,7 +1,7 @@
-"""The stage that a stream's frames come from.
+"""The stage that reads a stream's frames.
 
-It is the only place of the pipeline where frames are dropped (policy "latest"), and it keeps what it has sent
-until the supervisor says that it will not be needed again (policy "lossless"). docs/protocol.md, 4 and 5.
+Only here are frames dropped (policy "latest"). Frames that were sent are stored until the supervisor releases
+them, since a restarted consumer may need them again (policy "lossless"); docs/protocol.md, 4 and 5.
 
     stage = SourceStage("source.front", context)
     stage.prepare()                     # {"size": [480, 854], "fps": 24.0, ...}
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,31 +21,30 @@ import zmq
 
 from streamvos.addresses import redact
 from streamvos.masks.boxes import parse_boxes
-from streamvos.pipeline.stages.frame_store import FrameStore, StoredFrame
-from streamvos.pipeline.stages.mailbox import Arrival, FrameReader, Mailbox, check_size
+from streamvos.pipeline.stages.mailbox import Arrival, FrameReader, FrameStore, Mailbox, StoredFrame
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
 from streamvos.pipeline.wire.messages import Message, Refused
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.sources import Source, open_source
 from streamvos.sources.first_frame import first_label_map, given_label_map
-from streamvos.types import Frame, InputError, SourceError
+from streamvos.types import Frame, InputError, SourceError, StreamvosError
 
 _STEMS_BYTES = 2**18
-"""The most that the names of a folder's pictures may take in the facts; longer ones are left out."""
+"""Limit for the names of a folder's pictures in the facts; longer lists are left out."""
 
-_LONG = 0.5  # share of the time after which a read is given up; from then on it is reported
+_LONG = 0.5  # share of `stall_timeout` after which a read is reported as slow
 
 _LOOK_SECONDS = 1.0
 
 _HELD_NS = 5_000_000_000
-"""Between two looks; a process that was stopped for so long has no right to speak of others."""
+"""After such a gap between two looks this process itself was stopped, and the source gets its time anew."""
 
 
 class SourceStage(Stage):
     """Reads frames, numbers them, and sends them when there is credit.
 
-    A source that is no live one is paced by its own time stamps if its stream says `realtime`, and under
-    "latest" too, where reading as fast as possible would only drop.
+    Files are paced by their time stamps if the stream says `realtime`, and under "latest", where reading
+    faster would only drop frames.
     """
 
     def __init__(self, name: str, context: StageContext):
@@ -62,13 +60,13 @@ class SourceStage(Stage):
         self._given: np.ndarray | None = None
         self._size = (0, 0)
         self._store: FrameStore  # made by `prepare`, which knows the size of the frames
-        self._next, self._last = 0, -1  # the frame to send, and the highest that was
-        self._pending: Counter[str] = Counter()  # drops that no header has reported yet
+        self._next, self._last = 0, -1  # the frame to send, and the highest one sent
+        self._pending: Counter[str] = Counter()  # drops not yet reported in a header
         self._origin: int | None = None  # monotonic ns at which a live stream's time stamps are 0
-        self._pts_base: float | None = None  # s that are added to those of the present reader
+        self._pts_base: float | None = None  # seconds added to the time stamps of the current reader
         self._written = 0  # frames before this one have reached the sinks
         self._stall_ns = round(self._config.effective_stall_timeout * 1e9)
-        self._waited_from = 0  # a read before this moment (monotonic ns) is not held against the source
+        self._waited_from = 0  # monotonic ns; the time that a read took before it does not count
         self._looked_at = 0
         self._begun = self._fresh = self._paused = self._stopping = self._end_sent = False
 
@@ -90,9 +88,8 @@ class SourceStage(Stage):
             "label": label_of(self._config.source),
             "live": self._config.live,
         }
-        stems = [] if self._latest else _stems(source)
-        # one text: a list in a header has few entries
-        return {**facts, "stems": "\0".join(stems)} if stems else facts
+        stems = "" if self._latest else _stems(source)
+        return {**facts, "stems": stems} if stems else facts
 
     def sockets(self) -> list[zmq.Socket[bytes] | int]:
         return [*super().sockets(), self._waker.descriptor]
@@ -132,7 +129,7 @@ class SourceStage(Stage):
             self._reader.stop()
         if self._opened is not None:
             self._opened.close()
-        self._outbox.close(linger=1000)  # an `end` may be on its way
+        self._outbox.close(linger=1000)  # an `end` may not have left yet
         super().close()
         self._waker.close()
 
@@ -145,7 +142,7 @@ class SourceStage(Stage):
     def _start(self, message: Message) -> None:
         number = message["next"]
         if not isinstance(number, int) or number < 0:
-            raise Refused("field", "start says at which frame, as a number >= 0")
+            raise Refused("field", f"start: next is a number >= 0, got {number!r}")
         self._outbox.reset(message.incarnation)
         self._fresh, self._begun, self._end_sent = bool(message.get("fresh")), True, False
         self._written = message.get("written", 0)
@@ -157,14 +154,14 @@ class SourceStage(Stage):
                 self._read_from(number)
         elif self._reader is not None and (number == self._last + 1 or number in self._store.numbers):
             self._store.release(number - 1)
-        else:  # it cannot be sent again, and is read again
+        else:  # it is no longer stored, and is read again
             self._store.clear()
             self._last = number - 1
             self._read_from(number)
         self._next = number
 
     def _give_up(self, number: int) -> None:
-        """Count what the sinks have not got, with the drops in its headers; forget all frames."""
+        """Count the frames that the sinks lack, and the drops in their headers; forget all frames."""
         for seq in self._store.numbers:
             stored = self._store.get(seq)
             if seq >= self._written and stored is not None:
@@ -175,7 +172,7 @@ class SourceStage(Stage):
         self._last = number - 1
 
     def _read_from(self, number: int) -> None:
-        """Begin to read; what was read by an earlier life is passed over, where that is possible."""
+        """Begin to read at a frame; a live source has no earlier frames to skip."""
         if self._reader is not None:
             self._reader.stop()
             self._count(self._mailbox.take_drops())
@@ -185,11 +182,11 @@ class SourceStage(Stage):
         live, self._pts_base = self._config.live, None
         opened, self._opened = self._opened, None
         self._reader = FrameReader(
-            (lambda: opened) if opened is not None else self._reopen,
+            self._reopen if opened is None else lambda: opened,
             self._mailbox,
             skip=0 if live else number,
             paced=not live and (self._config.realtime or self._latest),
-            hide=partial(_without, self._config.source, label_of(self._config.source)),
+            hide=self._without_credentials,
         )
         if self._stopping:
             self._reader.stop(wait=False)
@@ -210,23 +207,34 @@ class SourceStage(Stage):
         )
 
     def _reopen(self) -> Source:
-        return check_size(self._open(), self._size)
+        source = self._open()
+        if source.size == self._size:
+            return source
+        source.close()
+        (height, width), (new_height, new_width) = self._size, source.size
+        raise InputError(
+            f"{source.name} was {width}x{height} pixels and is {new_width}x{new_height} after it was opened "
+            "again; restart the pipeline"
+        )
+
+    def _without_credentials(self, text: str) -> str:
+        source = self._config.source
+        for secret in (source, source.removeprefix("camera:")):
+            text = text.replace(secret, label_of(source))
+        return text
 
     def _look_at_reader(self) -> float | None:
-        """See whether a read comes back.
+        """Check how long the current read takes; returns seconds until the next look.
 
-        It counts only where a frame is waited for: not in a pause, while earlier ones wait for credit, or
-        before the time that its stamp says.
-
-        Returns:
-            Seconds after which to look again.
+        Time counts only while a frame is needed: not in a pause, while earlier frames wait for credit, or
+        before the frame is due.
 
         Raises:
-            SourceError: a read takes so long that it is given up, which only the end of this process can do.
-                Live sources look after themselves.
+            SourceError: the read takes too long; only the end of this process can end it. Live sources have
+                their own timeouts.
         """
         reader, since, at = self._reader, 0, now()
-        if at - self._looked_at > min(_HELD_NS, self._stall_ns // 2):  # looks come in half of that
+        if at - self._looked_at > min(_HELD_NS, self._stall_ns // 2):  # looks are at most half of that apart
             self._waited_from = at
         self._looked_at = at
         if reader is None or self._stopping:
@@ -241,7 +249,7 @@ class SourceStage(Stage):
         if waited > limit and not self._config.live:
             raise SourceError(
                 f"{label_of(self._config.source)} gave no frame within {limit * 1e-9:g} s (stall_timeout): a "
-                "read does not come back; see whether the disk or network that it lies on is there"
+                "read does not return; check the disk or network that the source is on"
             )
         is_long = waited > limit * _LONG
         self.waiting_for = "the source gives no frame" if is_long else ""
@@ -251,13 +259,13 @@ class SourceStage(Stage):
     # ---- frames
 
     def _upcoming(self) -> StoredFrame | None:
-        """The frame to send now: one that was sent before, or the mailbox's; None if there is none."""
+        """The frame to send now, a stored or a new one; None if there is none."""
         if self._next <= self._last:
             return self._store.get(self._next)
         if self._stopping or (self._paused and not self._latest) or (self._store.full and not self._latest):
             return None
         arrival = self._mailbox.take()
-        # what was dropped up to this frame, and not what this frame will be dropped for
+        # drops before this frame, without those that its successors cause
         self._count(self._mailbox.take_drops())
         if arrival is None:
             return None
@@ -271,13 +279,13 @@ class SourceStage(Stage):
         return stored
 
     def _timed(self, arrival: Arrival) -> Arrival:
-        """The time stamps of a camera that was opened again go on where they would be by now."""
+        """Continue a live source's time stamps where the source was opened again."""
         if not self._config.live:
             return arrival
         frame = arrival.frame
         if self._origin is None:
             self._origin = frame.captured_ns - round(frame.pts * 1e9)
-            self.tell("origin", origin=self._origin)  # for our next life
+            self.tell("origin", origin=self._origin)  # for the next worker
         if self._pts_base is None:
             self._pts_base = (frame.captured_ns - self._origin) * 1e-9 - frame.pts
         return replace(arrival, frame=replace(frame, pts=frame.pts + self._pts_base))
@@ -306,29 +314,21 @@ class SourceStage(Stage):
         return np.ascontiguousarray(first_label_map(frame, self._given, self._boxes), np.uint8)
 
     def _conclude(self) -> None:
-        """End the stream when nothing more will come, or say why it cannot go on.
-
-        Raises:
-            StreamvosError: the reader's.
-        """
-        error = None if self._stopping else self._mailbox.error or self._too_early()
+        """End the stream after its last frame, or raise the reader's error."""
+        error: StreamvosError | None = None if self._stopping else self._mailbox.error
+        if error is None and self._mailbox.over and self._config.reopens and not self._stopping:
+            error = SourceError(
+                f"{label_of(self._config.source)} ended; it is opened again, as cameras are (reopen = false: "
+                "the stream ends too)"
+            )
         if not (self._stopping or self._mailbox.over or (error is not None and self._latest)):
             return
-        # A file that is damaged in the middle ends there; a camera that fails is opened again.
+        # a file that is damaged in the middle ends there; a camera that fails is opened again
         if not self._end_sent and (error is None or isinstance(error, InputError)):
             self._outbox.send("end", self._next)
             self._end_sent = True
         if error is not None:
             raise error
-
-    def _too_early(self) -> SourceError | None:
-        """The end of a source that should not have one."""
-        if not (self._config.reopens and self._mailbox.over):
-            return None
-        return SourceError(
-            f"{label_of(self._config.source)} ended; it is opened again, as cameras are (reopen = false: the "
-            "stream ends too)"
-        )
 
     def _count(self, drops: Counter[str]) -> None:
         self._pending.update(drops)
@@ -336,7 +336,7 @@ class SourceStage(Stage):
 
 
 def label_of(source: str) -> str:
-    """What a stream's source is called, without credentials.
+    """A source's name without credentials.
 
     >>> label_of("camera:rtsp://user:secret@10.0.0.5/stream")
     'camera:rtsp://***@10.0.0.5/stream'
@@ -345,14 +345,10 @@ def label_of(source: str) -> str:
     return prefix + redact(source.removeprefix(prefix))
 
 
-def _without(secret: str, label: str, text: str) -> str:
-    return text.replace(secret, label).replace(secret.removeprefix("camera:"), label)
-
-
-def _stems(source: Source) -> list[str]:
-    """Names of the label maps that belong to the frames, where they are other than numbers."""
+def _stems(source: Source) -> str:
+    """Names of the frames' label maps, separated by zeros, as headers limit lists; "" if they are numbers."""
     if source.length is None or source.length * 5 > _STEMS_BYTES:
-        return []
+        return ""
     stems = [source.stem(index) for index in range(source.length)]
     own = any(stem != f"{index:05d}" for index, stem in enumerate(stems))
-    return stems if own and sum(map(len, stems)) <= _STEMS_BYTES else []
+    return "\0".join(stems) if own and sum(map(len, stems)) <= _STEMS_BYTES else ""
