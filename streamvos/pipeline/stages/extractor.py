@@ -8,8 +8,10 @@ one, and only for streams whose frames have lately been regular (docs/protocol.m
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -43,21 +45,25 @@ class _Stream:
     outbox: Outbox
     lossless: bool
     period: float = NOMINAL_PERIOD
-    size: Size | None = None
-    frame: tuple[Message, torch.Tensor, int] | None = None  # with its picture, and when it arrived (ns)
+    size: Size = (0, 0)
+    frame: tuple[Message, torch.Tensor] | None = None  # with its picture
     owed: list[Message] = field(default_factory=list)  # frames whose credit waits for the memory
     arrived: int = 0  # when its last frame arrived
     interval: int = 0  # ns between its last two frames; 0 = not known yet
-    end: Message | None = None
 
-    def note_arrival(self, at: int) -> None:
+    def note_arrival(self) -> None:
+        at = now()
         self.interval = at - self.arrived if self.arrived else 0
         self.arrived = at
 
-    def is_due(self, within: int) -> bool:
-        """Whether its next frame is expected within so many ns, by the interval of the last two."""
-        wait = self.arrived + self.interval - now()
-        return self.interval > 0 and -within <= wait <= within
+    def expects_frame(self, within: int) -> bool:
+        """Whether its next frame should arrive within so many ns, by the interval of the last two."""
+        is_idle = self.frame is None and not self.owed and self.interval > 0
+        return is_idle and abs(self.arrived + self.interval - now()) <= within
+
+    def goes_with(self, other: _Stream) -> bool:
+        """Whether frames of both may form a batch."""
+        return (self.size, self.lossless) == (other.size, other.lossless)
 
 
 class ExtractorStage(Stage):
@@ -78,7 +84,7 @@ class ExtractorStage(Stage):
         self._warm_ups: dict[Size, WarmUp] = {}
         self._call_after = 0  # when a warm-up goes on though no frame has arrived
         self._batch_ns = 0  # duration of the last batch
-        self.batch_sizes: dict[int, int] = {}
+        self._batch_sizes: Counter[str] = Counter()
 
     def prepare(self) -> dict[str, Any]:
         self._extract = shared_extraction(self.context)
@@ -89,7 +95,7 @@ class ExtractorStage(Stage):
     def reset(self, message: Message) -> dict[str, Any]:
         answer = super().reset(message)
         stream, facts = self._streams[message.stream], message["facts"]
-        stream.frame = stream.end = None
+        stream.frame = None
         stream.owed.clear()
         stream.arrived = stream.interval = 0
         stream.period = 1 / facts["fps"] if facts.get("fps") else NOMINAL_PERIOD
@@ -118,39 +124,28 @@ class ExtractorStage(Stage):
                 return wait
 
     def beat(self) -> dict[str, Any]:
-        return {
-            **super().beat(),
-            "batches": {str(size): count for size, count in dict(self.batch_sizes).items()},
-        }
+        return {**super().beat(), "batches": dict(self._batch_sizes)}
 
     def _take(self, stream: _Stream) -> None:
         """Grant the credits that are due, and take the next frame if there is room for its features."""
-        room = stream.outbox.credit
-        if room and stream.owed:
-            for message in stream.owed:
-                stream.inbox.grant(message)
-            stream.owed.clear()
-        if stream.end is not None and stream.frame is None:
-            stream.outbox.send("end", stream.end.seq)
-            stream.end = None
-        if stream.frame is not None or not room:
+        if not stream.outbox.credit:
             return
-        came = stream.inbox.receive()
-        if came is None:
+        while stream.owed:
+            stream.inbox.grant(stream.owed.pop(0))
+        if stream.frame is not None or (message := stream.inbox.receive()) is None:
             return
-        if came.kind == "end":
-            stream.end = came
-            self._take(stream)
+        if message.kind == "end":
+            stream.outbox.send("end", message.seq)
             return
         try:
-            # the source keeps it until the sinks have its mask, so that it can be looked at where it lies
-            image = torch.from_numpy(_writable(stream.inbox.look(came, "image")))
-            stream.frame = (came, check_frame(image, stream.size), now())
-            stream.note_arrival(stream.frame[2])
+            # the source stores it until the sinks have its mask, so it need not be copied
+            image = np.require(stream.inbox.look(message, "image"), requirements="W")
+            stream.frame = (message, check_frame(torch.from_numpy(image), stream.size))
+            stream.note_arrival()
         except Refused as error:
-            self._refuse(stream, came, error)
-        except InputError as error:  # of one stream, and no reason to end the others
-            self._refuse(stream, came, Refused("frame", str(error)))
+            self._refuse(stream, message, error)
+        except InputError as error:  # it concerns this stream only
+            self._refuse(stream, message, Refused("frame", str(error)))
 
     def _refuse(self, stream: _Stream, message: Message, error: Refused) -> None:
         stream.inbox.refused[error.cause] += 1
@@ -158,59 +153,38 @@ class ExtractorStage(Stage):
         stream.inbox.grant(message)
 
     def _next_batch(self) -> tuple[list[_Stream], float | None]:
-        """Streams whose frames go now, oldest first; or none, and how long to wait for company."""
-        ready = sorted((one for one in self._streams.values() if one.frame), key=_arrival)
-        if not ready:
-            return [], None
-        shortest: int | None = None
+        """Streams whose frames are extracted now, oldest first; or none, and seconds to wait for others."""
+        ready = sorted((one for one in self._streams.values() if one.frame), key=attrgetter("arrived"))
+        waits: list[int] = []
         for first in ready:
-            same = [one for one in ready if (one.size, one.lossless) == (first.size, first.lossless)]
-            sizes = self._sizes(first)
+            same = [one for one in ready if one.goes_with(first)]
+            sizes = self._warm_ups[first.size].batches(first.lossless)
             most = max(size for size in sizes if size <= len(same))
-            if most >= max(sizes):
+            # a frame waits for others no longer than one batch takes, nor than one period
+            patience = min(round(first.period * 1e9), self._batch_ns)
+            waits.append(first.arrived + patience - now())
+            others = (one for one in self._streams.values() if one.goes_with(first))
+            is_worth_it = most < max(sizes) and any(one.expects_frame(patience) for one in others)
+            if waits[-1] <= 0 or not is_worth_it:
                 return same[:most], None
-            patience = self._patience(first)
-            left = patience - (now() - _arrival(first))
-            if left <= 0 or not any(
-                self._is_expected(one, first, patience) for one in self._streams.values()
-            ):
-                return same[:most], None
-            shortest = left if shortest is None else min(shortest, left)
-        return [], None if shortest is None else shortest * 1e-9
-
-    def _patience(self, stream: _Stream) -> int:
-        """How many ns a frame may wait for company: no longer than one batch takes, nor than one period."""
-        return min(round(stream.period * 1e9), self._batch_ns)
-
-    def _is_expected(self, other: _Stream, first: _Stream, patience: int) -> bool:
-        """Whether a frame of `other` is on its way that could go with that of `first`."""
-        return (
-            other.frame is None
-            and (other.size, other.lossless) == (first.size, first.lossless)
-            and not other.owed
-            and other.is_due(patience)
-        )
-
-    def _sizes(self, stream: _Stream) -> tuple[int, ...]:
-        assert stream.size is not None
-        return self._warm_ups[stream.size].batches(stream.lossless)
+        return [], min(waits) * 1e-9 if waits else None
 
     def _extract_batch(self, batch: Sequence[_Stream]) -> None:
         started = self.busy_since = now()
         frames = [one.frame for one in batch if one.frame is not None]
-        features = self._extract([image for _, image, _ in frames])
+        features = self._extract([image for _, image in frames])
         done = now()
         self._batch_ns = done - started
-        self.batch_sizes[len(batch)] = self.batch_sizes.get(len(batch), 0) + 1
-        for k, (stream, (message, _, received)) in enumerate(zip(batch, frames, strict=True)):
+        self._batch_sizes[str(len(batch))] += 1
+        for k, (stream, (message, _)) in enumerate(zip(batch, frames, strict=True)):
             stream.frame = None
             try:
                 stream.inbox.check(message, "image")
-            except Refused as error:  # it was another frame's by then: the stream begins anew
+            except Refused as error:  # the source has overwritten it, as the stream is restarting
                 self._refuse(stream, message, error)
                 continue
             own = Features({n: value[k : k + 1] for n, value in features.maps.items()}, features.size)
-            self._send(stream, message, own, [received, started, done])
+            self._send(stream, message, own, [stream.arrived, started, done])
             stream.owed.append(message)
             self.frames += 1
         self.busy_since = 0
@@ -226,7 +200,7 @@ class ExtractorStage(Stage):
         stream.outbox.send("features", message.seq, {**fields, **more}, arrays)
 
     def _warm_up(self, size: Size) -> WarmUp:
-        """What is known of a size; of a new one, by one call, as much as a stream needs to begin."""
+        """The warm-up of a size, with its first call made, which is all that a stream needs to begin."""
         if size not in self._warm_ups:
             config = self.context.config
             counts = [count for count in config.extractor.batches if count <= len(config.streams)]
@@ -235,22 +209,13 @@ class ExtractorStage(Stage):
         return self._warm_ups[size]
 
     def _call(self, warm_up: WarmUp) -> None:
-        """One call; a frame that could not be sent meanwhile has a moment to come before the next."""
+        """Make one call; frames that could not be sent meanwhile have a moment to arrive before the next."""
         warm_up.step()
         self._call_after = now() + MOMENT_NS
 
 
-def _arrival(stream: _Stream) -> int:
-    assert stream.frame is not None
-    return stream.frame[2]
-
-
-def _writable(image: np.ndarray) -> np.ndarray:
-    return image if image.flags.writeable else image.copy()
-
-
 def _own(stream: _Stream, message: Message, name: str) -> Array:
-    """An array as one of this process, to be sent on."""
+    """A copy of an array, to be sent on."""
     return Array.of(stream.inbox.array(message, name))
 
 
