@@ -4,10 +4,9 @@
     python bench/engines.py --cases tvos frtm-fast --batch 4
     python bench/engines.py --cases "joint/decoder" --batch 3        # three objects
     python bench/engines.py --device cuda --backends aoti cuda-graph tensorrt
-    python bench/engines.py --most 8 --batch 3          # an engine of 1 to 8 frames beside one of 3
 
 Calls take turns (eager, aoti, eager, ...), so that whatever else the machine does meets them alike;
-medians and the least are told. Memory is kept between calls, as in a stream (`--fresh`: it is not). "error"
+medians and minima are printed. Memory is kept between calls, as in a stream (`--fresh`: it is not). "error"
 is the relative difference to eager's features. Weights are the bundled ones where there are some, else
 random, on which time does not depend. Every case runs in a process of its own. A table for people; one line
 of JSON last.
@@ -32,7 +31,7 @@ import torch
 from methods import bounded
 
 from streamvos.engines.eager import choose_device, prepare
-from streamvos.engines.engines import COMPILED, why_missing
+from streamvos.engines.engines import COMPILED
 from streamvos.engines.exporting import export
 from streamvos.engines.gate import feature_error, inputs_in, resized, synthetic_clip
 from streamvos.engines.recipes import recipe_for
@@ -70,7 +69,7 @@ What follows a slash is the part, else it is the extractor; of an inner part the
 
 
 def one_case(
-    name: str, size: tuple[int, int], batch: int, device: str, backends: list[str], most: int = 0
+    name: str, size: tuple[int, int], batch: int, device: str, backends: list[str]
 ) -> dict[str, Any]:
     """Times of every backend, and what building took."""
     method_name, options = CASES[name]
@@ -87,26 +86,24 @@ def one_case(
     else:
         inputs = inputs_in(method, part, synthetic_clip(size, 2, batch), place, follow)[-1]
     recipe = recipe_for(method.name, part.name)
-    settings = (lambda backend: {}) if recipe is None else recipe.settings
+    assert recipe is not None
     runs: dict[str, Callable[..., Any]] = {"eager": part.plain}
     seconds, errors, loading = {}, {}, {}
     with torch.inference_mode():
         expected = part.plain(*inputs)
     with tempfile.TemporaryDirectory() as folder:
-        for backend, free in [(one, free) for one in backends for free in ([0, most] if most else [0])]:
-            title = f"{backend} 1..{free}" if free else backend
-            path = Path(folder) / f"{title.replace(' ', '-')}-{COMPILED[backend].FILE}"
-            given = resized(part, inputs, 2) if free else inputs
-            exact = Signature.of(*given)
-            signature = exact.of_any_batch(part, free) if free else exact
+        for backend in backends:
+            path = Path(folder) / f"{backend}.pt2"
+            given = resized(part, inputs, 2)
+            signature = Signature.of(*given).of_any_batch(part, recipe.most)
             started = time.perf_counter()
-            COMPILED[backend].build(export(part, given, signature), path, settings(backend), signature)
+            COMPILED[backend].build(export(part, given, signature), path, signature, recipe.freezing)
             built = time.perf_counter()
-            runs[title] = COMPILED[backend].load(path, place, part.plain)
-            loading[title] = 1e3 * (time.perf_counter() - built)
+            runs[backend] = COMPILED[backend].load(path, place, part.plain)
+            loading[backend] = 1e3 * (time.perf_counter() - built)
             with torch.inference_mode():
-                errors[title] = feature_error(expected, runs[title](*inputs))
-            seconds[title] = built - started
+                errors[backend] = feature_error(expected, runs[backend](*inputs))
+            seconds[backend] = built - started
     taken: dict[str, list[float]] = {backend: [] for backend in runs}
     with torch.inference_mode():
         for _ in range(ROUNDS):
@@ -159,7 +156,6 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=["aoti"], choices=list(COMPILED))
     parser.add_argument("--size", nargs=2, type=int, default=list(SIZE), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--most", type=int, default=0, help="also an engine that takes 1 to so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="memory is given back and zeroed in every call")
     parser.add_argument("--device", default="cpu")
@@ -170,16 +166,12 @@ def main() -> None:
         print(json.dumps(one_case(**{**given.case, "size": tuple(given.case["size"])})))
         return
     place = choose_device(given.device)
-    backends = [one for one in given.backends if why_missing(one, place) is None]
-    titles = [
-        f"{one} 1..{k}" if k else one for one in backends for k in ([0, given.most] if given.most else [0])
-    ]
-    columns = "".join(f"{name:>10}" + (" " * 7 if name != "eager" else "") for name in ["eager", *titles])
+    backends = [one for one in given.backends if COMPILED[one].missing(place) is None]
+    columns = "".join(f"{name:>10}" + (" " * 7 if name != "eager" else "") for name in ["eager", *backends])
     print(f"{'milliseconds':22}{'':10}{columns}{'error':>10}{'build':>10}")
     rows = []
     for name in given.cases:
         case = {"name": name, "size": given.size, "batch": given.batch, "device": given.device}
-        case["most"] = given.most
         rows.append(in_own_process(given.threads, given.fresh, **case, backends=backends))
         print_row(rows[-1])
     machine = torch.cuda.get_device_name() if place.type == "cuda" else platform.processor()

@@ -38,8 +38,8 @@ from gpu_worker import OUT_OF_TIME, Worker
 
 from streamvos.engines import BACKENDS
 from streamvos.engines.eager import choose_device
-from streamvos.engines.engines import COMPILED, why_missing
-from streamvos.engines.keys import source_digest
+from streamvos.engines.engines import COMPILED
+from streamvos.engines.manifest import source_digest
 
 SIZE, OBJECTS, FRAMES, WARM_UP = (480, 854), (3, 1, 10), 40, 8
 QUICK_SIZE, QUICK_FRAMES, QUICK_WARM_UP = (48, 80), 2, 1
@@ -139,7 +139,7 @@ def measure(given: argparse.Namespace, device: torch.device, record: Record) -> 
     def streams(some: list[tuple[int, str, str]]) -> None:
         for case in some if given.only != "kernels" else []:
             about, job = follow_job(given, case)
-            reason = why_missing(case[2], device)
+            reason = COMPILED[case[2]].missing(device) if case[2] in COMPILED else None
             rows = asked(worker, about, job, clock) if reason is None else [{**about, "failed": reason[:300]}]
             record.add("rows", rows)
             print_row(rows[0])
@@ -174,18 +174,17 @@ def measure(given: argparse.Namespace, device: torch.device, record: Record) -> 
 def wanted_engines(given: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
     """Jobs that build what will be measured, in that order.
 
-    An extractor's engine serves any number of objects.
+    One engine serves 1 to 8 frames or objects.
     """
     parts = {name: parts_of(name) for name in CASES if name in given.methods.split(",")}
     seen = set()
     for objects, name, backend in chosen_cases(given):
-        if backend not in COMPILED or why_missing(backend, device) is not None:
+        if backend not in COMPILED or COMPILED[backend].missing(device) is not None:
             continue
         for part in parts[name]:
             job = {"case": name, "part": part, "backend": backend}
             job["objects"] = None if part == "extractor" else objects
-            engine = 0 if part == "extractor" or objects < 8 else objects  # one takes 1 to 8 objects
-            if (key := (name, part, backend, engine)) not in seen:
+            if (key := (name, part, backend)) not in seen:
                 seen.add(key)
                 yield job
 

@@ -22,10 +22,9 @@ from methods import bounded, peak_mib, scene
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamvos.engines import gate
-from streamvos.engines.building import Builder, Job, part_of
+from streamvos.engines.building import Builder
 from streamvos.engines.cache import EngineCache
 from streamvos.engines.recipes import recipe_for, recipes
-from streamvos.engines.signature import Signature
 from streamvos.methods import METHODS, Method
 from streamvos.segmenter import Extraction, StreamState, check_mask, decide, follow, make_result
 from streamvos.weights import load_method
@@ -156,21 +155,15 @@ def build_engines(
     gate.LEAST_OVERLAP = 0.0 if CASES[case][1] is None else LEAST_OVERLAP
     recipe = recipe_for(method.name, part)
     assert recipe is not None
-    network, clip = part_of(method, part), gate.synthetic_clip((size[0], size[1]), gate_frames, objects or 2)
-    batch = 0 if recipe.most > (objects or 1) else 1
-    if batch and part != "extractor":
-        method = method.eval().to(device)
-        batch = Signature.of(*gate.inputs_in(method, network, clip, device, follow)[0]).batch(network)
-    job = Job(recipe, (size[0], size[1]), batch)
-    builder, rows = Builder(method, device, _cache(cache), follow), []
-    for inputs, signature in builder.inputs(job, clip):
-        built = builder.build(network, backend, inputs, signature, clip, recipe)
+    clip = gate.synthetic_clip((size[0], size[1]), gate_frames, objects or 2)
+    builder, rows = Builder(method, recipe, device, _cache(cache), follow, clip), []
+    for inputs in builder.inputs():
+        built = builder.build(backend, inputs)
         rows.append(
             {
-                "inputs": str(signature),
+                "inputs": str(built.plan.signature),
                 "passed": built.parity.passed,
                 "parity": str(built.parity),
-                "seconds": built.seconds,
                 "milliseconds": built.milliseconds,
             }
         )

@@ -38,7 +38,7 @@ COMMANDS = {
     "ctl": "Show and control a running pipeline.",
     "train": "Train a method.",
     "weights": "List, inspect and convert weights.",
-    "engines": "Build, list, verify and prune compiled networks.",
+    "engines": "Build, list, prune and export compiled networks.",
     "keys": "Make and show keys for pipelines that other hosts reach.",
 }
 """Command -> its line in `streamvos --help`, which is shown without importing any command."""

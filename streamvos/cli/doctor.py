@@ -133,7 +133,7 @@ def _engines() -> str | Absent:
     problem = cache.problem()
     if problem is not None:
         return Absent(problem, "make the folder writable by you alone, or set STREAMVOS_ENGINES")
-    count = sum(one.artefact is not None for one in cache.manifests())
+    count = sum(one.parity.passed for one in cache.manifests())
     return f"{count} compiled networks in {cache.folder}"
 
 

@@ -1,280 +1,168 @@
 """Building engines: export, compile, compare, measure, store. Takes minutes; never where a stream runs.
 
-    builder = Builder(method, device, cache, follow)
-    for job in plan_jobs(["tvos-extractor"], sizes=[(480, 854)]):
-        for inputs, signature in builder.inputs(job, clip):
-            manifest = builder.build(part, "aoti", inputs, signature, clip)
+    builder = Builder(method, recipe, device, cache, follow, clip)
+    for inputs in builder.inputs():
+        manifest = builder.build("aoti", inputs)
 
-It can be interrupted at any time: nothing appears in the cache before it is whole.
+A build can be interrupted at any time: an engine appears in the cache when it is complete.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from streamvos.engines.cache import EngineCache, digest_of
+from streamvos.engines.cache import FILE, EngineCache, digest_of
 from streamvos.engines.eager import prepare
 from streamvos.engines.engines import COMPILED, Engine
 from streamvos.engines.exporting import export, first_line
 from streamvos.engines.gate import Clip, Follow, compare, inputs_in, resized
-from streamvos.engines.keys import FORMAT, Plan, facts, plan_of, source_digest
-from streamvos.engines.manifest import Manifest, Parity
-from streamvos.engines.recipes import Recipe, recipe_named, recipes
+from streamvos.engines.manifest import Manifest, Parity, Plan, plan_of
+from streamvos.engines.recipes import Recipe
 from streamvos.engines.signature import Signature
 from streamvos.methods import Method
-from streamvos.methods.parts import ExtractorPart, Part, Size, Tensors
+from streamvos.methods.parts import ExtractorPart, Part, Tensors
 from streamvos.types import InputError
-from streamvos.weights import BUNDLED
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
 
 ROUNDS = 7
 """Calls of eager and engine, in turns; the median counts."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """Engines to be built for one size.
+class Builder:
+    """Builds the engines of one part for one size.
 
-    Attributes:
-        recipe: its part, options and largest batch.
-        size: (H, W) of the frames.
-        batch: 0 = every batch from 1 to the recipe's largest.
-    """
-
-    recipe: Recipe
-    size: Size
-    batch: int
-
-    @property
-    def title(self) -> str:
-        """The name of the recipe, the batch and the size."""
-        return f"{self.recipe.name} {self.batch or f'1..{self.recipe.most}'}x{self.size[0]}x{self.size[1]}"
-
-
-def plan_jobs(
-    names: Sequence[str], sizes: Sequence[Size] = (), batches: Sequence[int] = (), weights: str = "default"
-) -> list[Job]:
-    """Which engines are to be built; what is not given is as in the recipe. See `chosen_recipes`."""
-    return [
-        Job(recipe, size, batch)
-        for recipe in chosen_recipes(names, weights)
-        for size in sorted(sizes or recipe.sizes)
-        for batch in sorted(batches or [0])
-    ]
-
-
-def chosen_recipes(names: Sequence[str], weights: str = "default") -> list[Recipe]:
-    """The recipes of these names or files; without any, those of methods that have bundled weights.
-
-    Raises:
-        InputError: there is no such recipe, or weights are given without a recipe.
-    """
-    if names:
-        return [recipe_named(name) for name in names]
-    if weights != "default":
-        raise InputError(f"--weights is for one method; name its recipes: {', '.join(recipes())}")
-    return [one for one in recipes().values() if one.method in BUNDLED]
-
-
-def part_of(method: Method, name: str) -> Part:
-    """A part by its name.
+    Args:
+        method, recipe, device, cache: what is built, for which device, and where it is stored.
+        follow: follows a clip, see `streamvos.engines.gate.Follow`.
+        clip: frames to compare on; their size is the engines'.
+        progress: called with a line of text for each step.
 
     Raises:
         InputError: the method has no such part.
-    """
-    parts = method.parts()
-    if name not in parts:
-        raise InputError(f"{method.name} has no part {name!r} with these options; it has: {', '.join(parts)}")
-    return parts[name]
-
-
-def stale(manifest: Manifest, device: torch.device) -> str:
-    """Why an engine cannot be used here any more; empty if it can."""
-    theirs, ours = manifest.plan.facts, facts(device)
-    if theirs.get("device") != device.type:
-        return f"for {theirs.get('device')}"
-    changed = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
-    if changed:
-        return f"{changed[0]} is now {ours.get(changed[0])}, was {theirs.get(changed[0])}"
-    if manifest.plan.format != FORMAT or manifest.plan.source != source_digest():
-        return "the networks' code has changed since"
-    return ""
-
-
-class Builder:
-    """Builds engines of one method.
-
-    Args:
-        method: with its weights.
-        device: where the engines will run.
-        cache: where they are stored.
-        follow: follows a clip, see `streamvos.engines.gate.Follow`.
-        progress: see `Progress`.
     """
 
     def __init__(
         self,
         method: Method,
+        recipe: Recipe,
         device: torch.device,
         cache: EngineCache,
         follow: Follow,
-        progress: Progress = lambda what, done, of: None,
+        clip: Clip,
+        progress: Callable[[str], None] = lambda step: None,
     ):
-        self.method, self.device, self.cache = method.eval().to(device), device, cache
-        self._follow, self._progress = follow, progress
+        parts = method.parts()
+        if recipe.part not in parts:
+            raise InputError(
+                f"{method.name} has no part {recipe.part!r} with these options; it has: {', '.join(parts)}"
+            )
+        self.part: Part = parts[recipe.part]
+        self._method, self._recipe, self._device = method.eval().to(device), recipe, device
+        self._cache, self._follow, self._clip, self._progress = cache, follow, clip, progress
         prepare(method.extractor, device)
 
-    def inputs(self, job: Job, clip: Clip) -> list[tuple[Tensors, Signature]]:
-        """Example inputs, on the device, for each engine of a job; a part may need several, one per scale.
+    def inputs(self, batch: int = 2) -> list[Tensors]:
+        """Example inputs, on the device, for each engine: a part may need several, one per scale.
 
         Args:
-            job: what is to be built.
-            clip: followed to find what an inner part is called with.
+            batch: number of frames or objects; at least 2 for a free one, since torch takes 1 for a constant.
 
         Raises:
-            InputError: with these options the method does not have or use the part.
+            InputError: with these options the method does not use the part.
         """
-        part = part_of(self.method, job.recipe.part)
-        batch = job.batch or 2  # which no compiler takes for a constant
+        part = self.part
         if isinstance(part, ExtractorPart):
-            every = [tuple(tensor.to(self.device) for tensor in part.example(job.size, batch))]
-        else:
-            every = inputs_in(self.method, part, clip, self.device, self._follow)
-            every = [resized(part, tensors, batch) for tensors in every]
-        if not every:
-            raise InputError(f"{self.method.name} does not use its part {part.name!r} with these options")
+            return [tuple(tensor.to(self._device) for tensor in part.example(self._clip.size, batch))]
         found: dict[Signature, Tensors] = {}
-        for tensors in every:
-            exact = Signature.of(*tensors)
-            signature = exact if job.batch else exact.of_any_batch(part, job.recipe.most)
-            found.setdefault(signature, tensors)
-        return [(tensors, signature) for signature, tensors in found.items()]
+        for tensors in inputs_in(self._method, part, self._clip, self._device, self._follow):
+            rows = resized(part, tensors, batch)
+            found.setdefault(self.signature(rows), rows)
+        if not found:
+            raise InputError(f"{self._method.name} does not use its part {part.name!r} with these options")
+        return list(found.values())
 
-    def build(
-        self,
-        part: Part,
-        backend: str,
-        inputs: Tensors,
-        signature: Signature,
-        clip: Clip,
-        recipe: Recipe | None = None,
-        force: bool = False,
-    ) -> Manifest:
+    def signature(self, inputs: Tensors) -> Signature:
+        """What the engine of these example inputs accepts."""
+        return Signature.of(*inputs).of_any_batch(self.part, self._recipe.most)
+
+    def build(self, backend: str, inputs: Tensors, force: bool = False, check: bool = False) -> Manifest:
         """Build one engine, unless there is one.
 
         Args:
-            part: of the method.
             backend: one of `COMPILED`.
-            inputs: examples, on the device.
-            signature: which inputs the engine is for.
-            clip: real frames to compare on.
-            recipe: None = the recipe in the package for this part.
+            inputs: an item of `inputs()`.
             force: build it even if there is one, or one was refused before.
+            check: compare an engine that exists once more; if it fails it is refused from then on.
 
         Returns:
             The manifest; `parity.passed` says whether the engine will be used.
 
         Raises:
-            InputError: the backend cannot build here, the part cannot be exported or compiled, or another
-                process is building the same engine.
+            InputError: the backend cannot build here, the part cannot be exported or compiled, another
+                process is building the same engine, or the file to be checked is damaged.
         """
-        plan = plan_of(self.method, part, backend, signature, self.device, recipe)
-        reason = COMPILED[backend].cannot_build(self.device)
+        signature = self.signature(inputs)
+        plan = plan_of(self._method, self.part, backend, signature, self._device, self._recipe)
+        with self._cache.building(plan.digest) as folder:
+            manifest = None if force else self._cache.find(plan.digest)
+            if manifest is None:
+                return self._build(plan, inputs, folder)
+            if check and manifest.parity.passed:
+                engine = self._load(plan, self._cache.file(manifest))
+                manifest = manifest.model_copy(update={"parity": self._compare(engine)})
+                if not manifest.parity.passed:
+                    self._cache.store(manifest, folder)
+            return manifest
+
+    def _build(self, plan: Plan, inputs: Tensors, folder: Path) -> Manifest:
+        backend, path = COMPILED[plan.backend], folder / FILE
+        reason = backend.cannot_build(self._device)
         if reason is not None:
-            raise InputError(f"backend {backend!r} cannot build here: {reason}")
-        with self.cache.building(plan.digest) as folder:
-            found = None if force else self.cache.find(plan.digest)
-            return found or self._build(part, plan, inputs, clip, folder)
-
-    def verify(self, part: Part, manifest: Manifest, clip: Clip) -> Parity:
-        """Compare an engine once more; one that does not pass is refused from then on.
-
-        Args:
-            part: of the method.
-            manifest: of an engine of the part.
-            clip: frames of its size.
-
-        Raises:
-            InputError: its file is damaged, missing, or cannot be loaded.
-        """
-        plan, path = manifest.plan, self.cache.artefact(manifest)
-        run = COMPILED[plan.backend].load(path, self.device, part.plain)
-        parity = self._compare(part, Engine(run, plan.signature), clip)
-        if not parity.passed:
-            with self.cache.building(manifest.name) as folder:
-                refused = manifest.model_copy(update={"parity": parity, "artefact": None})
-                self.cache.store(refused, folder)
-        return parity
-
-    def _build(self, part: Part, plan: Plan, inputs: Tensors, clip: Clip, folder: Path) -> Manifest:
-        seconds: dict[str, float] = {}
-        backend = COMPILED[plan.backend]
-        path = folder / backend.FILE
-        with self._step("export", seconds):
-            program = export(part, inputs, plan.signature)
-        with self._step("compile", seconds):
-            try:
-                backend.build(program, path, plan.settings, plan.signature)
-                run = backend.load(path, self.device, part.plain)
-                with torch.inference_mode():
-                    run(*inputs)
-            except InputError:
-                raise
-            except Exception as error:  # whatever a compiler raises
-                raise InputError(f"{plan.backend} cannot compile {part.name}: {first_line(error)}") from error
-        engine = Engine(run, plan.signature)
-        with self._step("compare", seconds):
-            parity = self._compare(part, engine, clip)
-        with self._step("measure", seconds):
-            one = resized(part, inputs, 1) if plan.signature.most else inputs
-            milliseconds = measure(part, engine, one, self.device)
-        with torch.inference_mode():
-            layout = part.layout(inputs[0]) if isinstance(part, ExtractorPart) else None
+            raise InputError(f"backend {plan.backend!r} cannot build here: {reason}")
+        self._step("export")
+        program = export(self.part, inputs, plan.signature)
+        self._step("compile")
+        try:
+            backend.build(program, path, plan.signature, plan.freezing)
+            engine = self._load(plan, path)
+            with torch.inference_mode():
+                engine(*inputs)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a compiler raises
+            raise InputError(
+                f"{plan.backend} cannot compile {self.part.name}: {first_line(error)}"
+            ) from error
         manifest = Manifest(
             name=plan.digest,
             plan=plan,
-            frames=clip.size,
-            objects=clip.objects,
-            artefact=path.name if parity.passed else None,
+            frames=self._clip.size,
             sha256=digest_of(path),
-            size=path.stat().st_size,
-            parity=parity,
-            layout=layout,
+            parity=self._compare(engine),
             built_at=time.time_ns(),
-            seconds=seconds,
-            milliseconds=milliseconds,
+            milliseconds=measure(self.part, engine, resized(self.part, inputs, 1), self._device),
         )
-        self.cache.store(manifest, folder)
+        self._cache.store(manifest, folder)
         return manifest
 
-    def _compare(self, part: Part, engine: Engine, clip: Clip) -> Parity:
-        progress = partial(self._progress, "compare")
-        return compare(self.method, part, engine, clip, self.device, self._follow, progress)
+    def _load(self, plan: Plan, path: Path) -> Engine:
+        return Engine(COMPILED[plan.backend].load(path, self._device, self.part.plain), plan.signature)
 
-    @contextmanager
-    def _step(self, what: str, seconds: dict[str, float]) -> Iterator[None]:
-        self._progress(what, 0, 1)
-        started = time.perf_counter()
-        yield
-        seconds[what] = round(time.perf_counter() - started, 3)
+    def _compare(self, engine: Engine) -> Parity:
+        self._step("compare")
+        return compare(self._method, self.part, engine, self._clip, self._device, self._follow)
+
+    def _step(self, step: str) -> None:
+        height, width = self._clip.size
+        self._progress(f"{self._recipe.name} {height}x{width}: {step}")
 
 
 def measure(part: Part, engine: Engine, inputs: Tensors, device: torch.device) -> dict[str, float]:
-    """Milliseconds per call, median of several, taken in turns so that both meet the same disturbances.
-
-    Returns:
-        "eager" and "engine".
-    """
+    """Milliseconds per call of "eager" and "engine", medians; in turns, so that disturbances meet both."""
     runs: dict[str, Callable[..., Tensors]] = {"eager": part.plain, "engine": engine}
     taken: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():

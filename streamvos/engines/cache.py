@@ -2,13 +2,12 @@
 
     cache = EngineCache()                       # `default_folder()`
     manifest = cache.find(plan.digest)          # None: there is no such engine
-    path = cache.artefact(manifest)             # after its digest was compared with the manifest
+    path = cache.file(manifest)                 # after its digest was compared with the manifest
 
     <digest of the plan>/manifest.json, engine.pt2      one engine
     work/<digest>/, work/<digest>.lock                  an engine being built, locked by its process
-    compiler/                                           what compilers keep from one build to the next
 
-An engine is code. The folder has mode 0700 and must belong to the user and be writable by nobody else; its
+An engine is code. The folder has mode 0700, must belong to the user, and must not be writable by others; its
 contents are as trusted as the installation. An engine is written in `work` and appears by a rename.
 """
 
@@ -18,22 +17,21 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
+from pydantic import ValidationError
 
 import streamvos.engines
-from streamvos.engines.manifest import FILE, Manifest
+from streamvos.engines.manifest import Manifest
 from streamvos.types import InputError
+
+FILE, MANIFEST = "engine.pt2", "manifest.json"
 
 FOLDER_VARIABLE = "STREAMVOS_ENGINES"
 """Environment variable that names the folder of the cache."""
-
-
-class BuiltElsewhereError(InputError):
-    """Another process is building this engine."""
 
 
 def default_folder() -> Path:
@@ -51,7 +49,7 @@ class EngineCache:
     """A folder of engines, which any number of processes may use at once.
 
     Args:
-        folder: None = `default_folder()`. It is created when something is stored.
+        folder: None = `default_folder()`; it is created by the first build.
         as_of: nanoseconds since 1970; engines built later are not found. A pipeline gives its starting time,
             so that a restarted worker runs the same engines as before.
     """
@@ -76,8 +74,13 @@ class EngineCache:
             return f"{self.folder} can be written to by others; engines are code: chmod go-w {self.folder}"
         return None
 
+    def check(self) -> None:
+        """Raise InputError if there is a `problem`."""
+        if (problem := self.problem()) is not None:
+            raise InputError(f"the engine cache cannot be used: {problem}")
+
     def manifests(self) -> list[Manifest]:
-        """All engines, those that were refused too; damaged manifests are passed over."""
+        """All engines, also those that were refused; damaged manifests are skipped."""
         if self.problem() is not None or not self.folder.is_dir():
             return []
         found = (self._read(path.name) for path in sorted(self.folder.iterdir()) if len(path.name) == 64)
@@ -89,23 +92,19 @@ class EngineCache:
         is_late = manifest is not None and self._as_of is not None and manifest.built_at > self._as_of
         return None if is_late else manifest
 
-    def artefact(self, manifest: Manifest) -> Path:
+    def file(self, manifest: Manifest) -> Path:
         """The file of an engine, after comparing it with the manifest.
 
         Raises:
             InputError: the engine was refused, or its file is missing or not the one that was stored.
         """
-        if manifest.artefact is None:
+        if not manifest.parity.passed:
             raise InputError(f"{manifest.title} was {manifest.parity}")
-        path = self.folder / manifest.name / Path(manifest.artefact).name
-        try:
-            same = path.stat().st_size == manifest.size and digest_of(path) == manifest.sha256
-        except OSError as error:
-            raise InputError(f"the engine {manifest.title} cannot be read: {error}") from None
-        if not same:
+        path = self.folder / manifest.name / FILE
+        if not path.is_file() or digest_of(path) != manifest.sha256:
             raise InputError(
-                f"the engine {manifest.title} is damaged: its file is not the one that was stored; "
-                "`streamvos engines prune` deletes it"
+                f"the engine {manifest.title} is damaged: its file is missing or not the one that was stored;"
+                " `streamvos engines prune` deletes it"
             )
         return path
 
@@ -114,9 +113,12 @@ class EngineCache:
         """A folder in which to build the engine of a plan; it is deleted afterwards.
 
         Raises:
-            BuiltElsewhereError: another process is building this engine.
+            InputError: another process is building this engine, or the cache cannot be trusted.
         """
-        work = self.subfolder("work")
+        self.check()
+        work = self.folder / "work"
+        for parent in (self.folder, work):
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with FileLock(work / f"{plan}.lock", timeout=0, mode=0o600):
                 folder = work / plan
@@ -127,92 +129,46 @@ class EngineCache:
                 finally:
                     shutil.rmtree(folder, ignore_errors=True)
         except Timeout:
-            raise BuiltElsewhereError(
-                f"another process is building this engine ({plan[:12]}); wait for it"
-            ) from None
+            raise InputError(f"another process is building this engine ({plan[:12]}); wait for it") from None
 
     def store(self, manifest: Manifest, folder: Path) -> None:
-        """Store an engine in place of the one of the same plan.
-
-        Args:
-            manifest: its description.
-            folder: in `building`; the file that the manifest names is in it.
-        """
+        """Store an engine in place of the one of the same plan; its file is in the folder of `building`."""
         new, old = folder / "new", folder / "old"
         new.mkdir(mode=0o700)
-        if manifest.artefact is not None:
-            os.replace(folder / manifest.artefact, new / manifest.artefact)
-        (new / FILE).write_text(manifest.model_dump_json(indent=2))
+        if manifest.parity.passed:
+            os.replace(folder / FILE, new / FILE)
+        (new / MANIFEST).write_text(manifest.model_dump_json(indent=2))
         target = self.folder / manifest.name
         if target.exists():
             os.rename(target, old)
         os.rename(new, target)
 
-    def prune(self, outdated: list[Manifest], everything: bool = False) -> tuple[int, int]:
-        """Delete engines, damaged ones too, and what interrupted builds have left.
-
-        Args:
-            outdated: engines to delete.
-            everything: also what compilers keep.
-
-        Returns:
-            Engines that were deleted, and bytes that became free.
-        """
-        names = {manifest.name for manifest in outdated}
-        doomed = [
-            path for path in self.folder.glob("?" * 64) if path.name in names or self._is_damaged(path.name)
-        ]
-        freed = sum(map(_delete, doomed))
+    def prune(self, outdated: list[Manifest]) -> int:
+        """Delete these engines, damaged ones, and remains of interrupted builds; the number of engines."""
+        names, engines = {one.name for one in outdated}, list(self.folder.glob("?" * 64))
+        doomed = [path for path in engines if path.name in names or self._is_damaged(path.name)]
+        for path in doomed:
+            shutil.rmtree(path, ignore_errors=True)
         for path in (self.folder / "work").glob("?" * 64):
-            try:
-                with FileLock(f"{path}.lock", timeout=0):
-                    freed += _delete(path)
-            except Timeout:  # it is being built
-                continue
-        if everything:
-            freed += _delete(self.folder / "compiler")
-        return len(doomed), freed
-
-    def subfolder(self, name: str) -> Path:
-        """A folder in the cache, created where it is missing.
-
-        Raises:
-            InputError: the cache cannot be trusted.
-        """
-        problem = self.problem()
-        if problem is not None:
-            raise InputError(f"the engine cache cannot be used: {problem}")
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = self.folder / name
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder
+            with suppress(Timeout), FileLock(f"{path}.lock", timeout=0):  # Timeout: it is being built
+                shutil.rmtree(path, ignore_errors=True)
+        return len(doomed)
 
     def _is_damaged(self, plan: str) -> bool:
         manifest = self._read(plan)
         try:
-            return manifest is None or (manifest.artefact is not None and not self.artefact(manifest))
+            return manifest is None or (manifest.parity.passed and not self.file(manifest))
         except InputError:
             return True
 
     def _read(self, plan: str) -> Manifest | None:
         try:
-            manifest = Manifest.read(self.folder / plan / FILE)
-        except InputError:
+            manifest = Manifest.model_validate_json((self.folder / plan / MANIFEST).read_bytes())
+        except (OSError, ValidationError):
             return None
         return manifest if manifest.name == plan else None
 
 
-def _delete(folder: Path) -> int:
-    """Delete a folder; the bytes that became free."""
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    shutil.rmtree(folder, ignore_errors=True)
-    return size
-
-
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -3,23 +3,20 @@
     run = graphed_when_called(compiled)         # on a GPU
     outputs = run(*tensors)                     # copies in, replays, copies out
 
-Small frames leave a GPU waiting for the processor to launch kernels; a graph takes that away. The engines of
-`aoti` and `tensorrt` are replayed so. The backend `cuda-graph` records the plain network: there is nothing to
-compile, and the file of such an engine only says that it was compared and measured.
+With small frames a GPU waits for the processor to launch kernels; a graph saves that time. On a GPU the
+engines of `aoti` and `tensorrt` are graphs too. The backend `cuda-graph` records the plain network: there is
+nothing to compile, and the file of such an engine only says that it was compared and measured.
 
-Outputs are copied out of the graph's own memory, since the next replay writes there again. Recording is
+Outputs are copied out of the graph's own memory, since the next replay overwrites it. Recording is
 thread-local, so that other threads may use the GPU meanwhile. Never run yet: no GPU was available.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -27,48 +24,33 @@ from torch.export import ExportedProgram
 from streamvos.engines.exporting import copied, first_line
 from streamvos.engines.signature import Signature
 from streamvos.methods.parts import Run, Tensors
-from streamvos.types import InputError
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 3
 """Calls before recording, in which libraries choose their kernels and allocate."""
 
-FILE = "engine.json"
-
 
 def missing(device: torch.device) -> str | None:
-    """Why the backend cannot be used on this device; None if it can."""
     return None if device.type == "cuda" else f"CUDA graphs need an NVIDIA GPU, not {device.type!r}"
 
 
 cannot_build = missing
 
 
-def build(program: ExportedProgram, path: Path, settings: Mapping[str, Any], signature: Signature) -> None:
-    """Write a file that says what is recorded.
-
-    Raises:
-        InputError: there are settings.
-    """
-    if settings:
-        raise InputError(f"the backend 'cuda-graph' has no options, got {sorted(settings)}")
-    path.write_text(json.dumps({"recorded": "eager"}))
+def build(program: ExportedProgram, path: Path, signature: Signature, freezing: bool) -> None:
+    path.write_text('{"recorded": "eager"}')
 
 
 def load(path: Path, device: torch.device, plain: Run) -> Run:
-    """The plain network, recorded when it is first called."""
     return graphed_when_called(plain)
 
 
 def graphed_when_called(run: Run) -> Run:
     """Record at the first call of every batch; where that fails, the callable is called as it is.
 
-    Streams that share a method call the same recording from threads of their own: one call at a time, since
-    they share its input.
-
-    Args:
-        run: as for `graphed`; tensors of one batch have the same signature in every call.
+    Streams that share a method call the same recording from their threads: one call at a time, since they
+    share its input. Tensors of one batch have the same signature in every call.
     """
     recorded: dict[tuple[torch.Size, ...], Run] = {}
     one_at_a_time = threading.Lock()
@@ -91,14 +73,14 @@ def graphed(run: Run, inputs: Tensors) -> Run:
     """Record a callable for inputs of these shapes.
 
     Args:
-        run: tensors -> tensors, without a look at their values and without a copy to the processor.
+        run: tensors -> tensors, which neither reads their values nor copies to the processor.
         inputs: example, on a GPU.
 
     Returns:
-        For one thread at a time, on any stream of the device.
+        A callable for one thread at a time, on any stream of the device.
 
     Raises:
-        RuntimeError: something in it cannot be recorded.
+        RuntimeError: an operation cannot be recorded.
     """
     device = inputs[0].device
     # a recording that fails leaves torch's current stream as it was while recording (torch 2.11 to 2.13)

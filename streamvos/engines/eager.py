@@ -40,12 +40,7 @@ def prepare(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def eager_run(module: nn.Module, device: torch.device) -> Callable[..., Any]:
-    """Make a module ready to run.
-
-    Args:
-        module: takes frames (B, 3, H, W) float32; it is moved to the device and set to evaluation.
-        device: where it runs.
-    """
+    """`prepare` a module; the result takes frames (B, 3, H, W) float32."""
     module = prepare(module, device)
 
     def run(frames: torch.Tensor) -> Any:

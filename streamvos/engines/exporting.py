@@ -1,7 +1,7 @@
-"""A part as an exported graph or an ONNX file, and private folders for what compilers leave behind.
+"""A part as an exported graph or an ONNX file.
 
 program = export(part, inputs)
-with compiler_folders(Path("work")): ...
+export_onnx(part, inputs, Path("part.onnx"))
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch.export import Dim
 
-from streamvos.engines.cache import EngineCache
 from streamvos.engines.signature import Signature
 from streamvos.methods.parts import Part, PlainPart, Tensors
 from streamvos.types import InputError, SinkError
@@ -30,9 +29,8 @@ def export(part: Part, inputs: Tensors, signature: Signature | None = None) -> t
     """The graph of a part.
 
     Args:
-        part: of a method.
-        inputs: examples; where the batch is to be free it is at least 2, since torch takes 1 for a constant.
-        signature: says which batches the graph is for; None = that of the examples.
+        inputs: examples; at least 2 rows for a free batch, since torch takes 1 for a constant.
+        signature: the batches that the graph is for; None = that of the examples.
 
     Raises:
         InputError: it cannot be traced, saying where.
@@ -63,7 +61,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what torch's compilers warn of about themselves."""
+    """Hide the warnings of torch's compilers about themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -72,7 +70,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def environment_variables(**values: str) -> Iterator[None]:
-    """Set environment variables of this process; they are as before afterwards, and other threads wait."""
+    """Set environment variables of this process and restore them afterwards; other threads wait."""
     with _one_at_a_time:
         before = {name: os.environ.get(name) for name in values}
         try:
@@ -85,50 +83,14 @@ def environment_variables(**values: str) -> Iterator[None]:
                     os.environ[name] = value
 
 
-@contextmanager
-def compiler_folders(inside: Path) -> Iterator[None]:
-    """Let Inductor compile in a private folder instead of one in /tmp whose name anybody can guess.
+def export_onnx(part: Part, inputs: Tensors, path: Path) -> None:
+    """Write a part on the CPU as an ONNX file with its weights inside: input_0, ... to output_0, ...
 
-    Precompiled headers and what it finds out about the processor stay in the cache of engines: they are ten
-    seconds of every build.
-
-    Args:
-        inside: folder of this build; everything else is compiled there.
-    """
-    from torch._inductor import codecache
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
-    from torch._inductor.utils import fresh_cache
-
-    kept = EngineCache().subfolder("compiler")
-    # Inductor has no option for the folder of its headers
-    folders = {"_HEADER_DIR": kept / "headers", "_HEADER_LOCK_DIR": kept / "headers" / "locks"}
-    before = {name: getattr(codecache, name) for name in folders}
-    try:
-        for name, path in folders.items():
-            setattr(codecache, name, str(path))
-        with environment_variables(TORCHINDUCTOR_CACHE_DIR=str(kept)):
-            pick_vec_isa()  # the process remembers the answer
-        with fresh_cache(dir=str(inside)):
-            yield
-    finally:
-        for name, path in before.items():
-            setattr(codecache, name, path)
-
-
-def export_onnx(part: Part, inputs: Tensors, path: Path) -> dict[str, list[str]]:
-    """Write a part as an ONNX file, for other programs; nothing here reads it.
-
-    Args:
-        part: of a method, on the CPU.
-        inputs: examples; the shapes are fixed to theirs.
-        path: of the file; its weights are inside. It appears when it is complete.
-
-    Returns:
-        "inputs" and "outputs": names in the file.
+    The file is for the shapes of the example inputs, and appears when it is complete.
 
     Raises:
         InputError: packages are missing, or the part has an operation that ONNX lacks.
-        SinkError: it cannot be written.
+        SinkError: the file cannot be written.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
@@ -136,10 +98,7 @@ def export_onnx(part: Part, inputs: Tensors, path: Path) -> dict[str, list[str]]
             f"exporting to ONNX needs {' and '.join(missing)}, not installed: pip install 'streamvos[onnx]'"
         )
     program = export(part, inputs)
-    names = {
-        "inputs": [f"input_{k}" for k in range(len(inputs))],
-        "outputs": [f"output_{k}" for k in range(len(program.graph_signature.user_outputs))],
-    }
+    outputs = len(program.graph_signature.user_outputs)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     # it reports packages that it does not find, whether they are needed or not
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -149,8 +108,8 @@ def export_onnx(part: Part, inputs: Tensors, path: Path) -> dict[str, list[str]]
                 program,
                 (),
                 str(temporary),
-                input_names=names["inputs"],
-                output_names=names["outputs"],
+                input_names=[f"input_{k}" for k in range(len(inputs))],
+                output_names=[f"output_{k}" for k in range(outputs)],
                 external_data=False,
                 dynamo=True,
                 verbose=False,
@@ -162,4 +121,3 @@ def export_onnx(part: Part, inputs: Tensors, path: Path) -> dict[str, list[str]]
         raise InputError(f"{part.name} cannot be written as ONNX: {first_line(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return names

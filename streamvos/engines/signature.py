@@ -1,12 +1,11 @@
-"""What an engine is called with, and whether tensors are that.
+"""Which tensors an engine accepts.
 
-    signature = Signature.of(frames)
+    signature = Signature.of(frames).of_any_batch(part, 8)      # batches of 1 to 8
     signature.check((other,))           # InputError: input 0 of the engine is (2, 3, 480, 854) float32 ...
-    Signature.of(frames).of_any_batch(part, 8)      # the same for batches of 1 to 8
 
 A compiled function checks nothing: AOTInductor reads a batch of two as a batch of one, and tensors of another
-dtype or memory format as if they were of its own, and gives wrong numbers. So everything is checked before
-every call: shape, dtype, strides, alignment, device.
+dtype or memory format as if they had its own, and computes wrong numbers. So shape, dtype, strides, alignment
+and device are checked before every call.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ class TensorSpec:
     """One tensor as a compiled function sees it.
 
     Attributes:
-        shape: as torch has it; -1 as the first side = any batch.
+        shape: -1 as the first side = any batch.
         dtype: without "torch.".
-        strides: in elements; 0 where the side is 1 or any, since that is fixed by the others or never used.
+        strides: in elements; 0 where the side is 1 or any, since the others fix it or it is never used.
         device: its type.
     """
 
@@ -42,14 +41,13 @@ class TensorSpec:
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> TensorSpec:
-        """The specification of this tensor."""
         shape = tuple(tensor.shape)
-        walked = tuple(step if side > 1 else 0 for step, side in zip(tensor.stride(), shape, strict=True))
-        return cls(shape, str(tensor.dtype).removeprefix("torch."), walked, tensor.device.type)
+        strides = tuple(step if side > 1 else 0 for step, side in zip(tensor.stride(), shape, strict=True))
+        return cls(shape, str(tensor.dtype).removeprefix("torch."), strides, tensor.device.type)
 
     @property
     def is_any(self) -> bool:
-        """Whether any batch will do."""
+        """Whether it stands for any batch."""
         return self.shape[:1] == (-1,)
 
     def of_any_batch(self) -> TensorSpec:
@@ -68,8 +66,7 @@ class Signature:
 
     Attributes:
         tensors: their specifications, in order.
-        most: 0 = a fixed batch; else the first side of every tensor that has -1 there is the same number
-            from 1 to this.
+        most: the first side of every tensor that has -1 there is the same number from 1 to this; 0 = no -1.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -77,7 +74,7 @@ class Signature:
 
     @classmethod
     def of(cls, *tensors: torch.Tensor) -> Signature:
-        """The signature of these tensors, with their batch."""
+        """The signature of a call with these tensors."""
         return cls(tuple(TensorSpec.of(tensor) for tensor in tensors))
 
     def of_any_batch(self, part: Part, most: int) -> Signature:
@@ -86,51 +83,36 @@ class Signature:
         return Signature(tuple(specs), most)
 
     def batch(self, part: Part) -> int:
-        """Number of frames or objects in the inputs of a part."""
+        """Number of frames or objects in a call of a part."""
         return next(spec.shape[0] for k, spec in enumerate(self.tensors) if part.is_batched(k))
 
-    def zeros(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Tensors of this signature, with a batch of 1 where any will do."""
-        shapes = [tuple(abs(side) for side in one.shape) for one in self.tensors]
-        return tuple(
-            torch.empty_strided(shape, one.strides, dtype=getattr(torch, one.dtype), device=device).zero_()
-            for one, shape in zip(self.tensors, shapes, strict=True)
-        )
-
     def check(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Refuse what the compiled function must not be given.
+        """Refuse tensors that the compiled function must not get.
 
         Raises:
-            InputError: another number of tensors, or one that is not as specified, saying which and how.
+            InputError: another number of tensors, or a tensor that differs from its specification.
         """
         if len(tensors) != len(self.tensors):
             raise InputError(f"the engine takes {len(self.tensors)} tensors, got {len(tensors)}")
         batches = set()
         for k, (tensor, expected) in enumerate(zip(tensors, self.tensors, strict=True)):
-            came = TensorSpec.of(tensor)
+            spec = TensorSpec.of(tensor)
             is_any = expected.is_any and 1 <= tensor.shape[0] <= self.most
-            if (came.of_any_batch() if is_any else came) != expected:
-                raise InputError(f"input {k} of the engine is {came}, expected {expected}")
+            if (spec.of_any_batch() if is_any else spec) != expected:
+                raise InputError(f"input {k} of the engine is {spec}, expected {expected}")
             if not is_aligned(tensor):
                 raise InputError(f"input {k} of the engine does not begin at a multiple of {ALIGNMENT} bytes")
             batches |= {tensor.shape[0]} if is_any else set()
         if len(batches) > 1:
             raise InputError(f"the inputs of the engine have different batches: {sorted(batches)}")
 
-    def fits(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether `check` accepts these tensors."""
-        try:
-            self.check(tensors)
-        except InputError:
-            return False
-        return True
-
     def __str__(self) -> str:
         return " ".join(
-            "x".join(f"1..{self.most}" if side < 0 else str(side) for side in s.shape) for s in self.tensors
+            "x".join(f"1..{self.most}" if side < 0 else str(side) for side in spec.shape)
+            for spec in self.tensors
         )
 
 
 def is_aligned(tensor: torch.Tensor) -> bool:
-    """Whether compiled code may load it as vectors."""
+    """Whether compiled code may load the tensor as vectors."""
     return tensor.data_ptr() % ALIGNMENT == 0

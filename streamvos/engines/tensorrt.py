@@ -1,21 +1,16 @@
 """The tensorrt backend: torch.export, torch_tensorrt.dynamo.compile, and a package that is loaded again.
 
-    if missing(torch.device("cuda")) is None:
-        build(program, Path("engine.pt2"), {"optimization_level": 4}, signature)
+    build(program, Path("engine.pt2"), signature, freezing=True)
 
 Written for the documented interface of torch-tensorrt 2.13 and never run: no machine with TensorRT was
-available. Its engines are guarded like all others: by the manifest, by the check of every input, and by the
-comparison with eager without which none is used (`streamvos.engines.gate`).
-
-torch-tensorrt's own engine cache stays off: its key leaves out dilation and weights. Networks are strongly
-typed: an engine computes in the dtypes of the exported graph, so autocast regions of a method are kept.
+available. torch-tensorrt's own engine cache stays off: its key leaves out dilation and weights. Networks are
+strongly typed: an engine computes in the dtypes of the exported graph, so autocast regions are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,36 +24,20 @@ from streamvos.engines.signature import Signature
 from streamvos.methods.parts import Run
 from streamvos.types import InputError
 
-FILE = "engine.pt2"
-
-DEFAULTS: dict[str, Any] = {
-    "min_block_size": 5,
-    "require_full_compilation": False,
-    "hardware_compatible": False,
-    "version_compatible": False,
-    "immutable_weights": True,
+OPTIONS: dict[str, Any] = {
+    "optimization_level": 4,
     "use_fp32_acc": True,
     "cache_built_engines": False,
     "reuse_cached_engines": False,
 }
-"""Options of torch_tensorrt.dynamo.compile that are always given."""
-
-KNOWN = {
-    *DEFAULTS,
-    "optimization_level",
-    "workspace_size",
-    "enable_autocast",
-    "decompose_attention",
-    "assume_dynamic_shape_support",
-}
-"""Options that a recipe may set; torch-tensorrt silently ignores others, so they are refused here."""
+"""Options of torch_tensorrt.dynamo.compile that differ from its own."""
 
 
 def torch_tensorrt() -> ModuleType:
     """The package.
 
     Raises:
-        InputError: it is not installed, or its libraries are missing, saying what and how to get it.
+        InputError: it is not installed, or its libraries are missing.
     """
     try:
         # without its libraries this prints to the standard output and raises a bare Exception
@@ -74,7 +53,6 @@ def torch_tensorrt() -> ModuleType:
 
 
 def missing(device: torch.device) -> str | None:
-    """Why it cannot be used on this device; None if it can."""
     if device.type != "cuda":
         return f"TensorRT runs on NVIDIA GPUs only, not on {device.type!r}"
     try:
@@ -87,30 +65,23 @@ def missing(device: torch.device) -> str | None:
 cannot_build = missing
 
 
-def build(program: ExportedProgram, path: Path, settings: Mapping[str, Any], signature: Signature) -> None:
-    """Compile and write a package; `settings` are those of `KNOWN` that differ from `DEFAULTS`.
-
-    Raises:
-        InputError: an unknown option.
-    """
-    unknown = sorted(set(settings) - KNOWN)
-    if unknown:
-        raise InputError(f"unknown options for TensorRT: {unknown}; known: {sorted(KNOWN)}")
+def build(program: ExportedProgram, path: Path, signature: Signature, freezing: bool) -> None:
+    """Compile and write a package."""
     package = torch_tensorrt()
     examples = list(program.example_inputs[0]) if program.example_inputs else []
     inputs = [
-        _input(package, example, signature.most) if spec.is_any else example
+        _profile(package, example, signature.most) if spec.is_any else example
         for example, spec in zip(examples, signature.tensors, strict=True)
     ]
     device = examples[0].device
-    options = {**DEFAULTS, **settings, "timing_cache_path": str(path.with_name("timing.bin"))}
+    options = {**OPTIONS, "timing_cache_path": str(path.with_name("timing.bin"))}
     compiled = package.dynamo.compile(program, arg_inputs=inputs, device=device, dryrun=False, **options)
     # exports the graph anew, with the symbolic batch that is in it
     package.save(compiled, str(path), output_format="aot_inductor", arg_inputs=examples)
 
 
-def _input(package: ModuleType, example: torch.Tensor, most: int) -> Any:
-    """The shapes of an input whose batch is 1 to `most`; TensorRT optimizes for that of the example."""
+def _profile(package: ModuleType, example: torch.Tensor, most: int) -> Any:
+    """An input with batches of 1 to `most`; TensorRT optimizes for that of the example."""
     rest, channels_last = example.shape[1:], torch.channels_last
     is_last = example.dim() == 4 and example.is_contiguous(memory_format=channels_last)
     return package.Input(
@@ -123,10 +94,5 @@ def _input(package: ModuleType, example: torch.Tensor, most: int) -> Any:
 
 
 def load(path: Path, device: torch.device, plain: Run) -> Run:
-    """The compiled function.
-
-    Raises:
-        InputError: torch-tensorrt or the package cannot be loaded.
-    """
     torch_tensorrt()  # its import makes TensorRT's operators known to torch
     return aoti.load(path, device, plain)

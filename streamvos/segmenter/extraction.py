@@ -14,7 +14,7 @@ from streamvos.engines.cache import EngineCache
 from streamvos.engines.eager import choose_device, eager_run
 from streamvos.engines.engines import Engines
 from streamvos.methods import Method
-from streamvos.methods.parts import assemble
+from streamvos.methods.parts import ExtractorPart, Layout, assemble
 from streamvos.types import Features
 
 Extractor = Callable[[torch.Tensor], Features]
@@ -67,16 +67,18 @@ class Extraction:
 
     def _compiled(self, eager: Extractor) -> Extractor:
         """The extractor's engines, and eager where there is none."""
-        part = self.method.parts()["extractor"]
+        part = ExtractorPart(self.method.extractor)
         switch = self.engines.switch(part, part.plain)
+        layout: Layout = ()
 
         def run(frames: torch.Tensor) -> Features:
+            nonlocal layout
             frames = frames.contiguous(memory_format=torch.channels_last)
             engine = switch.choose(frames)
             if engine is None:
                 return eager(frames)
-            assert engine.layout is not None
-            return assemble(engine.layout, frames, engine(frames))
+            layout = layout or part.layout(frames)
+            return assemble(layout, frames, engine(frames))
 
         return run
 

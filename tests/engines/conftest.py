@@ -13,9 +13,8 @@ from streamvos.engines.building import Builder
 from streamvos.engines.cache import EngineCache
 from streamvos.engines.gate import Clip
 from streamvos.engines.manifest import Manifest
-from streamvos.engines.signature import Signature
+from streamvos.engines.recipes import recipe_for
 from streamvos.methods import Method, build
-from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter import follow
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
@@ -31,6 +30,12 @@ class Built:
     cache: EngineCache
     manifest: Manifest
 
+    def builder(
+        self, method: Method, cache: EngineCache, progress: Callable[[str], None] = lambda step: None
+    ) -> Builder:
+        """A builder of a method's extractor."""
+        return builder_of(method, cache, self.clip, progress)
+
 
 def tiny() -> Method:
     """The same weights every time."""
@@ -38,22 +43,25 @@ def tiny() -> Method:
     return build("tvos", SMALL["tvos"])
 
 
+def builder_of(
+    method: Method, cache: EngineCache, clip: Clip, progress: Callable[[str], None] = lambda step: None
+) -> Builder:
+    recipe = recipe_for(method.name, "extractor")
+    assert recipe is not None
+    return Builder(method, recipe, torch.device("cpu"), cache, follow, clip, progress)
+
+
 @pytest.fixture(scope="session")
 def clip() -> Clip:
     """Six frames with the objects 1 and 2."""
     options = SyntheticOptions(size=SIZE, length=FRAMES, objects=2, leave=0.0, motion=0.5)
     video = SyntheticVideo(13, options)
-    return Clip("synthetic", [frame.image for frame in video], video[0].label_map)
+    return Clip([frame.image for frame in video], video[0].label_map)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, clip: Clip) -> Built:
     """The extractor for 1 to 8 frames, by aoti."""
     cache = EngineCache(tmp_path_factory.mktemp("built") / "engines")
-    method = tiny()
-    part, inputs = method.parts()["extractor"], ExtractorPart.example(SIZE, 2)
-    signature = Signature.of(*inputs).of_any_batch(part, 8)
-    builder = Builder(method, torch.device("cpu"), cache, follow)
-    with pytest.MonkeyPatch.context() as patch:  # what compilers keep goes where all tests have it
-        patch.setenv("STREAMVOS_ENGINES", str(tmp_path_factory.getbasetemp() / "engines"))
-        return Built(tiny, clip, cache, builder.build(part, "aoti", inputs, signature, clip))
+    builder = builder_of(tiny(), cache, clip)
+    return Built(tiny, clip, cache, builder.build("aoti", builder.inputs()[0]))

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from streamvos.engines import aoti
-from streamvos.engines.building import Builder, plan_jobs
-from streamvos.engines.cache import EngineCache, digest_of
+from streamvos.engines.building import Builder
+from streamvos.engines.cache import FILE, EngineCache, digest_of
 from streamvos.engines.engines import Engine
-from streamvos.engines.keys import plan_of
+from streamvos.engines.manifest import plan_of
+from streamvos.engines.recipes import recipe_named
 from streamvos.engines.signature import Signature
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter import Extraction, Segmenter, follow
@@ -33,21 +34,12 @@ def frames_of(built, count: int = 1) -> list[torch.Tensor]:
     return [torch.from_numpy(frame) for frame in built.clip.frames[:count]]
 
 
-def inputs_of(built):
-    """Example inputs and signature of the engine."""
-    inputs = ExtractorPart.example(built.clip.size, 2)
-    return inputs, Signature.of(*inputs).of_any_batch(built.make().parts()["extractor"], 8)
-
-
 def replaced(built, cache, path=None, **changes) -> None:
     """Store the engine again, with another manifest and perhaps another file."""
-    manifest = built.manifest.model_copy(update=changes)
-    if manifest.artefact is not None:
-        path = path or cache.artefact(built.manifest)
-        manifest = manifest.model_copy(update={"sha256": digest_of(path), "size": path.stat().st_size})
+    path = path or cache.file(built.manifest)
+    manifest = built.manifest.model_copy(update={"sha256": digest_of(path), **changes})
     with cache.building(manifest.name) as folder:
-        if manifest.artefact is not None:
-            shutil.copy(path, folder / manifest.artefact)
+        shutil.copy(path, folder / FILE)
         cache.store(manifest, folder)
 
 
@@ -61,7 +53,7 @@ def test_a_good_engine_passes_and_says_how_well(built):
     assert manifest.parity.frames == len(built.clip.frames)
     assert manifest.parity.mask_overlap >= 0.99
     assert set(manifest.milliseconds) == {"eager", "engine"}
-    assert built.cache.artefact(manifest).stat().st_size == manifest.size
+    assert built.cache.file(manifest).stat().st_size > 0
 
 
 def test_a_stream_uses_it_and_gets_eager_s_features(built):
@@ -79,7 +71,7 @@ def test_a_stream_uses_it_and_gets_eager_s_features(built):
 
 def test_it_refuses_what_it_would_compute_wrongly(built):
     """AOTInductor itself checks nothing: it would take one frame for two, or columns for colors."""
-    run = aoti.load(built.cache.artefact(built.manifest), CPU, torch.nn.Identity())
+    run = aoti.load(built.cache.file(built.manifest), CPU, torch.nn.Identity())
     (frames,) = ExtractorPart.example(built.clip.size, 1)
     engine = Engine(run, Signature.of(frames))
     expected = built.make().eval().extractor(frames)["embedding"]
@@ -147,7 +139,7 @@ def test_a_missing_engine_is_one_line_with_the_command_that_builds_it(built, tmp
     command = "streamvos engines build tvos-extractor --size 48x64"
     assert record.getMessage() == (
         f"no engine for tvos/extractor 1x3x48x64, eager runs; to build one: {command} --weights '{path}' "
-        f"--backend aoti --cache {cache.folder} --set top_k=3"
+        "--backend aoti --set top_k=3"
     )
 
 
@@ -161,7 +153,7 @@ def test_other_weights_have_no_engine(built):
 
 
 def test_a_damaged_engine_is_not_loaded_and_eager_runs(built, cache):
-    path = cache.artefact(built.manifest)
+    path = cache.file(built.manifest)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -186,8 +178,8 @@ def test_eager_runs_where_an_engine_fails(built, cache, tmp_path):
 
 
 def test_a_refused_engine_is_never_used_and_its_numbers_are_told(built, cache):
-    bad = built.manifest.parity.model_copy(update={"passed": False, "mask_overlap": 0.5, "reason": "too far"})
-    replaced(built, cache, parity=bad, artefact=None)
+    bad = built.manifest.parity.model_copy(update={"mask_overlap": 0.5, "reason": "too far"})
+    replaced(built, cache, parity=bad)
     extraction = Extraction(built.make(), "cpu", "aoti", cache)
     extraction(frames_of(built))
     assert "REFUSED, too far" in told(extraction)
@@ -195,65 +187,65 @@ def test_a_refused_engine_is_never_used_and_its_numbers_are_told(built, cache):
 
 
 def test_what_is_built_is_not_built_again(built):
-    method, (inputs, signature) = built.make(), inputs_of(built)
-    builder = Builder(method, CPU, built.cache, follow)
-    again = builder.build(method.parts()["extractor"], "aoti", inputs, signature, built.clip)
-    assert again == built.manifest
+    builder = built.builder(built.make(), built.cache)
+    assert builder.build("aoti", builder.inputs()[0]) == built.manifest
 
 
-def test_a_job_finds_what_a_part_is_called_with_for_every_batch_or_for_one(built):
+def test_a_part_has_an_engine_for_each_scale_and_every_batch(built):
     from small_methods import SMALL
 
     from streamvos.methods import build
 
-    builder = Builder(build("rgmp", SMALL["rgmp"]), CPU, EngineCache(), follow)
-    every, one = (plan_jobs(["rgmp-run"], [built.clip.size], some)[0] for some in ([], [3]))
-    found = builder.inputs(every, built.clip)
-    assert len(found) == 2  # scales
-    assert all(signature.most == 9 and str(signature).count("1..9") == 2 for _, signature in found)
-    assert all(Signature.of(*inputs) == signature for inputs, signature in builder.inputs(one, built.clip))
+    method = build("rgmp", SMALL["rgmp"])
+    builder = Builder(method, recipe_named("rgmp-run"), CPU, EngineCache(), follow, built.clip)
+    found = [builder.signature(inputs) for inputs in builder.inputs()]
+    assert len(set(found)) == 2  # scales
+    assert all(signature.most == 9 and str(signature).count("1..9") == 2 for signature in found)
 
 
 def test_verifying_an_engine_that_went_wrong_refuses_it(built, cache):
     """The engine of these weights, compared with a network of others: what a broken compiler would give."""
     torch.manual_seed(1)
     other = type(built.make())(built.make().options)
-    builder = Builder(other, CPU, cache, follow)
-    assert not builder.verify(other.parts()["extractor"], built.manifest, built.clip).passed
-    assert cache.find(built.manifest.name).artefact is None
+    builder = built.builder(other, cache)
+    inputs = builder.inputs()[0]
+    plan = plan_of(other, builder.part, "aoti", builder.signature(inputs), CPU)
+    replaced(built, cache, name=plan.digest)
+    assert not builder.build("aoti", inputs, check=True).parity.passed
+    assert not cache.find(plan.digest).parity.passed
+    assert not (cache.folder / plan.digest / FILE).exists()
 
 
 def test_nothing_appears_when_building_is_interrupted(built, tmp_path):
     cache, method = EngineCache(tmp_path / "engines"), built.make()
 
-    def interrupt(what: str, done: int, of: int) -> None:
-        if what == "compile":
+    def interrupt(step: str) -> None:
+        if step.endswith("compile"):
             raise KeyboardInterrupt
 
-    builder, (inputs, signature) = Builder(method, CPU, cache, follow, interrupt), inputs_of(built)
+    builder = built.builder(method, cache, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        builder.build(method.parts()["extractor"], "aoti", inputs, signature, built.clip)
+        builder.build("aoti", builder.inputs()[0])
     assert cache.manifests() == []
     assert not [path for path in (cache.folder / "work").iterdir() if path.is_dir()]
 
 
 def test_another_process_s_build_is_left_alone(built, tmp_path):
-    cache, method = EngineCache(tmp_path / "engines"), built.make()
-    part, (inputs, signature) = method.parts()["extractor"], inputs_of(built)
-    plan = plan_of(method, part, "aoti", signature, CPU)
-    with cache.building(plan.digest), pytest.raises(InputError, match="another process"):
-        Builder(method, CPU, cache, follow).build(part, "aoti", inputs, signature, built.clip)
+    cache = EngineCache(tmp_path / "engines")
+    builder = built.builder(built.make(), cache)
+    with cache.building(built.manifest.name), pytest.raises(InputError, match="another process"):
+        builder.build("aoti", builder.inputs()[0])
     assert cache.manifests() == []
 
 
 def test_an_engine_that_was_replaced_meanwhile_is_not_loaded_for_the_old_one(built, cache, tmp_path):
     """One process has read the manifest, another one builds the engine anew."""
     other = tmp_path / "new"
-    other.write_bytes(cache.artefact(built.manifest).read_bytes() + b"more")
+    other.write_bytes(cache.file(built.manifest).read_bytes() + b"more")
     replaced(built, cache, other)
     with pytest.raises(InputError, match="not the one that was stored"):
-        cache.artefact(built.manifest)
-    assert cache.artefact(cache.find(built.manifest.name)).exists()
+        cache.file(built.manifest)
+    assert cache.file(cache.find(built.manifest.name)).exists()
 
 
 def test_methods_of_others_run_eager(built):

@@ -28,12 +28,11 @@ def test_every_recipe_is_for_a_part_that_there_is():
 def test_a_file_of_one_s_own_is_a_recipe_too(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
-        'method = "tvos"\npart = "extractor"\nsizes = [[64, 96], [32, 48]]\nmost = 4\n'
-        "[aoti]\nfreezing = false\n"
+        'method = "tvos"\npart = "extractor"\nsizes = [[64, 96], [32, 48]]\nmost = 4\nfreezing = false\n'
     )
     recipe = recipe_named(str(path))
     assert recipe.name == "mine"
-    assert recipe.settings("aoti") == {"freezing": False}
+    assert not recipe.freezing
     assert (recipe.sizes, recipe.most) == (((64, 96), (32, 48)), 4)
 
 

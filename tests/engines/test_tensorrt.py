@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,12 +33,6 @@ def test_what_is_missing_is_said_with_how_to_get_it(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_options_that_it_would_swallow_are_refused():
-    program = torch.export.export(torch.nn.ReLU(), (torch.ones(2),))
-    with pytest.raises(InputError, match="enabled_precisions"):
-        tensorrt.build(program, Path("engine.pt2"), {"enabled_precisions": "fp16"}, Signature(()))
-
-
 def test_a_free_batch_is_an_optimization_profile_and_other_inputs_are_as_they_are(monkeypatch, tmp_path):
     """What is asked of torch-tensorrt, by its documentation; a stand-in notes it."""
     asked: dict[str, Any] = {}
@@ -52,7 +45,7 @@ def test_a_free_batch_is_an_optimization_profile_and_other_inputs_are_as_they_ar
     part = Part("sum", lambda x, y: (x + y,), (), batched=(0,))
     inputs = (torch.rand(2, 3, 4, 6).contiguous(memory_format=torch.channels_last), torch.rand(3, 4, 6))
     signature = Signature.of(*inputs).of_any_batch(part, 8)
-    tensorrt.build(export(part, inputs, signature), tmp_path / "e.pt2", {}, signature)
+    tensorrt.build(export(part, inputs, signature), tmp_path / "e.pt2", signature, freezing=True)
     profile, shared = asked["arg_inputs"]
     shapes = [profile[name] for name in ("min_shape", "opt_shape", "max_shape")]
     assert shapes == [(1, 3, 4, 6), (2, 3, 4, 6), (8, 3, 4, 6)]
