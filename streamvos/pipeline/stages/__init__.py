@@ -11,10 +11,10 @@
     source --frames--> extractor --features--> memory --evidence--> decoder --results--> sinks
                                                  ^------predictions-----'
 
-A stage never waits on a socket: its thread polls, and calls `step` after every event. All stages of a worker
-are prepared in its main thread, then run in threads of their own; the memory and the decoder of a stream
-share one. Large arrays lie in an arena; the credit that the consumer grants gives the slot back.
+A stage never waits on a socket: its thread polls, and calls `step` after every event. A worker prepares its
+stages in the main thread and runs each in its own thread; a stream's memory and decoder share one. Large
+arrays are in an arena; the credit that the consumer grants frees the slot.
 
-`stage` is the contract, `worker` the process, `source`, `extractor`, `memory`, `decoder` and `sinks` the five
-stages; each of the other modules belongs to one of them.
+`stage` is the base class, `worker` the process, `source`, `extractor`, `memory`, `decoder` and `sinks` the
+five stages; the other modules are parts of these.
 """

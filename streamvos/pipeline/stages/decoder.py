@@ -1,4 +1,4 @@
-"""The decoder: what the target says becomes masks, for the memory to learn and for the sinks to write."""
+"""The decoder turns evidence into masks, which the memory learns and the sinks write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamvos.segmenter import Decision, decide, make_result
 
 
 class DecoderStage(Stage):
-    """Stateless but for the one result that waits for the sinks' credit."""
+    """Its only state is a result that waits for the sinks' credit."""
 
     def __init__(self, name: str, context: StageContext):
         super().__init__(name, context)
@@ -32,7 +32,7 @@ class DecoderStage(Stage):
         self._waiting = self._ended = None
         height, width = message["facts"]["size"]
         self._results.allocate([height * width])
-        self._predictions.allocate([3 * 4 * height * width])  # two objects; slots grow with more
+        self._predictions.allocate([3 * 4 * height * width])  # two objects; slots grow for more
         return super().reset(message)
 
     def step(self) -> float | None:

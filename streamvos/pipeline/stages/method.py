@@ -1,6 +1,6 @@
 """The method of a pipeline, loaded once per worker and shared by its stages.
 
-A method of one's own needs no place in the package: `name = "my_package.my_module:make"` calls
+A method outside the package is named by its factory: `name = "my_package.my_module:make"` calls
 `make(**options)`, which returns a `streamvos.methods.Method`.
 """
 
@@ -20,15 +20,15 @@ from streamvos.weights import load_method
 
 
 def shared_extraction(context: StageContext) -> Extraction:
-    """The method's extractor on its device; the same one for every stage of this worker.
+    """The method's extractor on its device, shared by all stages of this worker.
 
     Raises:
-        InputError: the method, its weights, options or device cannot be had.
+        InputError: the method, its weights, options or device are not available.
     """
     if "extraction" not in context.shared:
         config = context.config.method
         torch.set_num_threads(config.threads or _default_threads(context))
-        # a restarted worker runs the engines that there were when the pipeline started, not later ones
+        # a restarted worker uses the engines that existed when the pipeline started, not later ones
         cache = EngineCache(as_of=context.shared.get("started"))
         context.shared["extraction"] = Extraction(make_method(config), config.device, config.backend, cache)
     extraction: Extraction = context.shared["extraction"]
@@ -36,19 +36,17 @@ def shared_extraction(context: StageContext) -> Extraction:
 
 
 def _default_threads(context: StageContext) -> int:
-    """Half of torch's where extractor and memory share a process: they work at the same time.
+    """Half of torch's threads where extractor and memory share a process, as they run at the same time.
 
-    On two cores that is 1.07 times as fast as a bare loop with both threads; with two threads for each, they
-    are in each other's way: 0.93 times (docs/results.md).
+    On two cores that is 1.07 times as fast as a plain loop that uses both threads; with two threads for each
+    stage it is 0.93 times (docs/results.md).
     """
     threads = torch.get_num_threads()
     return max(1, threads // 2) if context.config.placement == "fused" else threads
 
 
 def make_method(config: MethodConfig) -> Method:
-    """The method that a configuration names.
-
-    Random weights (`weights = None`) are the same in every worker, and in every life of it.
+    """The method that a configuration names; random weights (`weights = None`) are the same in every worker.
 
     Raises:
         InputError: there is no such method, or its options do not fit.
@@ -63,5 +61,5 @@ def make_method(config: MethodConfig) -> Method:
         except (ImportError, AttributeError) as error:
             raise InputError(f"cannot load the method {config.name!r}: {error}") from error
     if not isinstance(method, Method):
-        raise InputError(f"{config.name!r} gave a {type(method).__name__}, expected a streamvos Method")
+        raise InputError(f"{config.name!r} returned a {type(method).__name__}, expected a streamvos Method")
     return method
