@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from streamvos.methods.rgmp import RGMP, RGMPOptions
 from streamvos.methods.rgmp.canvas import Canvas, resize
-from streamvos.methods.rgmp.network import RGMPExtractor, canvas_of
+from streamvos.methods.rgmp.network import RGMPExtractor
 
 SIZE, THREADS, OBJECTS = (480, 854), 2, 2
 OURS = {
@@ -110,7 +110,7 @@ def variants(
         if f"single {name}" not in names and f"batch {name}" not in names:
             continue
         method = method_with(options)
-        canvas = canvas_of(size, method.options)
+        canvas = Canvas(size)
         guides = canvas.pad(masks)
         with torch.inference_mode():
             maps = method.extractor(frame.contiguous(memory_format=torch.channels_last)).maps
@@ -132,7 +132,7 @@ def variants(
 
 def _authors(frame: torch.Tensor, masks: torch.Tensor) -> Callable[[], torch.Tensor]:
     method = authors_method()
-    canvas = canvas_of((frame.shape[-2], frame.shape[-1]), method.options)
+    canvas = Canvas((frame.shape[-2], frame.shape[-1]))
     padded, guides = canvas.pad(frame), canvas.pad(masks)[:, None]
     encoder = method.runs.encoder
 

@@ -1,4 +1,4 @@
-"""Training in the background: tasks that a target puts off, and which of them are still wanted.
+"""Training in the background: tasks that a target defers, and which of them are still wanted.
 
 target.defer = True                              # once, before the first frame
 ...
@@ -18,7 +18,7 @@ import torch
 
 
 class Modes:
-    """Torch's inference and gradient mode at the time of construction; both belong to a thread.
+    """Torch's inference and gradient modes at the time of construction, to restore them in another thread.
 
     Tensors that were made in inference mode cannot be changed in place outside of it.
     """
@@ -28,27 +28,26 @@ class Modes:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """A region in which they are as they were."""
+        """A region with these modes."""
         inference, gradient = self._modes
         with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
             yield
 
 
 class TrainingTask:
-    """Training that a target has put off; any thread may run it.
+    """Training that a target has deferred; any thread may run it.
 
-    It works on tensors that do not change while it is wanted, so the target may be read, written, asked
-    for its state, or discarded meanwhile. On CUDA it may run in a stream of its own
-    (`with torch.cuda.stream(side): task.run()`) without further synchronization: it waits for what the
-    target's stream had queued when the task was made, and returns when its own kernels are done.
+    It works on tensors that do not change while it is wanted, so the target may be read, written, saved or
+    discarded meanwhile. On CUDA it may run in a stream of its own (`torch.cuda.stream`)
+    without further synchronization: it waits for what the target's stream had queued when the task was made,
+    and returns when its own kernels are done.
 
     Args:
         object_ids: the objects whose model is trained.
         work: returns what the target then takes over.
-        device: where the tensors are.
+        device: the device of the tensors.
 
     Attributes:
-        object_ids: as given.
         succeeded: whether there is something to take over.
         mode: torch's modes in which the task was made.
     """
@@ -63,10 +62,9 @@ class TrainingTask:
             self._made = torch.cuda.current_stream(device).record_event()
 
     def run(self) -> None:
-        """Train, once, unless the task was cancelled; in any thread.
+        """Train, once, unless the task was cancelled.
 
-        An exception concerns this task only: give the task to `Target.take_over` all the same, and the object
-        keeps the model that it had before.
+        After an exception the task must be given to `Target.take_over` too; the object keeps its old model.
         """
         work, self._work = self._work, None
         if work is None:
@@ -85,7 +83,7 @@ class TrainingTask:
         return outcome
 
     def cancel(self) -> None:
-        """Do not run, if it has not begun."""
+        """Do not run, unless it has begun."""
         self._work = None
 
 
@@ -93,7 +91,7 @@ class TrainingTasks:
     """The tasks of a target that are not finished: at most one for each object."""
 
     def __init__(self) -> None:
-        self._running: dict[int, TrainingTask] = {}  # handed out or about to be, by object
+        self._running: dict[int, TrainingTask] = {}  # by object, those not handed out yet included
         self._new: list[TrainingTask] = []
 
     def add(self, task: TrainingTask) -> None:
@@ -111,7 +109,7 @@ class TrainingTasks:
         return new
 
     def cancel(self, object_ids: Iterable[int]) -> None:
-        """What is trained for these objects is not wanted any more."""
+        """Training of these objects is no longer wanted."""
         for i in object_ids:
             task = self._running.pop(i, None)
             if task is not None and task not in self._running.values():

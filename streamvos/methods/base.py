@@ -1,8 +1,8 @@
-"""The contract that every method fulfills.
+"""The interface that every method implements.
 
-A method is three parts: an extractor that looks at frames and at nothing else, a target that is the
-whole state of one stream, and a decoder that turns what the target says into probabilities. The
-segmenter and the pipeline know these doors only; they know nothing of any particular method.
+A method has three parts: an extractor that depends on frames only, a target that is the whole state of one
+stream, and a decoder that turns the target's evidence into probabilities. The segmenter and the pipeline use
+nothing else of a method.
 
     features = method.extractor(frames)              # stateless, batched over streams
     target = method.target()                         # one per stream
@@ -12,8 +12,8 @@ segmenter and the pipeline know these doors only; they know nothing of any parti
     target.write(features, probabilities)
 
 When the user adds or corrects objects while others are followed, the frame is read and decoded with the
-annotation, so that given and predicted masks meet where the method lets its objects compete, and then
-the target is told:
+annotation, so that given and predicted masks compete as the method's objects do. Then the target learns the
+outcome:
 
     probabilities = method.decoder(target.read(features), features.size, annotation)
     target.annotate(features, label_map, object_ids, annotation.object_ids, probabilities)
@@ -37,7 +37,7 @@ from streamvos.types import Annotation, Evidence, Features, InputError
 
 
 class Options(BaseModel):
-    """Base of a method's options: unknown names and numbers that are not finite are refused."""
+    """Base of a method's options; it rejects unknown names and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -51,14 +51,13 @@ class Decoder(Protocol):
         """Probabilities of one frame.
 
         Args:
-            evidence: what the target read from the frame; everything that is decoded is in it.
+            evidence: what the target read from the frame.
             size: (H, W) of the frame in pixels.
             annotation: objects given on this frame, new ones or ones of the evidence.
 
         Returns:
-            (1 + K, H, W) float32, background first, summing to 1. K counts the ids of the evidence and
-            those of the annotation, together, ascending; the pixels that the annotation names are
-            certain.
+            (1 + K, H, W) float32, background first, summing to 1. The K objects are those of the evidence and
+            of the annotation, by ascending id; the pixels that the annotation names are certain.
         """
 
 
@@ -69,8 +68,8 @@ class Target(ABC):
     as it was. All calls come from one thread.
 
     Attributes:
-        defer: whether expensive training becomes a `TrainingTask` instead of taking the time of `annotate`
-            and `write`; set before the first frame. A target that does not train has no tasks.
+        defer: whether expensive training becomes a `TrainingTask` instead of running within `annotate` and
+            `write`; set before the first frame. A target that does not train has no tasks.
     """
 
     defer: bool = False
@@ -89,18 +88,17 @@ class Target(ABC):
         named: tuple[int, ...] | None = None,
         probabilities: torch.Tensor | None = None,
     ) -> None:
-        """Take `label_map` for the truth of this frame.
+        """Take `label_map` as the truth of this frame.
 
         Args:
             features: the annotated frame's features, B = 1.
             label_map: (H, W) int64; 0 background, ids of `object_ids`, 255 void (unknown).
-            object_ids: every object to follow from here on, ascending; one that has no pixel in
-                `label_map` is followed but not visible now.
+            object_ids: all objects to follow from here on, ascending; one without a pixel in `label_map` is
+                followed but not visible now.
             named: the ids whose pixels the user gave on this frame, new or corrected; the pixels of the
                 others are predictions. None = all of them were given.
-            probabilities: (1 + K, H, W) float32 as the decoder gave them with the annotation, for
-                targets that remember soft predictions; None = `label_map` is all there is (the
-                first frame).
+            probabilities: (1 + K, H, W) float32, the decoder's output with the annotation, for targets that
+                remember soft predictions; None on the first frame.
         """
 
     @abstractmethod
@@ -113,7 +111,7 @@ class Target(ABC):
 
     @abstractmethod
     def forget(self, object_id: int) -> None:
-        """Follow this object no longer; its pixels count as background from here on."""
+        """Stop following this object; its pixels count as background from here on."""
 
     def check_followed(self, object_id: int) -> None:
         """Raise InputError unless the object is followed."""
@@ -126,30 +124,30 @@ class Target(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `state_dict` gave.
+        """Continue from a `state_dict`.
 
         Raises:
             InputError: something is missing or does not fit together; the state is unchanged.
         """
 
     def take_tasks(self) -> list[TrainingTask]:
-        """The training put off since the last call, to be run in this order.
+        """The training deferred since the last call, to be run in this order.
 
-        There is at most one unfinished task per object; what falls due meanwhile waits or is skipped. So
-        every task has to be given back to `take_over`, even one that failed; only those cancelled because
-        their object is gone need not be. `state_dict` does not contain what unfinished tasks will learn.
+        There is at most one unfinished task per object; training that falls due meanwhile waits or is
+        skipped. So every task has to be given back to `take_over`, even one that failed, unless its object is
+        gone. `state_dict` does not contain what unfinished tasks will learn.
         """
         return []
 
     def take_over(self, task: TrainingTask) -> bool:
-        """Use the outcome of a task; between two frames. It takes no longer than copying it.
+        """Use the outcome of a task, between two frames; this takes no longer than copying it.
 
         Args:
-            task: of this target or of another; `run` has returned or raised.
+            task: any task whose `run` has returned or raised.
 
         Returns:
             Whether anything changed: not if the task failed, or if its objects have been forgotten, annotated
-            anew, or restored since.
+            again, or restored since.
         """
         return False
 
@@ -160,7 +158,7 @@ class Origin(NamedTuple):
     Attributes:
         name: the method's name in `METHODS`.
         weights: "default", a path, or None (random).
-        options: that were given.
+        options: the options that were given.
     """
 
     name: str
@@ -172,12 +170,10 @@ class Method(nn.Module, ABC):
     """A published method: networks with weights, and the factory of its targets.
 
     Attributes:
-        name: under which it is loaded.
+        name: the method's name.
         options: everything about it that is not a weight.
         extractor: frames (B, 3, H, W) float32 RGB in 0..1 -> Features; stateless.
-        decoder: see `Decoder`; stateless.
-        networks: the module whose state dict a weight file holds; the method itself unless it says
-            otherwise.
+        decoder: see `Decoder`.
         origin: how to load it again; None if it was not loaded by `streamvos.weights.load_method`.
     """
 
@@ -193,11 +189,11 @@ class Method(nn.Module, ABC):
         return self
 
     def parts(self) -> dict[str, Part]:
-        """Its networks that can be compiled, by name; the same objects in every call but the extractor."""
+        """The networks that can be compiled, by name; the extractor is a new object in every call."""
         return {"extractor": ExtractorPart(self.extractor), **self.inner_parts()}
 
     def inner_parts(self) -> dict[str, Part]:
-        """Those that the method calls itself, in target or decoder: an engine takes their place there."""
+        """The parts that target or decoder call; there an engine can take their place."""
         return {}
 
     @abstractmethod

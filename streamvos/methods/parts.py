@@ -1,8 +1,8 @@
-"""Networks of a method that can be compiled: tensors in, tensors out, and a place for what was compiled.
+"""Networks of a method that can be compiled: tensors in, tensors out, and a place for the compiled version.
 
     part = method.parts()["refiner"]
     part.replace(engine)            # from here on `part(...)` runs the engine
-    part.replace(None)              # and now `part.plain` again, as the method computes it by itself
+    part.replace(None)              # and now the method's own `part.plain` again
 
 A method names its parts and calls its inner ones through `part(...)`; it does not know what runs there.
 Nothing in a part depends on a stream.
@@ -31,14 +31,11 @@ class Part:
 
     Args:
         name: within the method.
-        plain: tensors -> tensors, as the method computes it; stateless.
-        modules: all that hold weights which `plain` uses.
-        batched: numbers of the inputs whose first dimension counts frames or objects, each of which is
-            computed for itself; the others are shared by all of them. None = all inputs. The first
-            dimension of every output counts the same.
-
-    Attributes:
-        name, plain, modules, batched: as given.
+        plain: tensors -> tensors, the method's own computation; stateless.
+        modules: all modules whose weights `plain` uses.
+        batched: numbers of the inputs whose first dimension counts frames or objects, which are independent;
+            the other inputs are shared by all of them. None = all inputs. The first dimension of every
+            output counts the same.
     """
 
     def __init__(
@@ -56,12 +53,12 @@ class Part:
         return self._run(*tensors)
 
     def replace(self, run: Run | None) -> None:
-        """Run this instead; None = `plain` again. Whoever shares the method shares this."""
+        """Run this instead, for everyone who shares the method; None = `plain` again."""
         self._run = self.plain if run is None else run
 
 
 class PlainPart(nn.Module):
-    """A part as a module, which is what exporters want; its weights are the method's own, not copies."""
+    """A part as a module, for exporters; it shares the method's weights."""
 
     def __init__(self, part: Part):
         super().__init__()
@@ -75,7 +72,7 @@ class PlainPart(nn.Module):
 class ExtractorPart(Part):
     """A method's extractor, whose `Features` become a tuple of tensors and back.
 
-    A map that is the frames themselves is no output; it goes past the engine.
+    A map that is the frames themselves is no output; it bypasses the engine.
 
     Args:
         extractor: the method's extractor module.
@@ -96,18 +93,18 @@ class ExtractorPart(Part):
         return (noise.permute(0, 3, 1, 2).float().div_(255),)
 
     def layout(self, frames: torch.Tensor) -> Layout:
-        """What maps there are for frames like these."""
+        """The layout of the features of frames like these."""
         features: Features = self._extractor(frames)
         return [(name, value is frames) for name, value in features.maps.items()]
 
 
 def assemble(layout: Layout, frames: torch.Tensor, outputs: Tensors) -> Features:
-    """Features from what an `ExtractorPart`, or its engine, gave for these frames."""
+    """Features from the outputs of an `ExtractorPart`, or of its engine, for these frames."""
     rest = iter(outputs)
     maps = {name: frames if are_frames else next(rest) for name, are_frames in layout}
     return Features(maps, (frames.shape[-2], frames.shape[-1]))
 
 
 def outline(size: Size, like: torch.Tensor) -> torch.Tensor:
-    """A size as a tensor without numbers, (H, W, 0): for parts whose answer has a size that no input has."""
+    """A size as an empty tensor (H, W, 0), for parts whose output has a size that no other input has."""
     return like.new_empty((*size, 0))

@@ -1,4 +1,4 @@
-"""What the state dicts of all targets have in common: ids, parts with a prefix, and checks before use."""
+"""What the state dicts of all targets share: ids, prefixes, and checks before use."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def ids_of(state: State, method: str) -> tuple[int, ...]:
     """The object ids of a target's state.
 
     Raises:
-        InputError: there are none, or they do not ascend within 1..254.
+        InputError: they are missing, or do not ascend within 1..254.
     """
     if "object_ids" not in state:
-        raise InputError(f"this is no state of a {method} target (keys {sorted(state)[:8]})")
+        raise InputError(f"this is no state of a {method} target: no object_ids among {sorted(state)[:8]}")
     ids = tuple(int(i) for i in state["object_ids"].flatten())
     if list(ids) != sorted(set(ids)) or any(not 1 <= i <= MAX_OBJECT_ID for i in ids):
         raise InputError(f"object ids must ascend within 1..{MAX_OBJECT_ID}, got {list(ids)}")
@@ -38,6 +38,6 @@ def ids_of(state: State, method: str) -> tuple[int, ...]:
 def check_shapes(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise InputError for the first tensor that is missing or has another shape."""
     for name, shape in shapes.items():
-        came = tuple(state[name].shape) if name in state else "nothing"
-        if came != shape:
-            raise InputError(f"the state's {name} should be of shape {shape}, got {came}")
+        got = tuple(state[name].shape) if name in state else "no such tensor"
+        if got != shape:
+            raise InputError(f"the state's {name} must have shape {shape}, got {got}")

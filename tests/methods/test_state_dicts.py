@@ -36,7 +36,7 @@ def test_a_state_without_ids_is_none():
 
 def test_shapes_are_checked():
     check_shapes(STATE, {"a": (2, 3), "b": (1,)})
-    with pytest.raises(InputError, match=r"a should be of shape \(3, 2\), got \(2, 3\)"):
+    with pytest.raises(InputError, match=r"a must have shape \(3, 2\), got \(2, 3\)"):
         check_shapes(STATE, {"a": (3, 2)})
-    with pytest.raises(InputError, match=r"c should be of shape .* got nothing"):
+    with pytest.raises(InputError, match=r"c must have shape .* got no such tensor"):
         check_shapes(STATE, {"c": (1,)})

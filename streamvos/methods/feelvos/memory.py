@@ -154,25 +154,3 @@ def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtyp
     first = state["first"].flatten().tolist() == [1]
     tensors = {name: state[name] for name in _TENSORS}
     return Memory(object_ids=ids, grid=(grid[0], grid[1]), first=first, given=given, **tensors)
-
-
-def rescue(labels: torch.Tensor, label_map: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:
-    """One cell for every object that has pixels but no cell, where its most central pixel lies.
-
-    Args:
-        labels: (h, w) int64.
-        label_map: (H, W) int64.
-        ids: of the objects that may be rescued; of two that meet in a cell, the later has it.
-    """
-    labels = labels.clone()
-    for i in sorted(set(ids) - set(torch.unique(labels).tolist())):
-        pixels = (label_map == i).nonzero()
-        if len(pixels):
-            center = pixels.double().mean(0)
-            pixel = pixels[(pixels - center).square().sum(1).argmin()].tolist()
-            row, column = (
-                round(place * (n - 1) / max(side - 1, 1))
-                for place, n, side in zip(pixel, labels.shape, label_map.shape, strict=True)
-            )
-            labels[row, column] = i
-    return labels

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from streamvos.methods.base import Method, Target
-from streamvos.methods.feelvos.memory import Memory, load_memory, rescue
+from streamvos.methods.feelvos.memory import Memory, load_memory
 from streamvos.methods.feelvos.networks import (
     DynamicHead,
     EmbeddingLayer,
@@ -48,14 +48,6 @@ from streamvos.nn.matching.distances import (
 from streamvos.nn.precision import in_precision
 from streamvos.nn.resnet import ImageNetNormalization, resnet
 from streamvos.types import Annotation, Evidence, Features, InputError
-
-
-class XceptionBackbone(Xception65):
-    """Xception for frames in 0..1."""
-
-    def forward(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
-        """As `Xception65.forward`, of (B, 3, H, W) float RGB in 0..1."""
-        return super().forward(frames * 2 - 1)
 
 
 class ResNetBackbone(nn.Module):
@@ -90,9 +82,9 @@ class FEELVOSExtractor(nn.Module):
     def __init__(self, options: FEELVOSOptions):
         super().__init__()
         self.precision, network, stride = options.precision, options.network, options.output_stride
-        self.backbone: XceptionBackbone | ResNetBackbone
+        self.backbone: Xception65 | ResNetBackbone
         if network.backbone == "xception65":
-            self.backbone = XceptionBackbone(stride, network.middle)
+            self.backbone = Xception65(stride, network.middle)
         else:
             depth = int(network.backbone.removeprefix("resnet"))
             self.backbone = ResNetBackbone(depth, network.planes, stride)
@@ -176,10 +168,7 @@ class FEELVOSTarget(Target):
         grid = (features["embedding"].shape[-2], features["embedding"].shape[-1])
         if tuple(label_map.shape) != tuple(features.size):
             raise InputError(f"the label map is {tuple(label_map.shape)}, the frame {tuple(features.size)}")
-        labels = sample_nearest(label_map, grid)  # (h, w)
-        if self.options.tiny_objects == "rescue":
-            labels = rescue(labels, label_map, object_ids if named is None else named)
-        labels = labels.flatten()
+        labels = sample_nearest(label_map, grid).flatten()  # (h*w,)
         present = set(torch.unique(labels).tolist())
         given = tuple(i for i in (object_ids if named is None else named) if i in present)
         embedding = _cells(features).clone()  # the caller may use the memory of its features again

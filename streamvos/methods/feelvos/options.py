@@ -61,8 +61,6 @@ class FEELVOSOptions(Options):
             four pixels.
         previous: the head's third map. "hard" is the label map of the previous frame as ones and zeros (the
             released inference, and what training feeds), "soft" the probabilities themselves (the paper).
-        tiny_objects: an object so small that it has no cell in its annotation is "unmatched", at distance
-            1 from everything (the authors' code stops there), or one cell is found for it ("rescue").
         precision: "bfloat16" runs the networks under autocast, "auto" where the device has instructions for
             it; matching is in float32 always. The authors' is "float32".
     """
@@ -72,5 +70,4 @@ class FEELVOSOptions(Options):
     rates: tuple[Positive, Positive, Positive] | None = None
     window: int = Field(15, ge=0)
     previous: Literal["hard", "soft"] = "hard"
-    tiny_objects: Literal["unmatched", "rescue"] = "unmatched"
     precision: PrecisionChoice = "float32"

@@ -160,12 +160,12 @@ class Xception65(nn.Module):
         """Maps for the decoder and for the pyramid.
 
         Args:
-            x: (B, 3, H, W) float RGB in -1..1.
+            x: (B, 3, H, W) float RGB in 0..1.
 
         Returns:
             "low": (B, 256, ceil(H/4), ceil(W/4)), before any ReLU; "high": (B, 2048, h, w).
         """
-        x = self.conv1_bn(self.conv1(x)).relu()
+        x = self.conv1_bn(self.conv1(x * 2 - 1)).relu()
         x = self.conv2_bn(self.conv2(x)).relu()
         x, _ = self.entry[0](x)
         x, low = self.entry[1](x)

@@ -1,13 +1,13 @@
 """What FRTM knows of one object: its target model, the samples it learns from, and their sum.
 
-Learning needs the weighted sum of the normal equations of all samples. It is kept, and changed with every
-sample that comes or goes, so that an update costs the same whatever is remembered; a sample that gives way is
-subtracted, for which its projected features are kept. An insertion scales what was there by about 0.9, and
-with it the rounding errors of the sum: they do not pile up. The sum is kept, and solved for, in float64:
-normal equations square the condition of the problem, and it is too small for that to cost anything.
+Learning needs the weighted sum of the normal equations of all samples. The sum is updated with every sample
+that is added or replaced, so an update costs the same however many there are; a replaced sample is
+subtracted, for which its projected features are stored. An insertion scales the old sum by about 0.9, and its
+rounding errors with it, so they do not accumulate. The sum is stored and solved in float64: normal equations
+square the condition of the problem, and the system is too small for that to cost anything.
 
-Of all that, the normal equations of a new sample cost the most. They can be put off: samples wait, and a
-draft of the model takes them in while the model itself is used unchanged.
+The normal equations of a new sample cost the most. They can be deferred: samples wait, and a draft of the
+model takes them in while the model itself is used unchanged.
 
     draft = study(model, model.stop_waiting(), iterations=10, rule=rule)     # in any thread
     model.adopt(draft)
@@ -34,7 +34,7 @@ from streamvos.nn.target_model.sample_weights import SampleWeights
 from streamvos.types import InputError
 
 MOST_WAITING = 8
-"""So many samples of an object wait for a task at most; then the oldest is never learned from."""
+"""Samples of an object that wait for a task; of more than these the oldest is never learned from."""
 
 Sample = tuple[torch.Tensor, Samples]
 """(1, c, h, w) and its quadratic form."""
@@ -46,7 +46,7 @@ class Exchange(NamedTuple):
     Attributes:
         slot: where.
         scale: what the sums are multiplied by.
-        gone: the weight with which the slot's old sample is then subtracted; 0 = it was empty.
+        gone: the weight with which the slot's old sample is then subtracted; 0 = the slot was empty.
         new: the weight of the new sample.
         importance: of every slot, afterwards.
     """
@@ -72,8 +72,8 @@ class ObjectModel:
         frames: how many frames were tracked since the object's first.
         importance: of every slot.
         matrix, right: (9c, 9c) and (9c,) float64, the weighted sum of the samples' normal equations.
-        directions: what the last learning leaves to the next.
-        waiting: samples to take in, oldest first, if that is put off.
+        directions: what the last learning passes on to the next.
+        waiting: samples to take in, oldest first, where that is deferred.
         due: whether new filters are to be learned with them.
     """
 
@@ -85,7 +85,7 @@ class ObjectModel:
         self.waiting: deque[Sample] = deque(maxlen=MOST_WAITING)
         self.due = False
         capacity, (h, w) = len(importance.values), projected.shape[-2:]
-        # not zeros: pages that nobody wrote to take no memory
+        # not zeros: pages that were never written take no memory
         self._projected = projected.new_empty(capacity, *projected.shape[1:])
         self._samples = Samples(projected.new_empty(capacity, 9, h, w), projected.new_empty(capacity, h, w))
         self.store(slice(0, len(projected)), projected, samples)
@@ -176,7 +176,7 @@ class ObjectModel:
             kept[slots] = value
 
     def stop_waiting(self) -> list[Sample]:
-        """The samples that waited; they are nobody's now."""
+        """Take the waiting samples out."""
         samples = list(self.waiting)
         self.waiting.clear()
         return samples
@@ -189,13 +189,13 @@ class ObjectModel:
         self.matrix, self.right = draft.matrix, draft.right
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """All that it holds on the device of the features, but for what waits."""
+        """All tensors on the device of the features, except the waiting samples."""
         yield from (*self.weights, self.matrix, self.right, *(self.directions or ()))
         yield from (self._projected, *self._samples)
 
 
 class Draft(ObjectModel):
-    """What a model will be, while the model itself is used as it is; its slots are read and not written to.
+    """A model's next version, made while the model itself is in use; the model's slots are only read.
 
     Attributes:
         exchanged: slot -> the new sample.
@@ -228,13 +228,13 @@ def study(model: ObjectModel, waiting: Sequence[Sample], iterations: int, rule: 
         rule: of learning.
 
     Returns:
-        What the model shall adopt.
+        The draft for the model to adopt.
     """
     draft = Draft(model)
     for projected, samples in waiting:
         remember([draft], projected, samples)
     if iterations:
-        take_over([draft], learn([draft], iterations, rule))
+        refit([draft], iterations, rule)
     return draft
 
 
@@ -268,14 +268,8 @@ def remember(models: Sequence[ObjectModel], projected: torch.Tensor, samples: Sa
         model.importance = change.importance
 
 
-def learn(
-    models: Sequence[ObjectModel], iterations: int, rule: LearningRule
-) -> list[tuple[torch.Tensor, Directions | None]]:
-    """New filters for several objects, from their memories; nothing is changed.
-
-    Returns:
-        per object what `take_over` wants.
-    """
+def refit(models: Sequence[ObjectModel], iterations: int, rule: LearningRule) -> None:
+    """New filters for several objects, learned from their memories."""
     before = None
     if rule.forgetting is not None:
         kept = [model.directions or Directions.none(model.right[None]) for model in models]
@@ -288,21 +282,12 @@ def learn(
         rule,
         before,
     )
-    answers: list[tuple[torch.Tensor, Directions | None]] = []
-    for k in range(len(models)):
+    for k, model in enumerate(models):
         part = slice(k, k + 1)
-        own = None if rule.forgetting is None else Directions(*(value[part] for value in directions))
-        answers.append((filters[part], own))
-    return answers
-
-
-def take_over(
-    models: Sequence[ObjectModel], learned: Sequence[tuple[torch.Tensor, Directions | None]]
-) -> None:
-    """Let the objects use what `learn` found."""
-    for model, (filters, directions) in zip(models, learned, strict=True):
-        model.weights = TargetWeights(model.weights.projection, filters)
-        model.directions = directions
+        model.weights = TargetWeights(model.weights.projection, filters[part])
+        model.directions = (
+            None if rule.forgetting is None else Directions(*(each[part] for each in directions))
+        )
 
 
 def _check(state: Mapping[str, torch.Tensor], filled: int) -> None:

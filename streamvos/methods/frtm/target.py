@@ -1,7 +1,5 @@
 """What FRTM does with one stream: start objects, score frames, learn from predictions.
 
-The networks are those of `streamvos.methods.frtm.method`; what is known of each object is an `ObjectModel`.
-
 With `defer`, an object begins with a model trained on its given mask alone, without the synthetic frames; a
 background task trains the full model. Later tasks add the remembered frames, which takes most of the time,
 and refit the filters when that is due.
@@ -18,7 +16,7 @@ import torch
 from streamvos.methods.background import Modes, TrainingTask, TrainingTasks, use_on_current_stream
 from streamvos.methods.base import Target
 from streamvos.methods.frtm.augmentation import augment
-from streamvos.methods.frtm.memory import Draft, ObjectModel, learn, remember, study, take_over
+from streamvos.methods.frtm.memory import Draft, ObjectModel, refit, remember, study
 from streamvos.methods.frtm.options import TARGET_LEVEL, FRTMOptions
 from streamvos.methods.state_dicts import ids_of, part_of, with_prefix
 from streamvos.nn.target_model.learning import (
@@ -33,7 +31,7 @@ from streamvos.nn.transfer import Arrival, take
 from streamvos.types import Evidence, Features, InputError
 
 TargetFeatures = Callable[[torch.Tensor], torch.Tensor]
-"""Frames (B, 3, H, W) -> what the target model sees of them, (B, C, h, w)."""
+"""Frames (B, 3, H, W) -> the features that the target model works on, (B, C, h, w)."""
 
 InitialWeights = Callable[[int, int, int], TargetWeights]
 """(object id, channels of the features, channels of the target model) -> where learning starts."""
@@ -57,8 +55,8 @@ class _Pending(NamedTuple):
         object_ids: K.
         projected: (K, c, h, w).
         soft: (K, H, W).
-        seen: (K,) bool, on its way.
-        mode: in which it was tracked.
+        seen: (K,) bool, on its way to the host.
+        mode: torch's modes in which the frame was tracked.
     """
 
     object_ids: tuple[int, ...]
@@ -73,8 +71,8 @@ class FRTMTarget(Target):
 
     An annotated object is learned anew from that frame; the others go on as if it were predicted.
 
-    Which objects a frame showed decides what is learned from it, on the host. On a GPU that is not waited
-    for: the frame is learned from at the next call, before anything else, when the answer has long arrived.
+    The host has to know which objects were visible in a frame before it is learned from. On a GPU it does not
+    wait for that: the frame is learned from at the start of the next call, when the answer has long arrived.
 
     Attributes:
         late: whether learning waits for the next call; None = on a GPU.
@@ -132,7 +130,7 @@ class FRTMTarget(Target):
         self._tasks.cancel(set(self._models) - set(old))
         self._models = {i: started[i] if i in started else self._models[i] for i in object_ids}
         self._size, self._projections, self._read = features.size, None, None
-        if self.defer and self.options.augmentations > 1:  # else nothing was left out
+        if self.defer and self.options.augmentations > 1:  # otherwise nothing was left out
             own = Features({name: features[name].clone() for name in ("frame", TARGET_LEVEL)}, features.size)
             for i in new:
                 self._put_off(i, partial(self._start, own, label_map == i, i))
@@ -191,7 +189,7 @@ class FRTMTarget(Target):
         self._projections, self._read = None, None
 
     def take_tasks(self) -> list[TrainingTask]:
-        if self._pending is not None and self._pending.seen.ready():  # else they come with the next frame's
+        if self._pending is not None and self._pending.seen.ready():  # otherwise with the next frame
             self._settle()
         return self._tasks.hand_out()
 
@@ -204,7 +202,7 @@ class FRTMTarget(Target):
                 with task.mode():
                     model.adopt(learned)
             else:
-                # what was remembered since is in terms of a projection that is given up
+                # samples remembered since then were projected by weights that are given up here
                 learned.frames = model.frames
                 self._models[i], self._projections, self._read = learned, None, None
             return True
@@ -232,7 +230,7 @@ class FRTMTarget(Target):
         weights = learn_both(x, samples, shares, initial, options.init_iterations, options.rule)
         model = ObjectModel.begin(weights, project(x, weights.projection), samples, importance)
         if options.last_init_step == "authors":
-            take_over([model], learn([model], options.update_iterations, options.rule))
+            refit([model], options.update_iterations, options.rule)
         return model
 
     def _augment(self, frame: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -277,7 +275,7 @@ class FRTMTarget(Target):
         soft: torch.Tensor,
         visible: list[bool],
     ) -> None:
-        """What `_remember` is for; (K, c, h, w) features, (K, H, W) labels."""
+        """Learn from (K, c, h, w) features with (K, H, W) labels."""
         models = [self._models[i] for i in object_ids]
         for part in self._batches([k for k, seen in enumerate(visible) if seen]):
             grid = (projected.shape[-2], projected.shape[-1])
@@ -298,11 +296,10 @@ class FRTMTarget(Target):
             self._put_learning_off(object_ids)
             return
         for part in self._batches(due):
-            chosen = [models[k] for k in part]
-            take_over(chosen, learn(chosen, self.options.update_iterations, self.options.rule))
+            refit([models[k] for k in part], self.options.update_iterations, self.options.rule)
 
     def _put_learning_off(self, object_ids: tuple[int, ...]) -> None:
-        """Tasks for those that have something to learn and learn nothing else now."""
+        """Tasks for the objects that have something to learn and no unfinished task."""
         options = self.options
         for i in object_ids:
             model = self._models[i]

@@ -17,7 +17,7 @@ Positions and sizes are (row, column), in pixels, counted from 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,7 @@ STRIDE = 16
 """Pixels of a crop per feature cell."""
 
 
-@dataclass(frozen=True)
-class TargetState:
+class TargetState(NamedTuple):
     """Place and size of K objects.
 
     Attributes:
@@ -53,20 +52,15 @@ class TargetState:
 
     def pick(self, rows: list[int]) -> TargetState:
         """The state of some objects, in the order given."""
-        return TargetState(*(take(values, rows) for values in (self.center, self.scale, self.base)))
+        return TargetState(*(take(values, rows) for values in self))
 
     @staticmethod
     def join(states: list[TargetState]) -> TargetState:
         """The objects of several states, one after the other."""
-        return TargetState(
-            torch.cat([state.center for state in states]),
-            torch.cat([state.scale for state in states]),
-            torch.cat([state.base for state in states]),
-        )
+        return TargetState(*map(torch.cat, zip(*states, strict=True)))
 
 
-@dataclass(frozen=True)
-class Windows:
+class Windows(NamedTuple):
     """K rectangles of a frame, and the shape that they are resized to.
 
     A large window is thinned out first: only every `step`-th pixel from `offset` on exists, and `corner` and
@@ -94,19 +88,11 @@ class Windows:
 
     def pick(self, rows: slice | list[int]) -> Windows:
         """Some of the windows."""
-
-        def pick(values: torch.Tensor) -> torch.Tensor:
-            return values[rows] if isinstance(rows, slice) else take(values, rows)
-
-        return Windows(
-            pick(self.corner),
-            pick(self.extent),
-            pick(self.step),
-            pick(self.offset),
-            pick(self.start),
-            self.full,
-            self.output,
+        corner, extent, step, offset, start = (
+            values[rows] if isinstance(rows, slice) else take(values, rows)
+            for values in (self.corner, self.extent, self.step, self.offset, self.start)
         )
+        return Windows(corner, extent, step, offset, start, self.full, self.output)
 
 
 def begin(masks: torch.Tensor, area: float, output: tuple[int, int]) -> TargetState:
@@ -198,7 +184,7 @@ def search_windows(state: TargetState, image: tuple[int, int], output: tuple[int
     off_by_one = torch.where(windows.corner < 0, 0, -1)  # the authors' halving loses an excess of one
     centered = torch.where(excess == 1, off_by_one, -(excess // 2))
     corner = torch.where(excess > 0, centered, inside)
-    return Windows(corner, windows.extent, windows.step, windows.offset, windows.start, output, output)
+    return windows._replace(corner=corner)
 
 
 def first_windows(state: TargetState, image: tuple[int, int], output: tuple[int, int]) -> Windows:
@@ -216,8 +202,7 @@ def first_windows(state: TargetState, image: tuple[int, int], output: tuple[int,
     double = (2 * output[0], 2 * output[1])
     windows = _windows(state.center.round(), scale * _pair(double, scale), double)
     margin = send((output[0] // 2, output[1] // 2), torch.int64, moved.device)
-    start = margin - moved
-    return Windows(windows.corner, windows.extent, windows.step, windows.offset, start, double, output)
+    return windows._replace(start=margin - moved, output=output)
 
 
 def whole_window(count: int, image: tuple[int, int], output: tuple[int, int], like: torch.Tensor) -> Windows:

@@ -84,9 +84,6 @@ class JOINTDecoder:
             logits = insert_given_channels(
                 logits, evidence.object_ids, annotation, low=OUTSIDE, high=-OUTSIDE
             )
-        if self.options.merging == "sigmoid" and len(logits) == 1:
-            probability = logits.sigmoid()
-            return torch.cat([1 - probability, probability])
         return merge_logits(logits)
 
     def logits(self, evidence: Evidence, size: tuple[int, int]) -> torch.Tensor:
@@ -130,7 +127,7 @@ class JOINT(Method):
     def __init__(self, options: JOINTOptions | None = None):
         super().__init__()
         self.options = options or JOINTOptions()
-        self.network = JOINTNetwork(**self.options.network.model_dump())
+        self.network = JOINTNetwork(self.options.network)
         # what CPUs and tensor cores like; the values stay
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.extractor = JOINTExtractor(self.network, self.options)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from streamvos.methods.joint.few_shot import FewShotLearner
+from streamvos.methods.joint.options import JOINTNetworkOptions
 from streamvos.methods.joint.transformer import Transformer
 from streamvos.nn.resnet import resnet
 from streamvos.nn.segmentation_network import SegmentationNetwork
@@ -105,37 +106,20 @@ class TwoHeadLabelEncoder(nn.Module):
 
 
 class JOINTNetwork(nn.Module):
-    """See the head of this file.
+    """See the head of this file."""
 
-    Args:
-        depth: of the ResNet, in the Detectron layout (stride in the first 1x1 convolution).
-        planes: width of its stages.
-        channels: C, of the features of both branches.
-        keys: channels of queries and keys.
-        labels: D, channels of an encoded mask.
-        label_widths: channels of the label encoder's stages.
-        widths: of the segmentation network, the deepest level first.
-    """
-
-    def __init__(
-        self,
-        depth: int = 50,
-        planes: tuple[int, ...] = (64, 128, 256, 512),
-        channels: int = 512,
-        keys: int = 128,
-        labels: int = 16,
-        label_widths: tuple[int, int, int] = (16, 32, 64),
-        widths: tuple[int, ...] = (256, 128, 128, 64),
-    ):
+    def __init__(self, options: JOINTNetworkOptions | None = None):
         super().__init__()
-        self.labels = labels
-        self.backbone = resnet(depth, planes=planes, stride_in_1x1=True)
-        inputs = self.backbone.channels[BRANCHES_SEE]
-        self.transformer = Transformer(inputs, channels, keys)
-        self.learner = FewShotLearner(inputs, channels)
-        self.label_encoder = TwoHeadLabelEncoder(label_widths, labels)
+        options = options or JOINTNetworkOptions()
+        self.labels = options.labels
+        self.backbone = resnet(options.depth, planes=options.planes, stride_in_1x1=True)
+        channels = self.backbone.channels
+        inputs = channels[BRANCHES_SEE]
+        self.transformer = Transformer(inputs, options.channels, options.keys)
+        self.learner = FewShotLearner(inputs, options.channels)
+        self.label_encoder = TwoHeadLabelEncoder(options.label_widths, options.labels)
         self.decoder = SegmentationNetwork(
-            {level: self.backbone.channels[level] for level in LEVELS}, widths, labels, head="direct"
+            {level: channels[level] for level in LEVELS}, options.widths, options.labels, head="direct"
         )
 
     @property

@@ -12,7 +12,17 @@ from streamvos.nn.precision import PrecisionChoice
 
 
 class JOINTNetworkOptions(Options):
-    """Shape of the networks, see `streamvos.methods.joint.network`. The defaults are the authors'."""
+    """Shape of the networks. The defaults are the authors'.
+
+    Attributes:
+        depth: ResNet 18, 34, 50 or 101, in the Detectron layout (stride in the first 1x1 convolution).
+        planes: width of its stages.
+        channels: C, of the features of both branches.
+        keys: channels of queries and keys.
+        labels: D, channels of an encoded mask.
+        label_widths: channels of the label encoder's stages.
+        widths: of the segmentation network, the deepest level first.
+    """
 
     depth: Literal[18, 34, 50, 101] = 50
     planes: tuple[int, int, int, int] = (64, 128, 256, 512)
@@ -41,8 +51,6 @@ class JOINTOptions(Options):
         first_weight_floor: the least weight of the first frame for the learner (not in the paper).
         init_iterations: steps of the learner on the first frame.
         update_iterations: steps on every frame that is remembered.
-        merging: "authors" lets even a single object compete with the background, which sharpens its
-            probability to sigmoid(2 s); "sigmoid" takes sigmoid(s) for a single object.
         objects_at_once: how many windows pass the networks together.
         precision: "bfloat16" runs backbone, feature layers and decoder under autocast and rounds what the
             self-attention sums up; similarities, the attention that carries labels, and the learner stay
@@ -61,7 +69,6 @@ class JOINTOptions(Options):
     first_weight_floor: float = Field(0.25, ge=0, lt=1)
     init_iterations: int = Field(20, ge=1)
     update_iterations: int = Field(3, ge=0)
-    merging: Literal["authors", "sigmoid"] = "authors"
     objects_at_once: int = Field(4, ge=1)
     precision: PrecisionChoice = "float32"
 

@@ -147,7 +147,7 @@ class JOINTTarget(Target):
     def state_dict(self) -> dict[str, torch.Tensor]:
         state = {"object_ids": torch.tensor(self._object_ids, dtype=torch.int64)}
         if self.state is not None:
-            state |= {f"state.{name}": value.clone() for name, value in vars(self.state).items()}
+            state |= {f"state.{name}": value.clone() for name, value in self.state._asdict().items()}
         for number, memory in enumerate(self.memories):
             state |= with_prefix(f"memory.{number}.", memory.state_dict())
         return state

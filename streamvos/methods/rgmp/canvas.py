@@ -1,13 +1,11 @@
-"""A frame on the black canvas that a network with a stride can halve without rest, and that canvas scaled.
+"""A frame on a black canvas whose sides are multiples of the network's stride, and that canvas scaled.
 
 RGMP's authors grow every side, also one that the stride divides, so that the canvas is always larger than
 the frame.
 
-    >>> canvas = Canvas.around((480, 854))
+    >>> canvas = Canvas((480, 854))
     >>> canvas.size, canvas.scaled(0.5), canvas.scaled(0.75), canvas.scaled(1)
     ((512, 864), (288, 448), (416, 672), (512, 864))
-    >>> Canvas.around((480, 854), grow="least").size
-    (480, 864)
 
 Source: the authors' code of RGMP (docs/methods.md, RGMP, remark 4); the paper says nothing about sizes.
 """
@@ -15,47 +13,29 @@ Source: the authors' code of RGMP (docs/methods.md, RGMP, remark 4); the paper s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-Growth = Literal["authors", "least"]
+STRIDE = 32
+"""Of the encoder's last stage, in pixels."""
 
 
-def grown(side: int, stride: int, grow: Growth) -> int:
-    """The length of a side after padding: a multiple of `stride`.
-
-    Args:
-        side: in pixels.
-        stride: the network's stride in pixels.
-        grow: "authors" adds `stride` to a side that is already a multiple, "least" adds nothing then.
-    """
-    rest = side % stride
-    return side if grow == "least" and rest == 0 else side + stride - rest
+def grown(side: int) -> int:
+    """The length of a side after padding: the next larger multiple of `STRIDE`."""
+    return side + STRIDE - side % STRIDE
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """Where a frame lies on its canvas.
-
-    Attributes:
-        frame: (H, W) of the frame in pixels.
-        size: (H', W') of the canvas.
-        stride: both sides are multiples of it.
-        grow: see `grown`.
-    """
+    """Where a frame of (H, W) pixels lies on its canvas."""
 
     frame: tuple[int, int]
-    size: tuple[int, int]
-    stride: int
-    grow: Growth
 
-    @classmethod
-    def around(cls, frame: tuple[int, int], stride: int = 32, grow: Growth = "authors") -> Canvas:
-        """The canvas of frames of that size."""
-        height, width = frame
-        return cls(frame, (grown(height, stride, grow), grown(width, stride, grow)), stride, grow)
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H', W') of the canvas in pixels."""
+        return grown(self.frame[0]), grown(self.frame[1])
 
     @property
     def corner(self) -> tuple[int, int]:
@@ -67,8 +47,8 @@ class Canvas:
         """(h, w) of the whole canvas at a scale; 1 leaves it as it is, others are grown like a frame."""
         if scale == 1:
             return self.size
-        height, width = (grown(int(side * scale), self.stride, self.grow) for side in self.size)
-        return height, width
+        rows, columns = self.size
+        return grown(int(rows * scale)), grown(int(columns * scale))
 
     def pad(self, maps: torch.Tensor) -> torch.Tensor:
         """(..., H, W) to (..., H', W'), zeros around."""

@@ -22,14 +22,12 @@ from torch import nn
 
 from streamvos.methods.base import Method, Target
 from streamvos.methods.parts import Part
-from streamvos.methods.rgmp.canvas import Canvas
+from streamvos.methods.rgmp.canvas import STRIDE, Canvas
 from streamvos.methods.rgmp.network import (
-    STRIDE,
     GuidedRuns,
     MaskGuidedEncoder,
     RefinementDecoder,
     RGMPExtractor,
-    canvas_of,
 )
 from streamvos.methods.rgmp.options import RGMPOptions
 from streamvos.methods.state_dicts import check_shapes, ids_of
@@ -53,24 +51,19 @@ def aggregate(runs: torch.Tensor) -> torch.Tensor:
     return odds_softmax(torch.cat([1 - runs[:1], runs[1:]]))
 
 
-class RGMPDecoder:
-    """Where the runs of a frame compete; stateless and without weights.
+def decode(evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None) -> torch.Tensor:
+    """The runs of a frame compete.
 
     The network's own decoder belongs to the target's `read`: its inputs depend on the previous masks, and
     for many objects they are far larger than its outputs.
+
+    Returns:
+        (1 + K, H, W) float32.
     """
-
-    def __init__(self, options: RGMPOptions):
-        self.options = options
-
-    def __call__(
-        self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
-    ) -> torch.Tensor:
-        canvas = canvas_of(size, self.options)
-        probabilities = canvas.crop(aggregate(evidence["runs"])).contiguous()
-        if annotation is None:
-            return probabilities
-        return insert_given(probabilities, evidence.object_ids, annotation)
+    probabilities = Canvas(size).crop(aggregate(evidence["runs"])).contiguous()
+    if annotation is None:
+        return probabilities
+    return insert_given(probabilities, evidence.object_ids, annotation)
 
 
 class RGMPTarget(Target):
@@ -205,7 +198,7 @@ class RGMPTarget(Target):
 
     def _shapes(self, size: tuple[int, int], count: int) -> dict[str, tuple[int, ...]]:
         """The shape of every remembered tensor, for `count` objects in frames of `size`."""
-        canvas, runs = canvas_of(size, self.options), count + (count > 1)
+        canvas, runs = Canvas(size), count + (count > 1)
         shapes: dict[str, tuple[int, ...]] = {
             "previous": (1 + count, *canvas.size),
             "frame": (1, 3, *canvas.size),
@@ -220,7 +213,7 @@ class RGMPTarget(Target):
         """The frame's canvas; its size must be that of the frames before, unless the stream `starts` here."""
         if not starts and self._size is not None and self._size != features.size:
             raise InputError(f"the frames so far were {self._size} (H, W), this one is {features.size}")
-        return canvas_of(features.size, self.options)
+        return Canvas(features.size)
 
     def _assemble(
         self, object_ids: tuple[int, ...], new: tuple[int, ...], fresh: list[torch.Tensor]
@@ -239,7 +232,7 @@ class RGMPTarget(Target):
     def _merged_reference(self, labels: torch.Tensor, ids: tuple[int, ...]) -> list[torch.Tensor]:
         """The reference of the objects `ids` together, on the last annotated frame."""
         assert self._size is not None
-        canvas = canvas_of(self._size, self.options)
+        canvas = Canvas(self._size)
         maps = self._extractor.filtered(self._frame, canvas)
         mask = _masks(labels, ids).any(0, keepdim=True).to(self._frame.dtype)
         return self._runs.refer(maps, canvas, mask)
@@ -288,7 +281,7 @@ class RGMP(Method):
         decoder = RefinementDecoder(encoder.channels, network.channels, self.options.align_corners)
         self.runs = GuidedRuns(encoder, decoder, self.options)
         self.extractor = RGMPExtractor(encoder.conv1, self.options)
-        self.decoder = RGMPDecoder(self.options)
+        self.decoder = decode
 
     @property
     def networks(self) -> nn.Module:

@@ -7,7 +7,7 @@ across the map (global convolution), and refines the result, stage by stage, to 
 size. `GuidedRuns` does that at all scales, for many masks.
 
     extractor, runs = RGMPExtractor(encoder.conv1, options), GuidedRuns(encoder, decoder, options)
-    features, canvas = extractor(frames), canvas_of(size, options)
+    features, canvas = extractor(frames), Canvas(size)
     references = runs.refer(features.maps, canvas, masks)                 # on the annotated frame
     probabilities = runs(later.maps, canvas, previous_masks, references)  # on every later one
 
@@ -31,9 +31,6 @@ from streamvos.nn.precision import in_precision
 from streamvos.nn.resnet import ImageNetNormalization, ResNet
 from streamvos.types import Features
 
-STRIDE = 32
-"""Of the encoder's last stage, in pixels."""
-
 RUNS_AT_ONCE = 8
 """On a GPU; it bounds memory."""
 
@@ -44,7 +41,7 @@ KERNEL = 7
 """Reach of the global convolution, in cells of 32 pixels."""
 
 AUXILIARY = ("predict3", "predict4", "predict5")
-"""Heads that supervise coarser stages in training and are not used otherwise."""
+"""Heads of coarser stages, for training; weight files hold them, tracking does not use them."""
 
 
 class MaskGuidedEncoder(nn.Module):
@@ -181,35 +178,26 @@ class RefinementDecoder(nn.Module):
         self.refine4 = Refinement(inputs["layer3"], channels)
         self.refine3 = Refinement(inputs["layer2"], channels)
         self.refine2 = Refinement(inputs["layer1"], channels)
-        for name in (*AUXILIARY, "predict2"):
+        self.predict2 = nn.Conv2d(channels, 2, 3, padding=1)
+        for name in AUXILIARY:
             self.add_module(name, nn.Conv2d(channels, 2, 3, padding=1))
 
     def refer(self, reference: torch.Tensor) -> torch.Tensor:
         """What is needed of a reference frame: (B, C, h, w) "layer4" -> (B, 2 * channels, h, w)."""
         return self.global_convolution.refer(reference)
 
-    def stages(self, maps: Mapping[str, torch.Tensor], reference: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The refined maps, "m5" (stride 32) to "m2" (stride 4), each (B, channels, h, w).
+    def forward(self, maps: Mapping[str, torch.Tensor], reference: torch.Tensor) -> torch.Tensor:
+        """(B, 2, H/4, W/4) logits of background and object.
 
         Args:
             maps: of the present frame, from the encoder.
             reference: what `refer` gave for the reference frame.
         """
-        refined = {"m5": self.residual(self.global_convolution(maps["layer4"], reference))}
-        refined["m4"] = self.refine4(maps["layer3"], refined["m5"], self.align_corners)
-        refined["m3"] = self.refine3(maps["layer2"], refined["m4"], self.align_corners)
-        refined["m2"] = self.refine2(maps["layer1"], refined["m3"], self.align_corners)
-        return refined
-
-    def predict(self, refined: Mapping[str, torch.Tensor], stage: int = 2) -> torch.Tensor:
-        """(B, 2, h, w) logits of background and object from one stage of `stages`; 3 to 5 are auxiliary."""
-        head: nn.Module = getattr(self, f"predict{stage}")
-        logits: torch.Tensor = head(refined[f"m{stage}"].relu())
-        return logits
-
-    def forward(self, maps: Mapping[str, torch.Tensor], reference: torch.Tensor) -> torch.Tensor:
-        """(B, 2, H/4, W/4) logits of background and object; the arguments of `stages`."""
-        return self.predict(self.stages(maps, reference))
+        x = self.residual(self.global_convolution(maps["layer4"], reference))  # (B, channels, H/32, W/32)
+        x = self.refine4(maps["layer3"], x, self.align_corners)
+        x = self.refine3(maps["layer2"], x, self.align_corners)
+        x = self.refine2(maps["layer1"], x, self.align_corners)  # (B, channels, H/4, W/4)
+        return self.predict2(x.relu())
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, 2, h, w) logits to (B, 4h, 4w): the object's share after enlarging, as the authors do it.
@@ -236,7 +224,7 @@ class RGMPExtractor(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> Features:
         size = (frames.shape[-2], frames.shape[-1])
-        canvas = canvas_of(size, self.options)
+        canvas = Canvas(size)
         padded = canvas.pad(frames)
         return Features({"frame": padded, **self.filtered(padded, canvas)}, size)
 
@@ -248,11 +236,6 @@ class RGMPExtractor(nn.Module):
             with in_precision(self.options.precision, image.device):
                 maps[f"conv1_{k}"] = self.conv1(image).to(padded.dtype)
         return maps
-
-
-def canvas_of(size: tuple[int, int], options: RGMPOptions) -> Canvas:
-    """The canvas of frames (H, W)."""
-    return Canvas.around(size, STRIDE, options.padding)
 
 
 class GuidedRuns(nn.Module):

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from streamvos.methods.base import Options
-from streamvos.methods.rgmp.canvas import Growth
 from streamvos.nn.precision import PrecisionChoice
 
 
@@ -31,8 +30,6 @@ class RGMPOptions(Options):
     Attributes:
         network: see `RGMPNetwork`.
         scales: of the canvas; the maps of all are averaged. The authors' three for testing.
-        padding: "authors" grows a side to the next multiple of 32 even where it is one already, of the frame
-            and of every scale but 1; "least" leaves those. The paper is silent.
         align_corners: how the decoder enlarges its maps. The authors' code leaves it to PyTorch, which in
             their version (0.3.1) put corner on corner; later versions put center on center (False).
         runs_per_batch: the runs of a frame (objects + 1) are one batch of at most so many, to bound memory.
@@ -44,7 +41,6 @@ class RGMPOptions(Options):
 
     network: RGMPNetwork = RGMPNetwork()
     scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 0.75, 1.0), min_length=1)
-    padding: Growth = "authors"
     align_corners: bool = True
     runs_per_batch: int | None = Field(None, ge=1)
     precision: PrecisionChoice = "float32"

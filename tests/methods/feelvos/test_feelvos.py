@@ -215,7 +215,7 @@ def test_a_mistaken_object_takes_nothing_with_it_when_it_is_forgotten():
     assert not torch.isin(cells[owners == 0], target._memory.annotated[where]).all(1).any()
 
 
-def test_an_object_without_a_cell_is_far_from_everything_or_rescued():
+def test_an_object_without_a_cell_is_far_from_everything():
     size = (41, 41)  # 11 x 11 cells, every fourth pixel
     labels = boxes(size, id3=(10, 10, 20, 20), id8=(21, 26, 24, 28))
     first, now = scenes(2, (11, 11))
@@ -223,13 +223,6 @@ def test_an_object_without_a_cell_is_far_from_everything_or_rescued():
         target = showing(cue)
         target.annotate(features_of(first, size), labels, (3, 8))
         assert (target.read(features_of(now, size))["logits"][2] == 1).all()
-    target = showing(GLOBAL, tiny_objects="rescue")
-    target.annotate(features_of(first, size), labels, (3, 8))
-    ours = target.read(features_of(now, size))["logits"]
-    # the middle pixel, (22, 26), lies between cells: the even one of two that are equally near is taken
-    assert (ours[2] - nearest(now, first[6, 6][None])).abs().max() < 1e-6
-    small = sample_nearest(labels, (11, 11)) == 3
-    assert (ours[1] - nearest(now, first[small])).abs().max() < 1e-6
 
 
 def test_an_object_corrected_to_less_than_a_cell_keeps_its_reference():
@@ -423,7 +416,7 @@ def test_a_still_picture_keeps_its_mask(rng, previous):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"previous": "soft"}, {"window": 2, "tiny_objects": "rescue"}, {"precision": "bfloat16"}],
+    [{}, {"previous": "soft"}, {"window": 2}, {"precision": "bfloat16"}],
 )
 def test_permuting_object_ids_permutes_the_output(rng, options):
     clip = clip_of(rng, 4)
@@ -483,7 +476,6 @@ def test_options_out_of_range_are_refused():
         {"window": -1},
         {"previous": "both"},
         {"prev": "hard"},
-        {"tiny_objects": None},
         {"rates": (6, 0, 1)},
         {"output_stride": 4},
     ):

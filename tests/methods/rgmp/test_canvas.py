@@ -16,22 +16,20 @@ from streamvos.methods.rgmp.canvas import Canvas, grown, resize
     ],
 )
 def test_sizes_are_the_authors(frame, size, half, three_quarters):
-    canvas = Canvas.around(frame)
+    canvas = Canvas(frame)
     assert (canvas.size, canvas.scaled(0.5), canvas.scaled(0.75)) == (size, half, three_quarters)
     assert canvas.scaled(1.0) == canvas.size
 
 
-def test_least_growth_leaves_multiples_alone():
+def test_every_side_grows_to_a_larger_multiple():
     for side in range(1, 200):
-        always, least = grown(side, 32, "authors"), grown(side, 32, "least")
-        assert always % 32 == least % 32 == 0
-        assert side < always <= side + 32
-        assert side <= least < side + 32
+        assert grown(side) % 32 == 0
+        assert side < grown(side) <= side + 32
 
 
 @pytest.mark.parametrize("frame", [(240, 427), (32, 33), (31, 64)])
 def test_cropping_undoes_padding_and_the_border_is_black(frame, rng):
-    canvas = Canvas.around(frame)
+    canvas = Canvas(frame)
     image = torch.from_numpy(rng.random((2, 3, *frame)))
     padded = canvas.pad(image)
     assert padded.shape[-2:] == canvas.size
