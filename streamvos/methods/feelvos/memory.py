@@ -30,11 +30,11 @@ _TENSORS = (
 
 @dataclass(frozen=True)
 class Memory:
-    """All that a target remembers. It is replaced, never changed.
+    """The references and the previous frame.
 
-    The references of an object are its cells in the frame in which it was given last; that of the background
-    are the background's cells in the frame annotated last, since a new object was background before.
-    What other objects held there, by prediction, is kept too.
+    The references of an object are its cells in the frame in which it was last given; those of the
+    background are the background's cells in the last annotated frame, since a new object was background
+    before. Labels that other objects have there by prediction are stored too.
 
     Attributes:
         object_ids: ascending.
@@ -43,7 +43,7 @@ class Memory:
         annotated_labels: (h*w,) int64, ids, 0 or void.
         first: whether that frame was the first to be annotated.
         given: the ids whose reference lies in that frame.
-        older, older_labels: (N, C) and (N,) int64, the references that lie in frames before it.
+        older, older_labels: (N, C) and (N,) int64, the references from frames before it.
         previous: (h*w, C), embedding of the previous frame.
         previous_labels: (h*w,) int64, ids, 0 or void.
         previous_probabilities: (1 + K, h*w); (0, 0) where `previous` is "hard".
@@ -67,7 +67,7 @@ class Memory:
         return (0, *self.object_ids)
 
     def candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, C) and (N,): the cells of all references and what they belong to; void those of none."""
+        """(N, C) and (N,): the cells of all references and their ids; void for cells of none."""
         known = torch.tensor((0, *self.given), device=self.annotated_labels.device)
         labels = self.annotated_labels.where(torch.isin(self.annotated_labels, known), VOID)
         return torch.cat([self.annotated, self.older]), torch.cat([labels, self.older_labels])
@@ -79,10 +79,10 @@ class Memory:
         return cells[wanted], labels[wanted]
 
     def without(self, object_id: int) -> Memory:
-        """What is remembered without this object, of `object_ids`.
+        """The memory without one of `object_ids`.
 
-        That is what would be there had it never been followed, its cells background, unless it was given in a
-        later annotation than the first: those cells may have been another object's, and become nobody's.
+        It is as if the object had never been followed and its cells were background, unless the object was
+        given after the first annotation: its cells may have been another object's before, and become void.
         """
         channel, others = self.channels.index(object_id), self.older_labels != object_id
         left = VOID if object_id in self.given and not self.first else 0
@@ -101,7 +101,7 @@ class Memory:
         )
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Everything, as tensors; `load_memory` makes it a memory again."""
+        """Everything as tensors, for `load_memory`."""
         lists = {
             "object_ids": self.object_ids,
             "grid": self.grid,
@@ -113,15 +113,15 @@ class Memory:
 
 
 def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtype) -> Memory:
-    """The memory that a state dict describes.
+    """The memory of a `Memory.state_dict`.
 
     Args:
-        state: what `Memory.state_dict` gave.
+        state: the state dict.
         soft: whether the target remembers probabilities.
         dtype: the dtype of the networks.
 
     Raises:
-        InputError: it does not describe a memory that can be gone on with.
+        InputError: something is missing or does not fit together.
     """
     ids = ids_of(state, "FEELVOS")
     missing = {*_TENSORS, "grid", "given", "first"} - set(state)

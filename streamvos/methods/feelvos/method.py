@@ -1,12 +1,12 @@
-"""FEELVOS: distances in a learned embedding guide a network that segments every object alike.
+"""FEELVOS: distances in a learned embedding guide a network that segments every object.
 
     method = FEELVOS(FEELVOSOptions(previous="soft"))       # the authors' network, random weights
     target = method.target()
 
-Every cell of a frame learns how far its embedding is from the nearest cell of each object, in the annotated
-frame (global matching) and near its place in the previous frame (local matching). These two maps and
-where the object was are soft cues: a small head looks at them together with the frame's features, once per
-object, and the objects and the background compete in a softmax.
+For every cell of a frame, matching computes the distance of its embedding to the nearest cell of each
+object, in the annotated frame (global matching) and near its place in the previous frame (local matching).
+These two maps and the object's previous mask are soft cues: a small head sees them together with the
+frame's features, once per object, and the objects and the background compete in a softmax.
 
 Source: Voigtlaender, Chai, Schroff, Adam, Leibe, Chen, FEELVOS: Fast End-to-End Embedding Learning for Video
 Object Segmentation, CVPR 2019. Numbers and defaults are those of the authors' code; where the paper differs
@@ -51,11 +51,7 @@ from streamvos.types import Annotation, Evidence, Features, InputError
 
 
 class ResNetBackbone(nn.Module):
-    """A dilated ResNet in Xception's place; not in the paper.
-
-    Attributes:
-        channels: of the maps that `forward` gives.
-    """
+    """A dilated ResNet in Xception's place; not in the paper."""
 
     def __init__(self, depth: int, planes: tuple[int, ...], output_stride: int):
         super().__init__()
@@ -73,7 +69,7 @@ class ResNetBackbone(nn.Module):
 
 
 class FEELVOSExtractor(nn.Module):
-    """All that does not depend on masks, with h = ceil(H/4), w = ceil(W/4).
+    """Everything that does not depend on masks, with h = ceil(H/4), w = ceil(W/4).
 
     (B, 3, H, W) float RGB in 0..1 -> "embedding" (B, C, h, w) and "shared" (B, head channels, h, w), the
     features' share of the head's first layer (see `networks`), in the dtype of the frames.
@@ -141,7 +137,7 @@ class FEELVOSTarget(Target):
     Args:
         options: the method's options.
         head: the dynamic head, which holds the weights.
-        part: what runs the head; None = the head itself.
+        part: runs the head; None = the head itself.
     """
 
     def __init__(self, options: FEELVOSOptions, head: DynamicHead, part: Part | None = None):
@@ -208,7 +204,7 @@ class FEELVOSTarget(Target):
     def read(self, features: Features) -> Evidence:
         memory, reference = self._memory, self._reference
         if memory is None or reference is None:
-            raise InputError("nothing to match with yet; annotate a frame first")
+            raise InputError("no reference to match with yet; annotate a frame first")
         query = self._cells_of(features, memory)  # (h*w, C)
         before = memory.previous_probabilities
         if self.options.previous == "hard":
@@ -230,7 +226,7 @@ class FEELVOSTarget(Target):
     def write(self, features: Features, probabilities: torch.Tensor) -> None:
         memory = self._memory
         if memory is None:
-            raise InputError("nothing is followed yet; annotate a frame first")
+            raise InputError("no object is followed yet; annotate a frame first")
         embedding, sampled = self._cells_of(features, memory), self._sample(probabilities, memory)
         # the probabilities of the cells are those that were read; decoding only enlarged their logits
         soft = memory.previous_probabilities
@@ -245,7 +241,7 @@ class FEELVOSTarget(Target):
         self._read = None
 
     def _cells_of(self, features: Features, memory: Memory) -> torch.Tensor:
-        """Embedding of a frame that has to be like those remembered."""
+        """(h*w, C) embedding of a frame, which must match the memory."""
         grid, count = features["embedding"].shape[-2:], features["embedding"].shape[1]
         if tuple(grid) != memory.grid or count != memory.annotated.shape[1]:
             raise InputError(
@@ -260,7 +256,7 @@ class FEELVOSTarget(Target):
         self._take(self._memory.without(object_id))
 
     def _take(self, memory: Memory) -> None:
-        """Remember this from now on."""
+        """Replace the memory, and prepare it for matching."""
         reference = sort_reference(*memory.candidates(), memory.channels)
         device = memory.annotated.device
         self._ids = torch.tensor(memory.channels, device=device)

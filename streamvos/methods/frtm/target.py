@@ -138,7 +138,7 @@ class FRTMTarget(Target):
     def read(self, features: Features) -> Evidence:
         self._settle()
         if not self._models:
-            raise InputError("nothing to look for yet; annotate a frame first")
+            raise InputError("no object to look for yet; annotate a frame first")
         self._check(features)
         projected = self._project(features)
         self._read = (features, projected)
@@ -176,7 +176,7 @@ class FRTMTarget(Target):
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         ids = ids_of(state, "FRTM")
         if ids and ("size" not in state or state["size"].shape != (2,)):
-            raise InputError("the state does not tell the size of its frames")
+            raise InputError("the state lacks the size of its frames")
         first = self.options.first_importance
         models = {i: ObjectModel.from_state(part_of(state, f"{i}."), first(1)) for i in ids}
         grids = {model.grid for model in models.values()}
@@ -244,13 +244,7 @@ class FRTMTarget(Target):
         return synthetic, torch.from_numpy(masks).to(frame.device)
 
     def _remember(self, features: Features, object_ids: tuple[int, ...], soft: torch.Tensor) -> None:
-        """A tracked frame: learn from the objects that are visible, and refit those whose turn it is.
-
-        Args:
-            features: the frame's features, B = 1.
-            object_ids: K of those followed.
-            soft: (K, H, W), where they were found.
-        """
+        """Learn from the visible objects of a tracked frame, soft (K, H, W), and refit those due."""
         every = self._project(features)  # (K, c, h, w)
         rows = [self.object_ids.index(i) for i in object_ids]
         projected = every if len(rows) == len(every) else take(every, rows)
@@ -266,16 +260,10 @@ class FRTMTarget(Target):
         if pending is not None:
             visible = pending.seen.values().tolist()
             with pending.mode():
-                self._learn_from(pending.object_ids, pending.projected, pending.soft, visible)
+                self._learn_from(pending, visible)
 
-    def _learn_from(
-        self,
-        object_ids: tuple[int, ...],
-        projected: torch.Tensor,
-        soft: torch.Tensor,
-        visible: list[bool],
-    ) -> None:
-        """Learn from (K, c, h, w) features with (K, H, W) labels."""
+    def _learn_from(self, frame: _Pending, visible: list[bool]) -> None:
+        object_ids, projected, soft = frame.object_ids, frame.projected, frame.soft
         models = [self._models[i] for i in object_ids]
         for part in self._batches([k for k, seen in enumerate(visible) if seen]):
             grid = (projected.shape[-2], projected.shape[-1])
@@ -330,5 +318,5 @@ class FRTMTarget(Target):
 
 
 def _solvable(features: torch.Tensor) -> torch.Tensor:
-    """In a precision that the target model can be fitted in."""
+    """At least in float32, in which the target model can be fitted."""
     return features.to(torch.promote_types(features.dtype, torch.float32))

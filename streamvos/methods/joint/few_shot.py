@@ -1,4 +1,4 @@
-"""Induction: a few filters learn, on the spot, to put out the label encoding of an object.
+"""Induction: a few filters learn online to put out the label encoding of an object.
 
     learner = FewShotLearner()
     tokens = learner.tokens(layer3)                                     # (B, h*w, 512)
@@ -15,8 +15,8 @@ so the whole solution can be trained through.
 Leading dimensions: S sequences with features of their own, K objects that share the features of a sequence,
 N frames.
 
-Source: Mao et al., Joint Inductive and Transductive Learning for Video Object Segmentation, ICCV 2021,
-section 3.3, equation 6; Bhat et al., Learning What to Learn for Video Object Segmentation, ECCV 2020.
+Source: Mao et al., section 3.3, equation 6; Bhat et al., Learning What to Learn for Video Object
+Segmentation, ECCV 2020.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TINY = 1e-8
 
 @dataclass(frozen=True)
 class FewShotProblem:
-    """What filters shall fit, in the least squares.
+    """A least-squares problem for filters.
 
     Attributes:
         tokens: (S, N*h*w, C) features, frame after frame, row by row.
@@ -49,7 +49,7 @@ class FewShotProblem:
 
 
 class FewShotLearner(nn.Module):
-    """What of the learner is trained beforehand: its features, and its regularization.
+    """The part of the learner that is trained offline: its features and its regularization.
 
     Args:
         inputs: channels of the backbone's map.
@@ -106,7 +106,7 @@ def convolve(tokens: torch.Tensor, filters: torch.Tensor, size: tuple[int, int])
 
 
 def correlate(tokens: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The adjoint of `convolve`: what maps say about filters.
+    """The adjoint of `convolve`: maps to filters.
 
     Args:
         tokens: (S, N*h*w, C).
@@ -131,13 +131,13 @@ def correlate(tokens: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -
 def steepest_descent(
     filters: torch.Tensor, problem: FewShotProblem, regularization: torch.Tensor, steps: int
 ) -> torch.Tensor:
-    """Better filters, after so many steps of exact line search.
+    """Improved filters, after some steps of exact line search.
 
     Args:
-        filters: (S, K, D, C, 3, 3), to begin with; zeros for a new object.
-        problem: what they shall fit.
+        filters: (S, K, D, C, 3, 3), the initial ones; zeros for a new object.
+        problem: what the filters are fitted to.
         regularization: (1,) factor of the filters among the residuals.
-        steps: how many.
+        steps: number of steps.
 
     Returns:
         (S, K, D, C, 3, 3). Each object takes steps of its own length.

@@ -1,14 +1,14 @@
-"""What JOINT remembers of the objects that see the same pictures.
+"""What JOINT remembers of objects that share their pictures.
 
-With a window per object (the authors') every object has a memory of its own; with one window for all, those
-that were given on the same frame share one. A memory holds features and encoded masks of at most
-`memory_size` pictures, the filters that were fitted to them, and the keys of the encoded pictures, so that
-reading attends to them and encodes nothing.
+With a window per object (the authors') every object has its own memory; with one window for all, objects
+given on the same frame share one. A memory holds features and encoded masks of at most `memory_size`
+pictures, the filters fitted to them, and the keys of the encoded pictures, so that reading encodes nothing
+but the present frame.
 
-Encoding lets every remembered cell attend to all remembered cells. When one picture comes and another goes,
-the sums of that attention change by the shares of these two: a refresh costs a multiple of the pictures, not
-of their square. Every picture but the first is given up after a bounded number of exchanges, and the first is
-summed up anew by and by, so rounding cannot pile up. docs/methods.md, JOINT.
+Encoding lets every remembered cell attend to all remembered cells. When one picture replaces another, the
+sums of that attention change by the shares of these two, so a refresh costs a multiple of the pictures, not
+of their square. Every picture but the first is dropped after a bounded number of exchanges, and the first
+is summed up again piece by piece, so rounding errors cannot accumulate (docs/methods.md, JOINT, remark 9).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class JOINTMemory:
     Attributes:
         frames: how many frames the objects have been followed, the first included.
         together: whether pictures attend to each other in one operation rather than one by one; None = on a
-            GPU, which a launch costs more than the memory that it takes.
+            GPU, where launches cost more than the memory.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class JOINTMemory:
         self.pictures = 0
         self.filters = torch.empty(0)
         self._stored: dict[str, torch.Tensor] = {}
-        self._borrowed = False  # what is stored belongs to another memory and must not be written to
+        self._borrowed = False  # the stored tensors belong to another memory and must not be written to
 
     @property
     def _precision(self) -> Precision:
@@ -74,7 +74,7 @@ class JOINTMemory:
 
     @property
     def capacity(self) -> int:
-        """Pictures for which there is room now; doubled when they need more."""
+        """Pictures for which there is room now; it doubles when more is needed."""
         return len(self._stored["induction"]) if self._stored else 0
 
     def begin(
@@ -92,7 +92,7 @@ class JOINTMemory:
         self._exchange(0, None)
 
     def read(self, induction: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """What both branches say about a picture.
+        """The encoding of a picture's mask by both branches.
 
         Args:
             induction: (h*w, C).
@@ -108,11 +108,11 @@ class JOINTMemory:
         return induced + transduced
 
     def is_due(self) -> bool:
-        """Whether this frame is remembered."""
+        """Whether this frame is to be remembered."""
         return (self.frames + 1) % self.options.update_interval == 0
 
     def remember(self, induction: torch.Tensor, transduction: torch.Tensor, labels: Labels) -> None:
-        """Take a picture in, in the place of the oldest but the first if there is no room; learn.
+        """Add a picture, in place of the oldest but the first if there is no room, and learn.
 
         Args:
             induction, transduction: (h*w, C).
@@ -131,8 +131,8 @@ class JOINTMemory:
         self._exchange(slot, gone)
         self._learn()
 
-    def refit(self, steps: int) -> None:
-        """Fit the filters anew, to the first picture alone, as on an object's first frame."""
+    def refit(self, steps: int) -> JOINTMemory:
+        """Fit the filters again to the first picture alone, as on an object's first frame; returns itself."""
         tokens, labels, importance = (
             self._stored[name][:1] for name in ("induction", "labels", "importance")
         )
@@ -141,6 +141,7 @@ class JOINTMemory:
         )
         fresh = self.network.no_filters(1, len(self.object_ids), tokens)
         self.filters = steepest_descent(fresh, problem, self.network.learner.regularization, steps)[0]
+        return self
 
     def drop(self, object_id: int) -> None:
         """Forget one of several objects."""
@@ -154,7 +155,7 @@ class JOINTMemory:
         self.object_ids = tuple(self.object_ids[k] for k in keep)
 
     def draft(self) -> JOINTMemory:
-        """A memory like this one that goes its own way; what is stored is copied when it remembers something.
+        """An independent copy, whose stored tensors are copied only when it remembers something.
 
         That may happen in another thread: this one may be read and lose objects meanwhile, but not remember.
         """
@@ -178,18 +179,20 @@ class JOINTMemory:
         return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `state_dict` gave; the ids are those of the constructor.
+        """Continue from a `state_dict`, with the ids of the constructor.
 
         Raises:
-            InputError: something is missing or does not fit; this memory is then of no use.
+            InputError: something is missing or does not fit; this memory is then unusable.
         """
         pictures, shapes = len(state.get("induction", ())), self._shapes()
         if not 1 <= pictures <= self.options.memory_size:
             raise InputError(
-                f"the state remembers {pictures} pictures, room is for {self.options.memory_size}"
+                f"the state has {pictures} pictures, the memory holds 1 to {self.options.memory_size}"
             )
         expected = {name: (pictures, *shape) for name, shape in shapes.items()}
-        check_shapes(state, {**expected, "filters": self._filter_shape(), "frames": ()})
+        channels = self.network.learner.adjust.out_channels
+        filters = (len(self.object_ids), self.network.labels, channels, 3, 3)
+        check_shapes(state, {**expected, "filters": filters, "frames": ()})
         self.weights.load_state_dict(part_of(state, "weights."))
         if len(self.weights) != pictures:
             raise InputError(f"the state has {len(self.weights)} weights for {pictures} pictures")
@@ -212,10 +215,6 @@ class JOINTMemory:
             **{name: (h * w, width) for name, width in of_cells.items()},
             **dict.fromkeys(OF_OBJECTS, (count, labels, h, w)),
         }
-
-    def _filter_shape(self) -> tuple[int, ...]:
-        channels = self.network.learner.adjust.out_channels
-        return (len(self.object_ids), self.network.labels, channels, 3, 3)
 
     def _used(self, name: str) -> torch.Tensor:
         return self._stored[name][: self.pictures]
@@ -244,11 +243,11 @@ class JOINTMemory:
         self._stored = larger
 
     def _exchange(self, slot: int, gone: tuple[torch.Tensor, torch.Tensor] | None) -> None:
-        """Bring the attention among the pictures up to date with the new one in `slot`.
+        """Update the attention among the pictures.
 
         Args:
-            slot: where the new picture is stored.
-            gone: keys and values of the one that was there before.
+            slot: the slot of the new picture.
+            gone: keys and values of the picture that was there before.
         """
         for pictures in self._portions():
             if pictures == slice(slot, slot + 1):
@@ -262,9 +261,9 @@ class JOINTMemory:
             for name, change in zip(SUMS, sums, strict=True):
                 place = self._stored[name][pictures]
                 place += change.view_as(place)
-        self._encode(slot, slice(None))  # and what was added to itself is gone
+        self._encode(slot, slice(None))  # replaces what was added to the new picture itself
         if gone is not None:
-            # slots are given up in turn: after a round of them all cells of the first picture are exact again
+            # slots are replaced in turn: after a round of them all cells of the first picture are exact again
             cells, rounds = self.grid[0] * self.grid[1], self.options.memory_size - 1
             first, end = cells * (slot - 1) // rounds, cells * slot // rounds
             if first < end:  # there may be fewer cells than rounds

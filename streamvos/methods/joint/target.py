@@ -1,12 +1,12 @@
 """The state of a stream in JOINT: where each object is looked for, and what is remembered of it.
 
-The order of things is the authors': a frame is read in the windows that the last one left behind; when its
-probabilities are known it is remembered if that is due (and then the filters learn on and the memory is
-encoded anew), and the windows move. All of that happens when writing, so that reading finds it done.
+The order of the steps is the authors': a frame is read in the windows that the last frame determined. When
+its probabilities are known, it is remembered if that is due (then the filters learn on and the memory's
+encoding is refreshed), and the windows move. All of that happens in `write`.
 
-With `defer`, a background task remembers what is due, in a draft of the memory that then replaces it; what
-falls due meanwhile is skipped. New objects begin with filters of a few steps, and a task takes the full
-number; the features of their first window are needed for the next frame and cannot wait.
+With `defer`, a background task remembers a frame in a draft of the memory, which then replaces it; frames
+that fall due meanwhile are skipped. New objects begin with filters of a few steps, and a task takes the
+full number; the features of their first window are needed for the next frame and cannot wait.
 """
 
 from __future__ import annotations
@@ -43,18 +43,11 @@ from streamvos.types import Evidence, Features, InputError
 BRANCHES = ("induction", "transduction")
 
 FIRST_STEPS = 5
-"""Of the learner on an object's first frame, if the others are put off."""
+"""Steps of the learner on an object's first frame if the others are deferred."""
 
 
 class Seen(NamedTuple):
-    """A frame as the target saw it, kept from reading to writing.
-
-    Attributes:
-        features: the frame's features, B = 1.
-        object_ids: the K objects.
-        view: a row for each of them, or one for all.
-        windows: K.
-    """
+    """A frame as the target saw it: K objects, K windows, and K rows of the view or one for all."""
 
     features: Features
     object_ids: tuple[int, ...]
@@ -66,8 +59,8 @@ class JOINTTarget(Target):
     """Windows and memories of the objects of one stream.
 
     Args:
-        network, options: those of the method, shared by its targets.
-        backbone: what looks at windows, see `streamvos.methods.joint.method.backbone_part`.
+        network, options: the method's.
+        backbone: runs the networks on windows, see `streamvos.methods.joint.method.backbone_part`.
     """
 
     def __init__(self, network: JOINTNetwork, options: JOINTOptions, backbone: Part):
@@ -103,7 +96,7 @@ class JOINTTarget(Target):
             new = self._begin(features, masks[[object_ids.index(i) for i in given]], given)
         for i in set(self._object_ids) - set(kept):
             self._drop(i)
-        # tracked first, as the authors' wrapper does, and then joined by the new ones
+        # the tracked objects advance first, as in the authors' wrapper, and then the new ones join
         if kept:
             self._advance(features, soft[[object_ids.index(i) for i in kept]])
         if new is not None:
@@ -111,7 +104,7 @@ class JOINTTarget(Target):
             steps = self.options.init_iterations
             if self.defer and steps > FIRST_STEPS:
                 for memory in new[0]:
-                    self._put_off(memory, partial(_refit, memory.draft(), steps))
+                    self._put_off(memory, partial(memory.draft().refit, steps))
         self._seen = None
 
     def read(self, features: Features) -> Evidence:
@@ -188,13 +181,7 @@ class JOINTTarget(Target):
     def _begin(
         self, features: Features, masks: torch.Tensor, ids: tuple[int, ...]
     ) -> tuple[list[JOINTMemory], TargetState]:
-        """Memories and next state of objects given on this frame; this target is not changed.
-
-        Args:
-            features: the frame's features, B = 1.
-            masks: (K, H, W) of the objects, 0 or 1.
-            ids: K, ascending.
-        """
+        """Memories and next state of K objects given on this frame, masks (K, H, W); changes nothing."""
         options = self.options
         state = begin(masks, options.search_factor**2, options.crop_size)
         if options.window == "frame":
@@ -223,7 +210,6 @@ class JOINTTarget(Target):
         return memories, follow(state, masks, options.visible, options.scale_limits)
 
     def _join(self, ids: tuple[int, ...], memories: list[JOINTMemory], state: TargetState) -> None:
-        """Follow these objects too."""
         everyone = (*self._object_ids, *ids)
         order = sorted(range(len(everyone)), key=everyone.__getitem__)
         states = [state] if self.state is None else [self.state, state]
@@ -232,12 +218,7 @@ class JOINTTarget(Target):
         self._object_ids = tuple(everyone[k] for k in order)
 
     def _advance(self, features: Features, probabilities: torch.Tensor) -> None:
-        """Remember this frame where that is due, then see where the objects are now.
-
-        Args:
-            features: the frame's features, B = 1.
-            probabilities: (K, H, W) of the objects of this target.
-        """
+        """Remember this frame where that is due, then move the windows; probabilities (K, H, W)."""
         assert self.state is not None
         seen = self._seen
         if seen is None or seen.features is not features:
@@ -259,7 +240,7 @@ class JOINTTarget(Target):
         self.state = follow(self.state, probabilities, self.options.visible, self.options.scale_limits)
 
     def _put_remembering_off(self, seen: Seen, due: list[JOINTMemory], probabilities: torch.Tensor) -> None:
-        """Tasks for the memories of `due` that learn nothing else now; (K, H, W) of all objects."""
+        """Tasks for the due memories that have no unfinished task; probabilities (K, H, W) of all objects."""
         for memory in due:
             if any(self._tasks.concern(i) for i in memory.object_ids):
                 continue
@@ -277,7 +258,7 @@ class JOINTTarget(Target):
         masks: torch.Tensor,
         windows: Windows,
     ) -> JOINTMemory:
-        """The work of a task; of this target it uses the networks only."""
+        """The work of a task; it uses nothing of this target but the networks."""
         draft.remember(induction, transduction, self._encode(masks, windows, (-1,)))
         return draft
 
@@ -293,9 +274,8 @@ class JOINTTarget(Target):
         self._object_ids = tuple(self._object_ids[k] for k in keep)
 
     def _look(self, features: Features, with_layers: bool = False) -> Seen:
-        """The windows of the present frame, and what the networks make of them."""
         if self.state is None or not self._object_ids:
-            raise InputError("nothing to look for yet; annotate a frame first")
+            raise InputError("no object to look for yet; annotate a frame first")
         options, count = self.options, len(self._object_ids)
         if options.window == "frame":
             windows = whole_window(count, features.size, options.crop_size, self.state.center)
@@ -304,7 +284,7 @@ class JOINTTarget(Target):
         return Seen(features, self._object_ids, self._see(features, windows, with_layers), windows)
 
     def _see(self, features: Features, windows: Windows, with_layers: bool = False) -> View:
-        """A window for every object, a few of them at a time through the networks."""
+        """A window for every object, `objects_at_once` of them at a time through the networks."""
         frame, parts = features["frame"], []
         for start in range(0, len(windows.corner), self.options.objects_at_once):
             crops = cut_image(frame, windows.pick(slice(start, start + self.options.objects_at_once)))
@@ -320,7 +300,7 @@ class JOINTTarget(Target):
         )
 
     def _shared_view(self, features: Features) -> View:
-        """One window for all objects: the extractor has seen it."""
+        """One window for all objects, which the extractor has seen."""
         tokens = [features[name].flatten(2).transpose(1, 2).contiguous() for name in BRANCHES]
         return View({}, *tokens)
 
@@ -332,11 +312,6 @@ class JOINTTarget(Target):
         crops = cut_masks(masks.to(self.network.dtype), windows)[:, None]  # (K, 1, h, w)
         parts = [self.network.label_encoder(some) for some in crops.split(self.options.objects_at_once)]
         return Labels(*(torch.cat(each).unflatten(0, shape) for each in zip(*parts, strict=True)))
-
-
-def _refit(draft: JOINTMemory, steps: int) -> JOINTMemory:
-    draft.refit(steps)
-    return draft
 
 
 def _target_state(state: Mapping[str, torch.Tensor], count: int) -> TargetState | None:

@@ -1,4 +1,4 @@
-"""Transduction: every cell of the present frame asks the cells of remembered frames for their labels.
+"""Transduction: every cell of the present frame attends to the labels of remembered frames.
 
     transformer = Transformer()
     tokens = transformer.tokens(layer3)                    # (B, h*w, 512)
@@ -13,8 +13,7 @@ are bounded, and a softmax needs no maximum: it is a sum over remembered frames 
 be added to. `attention_sums` gives both, so that a memory adds the share of a new frame and subtracts that of
 an old one, instead of attending from all frames to all frames anew.
 
-Source: Mao et al., Joint Inductive and Transductive Learning for Video Object Segmentation, ICCV 2021,
-section 3.2; the layers are those of the authors' code.
+Source: Mao et al., section 3.2; the layers are those of the authors' code.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from streamvos.nn.workers import run_tiles
 TEMPERATURE = 1 / 30
 EPSILON = 1e-5
 TILE = 192
-"""Cells that ask at once on a CPU: their similarities to a frame stay in the cache of one core."""
+"""Queries at once on a CPU: their similarities to a frame stay in the cache of one core."""
 
 
 class Transformer(nn.Module):
-    """The weights of the transformer, and what depends on one frame only.
+    """The weights of the transformer, and what they compute of one frame.
 
     Args:
         inputs: channels of the backbone's map.
@@ -61,7 +60,7 @@ class Transformer(nn.Module):
         return F.normalize(self.cross_attention(encoded), dim=-1)
 
     def encode(self, tokens: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
-        """Remembered frames, each cell having looked at all cells of all of them.
+        """Remembered frames, each cell having attended to all cells of all of them.
 
         Args:
             tokens: (S, N, h*w, C).
@@ -75,7 +74,7 @@ class Transformer(nn.Module):
         return residual_norm(tokens, attended.view_as(tokens))
 
     def queries(self, tokens: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
-        """What the cells of present frames ask, each frame having looked at itself.
+        """Queries of present frames, each frame having attended to itself.
 
         Args:
             tokens: (B, h*w, C).
@@ -128,8 +127,8 @@ def attention_sums(
         queries: (M, E), unit length.
         keys: (L, E), unit length.
         values: (L, D).
-        precision: "bfloat16" rounds values and weights before they are multiplied; similarities are as exact
-            as ever. The same arguments give the same sums, so what was added can be taken away.
+        precision: "bfloat16" rounds values and weights before they are multiplied, but not similarities. The
+            same arguments give the same sums, so what was added can be subtracted.
 
     Returns:
         (M, D) and (M, 1).

@@ -1,4 +1,4 @@
-"""RGMP: a mask is carried from frame to frame, with an eye on the frame where it was given.
+"""RGMP: a mask is propagated from frame to frame, guided by the frame where it was given.
 
     method = RGMP(RGMPOptions())            # the authors' network and settings, random weights
     target = method.target()
@@ -125,7 +125,7 @@ class RGMPTarget(Target):
     @torch.no_grad()
     def read(self, features: Features) -> Evidence:
         if not self._object_ids:
-            raise InputError("nothing to propagate yet; annotate a frame first")
+            raise InputError("no mask to propagate yet; annotate a frame first")
         canvas = self._canvas(features)
         guides = self._previous[1:]  # (K, H', W')
         if len(guides) > 1:
@@ -184,7 +184,7 @@ class RGMPTarget(Target):
     def _load(self, state: Mapping[str, torch.Tensor], ids: tuple[int, ...]) -> None:
         size = state.get("size")
         if size is None or size.shape != (2,) or int(size.min()) < 1:
-            raise InputError("the state does not tell the size of its frames")
+            raise InputError("the state lacks the size of its frames")
         height, width = (int(side) for side in size)
         shapes = self._shapes((height, width), len(ids))
         check_shapes(state, shapes)

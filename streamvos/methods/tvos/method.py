@@ -3,9 +3,9 @@
     method = TVOS(TVOSOptions())            # the authors' network and settings, random weights
     target = method.target()
 
-There is no target model: every cell of the present frame asks the cells of a few past frames how
-similar they are, and takes the weighted mean of their labels. All objects travel together, as channels,
-so the cost hardly depends on their number.
+There is no target model: every cell of the present frame takes the mean of the labels of cells in a few past
+frames, weighted by their similarity. All objects are propagated together, as channels, so the cost hardly
+depends on their number.
 
 Source: Zhang, Wu, Peng, Lin, A Transductive Approach for Video Object Segmentation, CVPR 2020. Numbers
 and defaults are those of the authors' code; where the paper differs there is an option
@@ -80,8 +80,8 @@ def decode(evidence: Evidence, size: tuple[int, int], annotation: Annotation | N
 class TVOSTarget(Target):
     """The history of one stream: embeddings and labels of past frames.
 
-    An annotation starts the history anew: frames remembered before it would vote against a new object
-    or for the mistake that was corrected.
+    An annotation clears the history: frames remembered before it would vote against a new object or for the
+    mistake that was corrected.
     """
 
     def __init__(self, options: TVOSOptions):
@@ -111,7 +111,7 @@ class TVOSTarget(Target):
     def read(self, features: Features) -> Evidence:
         embedding = features["embedding"]
         if not len(self.history):
-            raise InputError("nothing to propagate yet; annotate a frame first")
+            raise InputError("no labels to propagate yet; annotate a frame first")
         t, options = len(self.history), self.options
         frames = options.choose(t)
         past = [self.history[frame] for frame in frames]
