@@ -117,7 +117,7 @@ def test_errors_are_one_line(call, home, tmp_path):
     assert "no pipeline 'gate'" in call("watch", "gate").error
     assert "no stream 'back'" in call("watch", "door", "--stream", "back").error
     assert "no form 'jpeg'" in call("watch", "door", "--form", "jpeg").error
-    assert "nobody serves at" in call("watch", f"ipc://{tmp_path}/x").error
+    assert "no process listens at" in call("watch", f"ipc://{tmp_path}/x").error
     assert "no address" in call("watch", "tcp://127.0.0.1").error
     (tmp_path / "file").write_text("")
     assert "is a file" in call("watch", "door", "--save", tmp_path / "file" / "deeper").error

@@ -30,19 +30,21 @@ from streamvos.pipeline.wire.messages import (
     encode,
 )
 from streamvos.pipeline.wire.runtime import answers, find_control
-from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, next_event
+from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, is_refusal, next_event
 from streamvos.types import InputError, StreamvosError
 
 _OVER = ("ended", "failed")
-_PATIENCE = 3
 
 
 class PipelineError(StreamvosError, RuntimeError):
-    """The pipeline does not answer, or does not admit us."""
+    """The pipeline does not answer, or rejects our keys."""
 
 
 class Client:
     """Talks to a pipeline that `streamvos serve` runs. Not thread-safe: each thread needs its own.
+
+    Every command raises InputError if the pipeline refuses it, and PipelineError if no answer comes in time;
+    it may still be carried out.
 
     Args:
         address_or_name: the pipeline's name, or its address, ipc://... or tcp://HOST:PORT.
@@ -92,11 +94,7 @@ class Client:
             ) from None
 
     def status(self) -> dict[str, Any]:
-        """State of the pipeline: "streams", "workers", "publish"; docs/protocol.md, 8, names all keys.
-
-        Raises:
-            PipelineError: no answer came in time.
-        """
+        """State of the pipeline: "streams", "workers", "publish"; docs/protocol.md, 8, names all keys."""
         fields = self._ask("status").fields
         return {name: value for name, value in fields.items() if name not in ("id", "ok")}
 
@@ -104,15 +102,14 @@ class Client:
         """Start, add or correct objects, as `Segmenter.step(frame, mask)` does.
 
         Args:
-            stream: its name.
-            mask: (H, W) of the frames' size, integers or bool: object ids, and 0 where nothing is said.
+            stream: name of the stream.
+            mask: (H, W) of the frames' size, integers or bool: object ids; 0 leaves a pixel as it is.
 
         Returns:
-            Number of the frame that it was applied to.
+            Number of the frame that the mask was applied to.
 
         Raises:
             InputError: it is not a mask, or the pipeline refused it; the stream is unchanged.
-            PipelineError: no answer came in time; the mask may still be applied.
         """
         label_map = check_label_map(mask)
         if label_map.size > MASK_BYTES:
@@ -120,45 +117,26 @@ class Client:
         return self._ask("annotate", stream, arrays={"mask": Array.of(label_map)}).seq
 
     def forget(self, stream: str, object_id: int) -> int:
-        """Forget an object; its id may be used again.
-
-        Returns:
-            Number of the first frame without it.
-
-        Raises:
-            InputError, PipelineError: as `annotate`.
-        """
+        """Forget an object, whose id may be used again; returns the number of the first frame without it."""
         return self._ask("forget", stream, object=int(object_id)).seq
 
     def pause(self, stream: str) -> None:
-        """Stop taking frames of a stream until `resume`; a live stream drops them.
-
-        Raises:
-            InputError, PipelineError: as `annotate`.
-        """
+        """Stop taking frames of a stream until `resume`; a live stream drops them."""
         self._ask("pause", stream)
 
     def resume(self, stream: str) -> None:
-        """Take frames of a stream again.
-
-        Raises:
-            InputError, PipelineError: as `annotate`.
-        """
+        """Take frames of a stream again."""
         self._ask("resume", stream)
 
     def stop(self, stream: str = "") -> None:
-        """End a stream, or all streams and the pipeline; returns when it has ended.
-
-        Raises:
-            InputError, PipelineError: as `annotate`.
-        """
+        """End a stream, or all streams and the pipeline; returns when it has ended."""
         self._ask("stop", stream)
 
     def masks(self, stream: str = "", form: Form = "rle", newest: bool = False) -> Iterator[Mask]:
         """Masks from now on, until the stream ends.
 
-        The subscription starts at once, not with the first mask that is taken; while many wait to be taken,
-        new ones are lost. The client may be used between two masks.
+        The subscription starts with this call, not with the first iteration. Masks that arrive while the
+        queue is full are lost. The client may be used between two masks.
 
         Args:
             stream: "" for all that the pipeline publishes.
@@ -202,7 +180,7 @@ class Client:
                     yield one
                 elif isinstance(one, End):
                     streams.discard(one.stream)
-                else:  # nothing came: ask whether the stream has ended
+                else:  # timeout: the stream may have ended
                     known = self.status().get("streams", {})
                     streams -= {name for name in streams if known.get(name, {}).get("state") in _OVER}
         finally:
@@ -254,8 +232,8 @@ class Client:
                 self._explain(next_event(self._monitor)[0], asked)
         raise PipelineError(
             f"the pipeline at {self.address} does not answer within {self._timeout:g} s; "
-            "`streamvos ctl status --at NAME` and the log of `streamvos serve` show whether it runs. What "
-            "was asked for may still be done, when a stream that is paused or waits goes on"
+            "`streamvos ctl status --at NAME` and the log of `streamvos serve` show whether it runs. The "
+            "request may still be carried out when a paused or waiting stream continues"
         )
 
     def _explain(self, event: int, asked: bool) -> None:
@@ -265,12 +243,12 @@ class Client:
                 raise PipelineError(f"the pipeline at {self.address} ended before it answered")
             return
         self._broken += event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._broken < _PATIENCE:
-            return  # closed during the handshake: the pipeline has just died, or refuses us
+        if not is_refusal(event, self._broken):
+            return
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise PipelineError(
                 f"the pipeline at {self.address} does not admit our key; put our NAME.key into its folder "
-                "of clients (security.clients)"
+                "security.clients"
             )
         hint = "give secret and server_key" if self._curve is None else "is server_key its own?"
         raise PipelineError(f"the pipeline at {self.address} uses other CURVE keys than we do; {hint}")
@@ -286,7 +264,7 @@ def find_address(address_or_name: str) -> str:
         return find_control(address_or_name)
     if address_or_name.startswith("ipc://") and not answers(Path(address_or_name.removeprefix("ipc://"))):
         raise InputError(
-            f"nobody serves at {address_or_name}; `streamvos ctl status --at NAME` finds one by its name"
+            f"no process listens at {address_or_name}; `streamvos ctl status --at NAME` finds one by its name"
         )
     return address_or_name
 
@@ -295,9 +273,9 @@ def publishers_in(status: Mapping[str, Any], stream: str, control: str) -> dict[
     """Stream -> address of its masks, from a status.
 
     Args:
-        status: as `Client.status` gives it.
+        status: result of `Client.status`.
         stream: one stream, or "" for all.
-        control: address that the status came from; a publisher at tcp://* is on the same host.
+        control: address of the socket for users; a publisher at tcp://* is on the same host.
 
     Raises:
         InputError: no such stream, or it does not publish.

@@ -11,7 +11,7 @@ and may answer later.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,8 +33,7 @@ from streamvos.types import MAX_OBJECT_ID, InputError, StreamvosError
 
 PENDING_PER_CLIENT = 16
 PENDING = 1024
-REPLY_SECONDS = 60.0
-"""After which a request is answered with an error; it may still be carried out."""
+REPLY_SECONDS = 60.0  # then a request is answered with an error; it may still be carried out
 
 # per call of `handle`, so that a flood does not hold up the caller
 _BUDGET = 64  # requests of each socket
@@ -43,17 +42,14 @@ _WAITING = 64  # requests of one client that ZeroMQ queues here; further ones wa
 _ID_RANGE = range(-(2**63), 2**64)  # integers that MessagePack can carry
 
 
-class Reply(Protocol):
-    """Answers one request; only the first call counts."""
-
-    def __call__(self, ok: bool, **fields: Any) -> None:
-        """Send the answer; if `ok` is false, `error` says why."""
+Reply = Callable[..., None]
+"""reply(ok, **fields) answers one request, once; if `ok` is false, the field `error` says why."""
 
 
 class Commands(Protocol):
-    """What users can ask for. Each method may raise InputError, whose text is then the answer.
+    """What users can request. Each method may raise InputError, whose text is then the answer.
 
-    `reply` is called once, now or later, in the thread of `ControlServer.handle`.
+    `reply` is called once, at once or later, in the thread of `ControlServer.handle`.
     """
 
     def status(self) -> Mapping[str, Any]:
@@ -65,11 +61,9 @@ class Commands(Protocol):
     def forget(self, stream: str, object_id: int, reply: Reply) -> None:
         """Forget an object, 1..254; reply(True, seq=...)."""
 
-    def pause(self, stream: str) -> None:
-        """Stop taking frames of a stream until `resume`."""
+    def pause(self, stream: str) -> None: ...
 
-    def resume(self, stream: str) -> None:
-        """Take frames of a stream again."""
+    def resume(self, stream: str) -> None: ...
 
     def stop(self, stream: str, reply: Reply) -> None:
         """End a stream, "" for all; reply(True) when it has ended."""
@@ -79,7 +73,7 @@ class ControlServer:
     """Receives requests and sends replies.
 
     Args:
-        context: of the sockets, which must be closed before it ends.
+        context: ZeroMQ context of the sockets; close the server before it ends.
         address: ipc:// address in the pipeline's folder.
         session: the public session, 8 bytes.
         commands: carries out the requests.
@@ -154,7 +148,7 @@ class ControlServer:
             number = message["id"]
             if message.kind != "request":
                 raise Refused("kind", message.kind)
-            if not isinstance(number, int) or isinstance(number, bool) or number not in _ID_RANGE:
+            if type(number) is not int or number not in _ID_RANGE:
                 raise Refused("id")
         except Refused as error:
             self.refused.count(error.cause, error)
@@ -209,15 +203,14 @@ class ControlServer:
             parts = self._encoded(pending.number, ok, fields)
         except Refused as error:
             self.refused.count("reply", error)
-            text = f"the answer cannot be sent: {error}"
-            parts = self._encoded(pending.number, False, {"error": text})
+            parts = self._encoded(pending.number, False, {"error": f"the answer cannot be sent: {error}"})
         try:
             pending.socket.send_multipart([pending.peer, *parts], zmq.NOBLOCK)
         except zmq.ZMQError:  # the client has gone, or does not read its replies
             self.refused.count("client gone")
 
     def _encoded(self, number: int, ok: bool, fields: Mapping[str, Any]) -> list[Buffer]:
-        # seq stands in the envelope; session does anyway
+        # the envelope has these two
         rest = {name: value for name, value in fields.items() if name not in ("seq", "session")}
         return encode(
             Message("reply", "", 0, fields.get("seq", 0), {**rest, "id": number, "ok": ok}), self._session
@@ -246,10 +239,7 @@ def _mask_of(message: Message) -> np.ndarray:
     if array is None or len(message.arrays) != 1:
         raise Refused("arrays", "annotate has one, mask")
     if array.dtype != "uint8" or len(array.shape) != 2 or isinstance(array.data, Place):
-        raise Refused(
-            "mask",
-            f"expected an integer label map (H, W) uint8 in a buffer, got {array.shape} {array.dtype}",
-        )
+        raise Refused("mask", f"expected (H, W) uint8 in a buffer, got {array.shape} {array.dtype}")
     if not 0 < array.nbytes <= MASK_BYTES:
         raise Refused("mask", f"{array.nbytes} pixels; expected 1 to {MASK_BYTES}")
     return array.numpy()
@@ -257,7 +247,7 @@ def _mask_of(message: Message) -> np.ndarray:
 
 def _object_of(message: Message) -> int:
     number = message["object"]
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_OBJECT_ID:
+    if type(number) is not int or not 1 <= number <= MAX_OBJECT_ID:
         raise Refused("object", f"{number!r:.40}; expected a number 1..{MAX_OBJECT_ID}")
     return number
 

@@ -20,7 +20,7 @@ from streamvos.masks.rle import encode_rles
 from streamvos.pipeline.clients.subscribing import FORMS, QUEUE
 from streamvos.pipeline.wire.messages import Array, Message, Refused, RejectionCounter, encode
 from streamvos.pipeline.wire.security import Curve, bind
-from streamvos.types import Frame, Result
+from streamvos.types import Frame, InputError, Result
 
 _PEER_BYTES = 1024  # the longest topic has 70; the handshake of CURVE needs some hundred
 _BUDGET = 4096  # subscriptions taken per message
@@ -32,9 +32,9 @@ class Publisher:
     """Sends the masks of one stream.
 
     Args:
-        context: of the socket.
+        context: ZeroMQ context of the socket.
         address: ipc:// or tcp://; see `security.check_bind`.
-        stream: its name.
+        stream: name of the stream.
         session: the public session, 8 bytes.
         curve: keys and list of clients, for tcp://.
 
@@ -59,7 +59,7 @@ class Publisher:
         self._session = session
         self._topics: dict[str, bytes] = {form: f"{form}/{stream}/".encode() for form in FORMS}
         # ZeroMQ reports the first subscription to a topic and the end of the last one, so a set is enough;
-        # and only prefixes of three topics get into it, so it is small whatever comes
+        # it stays small, since only prefixes of the three topics enter it
         self._wanted: set[bytes] = set()
         self._socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -67,7 +67,7 @@ class Publisher:
         self._socket.setsockopt(zmq.MAXMSGSIZE, _PEER_BYTES)  # of what subscribers send
         try:
             self.endpoint = bind(self._socket, address, curve)
-        except BaseException:
+        except InputError:
             self._socket.close(linger=0)
             raise
 
@@ -100,23 +100,17 @@ class Publisher:
             }
             for key, one in sorted(result.objects.items())
         ]
-        more = {name: value for name, value in header.items() if name not in ("seq", "incarnation")}
-        fields = {**more, "size": [int(n) for n in result.mask.shape], "objects": objects}
+        fields = {**header, "size": [int(n) for n in result.mask.shape], "objects": objects}
         for form in forms:
-            self._send(form, "mask", header, *_encoded(form, result.mask, fields))
+            self._send(form, "mask", *_encoded(form, result.mask, fields))
 
     def end(self, header: Mapping[str, Any]) -> None:
-        """Tell all subscribers that the stream has ended.
-
-        Args:
-            header: seq of the last frame, incarnation, and further fields.
-        """
-        more = {name: value for name, value in header.items() if name not in ("seq", "incarnation")}
+        """Tell all subscribers that the stream has ended; `header`: seq of the last frame, incarnation."""
         for form in self.forms:
-            self._send(form, "end", header, more, {})
+            self._send(form, "end", header, {})
 
     def close(self) -> None:
-        """Close the socket; messages under way get a quarter of a second."""
+        """Close the socket, within 0.25 s, in which queued messages are still sent."""
         self._socket.close(linger=_LINGER_MS)
 
     def __enter__(self) -> Publisher:
@@ -125,24 +119,16 @@ class Publisher:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _send(
-        self,
-        form: str,
-        kind: str,
-        header: Mapping[str, Any],
-        fields: Mapping[str, Any],
-        arrays: Mapping[str, Array],
-    ) -> None:
-        seq, incarnation = int(header.get("seq", 0)), int(header.get("incarnation", 0))
+    def _send(self, form: str, kind: str, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        fields = dict(header)
+        seq, incarnation = int(fields.pop("seq", 0)), int(fields.pop("incarnation", 0))
         try:
             _, *rest = encode(Message(kind, self.stream, incarnation, seq, fields, arrays), self._session)
-        except Refused as error:  # run lengths of a mask like noise can be more than a header holds
+        except Refused as error:  # the run lengths of a noisy mask can exceed the largest header
             self.refused.count(error.cause, error)
             return
-        try:
-            self._socket.send_multipart([self._topics[form], *rest], zmq.NOBLOCK)
-        except zmq.Again:  # XPUB drops for the slow ones alone, and does not say so; this is for good measure
-            self.refused.count("queue full")
+        # never blocks: XPUB drops messages for subscribers whose queue is full
+        self._socket.send_multipart([self._topics[form], *rest], zmq.NOBLOCK)
 
     def _take_subscriptions(self) -> None:
         for _ in range(_BUDGET):
@@ -151,7 +137,7 @@ class Publisher:
             except zmq.Again:
                 return
             topic = parts[0][1:]
-            # a topic without a form, such as the empty one, asks for none in particular
+            # a topic without a form, such as the empty one, requests no form
             known = b"/" in topic and any(one.startswith(topic) for one in self._topics.values())
             if len(parts) != 1 or parts[0][:1] not in (b"\0", b"\1") or not known:
                 self.refused.count("subscription", parts[0])
@@ -168,15 +154,11 @@ def _encoded(
     if form == "raw":
         return fields, {"mask": Array.of(mask)}
     if form == "png":
-        return fields, {"mask": Array.of(np.frombuffer(_png(mask), np.uint8))}
+        picture = Image.fromarray(np.ascontiguousarray(mask))
+        picture.putpalette(_PALETTE)
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG", compress_level=1)  # fast; masks are small at any level
+        return fields, {"mask": Array.of(np.frombuffer(buffer.getvalue(), np.uint8))}
     runs = encode_rles(mask, [one["id"] for one in fields["objects"]])
     objects = [{**one, "rle": dict(runs[one["id"]])} for one in fields["objects"]]
     return {**fields, "objects": objects}, {}
-
-
-def _png(mask: np.ndarray) -> bytes:
-    picture = Image.fromarray(np.ascontiguousarray(mask))
-    picture.putpalette(_PALETTE)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=1)  # speed counts; masks are small in any case
-    return buffer.getvalue()

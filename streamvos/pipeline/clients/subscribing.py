@@ -30,7 +30,7 @@ from streamvos.pipeline.wire.messages import (
     decode,
     is_count,
 )
-from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, next_event
+from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, is_refusal, next_event
 from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
 
 Form = Literal["rle", "png", "raw"]
@@ -39,7 +39,6 @@ FORMS: tuple[Form, ...] = ("rle", "png", "raw")
 QUEUE = 16
 """Messages that wait for one subscriber, on either side; more are dropped for that one."""
 
-_PATIENCE = 3  # handshakes that may break off before it counts as a refusal
 _STATES = ("tracking", "uncertain", "lost")
 
 
@@ -48,17 +47,17 @@ class Mask:
     """The masks of one frame of a stream.
 
     Attributes:
-        stream: its name.
+        stream: name of the stream.
         seq: number of the frame, from 0; a gap means lost messages, since dropped frames have no number.
         incarnation: number of the stream's incarnation (docs/protocol.md, 5).
         captured_ns: when the frame was taken, monotonic ns of the pipeline's host.
         pts: seconds from the start of the stream.
         size: (H, W) in pixels.
         objects: id -> score, state, box, area.
-        dropped: cause -> frames that the pipeline dropped since the frame before.
-        recovered: whether it is the first after a recovery.
+        dropped: cause -> frames that the pipeline dropped since the previous frame.
+        recovered: whether this frame is the first after a recovery.
         stamps: stage -> [received, started, done], monotonic ns.
-        received_ns: when it was received, monotonic ns of this host.
+        received_ns: when the message was received, monotonic ns of this host.
     """
 
     stream: str
@@ -79,20 +78,14 @@ class Mask:
         """(H, W) uint8, 0 is background; decoded on each access.
 
         Raises:
-            Refused: what was sent is not a label map of this size.
+            Refused: the message does not hold a label map of this size.
         """
         return self._decode()
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last message of a stream.
-
-    Attributes:
-        stream: its name.
-        seq: number of its last frame.
-        incarnation: its last one.
-    """
+    """The last message of a stream; `seq` is the number of its last frame."""
 
     stream: str
     seq: int
@@ -103,9 +96,9 @@ class Subscription:
     """Masks of one publisher or several. Not thread-safe.
 
     Args:
-        context: of the socket.
-        addresses: the publishers'.
-        stream: one stream; "" for all that the publishers have.
+        context: ZeroMQ context of the socket.
+        addresses: addresses of the publishers.
+        stream: name of one stream; "" for all streams of the publishers.
         form: how masks travel: "rle" and "png" are small, "raw" is fast on one host.
         curve: our keys, for tcp:// addresses.
 
@@ -186,7 +179,7 @@ class Subscription:
                 return None
 
     def _take_all(self) -> None:
-        """Of what has arrived, keep the last mask of each stream, and its end behind it."""
+        """Read all messages that have arrived; keep each stream's last mask, then its end."""
         while self._socket.poll(0):
             one = self._next()
             if one is not None:
@@ -203,11 +196,13 @@ class Subscription:
             return None
 
     def _listen(self, event: int) -> None:
-        self.connections += (event == zmq.EVENT_HANDSHAKE_SUCCEEDED) - (event == zmq.EVENT_DISCONNECTED)
-        self.connections = max(0, self.connections)
-        self._broken = 0 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else self._broken
-        self._broken += bool(event & HANDSHAKE_FAILURES)
-        if self._broken >= _PATIENCE or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.connections, self._broken = self.connections + 1, 0
+        elif event == zmq.EVENT_DISCONNECTED:
+            self.connections = max(0, self.connections - 1)
+        else:
+            self._broken += 1
+        if is_refusal(event, self._broken):
             raise InputError(
                 "the publisher of the masks uses other CURVE keys, or does not admit ours; "
                 "give secret and server_key, and put our NAME.key into its folder security.clients"
@@ -230,7 +225,7 @@ class Subscription:
 def _read(parts: list[bytes], form: Form) -> Mask | End:
     received = time.monotonic_ns()
     form_text, _, name = parts[0].decode(errors="replace").partition("/")
-    # a stream's name may become that of a folder, so that it must be one
+    # a reader may name a folder after the stream, so the name must be a valid one
     _need(form_text == form and name.endswith("/") and NAME.fullmatch(name[:-1]), "topic", parts[0][:80])
     message = decode([name[:-1].encode(), *parts[1:]], None)
     if message.kind == "end":
@@ -271,7 +266,7 @@ def _object(value: Any) -> ObjectResult:
 
 
 def _decoder(form: Form, message: Message, size: tuple[int, int]) -> Callable[[], np.ndarray]:
-    """What makes the label map when it is asked for; what can be checked cheaply is checked now."""
+    """The function that decodes the label map; cheap checks are done now."""
     if form == "rle":
         runs = {one["id"]: one.get("rle") for one in message["objects"]}
         for one in runs.values():
@@ -295,16 +290,16 @@ def _from_runs(runs: Mapping[int, Mapping[str, object]], size: tuple[int, int]) 
 
 
 def _from_png(array: Array, size: tuple[int, int]) -> np.ndarray:
-    from PIL import Image  # which other forms do without
+    from PIL import Image  # only this form needs it
 
     try:
         with Image.open(io.BytesIO(array.data), formats=("PNG",)) as picture:
-            # before anything is unpacked
+            # before any pixel is decompressed
             _need(picture.size == size[::-1] and picture.mode == "P", "png", f"{picture.mode} {picture.size}")
             return np.array(picture)
     except Refused:
         raise
-    except Exception as error:  # Pillow raises many kinds, all of them for bad bytes
+    except Exception as error:  # Pillow raises many types for bad bytes
         raise Refused("png", type(error).__name__) from None
 
 

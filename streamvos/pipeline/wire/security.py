@@ -231,6 +231,14 @@ def next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
     return event, value
 
 
+def is_refusal(event: int, broken: int) -> bool:
+    """Whether a monitor's event means that the peer refuses our keys, given `broken` handshakes so far.
+
+    A connection that closes during the handshake means a refusal only the third time; the peer may have died.
+    """
+    return bool(event & HANDSHAKE_FAILURES) and (event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or broken >= 3)
+
+
 def make_keys(folder: str | Path, name: str) -> tuple[Path, Path]:
     """Make a pair of keys, in the form of ZeroMQ's certificates that pyzmq and czmq read too.
 

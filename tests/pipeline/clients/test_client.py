@@ -125,10 +125,10 @@ def test_what_is_no_mask_is_refused_before_it_is_sent(runtime, mask):
     assert recorder.calls == []
 
 
-def test_nobody_there_is_told_with_a_hint(runtime, context):
+def test_a_missing_pipeline_is_reported_with_a_hint(runtime, context):
     with pytest.raises(InputError, match="no pipeline 'gate'"):
         Client("gate")
-    with pytest.raises(InputError, match=r"nobody serves at ipc:///tmp/nowhere"):
+    with pytest.raises(InputError, match=r"no process listens at ipc:///tmp/nowhere"):
         Client("ipc:///tmp/nowhere")
     with pytest.raises(InputError, match="is no address"):
         Client("carrier://pigeon")
