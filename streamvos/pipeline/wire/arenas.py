@@ -38,22 +38,20 @@ _GENERATION = struct.Struct("<Q")
 _LAYOUT_SHIFT = 32  # generations of a later layout are above all of an earlier one
 _FILE_HEAD = struct.Struct("<8sQQQ")
 _MAGIC = b"svosmem1"
-
-
-_USABLE = 0.9  # of the memory that is available; the rest is for other processes
+_USABLE = 0.9  # fraction of the available memory; the rest is for other processes
 
 
 class ArenaError(StreamvosError, RuntimeError):
-    """Shared memory is not available, or cannot be used in this way."""
+    """Shared memory is not available, or the request does not fit its layout."""
 
 
 class Arena:
     """One memfd in one process; one thread at a time.
 
     Attributes:
-        name: its name in messages.
-        fd: its descriptor.
-        slots, slot_bytes: 0 until it is allocated or attached.
+        name: name of the arena in messages.
+        fd: descriptor of the memfd.
+        slots, slot_bytes: 0 until the arena is allocated or attached.
     """
 
     def __init__(self, name: str, fd: int):
@@ -89,16 +87,23 @@ class Arena:
         if self.attach() and (self.slots, self.slot_bytes) == (slots, slot_bytes):
             return
         size = HEAD + slots * (HEAD + _rounded(slot_bytes))
-        self._check_memory(size, slots, slot_bytes)
         try:
+            # a memfd has no limit: if it needs too much, the kernel kills a process instead of refusing
+            available = available_memory()
+            if size - os.fstat(self.fd).st_blocks * 512 > _USABLE * available:
+                raise MemoryError(f"{available / 2**20:.0f} MiB are available")
             os.posix_fallocate(self.fd, 0, size)
             self._remap()
-        except OSError as error:
-            raise self._shortage(size, slots, slot_bytes, str(error.strerror)) from None
+        except (OSError, MemoryError) as error:
+            raise ArenaError(
+                f"{self.name} needs {size / 2**20:.0f} MiB of shared memory ({slots} slots of "
+                f"{slot_bytes / 2**20:.1f} MiB): {getattr(error, 'strerror', error)}; use smaller frames or "
+                "fewer streams"
+            ) from None
         self._format(slots, slot_bytes)
 
     def attach(self) -> bool:
-        """Map what the producer has allocated last; whether there is anything."""
+        """Map the producer's current layout; False if there is none."""
         try:
             size = os.fstat(self.fd).st_size
             if size >= HEAD and size != self._view.nbytes:
@@ -129,7 +134,7 @@ class Arena:
         offsets, end = [], 0
         for buffer in buffers:
             offsets.append(_rounded(end))
-            end = offsets[-1] + _nbytes(buffer)
+            end = offsets[-1] + memoryview(buffer).nbytes
         if end > self.slot_bytes:
             raise ArenaError(f"{self.name} has slots of {self.slot_bytes} bytes, got {end}")
         # before the data, so that a reader of the old data finds out when it is done
@@ -141,7 +146,7 @@ class Arena:
 
     @contextmanager
     def read(self, place: Place, nbytes: int) -> Iterator[memoryview]:
-        """A read-only view of a place, to be copied within the block.
+        """A read-only view of a place; copy it within the block.
 
         Raises:
             Refused: there is no such place, or its slot is used again before the block ends.
@@ -168,7 +173,7 @@ class Arena:
         return self._view[first : first + nbytes]
 
     def check(self, place: Place) -> None:
-        """Check that the contents of a place are still those that it names.
+        """Check that a place still holds the contents that it names.
 
         Raises:
             Refused: its slot has been used again.
@@ -178,11 +183,10 @@ class Arena:
             raise Refused("stale slot", f"{self.name} {place.slot}")
 
     def free(self) -> None:
-        """Give the memory back while others have it mapped: they read zeros, which no place matches."""
-        size = os.fstat(self.fd).st_size
-        if size:
-            # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE: a file that shrank would be a bus error to readers
-            ctypes.CDLL(None).fallocate(self.fd, 3, ctypes.c_int64(0), ctypes.c_int64(size))
+        """Free the memory while others have it mapped: they read zeros, which no place matches."""
+        # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE: if the file shrank, readers would get a bus error
+        size = ctypes.c_int64(os.fstat(self.fd).st_size)
+        ctypes.CDLL(None).fallocate(self.fd, 3, ctypes.c_int64(0), size)
 
     def generation(self, slot: int) -> int:
         """A slot's generation, which only ever rises; a slot that was never used has one too.
@@ -193,8 +197,13 @@ class Arena:
         return int(_GENERATION.unpack_from(self._view, self._start(slot))[0])
 
     def close(self) -> None:
-        """Unmap it; the descriptor stays open."""
-        self._unmap()
+        """Unmap the memory; the descriptor stays open."""
+        self.slots = self.slot_bytes = 0
+        with contextlib.suppress(BufferError):  # a view still exists; the map is freed with it
+            self._view.release()
+            if self._map is not None:
+                self._map.close()
+        self._view, self._map = memoryview(b""), None
 
     def _start(self, slot: int) -> int:
         if not 0 <= slot < self.slots:
@@ -205,22 +214,8 @@ class Arena:
         if isinstance(buffer, np.ndarray):
             there = np.frombuffer(self._view[first : first + buffer.nbytes], buffer.dtype)
             np.copyto(there.reshape(buffer.shape), buffer)
-        elif size := _nbytes(buffer):
+        elif size := memoryview(buffer).nbytes:
             self._view[first : first + size] = memoryview(buffer).cast("B")
-
-    def _check_memory(self, size: int, slots: int, slot_bytes: int) -> None:
-        """Refuse too much, since a memfd has no limit: the kernel would kill a process instead."""
-        more = size - os.fstat(self.fd).st_blocks * 512
-        available = available_memory()
-        if more > _USABLE * available:
-            reason = f"{available / 2**20:.0f} MiB are available"
-            raise self._shortage(size, slots, slot_bytes, reason)
-
-    def _shortage(self, size: int, slots: int, slot_bytes: int, reason: str) -> ArenaError:
-        return ArenaError(
-            f"{self.name} needs {size / 2**20:.0f} MiB of shared memory ({slots} slots of "
-            f"{slot_bytes / 2**20:.1f} MiB): {reason}; use smaller frames or fewer streams"
-        )
 
     def _format(self, slots: int, slot_bytes: int) -> None:
         """Write the heads, in an order that leaves no valid layout if the process dies in between."""
@@ -234,21 +229,13 @@ class Arena:
         self.attach()
 
     def _remap(self) -> None:
-        self._unmap()
+        self.close()
         self._map = mmap.mmap(self.fd, 0)
         self._view = memoryview(self._map)
 
-    def _unmap(self) -> None:
-        self.slots = self.slot_bytes = 0
-        with contextlib.suppress(BufferError):  # there is still a view; the map goes with it
-            self._view.release()
-            if self._map is not None:
-                self._map.close()
-        self._view, self._map = memoryview(b""), None
-
 
 def available_memory() -> int:
-    """Bytes that this process may still allocate: of the machine, or of its control group (version 2)."""
+    """Bytes that this process may still allocate, by the machine and its control group (version 2)."""
     machine = _fields(Path("/proc/meminfo").read_text()).get("MemAvailable:", 2**63 // 1024) * 1024
     try:
         group = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
@@ -262,10 +249,6 @@ def available_memory() -> int:
 
 def _fields(text: str) -> dict[str, int]:
     return {words[0]: int(words[1]) for words in map(str.split, text.splitlines()) if len(words) > 1}
-
-
-def _nbytes(buffer: Buffer | np.ndarray) -> int:
-    return buffer.nbytes if isinstance(buffer, np.ndarray) else memoryview(buffer).nbytes
 
 
 def packed_bytes(sizes: Iterable[int]) -> int:

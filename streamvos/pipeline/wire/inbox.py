@@ -51,9 +51,9 @@ class Inbox(EdgeEnd):
         self._collected.clear()
 
     def collect(self) -> None:
-        """Read what has arrived, for `receive` to return; a poll does not wait while something is unread.
+        """Read the messages that have arrived, for `receive` to return; the next poll waits for new ones.
 
-        A peer that sends beyond its credit is read no further than that.
+        Messages beyond the peer's credit stay unread.
         """
         while len(self._collected) < self.spec.window + 2 and (message := self._next()) is not None:
             self._collected.append(message)
@@ -79,7 +79,7 @@ class Inbox(EdgeEnd):
         return None  # the socket stays readable, and other stages have their turn
 
     def array(self, message: Message, name: str) -> np.ndarray:
-        """An array of the message, the caller's own to keep and change; by reference, the very same.
+        """An array of the message, which the caller may keep and change; by reference, the object itself.
 
         Raises:
             Refused: the message lacks it, or its slot has been used again.
@@ -105,7 +105,7 @@ class Inbox(EdgeEnd):
         return np.frombuffer(view, _numpy_dtype(array)).reshape(array.shape)
 
     def check(self, message: Message, name: str) -> None:
-        """Check that an array that `look` gave is still what was sent.
+        """Check that an array returned by `look` still holds what was sent.
 
         Raises:
             Refused: its slot has been used again.
@@ -143,23 +143,19 @@ class Inbox(EdgeEnd):
             self.socket.send_multipart([self._producer, *parts], zmq.NOBLOCK)
 
     def _checked(self, parts: Sequence[Buffer]) -> Message | None:
-        """The message, if it is of this edge; None if it is of another incarnation."""
+        """The message, checked; None if it belongs to another incarnation."""
         if parts[0] != self._producer:
             raise Refused("peer")
         if self._space is not None:
-            return self._dereferenced(parts[1:])
+            incarnation, number = read_token(parts[1:])
+            if incarnation != self._incarnation:
+                return None  # the producer drops the object at its own reset
+            referenced: Message = references.take(self._space, number)
+            return referenced
         message = decode(parts[1:], self._session)
         if message.stream != self.spec.stream:
             raise Refused("stream")
         return message if message.incarnation == self._incarnation else None
-
-    def _dereferenced(self, parts: Sequence[Buffer]) -> Message | None:
-        """A message that was sent by reference; None if it is of another incarnation."""
-        incarnation, number = read_token(parts)
-        if incarnation != self._incarnation:
-            return None  # the producer forgets it when it is reset
-        message: Message = references.take(self._space, number)
-        return message
 
     def _find(self, message: Message, name: str) -> Array:
         try:

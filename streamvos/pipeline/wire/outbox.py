@@ -31,7 +31,7 @@ class Outbox(EdgeEnd):
         self.socket.setsockopt(zmq.ROUTING_ID, self._producer)
 
     def connect(self, endpoint: str) -> None:
-        """Connect, and leave an earlier endpoint; nothing happens if it is the same."""
+        """Connect, in place of an earlier endpoint."""
         if endpoint == self._endpoint:
             return
         if self._endpoint is None and self.spec.curve is not None:
@@ -43,9 +43,9 @@ class Outbox(EdgeEnd):
         self._endpoint = endpoint
 
     def allocate(self, sizes: list[int]) -> None:
-        """Size this edge's arena for messages with arrays of these sizes in bytes; nothing in other modes.
+        """Size this edge's arena for messages with arrays of these sizes in bytes; no effect in other modes.
 
-        Without it, arrays travel in the message. The slots grow when messages do.
+        Before the first call, arrays travel in the message. The slots grow with the messages.
 
         Raises:
             ArenaError: not enough memory is available.
@@ -90,10 +90,10 @@ class Outbox(EdgeEnd):
         """Send one message; it takes one credit, unless it is an `end`.
 
         Args:
-            kind, seq, fields: the message's.
-            arrays: NumPy arrays or tensors, which go the way of this edge and may be changed afterwards (by
-                reference: any object, which may not); or `Array`s, which go as they are (a place in an arena
-                that the consumer has too).
+            kind, seq, fields: see `Message`.
+            arrays: NumPy arrays or tensors, sent in this edge's mode; the caller may change them afterwards,
+                except by reference, where any object may be sent. An `Array` is sent as it is (a place in an
+                arena that the consumer has too).
 
         Raises:
             Refused: the message breaks a rule, or every slot is taken (more was sent than there was credit);
@@ -101,19 +101,17 @@ class Outbox(EdgeEnd):
         """
         packed, slot = self._packed(arrays or {})
         message = Message(kind, self.spec.stream, self._incarnation, seq, fields or {}, packed)
+        if self._space is None:
+            parts = encode(message, self._session)
+        else:
+            parts = [TOKEN.pack(self._incarnation, references.put(self._space, message))]
         try:
-            self.socket.send_multipart(self._parts(message), zmq.NOBLOCK)
-        except zmq.Again:  # the consumer has been away for long, and will restart
+            self.socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:  # the consumer has been disconnected for long, and will restart
             self.refused["queue full"] += 1
         self._free.discard(slot)
         if kind != "end":
             self._credit -= 1
-
-    def _parts(self, message: Message) -> list[Buffer]:
-        """The parts to send: the message itself, or within one process its number in `references`."""
-        if self._space is None:
-            return encode(message, self._session)
-        return [TOKEN.pack(self._incarnation, references.put(self._space, message))]
 
     def _packed(self, arrays: Mapping[str, Any]) -> tuple[dict[str, Array], int]:
         """The arrays as this edge sends them, and the slot that they are in, or -1."""

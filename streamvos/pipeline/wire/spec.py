@@ -1,8 +1,8 @@
 """What an edge is, and what both of its ends need: names, sockets, and objects handed over by reference.
 
-Within one process nothing is copied: the producer puts a message into `references`, a number travels, and the
-consumer takes it out, once. A number is only good on the edge that the message was put on, so that no message
-from outside can reach one.
+Within one process nothing is copied: the producer puts a message into `references`, a number travels, and
+the consumer takes it out, once. A number is valid only on the edge that the message was put on, so no message
+from outside can reach an object.
 
     number = references.put(edge, message)
     message = references.take(edge, number)
@@ -25,10 +25,10 @@ from streamvos.pipeline.wire.messages import ARRAY_BYTES, MAX_ARRAYS, Buffer, Re
 Mode = Literal["reference", "shared", "inline"]
 
 TOKEN = struct.Struct("<QQ")
-"""What stands for a message within one process: its incarnation, and its number."""
+"""Represents a message within one process: its incarnation, and its number in `references`."""
 
 AT_ONCE = 64
-"""Messages looked at in one call, so that a flood of bad ones cannot hold a stage."""
+"""Messages read in one call, so that a flood of bad ones cannot block a stage."""
 
 _HIGH_WATER = 64  # never reached under credits; bounds what a misbehaving peer can queue
 _COPIED_BYTES = 2**16  # smaller parts are cheaper to copy, which also aligns them
@@ -40,13 +40,13 @@ class EdgeSpec:
 
     Attributes:
         name: "front/frames".
-        stream: its stream.
+        stream: name of the stream.
         producer, consumer: names of the stages.
         endpoint: where the consumer binds; ":*" lets the system choose a tcp port.
         window: credits at the start.
         mode: how arrays travel.
-        arena: where arrays are under "shared"; it has more than `window` slots.
-        curve: applies CURVE to a socket, as server or as client; None for local ones.
+        arena: name of the arena in mode "shared"; it has more than `window` slots.
+        curve: the `Curve` of a tcp:// edge; None for local edges.
     """
 
     name: str
@@ -73,21 +73,21 @@ def read_token(parts: Sequence[Buffer]) -> tuple[int, int]:
 
 
 class EdgeEnd:
-    """What both ends of an edge have; used by one thread at a time.
+    """What both ends of an edge share; used by one thread at a time.
 
     Attributes:
         spec: the edge.
         socket: to poll for reading.
         refused: cause -> messages that broke a rule, or came from an unknown peer.
-        polled: set if `collect` is called after each poll, so that nothing else need read the socket.
+        polled: True if `collect` is called after each poll, so that other calls need not read the socket.
     """
 
     def __init__(self, context: zmq.Context[Any], kind: int, spec: EdgeSpec, session: bytes):
         self.spec, self.refused, self.polled = spec, Counter[str](), False
         self._session, self._incarnation = session, 0
-        # with the session in it, no other peer can take the producer's place
+        # contains the session, so no other peer can take the producer's place
         self._producer = spec.producer.encode() + b"/" + session
-        # what a reference is good for: as an inproc endpoint, one edge of one context
+        # a reference is valid on one edge of one context, like an inproc endpoint
         self._space = (context.underlying, spec.name) if spec.mode == "reference" else None
         self.socket: zmq.Socket[bytes] = context.socket(kind)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -147,11 +147,11 @@ class References:
         """
         with self._lock:
             if self._objects.get(number, (None,))[0] != edge:
-                raise Refused("reference", f"nothing of number {number}")
+                raise Refused("reference", f"no object {number}")
             return self._objects.pop(number)[1]
 
     def forget(self, edge: Any) -> None:
-        """Drop what was put on an edge and never taken."""
+        """Drop the objects that were put on an edge and not taken."""
         with self._lock:
             for number in [one for one, (put_on, _) in self._objects.items() if put_on == edge]:
                 del self._objects[number]
@@ -159,10 +159,10 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An object that came by reference."""
+    """An object sent by reference."""
 
     value: Any
 
 
 references = References()
-"""This process's."""
+"""The references of this process."""

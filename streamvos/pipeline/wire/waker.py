@@ -1,7 +1,7 @@
-"""Wakes a stage from any thread: ends a stage's poll.
+"""Wakes a stage from any thread, by ending its poll.
 
-A stage polls its sockets. A thread of its own, such as one that reads a camera or writes a file, has no
-socket there, and wakes the stage instead:
+A stage polls its sockets. A thread that the stage started, such as one that reads a camera or writes a file,
+has no socket there, and wakes the stage instead:
 
     waker = Waker()
     waker.descriptor         # the stage polls it
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
 
 
 class Waker:
@@ -36,15 +35,14 @@ class Waker:
                 os.eventfd_write(self.descriptor, 1)
 
     def clear(self) -> None:
-        """Reset it; the next `wake` wakes the stage again."""
+        """Reset, so that the next `wake` wakes the stage again."""
         with self._lock:
             if self._woken and not self._closed:
                 self._woken = False
-                with suppress(BlockingIOError):
-                    os.eventfd_read(self.descriptor)
+                os.eventfd_read(self.descriptor)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the descriptor."""
         with self._lock:
             if not self._closed:
                 self._closed = True
