@@ -134,7 +134,7 @@ class Arena:
         offsets, end = [], 0
         for buffer in buffers:
             offsets.append(_rounded(end))
-            end = offsets[-1] + memoryview(buffer).nbytes
+            end = offsets[-1] + (buffer if isinstance(buffer, np.ndarray) else memoryview(buffer)).nbytes
         if end > self.slot_bytes:
             raise ArenaError(f"{self.name} has slots of {self.slot_bytes} bytes, got {end}")
         # before the data, so that a reader of the old data finds out when it is done

@@ -17,10 +17,9 @@ from streamvos.addresses import redact
 from streamvos.types import InputError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""Names of pipelines and streams; none of them leads out of a folder."""
+"""Names of pipelines and streams; as a path, a name stays inside its folder."""
 
-IPC_BYTES = 107
-"""The longest path of a unix socket: `sun_path` has 108 bytes, one of them the final zero."""
+_IPC_BYTES = 107  # of the longest path of a unix socket: `sun_path` has 108, one of them the final zero
 
 _TCP = re.compile(r"tcp://(?P<host>\[[^\]]+\]|[^:/\s\[\]]*):(?P<port>\*|[0-9]{1,5})")
 
@@ -40,7 +39,7 @@ def check_name(name: str) -> str:
 
 
 def check_address(address: str) -> None:
-    """Check an address that a socket is to be bound to: ipc:// with a path, or tcp:// with a host and a port.
+    """Check an address to bind: ipc:// with a path, or tcp:// with a host and a port.
 
     Raises:
         InputError: it is neither, or the path is abstract or too long.
@@ -73,7 +72,7 @@ def split_tcp(address: str) -> tuple[str, str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a tcp:// address can be reached from this host only, whatever its name resolves to.
+    """Whether only this host can reach a tcp:// address: all addresses of its host are loopback ones.
 
     Raises:
         InputError: it is no tcp://HOST:PORT.
@@ -84,7 +83,7 @@ def is_loopback(address: str) -> bool:
     try:
         found = {str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
         return bool(found) and all(ipaddress.ip_address(one).is_loopback for one in found)
-    except (OSError, ValueError, UnicodeError):  # such as an interface's name: assume the worst
+    except (OSError, ValueError):  # for example an interface's name: assume the worst
         return False
 
 
@@ -95,9 +94,9 @@ def ipc_address(path: Path) -> str:
         InputError: the path is longer than the system allows.
     """
     length = len(os.fsencode(path))
-    if length > IPC_BYTES:
+    if length > _IPC_BYTES:
         raise InputError(
-            f"the socket {path} has a path of {length} bytes, and the system allows {IPC_BYTES}; use shorter "
-            "names for the pipeline and its streams, or a shorter XDG_RUNTIME_DIR"
+            f"the socket {path} has a path of {length} bytes, and the system allows {_IPC_BYTES}; use "
+            "shorter names for the pipeline and its streams, or a shorter XDG_RUNTIME_DIR"
         )
     return f"ipc://{path}"

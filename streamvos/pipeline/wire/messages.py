@@ -30,17 +30,12 @@ if TYPE_CHECKING:
 
 VERSION = 1
 HEADER_BYTES = 2**20
-ARRAY_BYTES = 2**28
-"""The largest array in a message."""
-
-PLACE_BYTES = 2**40
-"""The largest array in shared memory."""
-
+ARRAY_BYTES = 2**28  # the largest array in a message
+PLACE_BYTES = 2**40  # the largest array in shared memory
 MAX_ARRAYS = 64
 MAX_DIMENSIONS = 6
 MAX_NESTING = 16  # of lists and maps, so that walking a header never recurses far
-MAX_ELEMENTS = 4096  # of one list or map: msgpack makes room for what a list claims before it has seen it
-SESSION_BYTES = 8
+MAX_ELEMENTS = 4096  # of one list or map: msgpack allocates the length that a list claims before reading it
 
 ITEM_SIZES = {
     "bool": 1,
@@ -68,11 +63,7 @@ _packers = threading.local()  # a packer brings a buffer of 256 KiB: one for eac
 
 
 class Refused(StreamvosError, ValueError):  # noqa: N818
-    """A message that breaks a rule.
-
-    Attributes:
-        cause: one of a few texts, to count by.
-    """
+    """A message that breaks a rule; `cause` is one of a few texts, to count by."""
 
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(f"{cause}: {detail}" if detail else cause)
@@ -80,12 +71,10 @@ class Refused(StreamvosError, ValueError):  # noqa: N818
 
 
 class RejectionCounter(Counter[str]):
-    """Cause -> how often; each cause is logged at most once a second, so that a flood does not fill the log.
+    """Cause -> count; each cause is logged at most once a second, so that a flood does not fill the log.
 
-    Causes are a few texts of our own, never something that a peer chose, so that nothing grows.
-
-    Args:
-        where: what the log calls the place.
+    Causes are a few fixed texts, never text that a peer chose, so the counter stays small. `where` names the
+    place in the log.
     """
 
     def __init__(self, where: str):
@@ -104,12 +93,12 @@ class RejectionCounter(Counter[str]):
 
 
 def public_session(session: bytes) -> bytes:
-    """What stands for a session in messages to clients, who must not learn the session itself."""
-    return hashlib.sha256(b"public" + session).digest()[:SESSION_BYTES]
+    """Represents a session in messages to clients, which must not learn the session itself (8 bytes)."""
+    return hashlib.sha256(b"public" + session).digest()[:8]
 
 
 class Place(NamedTuple):
-    """Where in shared memory an array is: slot of an arena, the slot's generation, bytes from its start."""
+    """Place of an array in shared memory: slot of an arena, the slot's generation, bytes from its start."""
 
     arena: str
     slot: int
@@ -124,7 +113,7 @@ class Array:
     Attributes:
         dtype: one of `ITEM_SIZES`.
         shape: at most six numbers.
-        data: its bytes; or their `Place`; or, within one process, `Held` with any object.
+        data: the bytes; or their `Place`; or, within one process, `Held` with any object.
     """
 
     dtype: str
@@ -146,23 +135,23 @@ class Array:
         if isinstance(value, np.ndarray):
             _check_dtype(value.dtype.name)
             ordered = value.dtype.newbyteorder("<")
-            flat = np.ascontiguousarray(value, ordered).reshape(-1)  # copies only what is in disorder
+            flat = np.ascontiguousarray(value, ordered).reshape(-1)
             return cls(value.dtype.name, value.shape, flat.view(np.uint8).data)
         dtype = str(value.dtype).removeprefix("torch.")
         _check_dtype(dtype)
         host = value.detach().cpu().contiguous().reshape(-1)
-        import torch  # workers of sources and sinks do without it
+        import torch  # workers of sources and sinks do not need it
 
         return cls(dtype, tuple(value.shape), host.view(torch.uint8).numpy().data)
 
     def numpy(self) -> np.ndarray:
-        """Without copying, read-only if the buffer is; bfloat16, which NumPy does not have, comes as uint16.
+        """A view, read-only if the buffer is; bfloat16, which NumPy lacks, becomes uint16.
 
         Raises:
             Refused: its bytes are not in the message.
         """
         if not isinstance(self.data, (bytes, bytearray, memoryview)):
-            raise Refused("where", f"the bytes of {self.dtype} {self.shape} lie elsewhere: {self.data!r:.80}")
+            raise Refused("where", f"the message lacks the bytes of {self.dtype} {self.shape}")
         dtype = "uint16" if self.dtype == "bfloat16" else self.dtype
         return np.frombuffer(self.data, dtype).reshape(self.shape)
 
@@ -195,7 +184,7 @@ class Message:
 
 
 def encode(message: Message, session: bytes) -> list[Buffer]:
-    """The parts to be sent.
+    """The parts of a message, ready to send.
 
     Raises:
         Refused: the receiver would refuse it, or a field has a name of the envelope.
@@ -231,11 +220,11 @@ def encode(message: Message, session: bytes) -> list[Buffer]:
 
 
 def decode(parts: Sequence[Buffer], session: bytes | None) -> Message:
-    """The message that came in some parts.
+    """The message in some received parts.
 
     Args:
         parts: without a routing id; each one-dimensional, of bytes.
-        session: that it must have; None accepts any or none, and an empty first part.
+        session: the session that the message must have; None accepts any or none, and an empty first part.
 
     Raises:
         Refused: it breaks a rule.
@@ -272,7 +261,7 @@ def tensor_over(memory: np.ndarray, dtype: str, shape: tuple[int, ...]) -> torch
     """A tensor of some dtype and shape that takes over `memory`, (bytes,) uint8."""
     import torch
 
-    if not memory.size:  # NumPy's strides of nothing are not to torch's liking
+    if not memory.size:  # torch rejects the strides of an empty NumPy array
         return torch.empty(shape, dtype=getattr(torch, dtype))
     return torch.from_numpy(memory).view(getattr(torch, dtype)).reshape(shape)
 
@@ -290,7 +279,7 @@ def _described(array: Array, buffers: list[Buffer]) -> tuple[str, tuple[int, ...
 
 
 def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
-    """The array of a header's entry; takes its buffer out of those that no entry has named yet."""
+    """The array of a header's entry; its buffer is removed from `unnamed`."""
     if not (isinstance(described, list) and len(described) == 3):
         raise Refused("arrays")
     dtype, shape, where = described
@@ -311,19 +300,14 @@ def _array(described: Any, unnamed: dict[int, Buffer]) -> Array:
 
 
 def _unpack(packed: Buffer) -> dict[str, Any]:
-    """The map of a header, its values unchecked.
-
-    Raises:
-        Refused: it is no map with text keys, or too large.
-    """
     if len(packed) > HEADER_BYTES:
         raise Refused("header too large", f"{len(packed)} bytes")
     try:
-        # text and bytes cannot claim to be longer than what was sent; no extensions are used
+        # msgpack itself bounds text and bytes by the length of `packed`; no extensions are used
         header = msgpack.unpackb(
             packed, strict_map_key=True, max_ext_len=0, max_array_len=MAX_ELEMENTS, max_map_len=MAX_ELEMENTS
         )
-    except Exception as error:  # msgpack raises many kinds, all of them for bad bytes
+    except Exception as error:  # msgpack raises many types for bad bytes
         raise Refused("header", type(error).__name__) from None
     if not isinstance(header, dict) or not all(isinstance(name, str) for name in header):
         raise Refused("header", "no map with text keys")
@@ -350,11 +334,10 @@ def _check_nesting(values: dict[str, Any]) -> None:
 
 
 def _checked_size(dtype: Any, shape: Any, most: int) -> int:
-    """Bytes of an array."""
     _check_dtype(dtype)
     if not isinstance(shape, (list, tuple)) or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
         raise Refused("shape")
-    # no number of a shape may be absurd, not even beside a zero: NumPy would choke on it
+    # a zero in the shape does not excuse a huge number: NumPy fails on it
     if math.prod(n or 1 for n in shape) * ITEM_SIZES[dtype] > most:
         raise Refused("array too large", f"{dtype} {shape}")
     return math.prod(shape) * ITEM_SIZES[dtype]
@@ -366,7 +349,7 @@ def _check_dtype(dtype: Any) -> None:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value that came is an integer of 0 to 2**63 - 1."""
+    """Whether a received value is an integer of 0 to 2**63 - 1."""
     return type(value) is int and 0 <= value < 2**63
 
 

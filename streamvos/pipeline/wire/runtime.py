@@ -1,9 +1,9 @@
-"""Where a pipeline's sockets are, and that only one pipeline of a name runs (docs/protocol.md, 11).
+"""The folder of a pipeline's sockets, whose lock lets only one pipeline of a name run (docs/protocol.md, 11).
 
-Whoever can open a pipeline's ipc:// socket can send commands to it. The sockets are therefore in a folder
-that only its owner can enter: streamvos/NAME in the user's runtime folder ($XDG_RUNTIME_DIR, /run/user/UID,
-or /tmp/runtime-UID). A file lock in it, which the kernel releases however its holder ends, shows that the
-pipeline runs.
+Any process that can open a pipeline's ipc:// socket can send commands to it. The sockets are therefore in a
+folder that only its owner can enter: streamvos/NAME in the user's runtime folder ($XDG_RUNTIME_DIR,
+/run/user/UID, or /tmp/runtime-UID). A file lock in it, which the kernel releases when its holder ends, shows
+that the pipeline runs.
 
     with Runtime.claim("door") as runtime:
         server = ControlServer(context, runtime.control, session, commands)
@@ -27,12 +27,7 @@ from streamvos.types import InputError
 
 
 class Runtime:
-    """A pipeline's folder, held by the one process that may serve there.
-
-    Attributes:
-        name: the pipeline's.
-        folder: of mode 0700.
-    """
+    """A pipeline's folder (mode 0700), locked by the one process that may serve there."""
 
     def __init__(self, name: str, folder: Path, lock: FileLock | None = None):
         self.name, self.folder = name, folder
@@ -48,7 +43,7 @@ class Runtime:
             InputError: another pipeline of this name runs, or as `runtime_folder`.
         """
         folder = runtime_folder(name)
-        # one object per claim, since a second claim by the same process has to fail too
+        # one lock object per claim, since a second claim by the same process must fail too
         lock = FileLock(folder / "lock", mode=0o600, is_singleton=False, thread_local=False)
         path = Path(lock.lock_file)
         try:
@@ -103,7 +98,7 @@ class Runtime:
 
 
 def runtime_folder(name: str) -> Path:
-    """The folder of a pipeline's sockets, made if missing, which only this user can enter.
+    """The folder of a pipeline's sockets, which only this user can enter; made if missing.
 
     Raises:
         InputError: the name is not valid; or the folder, or one above it up to the user's runtime folder,
@@ -148,7 +143,7 @@ def answers(path: Path) -> bool:
         probe.settimeout(1.0)
         try:
             probe.connect(os.fspath(path))
-        except BlockingIOError:  # so many wait there that the queue is full
+        except BlockingIOError:  # the queue of connections is full
             return True
         except (OSError, ValueError):  # ValueError: a path with a zero in it
             return False
@@ -156,12 +151,12 @@ def answers(path: Path) -> bool:
 
 
 def _bases() -> list[Path]:
-    """Folders that hold those of the pipelines: the one to use first, then where else some may be.
+    """Parent folders of the pipelines' folders, the one for new pipelines first.
 
-    A pipeline that a service manager started may have had another environment than the user's shell.
+    A pipeline started by a service manager may see other environment variables than the user's shell.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set is no news to anybody
+        warnings.simplefilter("ignore")  # platformdirs warns if XDG_RUNTIME_DIR is not set
         try:
             own = platformdirs.user_runtime_path("streamvos")
         except PermissionError as error:
@@ -176,7 +171,7 @@ def _make_private(folder: Path) -> None:
         pass
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
-    # opened rather than looked at by name, so that nobody can put another one in its place meanwhile
+    # checked through a descriptor, so that the folder cannot be replaced between the checks
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -193,7 +188,7 @@ def _make_private(folder: Path) -> None:
             )
         if stat.S_IMODE(found.st_mode) != 0o700:
             os.fchmod(descriptor, 0o700)
-            if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:  # file systems without rights, such as FAT
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:  # file systems without modes, such as FAT
                 raise InputError(f"{folder} is open to other users, and its mode cannot be changed")
     except OSError as error:
         raise InputError(f"cannot use the folder {folder}: {error.strerror}") from None

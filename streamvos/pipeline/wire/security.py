@@ -1,7 +1,7 @@
-"""Who may connect: CURVE keys, the list of clients, and what may be bound (docs/protocol.md, 11).
+"""Access control: CURVE keys, the list of clients, and which addresses may be bound (docs/protocol.md, 11).
 
-CURVE alone admits everybody who knows the server's public key. Our servers therefore ask pyzmq's
-authenticator about the key of each client; where no authenticator answers, nobody is admitted.
+CURVE alone admits every client that knows the server's public key. Our servers therefore ask pyzmq's
+authenticator about the key of each client; without an authenticator, no client is admitted.
 
     make_keys("keys", "server")
     make_keys("clients", "laptop")
@@ -13,8 +13,8 @@ authenticator about the key of each client; where no authenticator answers, nobo
 
 pyzmq reads and writes the key files and authenticates. Its `ThreadAuthenticator` is not used, for two
 reasons: it does not see clients that fail before their key is known (no CURVE, another server's key), which
-only the sockets' monitors report; and its sockets keep their context from ending. So a thread of ours runs
-pyzmq's `Authenticator`, reads the monitors, and ends with the context.
+only the sockets' monitors report; and its sockets keep their context from ending. Instead, a thread of this
+module runs pyzmq's `Authenticator`, reads the monitors, and ends with the context.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from streamvos.types import InputError, SinkError
 
 _Z85 = re.compile(rb"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # ZeroMQ RFC 32
 _CLOSING_SECONDS = 1.0  # ZeroMQ closes in the background; a socket that was just closed may still answer
-_PERIOD_MS = 200  # how often the authenticator's thread looks for further sockets to watch
+_PERIOD_MS = 200  # how often the authenticator's thread looks for new sockets to watch
 
 HANDSHAKE_FAILURES = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -62,16 +62,16 @@ class Curve:
     """Our keys, as server and as client.
 
     Args:
-        secret: our file NAME.key_secret, which nobody else may read.
-        clients: folder with the public keys (NAME.key) of those who may connect to us; without it nothing of
-            ours is served to other hosts. Our own key is always admitted: a pipeline's stages share one.
+        secret: our file NAME.key_secret, which no other user may read.
+        clients: folder with the public keys (NAME.key) of the clients to admit; without it, nothing is served
+            to other hosts. Our own key is always admitted: a pipeline's stages share one.
         server_key: public key of the server to connect to, a file or the key's 40 characters; None = our own.
-        serves_own: without `clients`, serve those who hold our own key, as stages serve each other.
+        serves_own: without `clients`, admit clients with our own key, as stages serve each other.
 
     Attributes:
         public: our public key, Z85.
-        admits: whether there is a list of clients, so that something can be served.
-        denied: cause -> number of clients that were turned away.
+        admits: whether any client may be admitted, so that sockets can be served.
+        denied: cause -> number of clients that were rejected.
 
     Raises:
         InputError: a file is missing, holds no key, or holds a secret that others can read.
@@ -112,11 +112,9 @@ class Curve:
         socket.curve_publickey = self.public
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether the authenticator may admit a client; the files are read each time, as they may change.
+        """Whether to admit a client with this public key (Z85); called by the authenticator.
 
-        Args:
-            domain: of the socket.
-            key: the client's public key, Z85.
+        The key files are read each time, since they may change.
         """
         admitted = key == self.public or key in self._listed()
         if not admitted:
@@ -125,7 +123,7 @@ class Curve:
 
     def _listed(self) -> set[bytes]:
         keys = set()
-        with suppress(OSError):  # the folder is gone, and with it all but our own key
+        with suppress(OSError):  # without the folder, only our own key is admitted
             for path in () if self._clients is None else sorted(self._clients.glob("*.key")):
                 try:
                     if path.is_file():  # reading anything else could block
@@ -136,10 +134,7 @@ class Curve:
 
 
 class _Authentication:
-    """Runs the authenticator of one ZeroMQ context in a thread, and counts failed handshakes.
-
-    The thread ends when the context does.
-    """
+    """Runs the authenticator of one ZeroMQ context in a thread, which ends with the context."""
 
     _all: ClassVar[weakref.WeakKeyDictionary[zmq.Context[Any], _Authentication]] = weakref.WeakKeyDictionary()
     _lock = threading.Lock()
@@ -174,17 +169,17 @@ class _Authentication:
         domain, place = f"streamvos-{number}", f"inproc://streamvos-monitor-{number}"
         self._authenticator.configure_curve_callback(domain, curve)
         socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an authenticator nobody is admitted
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an authenticator no client is admitted
         socket.monitor(place, HANDSHAKE_FAILURES | zmq.EVENT_MONITOR_STOPPED)
         monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         monitor.linger = 0
-        monitor.rcvhwm = 0  # ZeroMQ's own thread writes there, and must never wait
+        monitor.rcvhwm = 0  # ZeroMQ's own thread writes to it and must never wait
         monitor.connect(place)
-        with self._lock:  # from here on it belongs to the thread
+        with self._lock:  # from here on the thread owns the monitor
             self._monitors[monitor] = curve
 
     def _run(self) -> None:
-        import asyncio  # which clients and pipelines without keys do not need
+        import asyncio  # only pipelines with keys need it
 
         zap, loop = self._authenticator.zap_socket, asyncio.new_event_loop()
         try:
@@ -213,20 +208,17 @@ class _Authentication:
 
     @staticmethod
     def _note(monitor: zmq.Socket[bytes], curve: Curve) -> bool:
-        """Count a failed handshake; whether the socket has been closed."""
+        """Count a failed handshake; returns whether the socket has been closed."""
         event, value = next_event(monitor)
         if event == zmq.EVENT_MONITOR_STOPPED:
             return True
-        if event != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # `callback` has counted that one
+        if event != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # `Curve.callback` counts these
             curve.denied.count(_CAUSES.get(value, "bad handshake"))
         return False
 
 
 def next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
-    """What a socket's monitor reports next: the event, and its value.
-
-    `zmq.utils.monitor` reads the same, but imports asyncio, which clients and supervisors do without.
-    """
+    """The next event of a socket's monitor, and its value; `zmq.utils.monitor` would import asyncio."""
     event, value = struct.unpack("=hi", monitor.recv_multipart()[0])
     return event, value
 
@@ -240,17 +232,17 @@ def is_refusal(event: int, broken: int) -> bool:
 
 
 def make_keys(folder: str | Path, name: str) -> tuple[Path, Path]:
-    """Make a pair of keys, in the form of ZeroMQ's certificates that pyzmq and czmq read too.
+    """Make a pair of keys, as ZeroMQ certificates, which pyzmq and czmq read too.
 
     Args:
-        folder: made if missing, for its owner alone.
-        name: of the two files: NAME.key (public) and NAME.key_secret (mode 0600).
+        folder: made if missing, with mode 0700.
+        name: the files are NAME.key (public) and NAME.key_secret (mode 0600).
 
     Returns:
         Paths of the public and the secret file.
 
     Raises:
-        InputError: the name is not valid, or there are such files already.
+        InputError: the name is not valid, or one of the files exists already.
         SinkError: they cannot be written.
     """
     check_name(name)
@@ -261,7 +253,7 @@ def make_keys(folder: str | Path, name: str) -> tuple[Path, Path]:
             raise InputError(f"{path} is there already; choose another name, keys are never replaced")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # pyzmq would replace files, and let others read the secret for a moment; a link does neither
+        # pyzmq would overwrite files, and let others read the secret for a moment; a link does neither
         with tempfile.TemporaryDirectory(dir=folder) as private:
             public_made, secret_made = zmq.auth.create_certificates(private, name)
             os.chmod(secret_made, 0o600)
@@ -273,10 +265,7 @@ def make_keys(folder: str | Path, name: str) -> tuple[Path, Path]:
 
 
 def read_secret_key(path: str | Path) -> tuple[bytes, bytes]:
-    """Our own pair of keys from NAME.key_secret.
-
-    Returns:
-        The public and the secret key, Z85.
+    """The public and the secret key (Z85) from NAME.key_secret.
 
     Raises:
         InputError: no such file, not a pair of keys, or others can read it.
@@ -306,7 +295,7 @@ def read_public_key(key: str | Path) -> bytes:
 
 
 def _load(path: str | Path) -> list[bytes | None]:
-    """The public and the secret key in a file, None where there is none."""
+    """The public and the secret key in a file, each None if missing."""
     try:
         return [key if key and _Z85.fullmatch(key) else None for key in zmq.auth.load_certificate(path)]
     except OSError as error:
@@ -316,7 +305,7 @@ def _load(path: str | Path) -> list[bytes | None]:
 
 
 def check_bind(address: str, curve: Curve | None = None) -> None:
-    """Refuse to serve where others could connect who must not.
+    """Refuse addresses that other hosts can reach without keys.
 
     Allowed are inproc://, ipc:// with a path, tcp:// at the loopback, and other tcp:// with keys and a list
     of clients.
@@ -336,10 +325,10 @@ def check_bind(address: str, curve: Curve | None = None) -> None:
 
 
 def bind(socket: zmq.Socket[Any], address: str, curve: Curve | None = None) -> str:
-    """Bind a socket, if that is safe: with CURVE on tcp:// where keys are given, and for us alone on ipc://.
+    """Bind a socket if that is safe: tcp:// with CURVE if keys are given, ipc:// for this user only.
 
     Returns:
-        The address with its port, where the system chose one.
+        The address, with the port that the system chose for tcp://HOST:*.
 
     Raises:
         InputError: as `check_bind`; or another process serves there, or a file is in the way.
@@ -355,13 +344,13 @@ def bind(socket: zmq.Socket[Any], address: str, curve: Curve | None = None) -> s
     except zmq.ZMQError as error:
         raise InputError(f"cannot serve at {redact(address)[:200]}: {error.strerror}") from None
     if path is not None:
-        with suppress(OSError):  # its folder keeps others out as well
+        with suppress(OSError):  # the folder's mode excludes other users as well
             path.chmod(0o600)
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
 def _check_free(path: Path) -> None:
-    """ZeroMQ removes whatever is at the path of a socket that it binds; so look before."""
+    """Refuse a path that is in use, since ZeroMQ would delete any file there."""
     try:
         found = path.lstat()
     except FileNotFoundError:
