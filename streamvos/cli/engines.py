@@ -14,15 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.options import (
-    DeviceName,
-    JsonTarget,
-    MethodSettings,
-    WeightsName,
-    examples,
-    method_settings,
-    weights_argument,
-)
+from streamvos.cli import options
+from streamvos.cli.options import examples
 from streamvos.cli.output import make_table, remark, show
 from streamvos.engines import BACKENDS, CANDIDATES
 from streamvos.engines.building import Builder
@@ -40,14 +33,7 @@ from streamvos.segmenter import follow
 from streamvos.types import InputError
 from streamvos.weights import BUNDLED, load_method
 
-app = typer.Typer(
-    help="Build, list, prune and export compiled networks.",
-    epilog=examples(
-        "streamvos engines build",
-        "streamvos engines list",
-        "streamvos engines export tvos-extractor --onnx tvos.onnx",
-    ),
-)
+app = typer.Typer(epilog=examples("streamvos engines build tvos-extractor", "streamvos engines list"))
 
 Preset = Annotated[
     str | None,
@@ -66,34 +52,24 @@ Preset = Annotated[
 def build(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[RECIPE]...", help="Names (see `list`) or files; else all of bundled weights."
-        ),
+        typer.Argument(metavar="[RECIPE]...", help="Names (see `list`) or files; else the bundled methods'."),
     ] = None,
     backend: Annotated[
-        str,
-        typer.Option("--backend", metavar="NAME", help=f"{', '.join(CANDIDATES)}; auto: all that can."),
+        str, typer.Option(metavar="NAME", help=f"{', '.join(CANDIDATES)}; auto: all available ones.")
     ] = "auto",
     sizes: Annotated[
-        list[str] | None,
-        typer.Option("--size", metavar="HxW", help="Of frames, in pixels; else the clip's or the recipe's."),
+        list[str] | None, typer.Option("--size", metavar="HxW", help="Frame size; else the recipe's.")
     ] = None,
     preset: Preset = None,
-    weights: WeightsName = "default",
-    settings: MethodSettings = None,
-    device: DeviceName = "auto",
-    clip: Annotated[
-        Path | None, typer.Option("--clip", metavar="FILE", help="Video to compare on; else a synthetic one.")
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Label map of the clip's first frame.")
-    ] = None,
+    weights: options.WeightsName = "default",
+    settings: options.MethodSettings = None,
+    device: options.DeviceName = "auto",
+    clip: Annotated[Path | None, typer.Option(metavar="FILE", help="Video to compare on.")] = None,
+    mask: Annotated[Path | None, typer.Option(metavar="FILE", help="Label map of its first frame.")] = None,
     frames: Annotated[int, typer.Option("--frames", min=2, metavar="N", help="Length of the clip.")] = 50,
     force: Annotated[bool, typer.Option("--force", help="Also engines that exist or were refused.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Compare existing ones again; exit 1 if one fails.")
-    ] = False,
-    json_target: JsonTarget = None,
+    check: Annotated[bool, typer.Option("--check", help="Compare again; exit 1 if one fails.")] = False,
+    json_target: options.JsonTarget = None,
 ) -> None:
     """Build engines, and compare each with eager before it is used.
 
@@ -113,7 +89,7 @@ def build(
     if own and given:
         raise InputError("--size cannot be given with --clip: engines are for the size of its frames")
     for recipe in map(recipe_named, names) if names else bundled:
-        method = _method_of(recipe, preset, weights, method_settings(settings))
+        method = _method_of(recipe, preset, weights, options.method_settings(settings))
         for size in [own.size] if own else sorted(given or recipe.sizes):
             comparison = own or synthetic_clip(size, frames)
             builder = Builder(method, recipe, place, cache, follow, comparison, remark)
@@ -135,7 +111,7 @@ def build(
 
 
 @app.command("list", epilog=examples("streamvos engines list", "streamvos engines list --json"))
-def list_engines(json_target: JsonTarget = None) -> None:
+def list_engines(json_target: options.JsonTarget = None) -> None:
     """List recipes and engines."""
     cache = EngineCache()
     cache.check()
@@ -145,7 +121,7 @@ def list_engines(json_target: JsonTarget = None) -> None:
 @app.command("prune", epilog=examples("streamvos engines prune", "streamvos engines prune --all"))
 def prune(
     everything: Annotated[bool, typer.Option("--all", help="Every engine.")] = False,
-    json_target: JsonTarget = None,
+    json_target: options.JsonTarget = None,
 ) -> None:
     """Delete engines of other versions, machines or networks, damaged ones, and remains of builds."""
     cache = EngineCache()
@@ -163,27 +139,29 @@ def export(
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Of frames, in pixels.")] = "480x854",
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Frames or objects at once.")] = 1,
     preset: Preset = None,
-    weights: WeightsName = "default",
-    settings: MethodSettings = None,
-    json_target: JsonTarget = None,
+    weights: options.WeightsName = "default",
+    settings: options.MethodSettings = None,
+    json_target: options.JsonTarget = None,
 ) -> None:
     """Write a network as ONNX, for other programs."""
     recipe, clip = recipe_named(name), synthetic_clip(_parse_size(size), 3)
     # few programs that read ONNX convolve in bfloat16
-    method = _method_of(recipe, preset, weights, {"precision": "float32", **method_settings(settings)})
+    method = _method_of(
+        recipe, preset, weights, {"precision": "float32", **options.method_settings(settings)}
+    )
     builder = Builder(method, recipe, choose_device("cpu"), EngineCache(), follow, clip)
     export_onnx(builder.part, builder.inputs(batch)[0], target)
     values = {"file": str(target), "part": recipe.part, "bytes": target.stat().st_size}
     show(values, json_target, f"{target}: {values['part']}, {target.stat().st_size / 2**20:.1f} MiB")
 
 
-def _method_of(recipe: Recipe, preset: str | None, weights: str, options: dict[str, Any]) -> Method:
+def _method_of(recipe: Recipe, preset: str | None, weights: str, settings: dict[str, Any]) -> Method:
     name = preset or recipe.method
     if name not in METHODS or METHODS[name].method is not METHODS[recipe.method].method:
         raise InputError(f"--method {name!r} is not the method of {recipe.name!r}, {recipe.method!r}")
     if weights == "default" and name not in BUNDLED:
         raise InputError(f"no weights are bundled for {name!r}; give --weights FILE, or none for random ones")
-    return load_method(name, weights_argument(weights), options)
+    return load_method(name, options.weights_argument(weights), settings)
 
 
 def _parse_size(text: str) -> Size:

@@ -70,11 +70,7 @@ def graphed_when_called(run: Run) -> Run:
 
 
 def graphed(run: Run, inputs: Tensors) -> Run:
-    """Record a callable for inputs of these shapes.
-
-    Args:
-        run: tensors -> tensors, which neither reads their values nor copies to the processor.
-        inputs: example, on a GPU.
+    """Record a callable, which neither reads tensors' values nor copies to the processor, for these inputs.
 
     Returns:
         A callable for one thread at a time, on any stream of the device.

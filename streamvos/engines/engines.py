@@ -35,7 +35,6 @@ from streamvos.types import InputError
 
 log = logging.getLogger(__name__)
 
-
 COMPILED: dict[str, ModuleType] = {"aoti": aoti, "tensorrt": tensorrt, "cuda-graph": cuda_graphs}
 """Backend -> its module.
 

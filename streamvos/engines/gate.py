@@ -44,12 +44,7 @@ the bundled networks differ by 0.5 to 1 %. A wrong stride, dilation or weight ma
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames to compare on.
-
-    Attributes:
-        frames: (H, W, 3) uint8 each, of one size.
-        mask: (H, W) label map of the first frame.
-    """
+    """Frames to compare on, (H, W, 3) uint8 each, and the (H, W) label map of the first."""
 
     frames: Sequence[np.ndarray]
     mask: np.ndarray
@@ -169,13 +164,12 @@ def resized(part: Part, tensors: Tensors, count: int) -> Tensors:
     Each row keeps its memory format, and begins directly behind the row before.
     """
     index = (torch.arange(count) % Signature.of(*tensors).batch(part)).to(tensors[0].device)
-    return tuple(_rows(value, index) if part.is_batched(k) else value for k, value in enumerate(tensors))
 
+    def rows(value: torch.Tensor) -> torch.Tensor:
+        strides = (value[0].numel(), *value.stride()[1:])
+        return value.new_empty_strided((count, *value.shape[1:]), strides).copy_(value[index])
 
-def _rows(tensor: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    shape, strides = (len(index), *tensor.shape[1:]), (tensor[0].numel(), *tensor.stride()[1:])
-    rows = torch.empty_strided(shape, strides, dtype=tensor.dtype, device=tensor.device)
-    return rows.copy_(tensor[index])
+    return tuple(rows(value) if part.is_batched(k) else value for k, value in enumerate(tensors))
 
 
 def feature_error(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:

@@ -59,11 +59,7 @@ class Recipe(BaseModel):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe from a file.
-
-    Raises:
-        InputError: it cannot be read, or is no recipe.
-    """
+    """Read a recipe from a file; InputError if it cannot be read, or is no recipe."""
     try:
         return Recipe.model_validate({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
     except OSError as error:

@@ -87,11 +87,7 @@ class Signature:
         return next(spec.shape[0] for k, spec in enumerate(self.tensors) if part.is_batched(k))
 
     def check(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Refuse tensors that the compiled function must not get.
-
-        Raises:
-            InputError: another number of tensors, or a tensor that differs from its specification.
-        """
+        """Raise InputError if the number of tensors, or one of them, differs from what was compiled."""
         if len(tensors) != len(self.tensors):
             raise InputError(f"the engine takes {len(self.tensors)} tensors, got {len(tensors)}")
         batches = set()
