@@ -1,4 +1,4 @@
-"""A whole pipeline: its name, its placement, its tables, and how they must agree."""
+"""A whole pipeline: its name, its placement, its tables, and the checks across tables."""
 
 from __future__ import annotations
 
@@ -22,11 +22,8 @@ from streamvos.pipeline.wire.endpoints import is_loopback, split_tcp
 
 Placement = Literal["fused", "split"]
 
-LIVE_SLOTS = 16
-"""Frames in flight from the source to the sinks, at most, with room for releases on their way back."""
-
-RETAINED_BYTES = 2**29
-"""Frames that a lossless stream keeps, in bytes at most."""
+LIVE_SLOTS = 16  # most frames in flight from the source to the sinks, and releases on their way back
+_RETAINED_BYTES = 2**29  # most bytes of frames that a lossless stream keeps
 
 
 class PipelineConfig(Table):
@@ -84,8 +81,7 @@ class PipelineConfig(Table):
     @property
     def standby(self) -> bool:
         """Whether a second compute worker stands by."""
-        wanted = self.supervision.standby
-        return self.placement == "fused" if wanted is None else wanted and self.placement == "fused"
+        return self.placement == "fused" and self.supervision.standby is not False
 
     def stream(self, name: str) -> StreamConfig:
         """The stream of that name."""
@@ -94,16 +90,16 @@ class PipelineConfig(Table):
     def frame_slots(self, stream: str, frame_bytes: int) -> int:
         """How many frames the source of a stream keeps in shared memory.
 
-        Under "lossless" twice the frames between two snapshots, so that the stream need not wait for one;
-        fewer where frames are large.
+        Under "lossless" twice the frames between two snapshots, so that the stream need not wait for a
+        snapshot; fewer if frames are large.
         """
         if self.stream(stream).effective_policy == "latest":
             return LIVE_SLOTS
         wanted = 2 * self.supervision.snapshot_frames + LIVE_SLOTS
-        return max(LIVE_SLOTS, min(wanted, RETAINED_BYTES // max(frame_bytes, 1)))
+        return max(LIVE_SLOTS, min(wanted, _RETAINED_BYTES // max(frame_bytes, 1)))
 
     def snapshot_frames(self, stream: str, frame_bytes: int) -> int:
-        """Frames between two snapshots of a stream's state, at most."""
+        """Most frames between two snapshots of a stream's state."""
         if self.stream(stream).effective_policy == "latest":
             return self.supervision.snapshot_frames
         return max(1, (self.frame_slots(stream, frame_bytes) - LIVE_SLOTS // 2) // 2)
@@ -117,7 +113,7 @@ def _check_places(config: PipelineConfig) -> None:
         for sink in stream.sinks:
             owner = f'the {sink.kind} sink of "{stream.name}"'
             if sink.path is not None:
-                _take(taken, resolved(sink.path), str(sink.path), owner)
+                _take(taken, sink.path, owner)
             elif sink.kind == "publish":
                 address = sink.address or f"the socket of {stream.name}"
                 if address in addresses:
@@ -128,7 +124,7 @@ def _check_places(config: PipelineConfig) -> None:
                 if not address.endswith(":*"):
                     addresses[address] = owner
     if config.observe.trace is not None:
-        _take(taken, resolved(config.observe.trace), str(config.observe.trace), "the trace")
+        _take(taken, config.observe.trace, "the trace")
     if config.control is not None and config.control in addresses:
         raise ValueError(f'control and {addresses[config.control]} have the same address, "{config.control}"')
 
@@ -140,7 +136,7 @@ def _check_safety(config: PipelineConfig) -> None:
         lacking = "clients" if security.clients is None else "secret"
         raise ValueError(
             f"[security] lacks {lacking}: secret is the file with our key, clients the folder with the "
-            "public keys of those who may connect; CURVE alone admits everybody who knows our public key"
+            "public keys of the clients to admit; CURVE alone admits every client that knows our public key"
         )
     if security.secret is not None:
         return
@@ -155,14 +151,15 @@ def _check_safety(config: PipelineConfig) -> None:
         hosts.append(("host", f"tcp://{config.host}:1"))
     for owner, address in [*published, ("control", config.control), *hosts]:
         if address is not None and not address.startswith("ipc://") and not is_loopback(address):
-            told = address.removeprefix("tcp://").removesuffix(":1") if owner.endswith("host") else address
+            shown = address.removeprefix("tcp://").removesuffix(":1") if owner.endswith("host") else address
             raise ValueError(
-                f'{owner}: "{told}" can be reached from other hosts; that needs keys: make them with '
+                f'{owner}: "{shown}" can be reached from other hosts; that needs keys: make them with '
                 "`streamvos keys new` and name them in [security]"
             )
 
 
-def _take(taken: dict[Path, str], path: Path, told: str, owner: str) -> None:
-    if path in taken:
-        raise ValueError(f'{owner} and {taken[path]} write to the same place, "{told}"; give each its own')
-    taken[path] = owner
+def _take(taken: dict[Path, str], path: Path, owner: str) -> None:
+    place = resolved(path)
+    if place in taken:
+        raise ValueError(f'{owner} and {taken[place]} write to the same place, "{path}"; give each its own')
+    taken[place] = owner

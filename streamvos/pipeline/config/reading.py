@@ -1,9 +1,9 @@
-"""From a file, a mapping or options to a pipeline's configuration.
+"""Reads a pipeline's configuration from a file, a mapping or options.
 
 config = read_config("pipeline.toml")
 config = make_config({"streams": [{"name": "front", "source": "camera:0"}]})
 
-What is wrong is said in one line: where, what came, what was expected, what was probably meant.
+An error is one line: the place, the value, what was expected, and the probable intention.
 
 pipeline.toml: [[streams]] "front": unknown key "sorce"; did you mean "source"? (docs/pipeline.md)
 """
@@ -76,8 +76,8 @@ def read_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> P
     """Read a pipeline.toml. Relative paths in it are relative to the file's folder; "~" is the home folder.
 
     Args:
-        path: of the file.
-        changes: override the file, key by key; paths in them should be absolute.
+        path: path of the file.
+        changes: values that override the file's, key by key; paths in them should be absolute.
 
     Raises:
         InputError: the file cannot be read, is no TOML, or is not valid; the message names the key.
@@ -92,7 +92,7 @@ def read_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> P
         raise InputError(f"{path} is no TOML; a video or camera is given with --source") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is no TOML: {error} (docs/pipeline.md)") from None
-    return make_config(_laid_over(values, changes or {}), str(path), path.parent)
+    return make_config(_merged(values, changes or {}), str(path), path.parent)
 
 
 def make_config(
@@ -102,7 +102,7 @@ def make_config(
 
     Args:
         values: as read from TOML, or from `config.model_dump(mode="json")`.
-        where: how messages call it.
+        where: name of the description in error messages.
         base: folder that relative paths start from; None = the current one.
 
     Raises:
@@ -112,7 +112,7 @@ def make_config(
         context = None if base is None else {"base": base}
         return PipelineConfig.model_validate(dict(values), context=context)
     except ValidationError as error:
-        raise InputError(explain(error, values, where)) from None
+        raise InputError(_explain(error, values, where)) from None
 
 
 def config_from_options(
@@ -151,38 +151,39 @@ def config_from_options(
     return make_config({**(changes or {}), "streams": [keys]}, "the options")
 
 
-def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(values)
     for key, value in changes.items():
-        below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = _laid_over(below, value) if both else value  # type: ignore[arg-type]
+        old = result.get(key)
+        tables = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(old, value) if tables else value  # type: ignore[arg-type]
     return result
 
 
-def explain(error: ValidationError, values: Any, where: str) -> str:
-    """The first thing that is wrong with the values of `where`, such as a file, as one line."""
+def _explain(error: ValidationError, values: Any, where: str) -> str:
+    """The first error in the values of `where`, such as a file, as one line."""
     found = sorted(error.errors(), key=lambda one: _RANK.get(one["type"], 1))
     first = found[0]
     location, kind = tuple(first["loc"]), first["type"]
-    last = len(location) - (kind in _RANK)  # the key that is unknown or missing is no place of its own
+    last = len(location) - (kind in _RANK)  # an unknown or missing key is not part of the place
     end = next(n for n in range(last, -1, -1) if _path(location[:n]) in _TABLES)
     if kind == "extra_forbidden":
         said = _unknown(str(location[-1]), _path(location[:-1]))
-    elif location == ("streams",) and (kind == "missing" or isinstance(first["input"], Mapping)):
+    elif location == ("streams",) and kind == "missing":
         said = "there is no stream; add a [[streams]] table with a name and a source"
-        if kind != "missing":
-            said = (
-                "one table came, expected an array of them; write [[streams]] with two brackets on each side"
-            )
+    elif location == ("streams",) and isinstance(first["input"], Mapping):
+        said = "expected an array of tables, got one table; write [[streams]] with two brackets on each side"
     elif kind == "missing":
         said = f'the key "{location[-1]}" is missing'
-    elif kind == "value_error":  # one of ours, which says everything itself
+    elif kind == "value_error":  # raised by a check of the models, with a complete sentence
         said = first["msg"].removeprefix("Value error, ")
     else:
-        said = f"{_expected(first['msg'], kind)}, got {_shown(first['input'])}"
+        message = first["msg"]
+        for word, better in _WORDS.items():
+            message = message.replace(word, better)
+        said = f"expected {_EXPECTED.get(kind, message)}, got {_shown(first['input'])}"
         choices = str(first.get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(", ")
-        said += _meant(str(first["input"]), [word.strip("'") for word in choices], "; ")
+        said += _meant(str(first["input"]), [word.strip("'") for word in choices])
     place = " ".join(filter(None, (_table(location[:end], values), *map(str, location[end:last][:1]))))
     more = "" if len(found) == 1 else f"; {len(found) - 1} more wrong"
     return f"{where}: {place}{': ' if place else ''}{said} (docs/pipeline.md{more})"
@@ -190,28 +191,23 @@ def explain(error: ValidationError, values: Any, where: str) -> str:
 
 def _unknown(key: str, table: Location) -> str:
     known = list(_TABLES[table].model_fields)
-    if meant := _meant(key, known, "; "):
+    if meant := _meant(key, known):
         return f'unknown key "{key}"{meant}'
     elsewhere = [path for path in _TABLES if key in _TABLES[path].model_fields]
     if elsewhere:
         names: dict[Location, str] = {
             (): "the top of the file, before every table",
             ("streams", "*"): "[[streams]]",
+            ("streams", "*", "sinks", "*"): "a sink of [[streams]]",
         }
-        name = "a sink of [[streams]]" if "sinks" in elsewhere[0] else f"[{'.'.join(map(str, elsewhere[0]))}]"
-        return f'unknown key "{key}" here; it belongs in {names.get(elsewhere[0], name)}'
+        name = names.get(elsewhere[0], f"[{'.'.join(map(str, elsewhere[0]))}]")
+        return f'unknown key "{key}" here; it belongs in {name}'
     return f'unknown key "{key}"; expected one of {", ".join(known)}'
 
 
-def _meant(word: str, words: Sequence[str], before: str) -> str:
+def _meant(word: str, words: Sequence[str]) -> str:
     found = difflib.get_close_matches(word.lower(), words, n=1)
-    return f'{before}did you mean "{found[0]}"?' if found else ""
-
-
-def _expected(message: str, kind: str) -> str:
-    for word, better in _WORDS.items():
-        message = message.replace(word, better)
-    return f"expected {_EXPECTED.get(kind, message)}"
+    return f'; did you mean "{found[0]}"?' if found else ""
 
 
 def _path(location: Location) -> Location:
@@ -221,7 +217,7 @@ def _path(location: Location) -> Location:
 
 
 def _table(location: Location, values: Any) -> str:
-    """The table's name for people; nothing at the top level."""
+    """The table's name in messages, empty at the top level."""
     if location[:1] != ("streams",):
         return f"[{'.'.join(map(str, location))}]" if location else ""
     (_, number, *rest), stream = location, values["streams"][location[1]]
@@ -235,16 +231,12 @@ def _table(location: Location, values: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as TOML would have it, shortened and without credentials."""
+    """A value in TOML's notation, shortened and without credentials."""
     if isinstance(value, str):
         text = redact(value) if is_url(value) else value
         return f'"{text if len(text) <= 80 else text[:77] + "..."}"'
     if isinstance(value, bool):
         return str(value).lower()
-    return (
-        "a table"
-        if isinstance(value, Mapping)
-        else "an array"
-        if isinstance(value, Sequence)
-        else str(value)[:80]
-    )
+    if isinstance(value, Mapping):
+        return "a table"
+    return "an array" if isinstance(value, Sequence) else str(value)[:80]

@@ -1,4 +1,4 @@
-"""The streams: where frames come from, what is followed, where results go. [[streams]] and their sinks."""
+"""[[streams]] and their sinks: where frames come from, which objects are followed, where results go."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ from streamvos.synthetic.options import parse_parameters
 
 Policy = Literal["latest", "lossless"]
 
-LIVE_STALL_TIMEOUT = 10.0
-
-FILE_STALL_TIMEOUT = 30.0
-"""Seconds; longer than a disk takes to spin up, or a file server to be moved."""
-
 
 class SinkConfig(Table):
     """One sink of a stream.
@@ -30,7 +25,7 @@ class SinkConfig(Table):
         kind: "labels" (a folder of PNGs), "overlay" (a video), "json" (lines), "publish" (ZeroMQ).
         path: file or folder; `publish` has none.
         address: of `publish`; None = the stream's own socket in the pipeline's folder.
-        queue: frames that may wait for this sink, at most.
+        queue: most frames that may wait for this sink.
         overflow: what happens when the queue is full: "wait" holds the stream, "drop" drops the oldest frame
             and counts it. None = "wait" for files of a lossless stream, "drop" for everything else.
     """
@@ -43,7 +38,6 @@ class SinkConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> SinkConfig:
-        """Path and address are what the kind needs."""
         if self.kind == "publish":
             if self.path is not None:
                 raise ValueError(f'a publish sink has an address and no path, got path = "{self.path}"')
@@ -61,18 +55,18 @@ class SinkConfig(Table):
 
 
 class StreamConfig(Table):
-    """One stream: where its frames come from, what is followed, where results go.
+    """One stream: where its frames come from, which objects are followed, where results go.
 
     Attributes:
-        source: as `open_source` takes it.
+        source: see `open_source`.
         mask: label map of the first frame; None waits for a mask from a client.
         boxes: instead of a mask or in addition, "ID:LEFT,TOP,RIGHT,BOTTOM" each.
         policy: None = "latest" for live sources, "lossless" for the others.
         realtime: whether a source that is not live is paced by its time stamps.
         stall_timeout: seconds within which each next frame must come. None = 10 for live sources, 30 for
-            the others.
-        reopen: whether a live source that ends is opened again. None = network streams without max_frames,
-            as a camera that is switched off looks like a stream that ends.
+            others: longer than a disk takes to spin up.
+        reopen: whether a live source that ends is opened again. None = only network streams without
+            max_frames, since a camera that is switched off looks like a stream that ends.
     """
 
     name: Name
@@ -109,7 +103,6 @@ class StreamConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> StreamConfig:
-        """Policy, source and first mask of a stream go together."""
         if self.policy == "latest" and not self.live and not self.realtime:
             raise ValueError(
                 f'policy: "latest" drops frames of a live source, and {redact(self.source)} is not live; '
@@ -119,14 +112,13 @@ class StreamConfig(Table):
             raise ValueError("fps: a live source has its own clock; leave it out")
         if self.reopen and (not self.live or self.max_frames is not None):
             raise ValueError(
-                "reopen: it is for cameras and network streams, and without max_frames; "
-                "a file ends where it ends"
+                "reopen: only cameras and network streams without max_frames can be reopened; leave it out"
             )
         nothing = self.mask is None and not self.boxes and not _is_synthetic(self.source)
         if nothing and self.effective_policy == "lossless":
             raise ValueError(
-                'policy "lossless" may drop no frame, and without mask or boxes nobody knows what to follow '
-                'in the first; add mask = "first.png" or boxes = ["ID:LEFT,TOP,RIGHT,BOTTOM"]'
+                'policy "lossless" drops no frame, so the first one needs objects to follow; '
+                'add mask = "first.png" or boxes = ["ID:LEFT,TOP,RIGHT,BOTTOM"]'
             )
         _check_paths(self)
         return self
@@ -155,7 +147,7 @@ class StreamConfig(Table):
     @property
     def effective_stall_timeout(self) -> float:
         """Seconds within which each next frame must come, with the default filled in."""
-        return self.stall_timeout or (LIVE_STALL_TIMEOUT if self.live else FILE_STALL_TIMEOUT)
+        return self.stall_timeout or (10.0 if self.live else 30.0)
 
     @property
     def shows_pictures(self) -> bool:
@@ -175,14 +167,14 @@ class StreamConfig(Table):
 
 
 def _check_source(source: str) -> None:
-    """Check the form of a source; whether it is there shows when it is opened."""
+    """Check the form of a source; whether it exists shows when it is opened."""
     if not source.strip():
         raise ValueError("it is an empty text; expected a path, a glob, camera:N, a URL or synthetic:")
     if is_url(source):
         if scheme_of(source) not in URL_SCHEMES:
             raise ValueError(f"cannot read {redact(source)}; expected one of {', '.join(URL_SCHEMES)}")
     elif source == "camera:":
-        raise ValueError('"camera:" lacks its number or path; expected such as "camera:0"')
+        raise ValueError('"camera:" lacks its number or path; expected for example "camera:0"')
     elif _is_synthetic(source):
         parse_parameters(source.partition(":")[2])
 
@@ -205,10 +197,12 @@ def _check_paths(stream: StreamConfig) -> None:
     for number, sink in enumerate(stream.sinks, start=1):
         if sink.path is None:
             continue
-        path, told = resolved(sink.path), f'sink {number} ("{sink.kind}"): {sink.path}'
-        # a folder of label maps may get a file of any picture's name
+        path, place_of_sink = resolved(sink.path), f'sink {number} ("{sink.kind}"): {sink.path}'
+        # label maps are named after frames, so their folder must not hold the source or the mask
         read = {resolved(place), resolved(place.parent)} if sink.kind == "labels" else {resolved(place)}
         if is_path and path in read:
-            raise ValueError(f"{told} would replace what is read from {stream.source}; write elsewhere")
+            raise ValueError(
+                f"{place_of_sink} would replace what is read from {stream.source}; write elsewhere"
+            )
         if mask is not None and path in ({mask, mask.parent} if sink.kind == "labels" else {mask}):
-            raise ValueError(f"{told} could replace the mask {stream.mask}; write elsewhere")
+            raise ValueError(f"{place_of_sink} could replace the mask {stream.mask}; write elsewhere")

@@ -1,4 +1,4 @@
-"""What all tables have in common, and all tables but [[streams]]."""
+"""The base of all tables, and all tables except [[streams]]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamvos.types import InputError
 class Table(BaseModel):
     """A table of the file: immutable, and without unknown keys."""
 
-    # strict: `queue = true` is no number, and "480" is none either
+    # strict: neither `true` nor "480" is accepted as a number
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -32,7 +32,7 @@ Name = Annotated[str, AfterValidator(check_name)]
 
 
 class MethodConfig(Table):
-    """Which method segments, as `streamvos.load` takes it.
+    """The method that segments; see `streamvos.load`.
 
     Attributes:
         training: "inline" (target models train within their frame; bit-identical to `Segmenter`)
@@ -51,7 +51,7 @@ class MethodConfig(Table):
     @field_validator("weights")
     @classmethod
     def _place_weights(cls, weights: str | None, info: ValidationInfo) -> str | None:
-        """TOML has no null, so "none" stands for it."""
+        """TOML has no null, so "none" represents it."""
         if weights is None or weights.lower() == "none":
             return None
         return weights if weights == "default" else str(from_base(Path(weights), info))
@@ -62,7 +62,7 @@ class ExtractorConfig(Table):
 
     Attributes:
         batches: sizes of batches, ascending from 1.
-        measured: use only sizes that prove faster, at the start, than single frames.
+        measured: use only sizes that are faster than single frames when measured at the start.
     """
 
     batches: tuple[Annotated[int, Strict()], ...] = Field((1, 2, 4, 8), strict=False)
@@ -81,7 +81,7 @@ class SecurityConfig(Table):
 
     Attributes:
         secret: file with our secret key.
-        clients: folder with the public keys of those who may connect.
+        clients: folder with the public keys of the clients to admit.
     """
 
     secret: ConfigPath | None = None
@@ -92,14 +92,14 @@ class RemoteConfig(Table):
     """A stage that is started by hand with `streamvos stage`, perhaps on another host.
 
     Attributes:
-        host: address under which the other stages reach it, without a port.
+        host: address at which the other stages reach it, without a port.
     """
 
     host: str
 
 
 class SupervisionConfig(Table):
-    """When a worker counts as dead, and what happens then; in seconds (docs/protocol.md, 5)."""
+    """When a worker counts as dead, and its recovery; times in seconds (docs/protocol.md, 5)."""
 
     start_timeout: float = Field(60.0, gt=0)
     heartbeat_timeout: float = Field(3.0, ge=0.5)  # beats come four times a second
@@ -114,12 +114,12 @@ class SupervisionConfig(Table):
 
 
 class ObserveConfig(Table):
-    """Where a running pipeline reports what it does.
+    """Traces, metrics and logs of a running pipeline.
 
     Attributes:
         trace: path of a Chrome-trace file, which Perfetto opens.
         prometheus: address of the metrics endpoint, "HOST:PORT" or a port on 127.0.0.1.
-        log: "text" or "json", written to the standard error.
+        log: "text" or "json", written to standard error.
     """
 
     trace: ConfigPath | None = None

@@ -145,7 +145,7 @@ def test_weights_may_be_none():
         (pipeline({"height": 5}), "height: expected at least 16, got 5"),
         (
             pipeline({"source": "clip.mp4", "mask": "m.png", "reopen": True}),
-            "reopen: it is for cameras and network streams",
+            "reopen: only cameras and network streams",
         ),
         (pipeline({"realtime": "yes"}), 'realtime: expected true or false, got "yes"'),
         (pipeline({"name": 5}), "name: expected a text, got 5"),
@@ -223,7 +223,7 @@ def test_latest_is_for_what_is_live():
 def test_nothing_to_follow_is_refused_where_nothing_may_be_dropped():
     clip = {"name": "a", "source": "clip.mp4"}
     for stream in (clip, {**CAMERA, "policy": "lossless"}):
-        assert "nobody knows what to follow" in error({"streams": [stream]})
+        assert "needs objects to follow" in error({"streams": [stream]})
     make_config({"streams": [{**clip, "boxes": ["1:2,3,40,50"]}]})
     make_config({"streams": [{**clip, "realtime": True}]})
     make_config({"streams": [{**clip, "source": "synthetic:seed=3"}]})  # its truth is known
@@ -331,7 +331,7 @@ def test_a_file_that_is_none(tmp_path):
         read_config(path)
 
 
-def test_changes_are_laid_over_the_file(tmp_path):
+def test_changes_override_the_file(tmp_path):
     path = tmp_path / "pipeline.toml"
     path.write_text(
         '[method]\nname = "frtm-fast"\ndevice = "cpu"\n[[streams]]\nname = "a"\nsource = "camera:0"\n'
