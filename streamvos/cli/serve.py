@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from streamvos.addresses import redact
 from streamvos.cli import options
 from streamvos.cli.output import write_json
 from streamvos.pipeline.config.pipeline import PipelineConfig
@@ -156,7 +157,7 @@ def _check_files(config: PipelineConfig) -> None:
         if stream.mask is not None and not stream.mask.is_file():
             raise InputError(
                 f"there is no mask {stream.mask} for the stream {stream.name!r}; "
-                f"`streamvos run {stream.label} --save-first first.png` stores a frame to paint it on"
+                f"`streamvos run {redact(stream.source)} --save-first first.png` saves a frame to paint on"
             )
     for path in (config.security.secret, config.security.clients):
         if path is not None and not path.exists():

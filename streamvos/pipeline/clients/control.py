@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -153,16 +155,17 @@ class ControlServer:
         except Refused as error:
             self.refused.count(error.cause, error)
             return
-        pending = _Pending(self, socket, peer, number)
+        pending = _Pending(socket, peer, number)
         self._pending[pending] = time.monotonic()
+        reply = partial(self._answer, pending)
         try:
             self._check_crowd(peer)
-            self._do(message, pending)
+            self._do(message, reply)
         except Refused as error:
             self.refused.count(error.cause, error)
-            pending(False, error=f"the request cannot be used: {error}; see docs/protocol.md, 8")
+            reply(False, error=f"the request cannot be used: {error}; see docs/protocol.md, 8")
         except StreamvosError as error:
-            pending(False, error=str(error))
+            reply(False, error=str(error))
 
     def _check_crowd(self, peer: bytes) -> None:
         own = sum(one.peer == peer for one in self._pending)
@@ -173,7 +176,7 @@ class ControlServer:
                 f"{PENDING} of all); wait for some of them first"
             )
 
-    def _do(self, message: Message, reply: _Pending) -> None:
+    def _do(self, message: Message, reply: Reply) -> None:
         verb, stream = message["verb"], message.stream
         if verb != "annotate" and message.arrays:
             raise Refused("arrays", f"{verb} has none")
@@ -196,7 +199,7 @@ class ControlServer:
         else:
             raise Refused("verb", f"{verb!r:.40}; there are status, annotate, forget, pause, resume, stop")
 
-    def _answer(self, pending: _Pending, ok: bool, fields: Mapping[str, Any]) -> None:
+    def _answer(self, pending: _Pending, ok: bool, /, **fields: Any) -> None:
         if self._pending.pop(pending, None) is None:
             return
         try:
@@ -221,17 +224,17 @@ class ControlServer:
         for pending, since in list(self._pending.items()):
             if since > deadline:
                 break  # they are in the order of their arrival
-            pending(False, error=f"not done within {REPLY_SECONDS:g} s; it will be, if the stream continues")
+            text = f"not done within {REPLY_SECONDS:g} s; it will be, if the stream continues"
+            self._answer(pending, False, error=text)
 
 
+@dataclass(eq=False, slots=True)  # a client may send the same number twice
 class _Pending:
-    """A request that has no answer yet; calling it answers."""
+    """A request that has no answer yet."""
 
-    def __init__(self, server: ControlServer, socket: zmq.Socket[bytes], peer: bytes, number: int):
-        self._server, self.socket, self.peer, self.number = server, socket, peer, number
-
-    def __call__(self, ok: bool, **fields: Any) -> None:
-        self._server._answer(self, ok, fields)
+    socket: zmq.Socket[bytes]
+    peer: bytes
+    number: int
 
 
 def _mask_of(message: Message) -> np.ndarray:

@@ -135,11 +135,6 @@ class StreamConfig(Table):
         return self.max_frames is None and (is_network if self.reopen is None else self.reopen)
 
     @property
-    def label(self) -> str:
-        """The source without credentials, for messages."""
-        return redact(self.source)
-
-    @property
     def effective_policy(self) -> Policy:
         """The policy, with the default filled in."""
         return self.policy or ("latest" if self.live or self.realtime else "lossless")

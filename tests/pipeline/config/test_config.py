@@ -112,7 +112,6 @@ def test_paths_start_from_the_file(tmp_path, monkeypatch):
 def test_passwords_do_not_show():
     config = make_config(pipeline({"source": "rtsp://admin:hunter2@10.0.0.5/x"}))
     assert "hunter2" not in repr(config)
-    assert config.streams[0].label == "rtsp://***@10.0.0.5/x"
 
 
 def test_weights_may_be_none():
