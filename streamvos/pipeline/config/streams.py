@@ -24,7 +24,7 @@ class SinkConfig(Table):
     Attributes:
         kind: "labels" (a folder of PNGs), "overlay" (a video), "json" (lines), "publish" (ZeroMQ).
         path: file or folder; `publish` has none.
-        address: of `publish`; None = the stream's own socket in the pipeline's folder.
+        address: address of a `publish` sink; None = the stream's own socket in the pipeline's folder.
         queue: most frames that may wait for this sink.
         overflow: what happens when the queue is full: "wait" holds the stream, "drop" drops the oldest frame
             and counts it. None = "wait" for files of a lossless stream, "drop" for everything else.

@@ -5,8 +5,8 @@
     generation, (offset,) = arena.write(3, image)                # the producer
     with arena.read(Place("front/frames", 3, generation, offset), image.nbytes) as view: ...    # the consumer
 
-A memfd has no name: it goes with the last process that has it open. It never shrinks, so that a reader of an
-older layout never gets a bus error.
+A memfd has no name; the kernel frees it when the last process closes it. It never shrinks, so that a reader
+of an older layout never gets a bus error.
 
     file head    magic, slots, bytes of a slot, layout (how often it was allocated)
     slot 0       generation, then at 64 bytes the data
