@@ -32,7 +32,7 @@ class Extraction:
     Attributes:
         method: the method.
         device: the torch device in use.
-        engines: what runs instead of eager; see `streamvos.engines.Engines.describe`.
+        engines: what runs instead of eager; see `streamvos.engines.engines.Engines.describe`.
 
     Raises:
         InputError: no such device or backend.

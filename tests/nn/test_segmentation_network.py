@@ -66,7 +66,7 @@ def test_logits_are_those_of_frtm(shared, tag):
 @pytest.mark.parametrize("tag", ["rn101_96x160", "rn18_100x171"])
 @torch.inference_mode()
 def test_every_level_is_that_of_frtm(shared, tag):
-    """The stored levels come from a pass with a score of zero (methods/frtm.md, section 8)."""
+    """The stored levels come from a pass with a score of zero."""
     golden = np.load(shared / "goldens" / "frtm_segnet.npz")
     network, features, size = frtm_case(tag)
     seen: dict[str, torch.Tensor] = {}

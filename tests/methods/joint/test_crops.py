@@ -48,7 +48,7 @@ def test_the_first_state_is_that_of_the_box():
 def test_the_first_crop_is_moved_towards_the_frame_as_in_the_authors_code():
     windows = first_windows(begin(objects(), 25.0, OUTPUT), (480, 854), OUTPUT)
     moved = torch.tensor([240, 416]) - windows.start
-    assert moved.tolist() == [[-17, -106], [156, -288]]  # the two that methods/joint.md, section 6, names
+    assert moved.tolist() == [[-17, -106], [156, -288]]  # from the authors' code
 
 
 def test_the_second_state_is_the_authors_to_the_last_bit():
@@ -63,7 +63,7 @@ def test_the_second_state_is_the_authors_to_the_last_bit():
 
 
 def plain_window(center, size, image, output, inside):
-    """`sample_patch` as methods/joint.md, section 6, words it, with one window and host integers."""
+    """The authors' `sample_patch`, with one window and host integers."""
     middle = [int(c) for c in center]
     if inside:
         ratios = [np.float32(s) / np.float32(i) for s, i in zip(size, image, strict=True)]

@@ -1,6 +1,6 @@
 """JOINT against the outputs of the authors' code, and what must hold of every piece of its state.
 
-Tolerances are those of methods/joint.md, section 10: labels within 5 pixels per frame, probabilities within
+Tolerances: labels within 5 pixels per frame, probabilities within
 2e-4, filters within 1e-5.
 """
 

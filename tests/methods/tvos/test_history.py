@@ -28,7 +28,7 @@ def test_no_schedule_reaches_further_back_than_it_says(schedule, reach):
 
 
 def test_authors_schedule_equals_the_examples_in_the_notes():
-    # methods/tvos.md, section 4, from the authors' code
+    # from the authors' code
     assert authors_schedule(9) == list(range(9))
     assert authors_schedule(10) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
     assert authors_schedule(16) == [0, 2, 4, 7, 9, 12, 13, 14, 15]

@@ -1,6 +1,6 @@
 """TVOS against the outputs of the authors' code, through the doors that a user has.
 
-Tolerances are those of methods/tvos.md (5e-5 for soft labels, a handful of pixels for maps), but for what
+Tolerances are 5e-5 for soft labels and a handful of pixels for maps, but for what
 float32 itself does not hold.
 """
 

@@ -24,7 +24,7 @@ def test_the_weights_sum_to_one_and_grow_towards_the_newest():
 
 
 def test_a_full_memory_gives_up_the_oldest_first_and_in_the_end_the_first_frame():
-    """methods/frtm.md, section 2: six online samples, the four augmented ones, then the original."""
+    """As the authors' code does: six online samples, the four augmented ones, then the original."""
     weights = SampleWeights(80, 0.1, FRTM.float())
     assert [weights.insert() for _ in range(75)] == list(range(5, 80))
     slots = [weights.insert() for _ in range(40)]
