@@ -4,9 +4,10 @@
     streamvos eval DAVIS --dataset davis2016 --json results.json
 
 Every command has `--help` with examples, and all but `stage` have `--json [FILE]` for programs; without FILE,
-the standard output holds JSON alone. Exit codes: 0 success; 1 `doctor` misses something; 2 bad input, or a
-source or disk failed (one line on the standard error); 130 and 143 ended by Ctrl-C and SIGTERM, 141 by a
-closed pipe. `serve` ends in order on the first of these signals, with 0.
+the standard output holds JSON alone. Exit codes: 0 success; 1 `doctor` misses something, `serve` gave up a
+stream, or an engine failed `engines build --check`; 2 bad input, or a source or disk failed (one line on the
+standard error); 130 and 143 ended by Ctrl-C and SIGTERM, 141 by a closed pipe. `serve` ends in order on the
+first of these signals, with 0.
 """
 
 from __future__ import annotations

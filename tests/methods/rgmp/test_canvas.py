@@ -9,7 +9,7 @@ from streamvos.methods.rgmp.canvas import Canvas, grown, resize
 
 @pytest.mark.parametrize(
     ("frame", "size", "half", "three_quarters"),
-    [  # frame, then canvases
+    [  # from the authors' code
         ((480, 854), (512, 864), (288, 448), (416, 672)),
         ((240, 427), (256, 448), (160, 256), (224, 352)),
         ((224, 416), (256, 448), (160, 256), (224, 352)),

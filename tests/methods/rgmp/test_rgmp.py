@@ -1,7 +1,7 @@
 """RGMP against the outputs of the authors' code, and what has to hold of a stream.
 
-Tolerances (1e-4 for probabilities after recursion; 20 to 30 pixels a frame for
-one object, 100 to 200 for several) or less; what was seen is 4e-6 and one pixel.
+Tolerances are at most 1e-4 for probabilities after recursion, and 20 to 30 pixels a frame for one object, 100
+to 200 for several; what was seen is 4e-6 and one pixel.
 """
 
 from __future__ import annotations
