@@ -1,7 +1,8 @@
 """The stage that reads a stream's frames.
 
-Only here are frames dropped (policy "latest"). Frames that were sent are stored until the supervisor releases
-them, since a restarted consumer may need them again (policy "lossless"); docs/protocol.md, 4 and 5.
+Under policy "latest" frames are dropped here and in the mailbox. Frames that were sent are stored until the
+supervisor releases them, since a restarted consumer may need them again (policy "lossless");
+docs/protocol.md, 4 and 5.
 
     stage = SourceStage("source.front", context)
     stage.prepare()                     # {"size": [480, 854], "fps": 24.0, ...}
