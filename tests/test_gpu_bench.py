@@ -65,8 +65,6 @@ def test_what_has_no_time_left_is_said_and_not_run(tmp_path):
         ("joint", "extractor", None),
         ("joint", "backbone", 3),
         ("joint", "decoder", 3),
-        ("joint", "backbone", 10),
-        ("joint", "decoder", 10),
     ]
     assert [row["objects"] for row in answer["rows"]] == [3] * 4 + [10] * 4 + [1] * 4
     assert answer["goals"] == []

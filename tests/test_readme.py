@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -58,9 +59,9 @@ def folder(tmp_path_factory):
     """What a reader would have."""
     here = tmp_path_factory.mktemp("reader")
     # ten seconds, so that a camera of it still shows something to a machine that is busy
-    video = SyntheticVideo(7, SyntheticOptions(size=(192, 256), length=40, objects=2, leave=0.0))
+    video = SyntheticVideo(7, SyntheticOptions(size=(192, 256), length=12, objects=2, leave=0.0))
     with av.open(str(here / "clip.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=4)
+        stream = container.add_stream("libx264", rate=Fraction(12, 10))
         stream.height, stream.width, stream.pix_fmt = 192, 256, "yuv420p"
         for frame in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))

@@ -15,7 +15,6 @@ Source: FRTM and JOINT authors' code; the idea is ATOM's (Danelljan et al., CVPR
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 
 import torch
 
@@ -57,7 +56,12 @@ class SampleWeights:
 
     def copy(self) -> SampleWeights:
         """A deep copy, which shares nothing with this one."""
-        return deepcopy(self)
+        other = SampleWeights(len(self.values), self.learning_rate, self.values, self.first_kept, self.floor)
+        other._newest = self._newest
+        return other
+
+    def __deepcopy__(self, memo: object) -> SampleWeights:
+        return self.copy()  # the weights stay on the CPU, wherever the rest of a memory is copied to
 
     def insert(self) -> int:
         """Choose the slot of a new sample, set its weight, and return the slot."""
