@@ -32,6 +32,7 @@ OPTIONS: dict[str, Any] = {
     # else the number of threads at the build is compiled in
     "cpp.dynamic_threads": True,
     # precompiled headers would lie in a folder of /tmp with a predictable name
+    "aot_inductor.precompile_headers": False,
     "cpp_cache_precompile_headers": False,
     # Inductor's own cache would be read with Python's serializer
     "fx_graph_cache": False,

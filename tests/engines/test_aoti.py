@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._inductor import codecache
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.utils import cpp_extension
 
@@ -29,8 +30,10 @@ int main() { CUdevice device; return cuDeviceGet(&device, 0); }
 """
 
 
-def test_nothing_is_compiled_where_others_could_write(tmp_path):
-    shared = Path(default_cache_dir())
+def test_nothing_is_compiled_where_others_could_write(tmp_path, monkeypatch):
+    headers, shared = tmp_path / "headers", Path(default_cache_dir())
+    # an earlier run may have filled the shared one
+    monkeypatch.setattr(codecache, "_HEADER_DIR", str(headers))
     before = set(shared.rglob("*.*"))
     x = torch.randn(1, 4)
     part = Part("relu", lambda x: (x.relu(),), ())
@@ -38,6 +41,7 @@ def test_nothing_is_compiled_where_others_could_write(tmp_path):
     run = aoti.load(tmp_path / "engine.pt2", CPU, nn.Identity())
     assert torch.equal(run(-x.abs())[0], torch.zeros(1, 4))
     assert set(shared.rglob("*.*")) == before
+    assert not list(headers.rglob("*.*"))
 
 
 def test_a_package_with_anything_but_code_in_it_is_not_loaded(tmp_path):
