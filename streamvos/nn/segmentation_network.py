@@ -23,7 +23,7 @@ from torch import nn
 
 from streamvos.types import InputError
 
-Steps = Literal["two-step", "direct"]
+Steps = Literal["two-step", "direct", "bilinear"]
 
 
 class TargetScoreEncoder(nn.Module):
@@ -103,17 +103,23 @@ class Head(nn.Module):
     Args:
         width: channels of the features.
         steps: "two-step" enlarges twice by two, then bilinearly to the size (FRTM); "direct" enlarges by two
-            and then to the size at once (JOINT, and FRTM's YouTube-VOS code).
+            and then to the size at once (JOINT, and FRTM's YouTube-VOS code); "bilinear" has one convolution
+            at a quarter of the size and enlarges its logits, in less than half of the network's time.
     """
 
     def __init__(self, width: int, steps: Steps):
         super().__init__()
         self.steps = steps
+        if steps == "bilinear":
+            self.conv = nn.Conv2d(width, 1, 3, padding=1)
+            return
         self.conv1 = nn.Conv2d(width, width // 2, 3, padding=1)
         self.conv2 = nn.Conv2d(width // 2, 1, 3, padding=1)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(K, width, h, w) -> (K, H, W)."""
+        if self.steps == "bilinear":
+            return _bilinear(self.conv(x).float(), size)[:, 0]
         x = F.relu(self.conv1(double(x)))
         return resize_then_convolve(x, self.conv2, size, twice_first=self.steps == "two-step")[:, 0]
 

@@ -7,6 +7,7 @@ Nothing that a file contains is ever executed: safetensors, .npz, or `torch.load
 
 from streamvos.weights.checkpoints import Checkpoint, read_checkpoint, save_weights
 from streamvos.weights.registry import (
+    BACKBONE,
     BUNDLED,
     as_ours,
     build_with,
@@ -14,9 +15,12 @@ from streamvos.weights.registry import (
     check_method,
     load_method,
     recognize,
+    with_backbone,
+    without_backbone,
 )
 
 __all__ = [
+    "BACKBONE",
     "BUNDLED",
     "Checkpoint",
     "as_ours",
@@ -27,4 +31,6 @@ __all__ = [
     "read_checkpoint",
     "recognize",
     "save_weights",
+    "with_backbone",
+    "without_backbone",
 ]

@@ -21,6 +21,9 @@ FILES = Path(__file__).parent / "files"
 BUNDLED = {"tvos": "tvos.safetensors", "frtm-fast": "frtm-fast.safetensors"}
 """Method -> the file of `weights="default"`; its model card has the same name."""
 
+BACKBONE = "efficientnet-lite0"
+"""The backbone that all bundled weights share: its name in the metadata of a head's file, and its file."""
+
 LAYOUTS = {"tvos": tvos, "rgmp": rgmp, "frtm": frtm, "joint": joint, "feelvos": feelvos}
 """Method -> the module that converts what its authors published."""
 
@@ -85,7 +88,37 @@ def _weights_for(
     if found != family:
         raise InputError(f"{path} holds weights of {found!r}, not of {name!r}")
     tensors, stored = as_ours(checkpoint)
+    if checkpoint.metadata.get("backbone") == BACKBONE:
+        tensors = with_backbone(name, {**stored, **options}, tensors)
     return {**stored, **options}, tensors, path
+
+
+def with_backbone(
+    name: str, options: Mapping[str, Any], head: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The state dict of a method's networks: what was trained, and the bundled backbone.
+
+    Args:
+        name: a key of `METHODS`.
+        options: the method's options.
+        head: the networks' state dict without the backbone.
+    """
+    backbone = read_checkpoint(FILES / f"{BACKBONE}.safetensors").tensors
+    with torch.device("meta"):
+        own = build(name, options).networks.state_dict()
+    shared = {n: backbone[part] for n in own if (part := _of_backbone(n)) in backbone}
+    return {**shared, **head}
+
+
+def without_backbone(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict of a method's networks without the backbone, as a head's file holds it."""
+    return {name: value for name, value in tensors.items() if not _of_backbone(name)}
+
+
+def _of_backbone(name: str) -> str:
+    """The backbone's own name of an entry such as "extractor.backbone.stem.weight"; "" for other entries."""
+    _, separator, after = f".{name}".rpartition(".backbone.")
+    return after if separator else ""
 
 
 def build_with(
