@@ -63,8 +63,12 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Method -> options."""
 
+VARIANTS: dict[str, dict[str, Any]] = {}
+"""Other forms of the methods: "METHOD/variant" -> options."""
+
 
 def small(method: str, seed: int = 0, **options: Any) -> Segmenter:
-    """A segmenter with random weights, the same ones for the same seed."""
+    """A segmenter with random weights, the same ones for the same seed; `method` may be a variant."""
     torch.manual_seed(seed)
-    return streamvos.load(method, None, device="cpu", **{**SMALL[method], **options})
+    own = {**SMALL, **VARIANTS}[method]
+    return streamvos.load(method.partition("/")[0], None, device="cpu", **{**own, **options})
