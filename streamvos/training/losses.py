@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from streamvos.types import VOID
+
 IGNORE = -1
 """The label of target cells that the losses ignore."""
 
@@ -76,3 +78,47 @@ def cross_entropy_to_matches(logarithms: torch.Tensor, matches: torch.Tensor) ->
     found = total > 0
     shares = matches / torch.where(found, total, 1.0)[:, None]
     return -(shares * logarithms).sum() / found.sum().clamp_min(1)
+
+
+def mask_loss(logits: torch.Tensor, truth: torch.Tensor, hardest: float = 0.3) -> torch.Tensor:
+    """Loss of one object's masks: cross-entropy, most of it on the hardest pixels, and Lovász hinge.
+
+    Args:
+        logits: (N, H, W) float.
+        truth: (N, H, W) uint8 or bool; 1 the object, 255 void, which counts for nothing.
+        hardest: share of the pixels whose mean cross-entropy is added to the mean over all (bootstrapping).
+
+    Returns:
+        Scalar mean over the masks.
+
+    Source: Wu, Shen, van den Hengel, Bridging Category-level and Instance-level Semantic Image
+    Segmentation, 2016 (bootstrapping, as FEELVOS uses it); Berman et al., The Lovász-Softmax Loss, CVPR 2018
+    (as JOINT uses it).
+    """
+    logits, known = logits.float().flatten(1), (truth != VOID).flatten(1)
+    true = (truth == 1).flatten(1).float()
+    pixels = F.binary_cross_entropy_with_logits(logits, true, reduction="none") * known
+    worst = pixels.topk(max(1, int(hardest * pixels.shape[1])), dim=1).values
+    return 0.5 * pixels.mean() + 0.5 * worst.mean() + lovasz_hinge(logits, true, known)
+
+
+def lovasz_hinge(logits: torch.Tensor, true: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """The convex surrogate of 1 - IoU of Berman et al., CVPR 2018.
+
+    Args:
+        logits: (N, P) float.
+        true: (N, P) float, 0 or 1.
+        known: (N, P) bool; other pixels count for nothing.
+
+    Returns:
+        Scalar mean over the N masks.
+    """
+    errors = torch.where(known, 1 - logits * (2 * true - 1), -1.0)
+    sorted_errors, order = errors.sort(dim=1, descending=True)
+    true, known = (true * known).gather(1, order), known.gather(1, order)
+    total = true.sum(1, keepdim=True)
+    intersection = total - true.cumsum(1)
+    union = total + ((1 - true) * known).cumsum(1)
+    jaccard = 1 - intersection / union.clamp_min(1)
+    slopes = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
+    return (sorted_errors.relu() * slopes).sum(1).mean()

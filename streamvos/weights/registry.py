@@ -103,11 +103,16 @@ def with_backbone(
         options: the method's options.
         head: the networks' state dict without the backbone.
     """
-    backbone = read_checkpoint(FILES / f"{BACKBONE}.safetensors").tensors
+    backbone = bundled_backbone()
     with torch.device("meta"):
         own = build(name, options).networks.state_dict()
     shared = {n: backbone[part] for n in own if (part := _of_backbone(n)) in backbone}
     return {**shared, **head}
+
+
+def bundled_backbone() -> dict[str, torch.Tensor]:
+    """The state dict of the bundled `EfficientNetLite0(stages=6)`, float16."""
+    return read_checkpoint(FILES / f"{BACKBONE}.safetensors").tensors
 
 
 def without_backbone(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
