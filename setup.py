@@ -33,6 +33,7 @@ setup(
             "py.typed",
             "weights/files/*.safetensors",
             "weights/files/*.md",
+            "weights/files/*.json",
         ]
     },
     install_requires=[

@@ -39,20 +39,22 @@ Backbone = Annotated[
 
 @app.command("list", epilog=examples("streamvos weights list", "streamvos weights list --json"))
 def list_weights(json_target: JsonTarget = None) -> None:
-    """List the methods, and which of them have bundled weights."""
-    from streamvos.weights import bundled_path, read_checkpoint
+    """List the methods, their bundled weights, and what these score (J&F, in percent)."""
+    from streamvos.weights import BACKBONE, backbone_path, bundled_path, bundled_scores, read_checkpoint
 
     rows: list[dict[str, Any]] = []
-    for name in METHOD_NAMES:
+    for name in (*METHOD_NAMES, BACKBONE):
         rows.append({"method": name, "bundled": None, "MiB": None, "parameters": None})
-        if name in BUNDLED_NAMES:
-            path = bundled_path(name)
+        if name in BUNDLED_NAMES or name == BACKBONE:
+            path = backbone_path() if name == BACKBONE else bundled_path(name)
             size, count = round(path.stat().st_size / 2**20, 1), _count(read_checkpoint(path).tensors)
             rows[-1] |= {"bundled": path.name, "MiB": size, "parameters": count}
-    table = make_table("bundled weights", ["method", "file", "MiB", "parameters"])
+            rows[-1] |= {data: scores[name] for data, scores in bundled_scores().items() if name in scores}
+    table = make_table("bundled weights", ["method", "file", "MiB", "parameters", *bundled_scores()])
     for row in rows:
         file = row["bundled"] or "none: give --weights FILE"
-        table.add_row(row["method"], file, _shown(row["MiB"]), _shown(row["parameters"]))
+        scores = (_shown(row[data]["J&F"] if data in row else None) for data in bundled_scores())
+        table.add_row(row["method"], file, _shown(row["MiB"]), _shown(row["parameters"]), *scores)
     show({"methods": rows}, json_target, table)
 
 

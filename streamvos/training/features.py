@@ -157,9 +157,10 @@ def _sources(data: Path, options: FeatureOptions) -> dict[str, Callable[[], _Sou
     def composed(name: str, rendition: int) -> _Source:
         rng = np.random.default_rng([options.seed, 2, names.index(name), rendition])
         video = read(name, options.every)
-        other = read(str(rng.choice([n for n in names if n != name])), options.every)
+        others = [other for other in names if other != name]
+        playing = [read(str(rng.choice(others)), options.every)] if others else []
         height, width = (round(options.scales[rendition] * side) for side in video.labels.shape[1:])
-        clip = composed_video(rng, video, [other], photographs, (height, width))
+        clip = composed_video(rng, video, playing, photographs, (height, width))
         return _Source(clip, [(0, len(clip.images))])
 
     def stills(number: int) -> _Source:

@@ -5,6 +5,7 @@ method = load_method("tvos", weights="default", options={"top_k": 5})
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,20 @@ def with_backbone(
     return {**shared, **head}
 
 
+def bundled_scores() -> dict[str, dict[str, dict[str, float]]]:
+    """What the bundled weights score: data -> method -> measure ("J&F", "J_decay", ...) -> percent."""
+    scores: dict[str, dict[str, dict[str, float]]] = json.loads((FILES / "scores.json").read_text("utf-8"))
+    return scores
+
+
+def backbone_path() -> Path:
+    """Path of the backbone that the bundled weights share."""
+    return FILES / f"{BACKBONE}.safetensors"
+
+
 def bundled_backbone() -> dict[str, torch.Tensor]:
     """The state dict of the bundled `EfficientNetLite0(stages=6)`, float16."""
-    return read_checkpoint(FILES / f"{BACKBONE}.safetensors").tensors
+    return read_checkpoint(backbone_path()).tensors
 
 
 def without_backbone(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

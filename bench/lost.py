@@ -1,0 +1,138 @@
+"""How well "lost" and the return of an object are recognized, on clips whose truth is known.
+
+    python bench/lost.py DATA --methods tvos,frtm-fast --json lost.json
+
+Over each validation sequence of DAVIS 2016 (`streamvos.training.features.VALIDATION`) two cut-outs of
+photographs swing from beyond one side of the frame to beyond the other, so that each of them leaves and
+returns. Counted over all frames after the first, for all objects:
+
+- precision and recall of the state "lost" against frames in which the object has no pixel;
+- recovery: of all returns, those after which the object is found again (J above one half within ten frames in
+  which it is visible);
+- J&F of these clips, and how often "uncertain" is said of a mask with J below one half (recall) and rightly
+  (precision).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import streamvos
+from streamvos.datasets.davis import DavisDataset
+from streamvos.metrics.evaluation import SequenceScorer
+from streamvos.training.composites import LabeledClip, MovingCutout, Path2D, Photographs
+from streamvos.training.features import VALIDATION
+
+FRAMES = 50
+PATIENCE = 10
+"""Visible frames within which a returning object has to be found."""
+
+
+class Swing(Path2D):
+    """From the middle of the frame to `reach` pixels left and right of it, about once to and fro."""
+
+    def __init__(self, rng: np.random.Generator, width: int, reach: float):
+        super().__init__(rng, width / 2, 0, 0)
+        self.reach, self.turns, self.phase = reach, rng.uniform(0.8, 1.3), rng.uniform(-0.5, 0.5)
+
+    def __call__(self, u: float) -> float:
+        return float(self.start + self.reach * np.sin(self.phase + 6.283 * self.turns * u))
+
+
+def clips(data: Path, seed: int = 0) -> Iterator[tuple[str, LabeledClip]]:
+    """Name and clip of every validation sequence: its object (1), and two that leave and return (2, 3)."""
+    photographs, dataset = Photographs(data), DavisDataset(data / "davis2016-train", year="2016")
+    for number, name in enumerate(VALIDATION):
+        rng, sequence = np.random.default_rng([seed, number]), dataset[name]
+        frames = range(min(FRAMES, len(sequence)))
+        images, labels = [sequence.image(t).copy() for t in frames], [sequence.mask(t).copy() for t in frames]
+        height, width = labels[0].shape
+        for label in (2, 3):
+            cutout, mover = photographs.cutout(rng), MovingCutout(rng, (height, width), 0.4)
+            mover.share = float(rng.uniform(0.25, 0.45))
+            mover.x = Swing(rng, width, width * (0.62 + mover.share / 2))
+            for t in frames:
+                mover.paste(cutout, t / len(frames), images[t], labels[t], label)
+        yield name, LabeledClip(np.stack(images), np.stack(labels))
+
+
+def judge(vos: streamvos.Segmenter, name: str, clip: LabeledClip) -> tuple[Counter, float]:
+    """Counts of one clip, and its J&F."""
+    counts: Counter[str] = Counter()
+    ids = sorted(set(np.unique(clip.labels[0]).tolist()) - {0, 255})
+    scorer = SequenceScorer(name, ids)
+    waiting: dict[int, int] = {}
+    seen = dict.fromkeys(ids, True)
+    vos.reset()
+    for t, (image, truth) in enumerate(zip(clip.images, clip.labels, strict=True)):
+        truth = np.where(np.isin(truth, ids), truth, 0).astype(np.uint8)
+        result = vos.step(image, truth if t == 0 else None)
+        scorer.add(truth, result.mask)
+        for i in ids if t else ():
+            true, found = truth == i, result.mask == i
+            visible, state = bool(true.any()), result.objects[i].state
+            overlap = (true & found).sum() / max((true | found).sum(), 1)
+            counts["absent"] += not visible
+            counts["lost"] += state == "lost"
+            counts["rightly lost"] += state == "lost" and not visible
+            wrong = overlap < 0.5 and state != "lost"
+            counts["wrong"] += wrong
+            counts["uncertain"] += state == "uncertain"
+            counts["rightly uncertain"] += state == "uncertain" and wrong
+            if visible and not seen[i]:
+                counts["returns"] += 1
+                waiting[i] = PATIENCE
+            if i in waiting and visible:
+                waiting[i] -= 1
+                if overlap > 0.5:
+                    counts["found again"] += 1
+                if overlap > 0.5 or not waiting[i]:
+                    del waiting[i]
+            seen[i] = visible
+    return counts, scorer.result().percent()["J&F"]
+
+
+def share(part: int, whole: int) -> float | None:
+    return round(100 * part / whole, 1) if whole else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="holds davis2016-train and duts")
+    parser.add_argument("--methods", default="tvos,rgmp,frtm-fast,joint,feelvos")
+    parser.add_argument("--weights", default="default")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows = {}
+    for method in given.methods.split(","):
+        vos = streamvos.load(method, given.weights)
+        total: Counter[str] = Counter()
+        scores = []
+        for name, clip in clips(given.data):
+            counts, score = judge(vos, name, clip)
+            total += counts
+            scores.append(score)
+        rows[method] = {
+            "J&F": round(float(np.mean(scores)), 1),
+            "lost precision": share(total["rightly lost"], total["lost"]),
+            "lost recall": share(total["rightly lost"], total["absent"]),
+            "found again": share(total["found again"], total["returns"]),
+            "uncertain precision": share(total["rightly uncertain"], total["uncertain"]),
+            "uncertain recall": share(total["rightly uncertain"], total["wrong"]),
+            "counts": dict(total),
+        }
+        print(method, json.dumps(rows[method]), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Features of a training set: what is stored, what is drawn from it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from streamvos.nn.efficientnet import EfficientNetLite0
+from streamvos.training.features import (
+    STAGES,
+    VALIDATION,
+    FeatureClipOptions,
+    FeatureClips,
+    FeatureOptions,
+    make_features,
+)
+from streamvos.types import InputError
+from streamvos.weights import bundled_backbone
+
+SMALL = FeatureOptions(scales=(1.0,), still_clips=3, still_frames=3, still_size=(64, 96))
+CLIPS = FeatureClipOptions(size=(64, 96), frames=3)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two short videos, of which one is for validation, and four photographs of a square."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name in ("square", VALIDATION[0]):
+        for t in range(6):
+            picture = rng.integers(0, 90, (64, 96, 3), dtype=np.uint8)
+            mask = np.zeros((64, 96), np.uint8)
+            mask[20:44, 20 + 4 * t : 44 + 4 * t] = 255
+            picture[mask > 0] += 150
+            video = root / "davis2016-train"
+            write_picture(video / "JPEGImages" / "480p" / name / f"{t:05d}.jpg", picture)
+            write_picture(video / "Annotations" / "480p" / name / f"{t:05d}.png", mask)
+    for k in range(4):
+        picture = rng.integers(0, 255, (50, 70, 3), dtype=np.uint8)
+        regions = np.zeros((50, 70), np.uint8)
+        regions[10:40, 15:50] = 1
+        write_picture(root / "duts" / "images" / f"{k}.jpg", picture)
+        write_picture(root / "duts" / "regions" / f"{k}.png", regions)
+    return root
+
+
+@pytest.fixture(scope="module")
+def features(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("features")
+    make_features(data, folder, SMALL)
+    return folder
+
+
+def test_validation_sequences_are_never_stored(features):
+    names = {path.name for path in features.iterdir() if path.is_dir()}
+    assert names == {"square", "square-0", "stills-000"}
+
+
+def test_stored_features_are_those_of_the_backbone(data, features):
+    network = EfficientNetLite0(stages=6)
+    network.load_state_dict(bundled_backbone())
+    picture = cv2.imread(str(data / "davis2016-train" / "JPEGImages" / "480p" / "square" / "00003.jpg"))
+    frame = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        expected = network(frame)["stage5"][0]
+    stored = torch.from_numpy(np.load(features / "square" / "stage5.npy")[3]).view(torch.bfloat16).float()
+    assert torch.allclose(stored.permute(2, 0, 1), expected, atol=0.15 * expected.std().item())
+
+
+def test_started_again_it_makes_only_what_is_missing(data, features):
+    before = {path: path.stat().st_mtime_ns for path in features.rglob("*.npy")}
+    said: list[str] = []
+    make_features(data, features, SMALL, said.append)
+    assert said == []
+    assert {path: path.stat().st_mtime_ns for path in features.rglob("*.npy")} == before
+
+
+def test_clips_have_the_followed_object_in_their_first_frame(features):
+    batch = FeatureClips(features, CLIPS, seed=1).batch(step=0, size=6)
+    labels = batch["labels"]
+    assert labels.shape == (6, 3, 64, 96)
+    assert ((labels[:, 0] == 1).sum((1, 2)) >= 150).all()
+    for name, stride in STAGES.items():
+        assert batch[name].dtype == torch.bfloat16
+        assert batch[name].shape[:2] == (6, 3)
+        assert batch[name].shape[3:] == (64 // stride, 96 // stride)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(features):
+    def batch(seed: int, step: int) -> dict[str, torch.Tensor]:
+        return FeatureClips(features, CLIPS, seed).batch(step, size=2)
+
+    one, same, other = batch(0, 3), batch(0, 3), batch(1, 3)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["stage2"], other["stage2"])
+
+
+def test_frames_and_labels_of_a_clip_belong_together(features):
+    """The object is bright: stage 2 tells it from its surroundings the same way in every frame."""
+    options = FeatureClipOptions(size=(64, 96), frames=3, stills=0)
+    batch = FeatureClips(features, options, seed=3).batch(step=0, size=4)
+    inside = batch["labels"][..., 2::4, 2::4] == 1
+    for maps, masks in zip(batch["stage2"].float(), inside, strict=True):
+        differences = [
+            m[:, k].mean(1) - m[:, ~k].mean(1) for m, k in zip(maps, masks, strict=True) if k.any()
+        ]
+        similar = torch.cosine_similarity(differences[0], torch.stack(differences[1:]))
+        assert (similar > 0.5).all()
+
+
+def test_a_folder_of_another_set_is_refused(data, features):
+    with pytest.raises(InputError, match="other options"):
+        make_features(data, features, SMALL.model_copy(update={"seed": 5}))
+
+
+def test_a_folder_without_features_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no features"):
+        FeatureClips(tmp_path)
+
+
+def test_data_without_photographs_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no photographs of objects"):
+        make_features(tmp_path, tmp_path / "out", SMALL)
+
+
+def test_an_interrupted_source_is_made_again(data, features, tmp_path):
+    folder = tmp_path / "features"
+    make_features(data, folder, SMALL)
+    (folder / "square" / "segments.json").rename(folder / "gone.json")
+    make_features(data, folder, SMALL)
+    segments = json.loads((folder / "square" / "segments.json").read_text())
+    assert segments == [[0, 6]]
