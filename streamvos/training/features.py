@@ -123,7 +123,7 @@ def make_features(data: Path, folder: Path, options: FeatureOptions, say: Say = 
         (folder / "set.json").write_text(json.dumps(identity), encoding="utf-8")
         network = _frozen_backbone()
         for name, make in _sources(data, options).items():
-            if not (folder / name / "segments.json").exists():
+            if not (folder / name).exists():
                 _store(folder / name, make(), network)
                 say(f"{name} is stored")
     except OSError as error:
@@ -182,7 +182,7 @@ def _sources(data: Path, options: FeatureOptions) -> dict[str, Callable[[], _Sou
 
 
 def _store(folder: Path, source: _Source, network: EfficientNetLite0) -> None:
-    """Write the features of a source; the list of its segments comes last and makes it complete."""
+    """Write the features of a source under another name, and rename the folder when it is complete."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()

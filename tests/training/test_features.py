@@ -74,7 +74,8 @@ def test_stored_features_are_those_of_the_backbone(data, features):
     with torch.no_grad():
         expected = network(frame)["stage5"][0]
     stored = torch.from_numpy(np.load(features / "square" / "stage5.npy")[3]).view(torch.bfloat16).float()
-    assert torch.allclose(stored.permute(2, 0, 1), expected, atol=0.15 * expected.std().item())
+    similar = torch.cosine_similarity(stored.permute(2, 0, 1), expected, dim=0)
+    assert similar.min() > 0.98
 
 
 def test_started_again_it_makes_only_what_is_missing(data, features):
@@ -133,10 +134,10 @@ def test_data_without_photographs_are_refused(tmp_path):
         make_features(tmp_path, tmp_path / "out", SMALL)
 
 
-def test_an_interrupted_source_is_made_again(data, features, tmp_path):
-    folder = tmp_path / "features"
-    make_features(data, folder, SMALL)
-    (folder / "square" / "segments.json").rename(folder / "gone.json")
-    make_features(data, folder, SMALL)
-    segments = json.loads((folder / "square" / "segments.json").read_text())
-    assert segments == [[0, 6]]
+def test_what_an_interrupted_process_left_is_no_source(data, tmp_path):
+    (tmp_path / ".square.123").mkdir()
+    (tmp_path / ".square.123" / "segments.json").write_text("[[0, 6]]")
+    make_features(data, tmp_path, SMALL)
+    assert json.loads((tmp_path / "square" / "segments.json").read_text()) == [[0, 6]]
+    batch = FeatureClips(tmp_path, CLIPS, seed=0).batch(step=0, size=2)
+    assert batch["labels"].shape == (2, 3, 64, 96)
