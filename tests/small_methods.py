@@ -63,7 +63,14 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Method -> options."""
 
-VARIANTS: dict[str, dict[str, Any]] = {}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "frtm-fast/efficientnet": {
+        **FRTM,
+        "backbone": "efficientnet-lite0",
+        "widths": (8, 8, 6, 4),
+        "head": "bilinear",
+    },
+}
 """Other forms of the methods: "METHOD/variant" -> options."""
 
 

@@ -1,7 +1,6 @@
 """`streamvos train`: train a method.
 
 streamvos train tvos --stills STILLS --out runs/tvos
-streamvos train frtm --stills STILLS --out runs/frtm
 """
 
 from __future__ import annotations
@@ -104,42 +103,6 @@ def tvos(
         return train_tvos(chosen, out, report, weights, say)
 
     _train(run, chosen.training.steps, out, json_target)
-
-
-@app.command(
-    "frtm",
-    epilog=examples(
-        "streamvos train frtm --stills BSDS500 --out runs/frtm --set steps=2400 --set batch=4",
-        "streamvos train frtm --backbone runs/tvos/tvos.safetensors --out runs/frtm",
-    ),
-)
-def frtm(
-    out: OutFolder,
-    stills: Stills = None,
-    backbone: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Weights of `train tvos`, frozen; by default the bundled ones."),
-    ] = None,
-    settings: Settings = None,
-    clip_settings: ClipSettings = None,
-    json_target: JsonTarget = None,
-) -> None:
-    """Train FRTM's segmentation network; resumable, and reproducible from the seed."""
-    from streamvos.methods.frtm import FRTMOptions
-    from streamvos.training.frtm import INFERENCE, train_frtm
-    from streamvos.training.loop import TrainingOptions
-    from streamvos.training.synthetic_clips import ClipOptions
-    from streamvos.weights import bundled_path, read_checkpoint
-
-    defaults = {"learning_rate": 1e-3, "weight_decay": 1e-4, "warmup": 50, "average": 0.995, "batch": 4}
-    training = _options(TrainingOptions, {**defaults, **parse_settings(settings)})
-    clips = _options(ClipOptions, {"stills": stills, "largest_gap": 16, **parse_settings(clip_settings)})
-    tensors = read_checkpoint(bundled_path("tvos") if backbone is None else backbone).tensors
-
-    def run(report: Report, say: Say) -> Path:
-        return train_frtm(training, clips, FRTMOptions(**INFERENCE), out, tensors, report, say)
-
-    _train(run, training.steps, out, json_target)
 
 
 def _train(run: Callable[[Report, Say], Path], steps: int, out: Path, json_target: str | None) -> None:

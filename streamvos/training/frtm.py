@@ -1,156 +1,124 @@
-"""Training FRTM's segmentation network on a frozen backbone, with synthetic videos.
+"""Training FRTM's segmentation network on features of the frozen backbone.
 
-    streamvos train frtm --stills STILLS --out runs/frtm
-
-A clip shows one object. Its target model is fitted to the first frame, as at inference; the segmentation
-network learns to turn the target model's scores on the other frames into masks (binary cross-entropy, as the
-authors). Only the segmentation network is trained. The authors' data (DAVIS, YouTube-VOS) and their ImageNet
-backbone are not needed; docs/methods.md, FRTM, lists the differences.
+Each clip runs as at inference: a target model is fitted to the first frame, scores the next ones, and learns
+from what the segmentation network makes of its scores. Only the segmentation network is trained. The authors
+show it scores of models of the first frame alone; docs/methods.md, FRTM, lists the other differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamvos.engines.eager import choose_device
-from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMExtractor, FRTMOptions
+from streamvos.methods.base import Method
+from streamvos.methods.frtm import EFFICIENTNET, FRTM
+from streamvos.methods.frtm.memory import ObjectModel, refit, remember
+from streamvos.methods.frtm.method import levels_of
 from streamvos.methods.frtm.options import TARGET_LEVEL
-from streamvos.nn.segmentation_network import SegmentationNetwork
-from streamvos.nn.target_model.learning import learn_both, make_samples, project, score
-from streamvos.training.loop import Report, Say, TrainingOptions, say_in_log, train
-from streamvos.training.results import digest_of, write_results
-from streamvos.training.synthetic_clips import ClipOptions, MaskClips
-from streamvos.types import InputError
+from streamvos.nn.aggregation import winners_of_odds
+from streamvos.nn.precision import without_autocast
+from streamvos.nn.target_model.learning import Samples, learn_both, make_samples, project, score
+from streamvos.nn.target_model.sample_weights import SampleWeights
+from streamvos.training.heads import Recipe
+from streamvos.training.losses import mask_loss
+from streamvos.types import VOID
 
-NETWORK: dict[str, Any] = {
-    "depth": 18,
-    "stages": 3,
-    "planes": (64, 128, 192, 512),
-    "strides": (1, 2, 1, 1),
-}
-"""The frozen backbone, that of the bundled TVOS weights: three stages, the last at stride 8."""
+STRIDE = 4
+"""Masks are compared at this stride, that of the segmentation network's last features."""
 
-INFERENCE: dict[str, Any] = {**FRTM_FAST, **NETWORK, "precision": "auto"}
-"""Options that are stored with the weights: the paper's fast variant on that backbone."""
+LEARNING_RATES = (0.1, 0.5)
+"""A clip's frames lie apart, so one counts as much as several neighbors would."""
 
 
-class SegmentationLoss:
-    """Cross-entropy of the masks of a clip's later frames, given the first.
+class FRTMLoss:
+    """`mask_loss` of a clip's later frames, given the first; "overlap" is the mean IoU.
 
     Args:
-        method: its extractor is frozen; its options fit the target models.
+        method: an `FRTM`; its options fit the target models.
     """
 
-    def __init__(self, method: FRTM):
-        self.extractor = method.extractor.eval().requires_grad_(False)
+    def __init__(self, method: Method):
+        assert isinstance(method, FRTM)
         self.method = method
 
     def __call__(self, network: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Losses of a `SegmentationNetwork` on a batch of `MaskClips`; "overlap" is the mean IoU."""
-        clips, length = batch["frames"].shape[:2]
-        frames = batch["frames"].flatten(0, 1).float().div(255)
-        frames = frames.contiguous(memory_format=torch.channels_last)
-        features = self.extractor(frames)
-        scores = []
-        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
-            target_features = features[TARGET_LEVEL].float().unflatten(0, (clips, length))
-            for own, masks in zip(target_features, batch["masks"], strict=True):
-                scores.append(self._scores(own, masks))
-        later = [row for row in range(clips * length) if row % length]
-        levels = {name: features[name][later] for name in self.method.decoder.refiner.levels}
-        size = (frames.shape[-2], frames.shape[-1])
-        logits = network(torch.cat(scores)[:, None], levels, size)
-        truth = batch["masks"][:, 1:].flatten(0, 1)
-        with torch.autocast(frames.device.type, enabled=False):
-            total = F.binary_cross_entropy_with_logits(logits.float(), truth)
-        found, true = logits.detach() > 0, truth > 0.5
-        both, either = (found & true).sum((1, 2)), (found | true).sum((1, 2))
-        overlap = torch.where(either > 0, both / either.clamp_min(1), 1.0).mean()
-        return {"total": total, "overlap": overlap}
+        """Losses of a `SegmentationNetwork` on a batch of `FeatureClips`."""
+        labels = batch["labels"]  # (B, T, H, W)
+        clips, length = labels.shape[:2]
+        flat = levels_of({name: batch[name].flatten(0, 1) for name in batch if name != "labels"})
+        levels = {name: level.unflatten(0, (clips, length)) for name, level in flat.items()}
+        truth = torch.where(labels == VOID, VOID, labels == 1)[
+            ..., STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE
+        ]
+        size = (truth.shape[-2], truth.shape[-1])
+        with torch.no_grad(), without_autocast(labels.device.type):
+            seen = levels[TARGET_LEVEL].float()  # (B, T, C, h, w), by the target models
+            models = [self._start(own[0], first == 1) for own, first in zip(seen, labels[:, 0], strict=True)]
+        losses, overlaps = [], []
+        for t in range(1, length):
+            with torch.no_grad(), without_autocast(labels.device.type):
+                projected = project(seen[:, t], torch.stack([m.weights.projection for m in models]))
+                scores = score(projected, torch.cat([m.weights.filter for m in models]))
+            logits = network(
+                disturb(scores)[:, None], {name: level[:, t] for name, level in levels.items()}, size
+            )
+            losses.append(mask_loss(logits, truth[:, t]))
+            with torch.no_grad(), without_autocast(labels.device.type):
+                overlaps.append(_overlap(logits > 0, truth[:, t] == 1))
+                self._learn(models, projected, logits.float().sigmoid())
+        return {"total": torch.stack(losses).mean(), "overlap": torch.stack(overlaps).mean()}
 
-    def _scores(self, features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """Scores (T - 1, h, w) of later frames; features (T, C, h, w), masks (T, S, S) of the clip."""
+    def _start(self, features: torch.Tensor, mask: torch.Tensor) -> ObjectModel:
+        """The model of an object with mask (H, W) bool in a frame's features (C, h, w)."""
         options = self.method.options
         # the frame's features and their mirror image; augmented frames, as at inference, cost more
-        first = torch.stack([features[0], features[0].flip(-1)])
-        labels = torch.stack([masks[0], masks[0].flip(-1)])
+        first = torch.stack([features, features.flip(-1)])
+        samples = self._samples(torch.stack([mask, mask.flip(-1)]).float(), first)
+        shares = torch.tensor([2 / 3, 1 / 3], dtype=torch.float64)
+        initial = self.method.initial_weights(1, features.shape[0], options.target_channels)
+        weights = learn_both(first, samples, shares.to(first), initial, options.init_iterations, options.rule)
+        low, high = LEARNING_RATES
+        importance = SampleWeights(options.memory_size, low + (high - low) * float(torch.rand(())), shares)
+        return ObjectModel.begin(weights, project(first, weights.projection), samples, importance)
+
+    def _learn(self, models: Sequence[ObjectModel], projected: torch.Tensor, objects: torch.Tensor) -> None:
+        """Half of the models learn from a frame: projected (B, c, h, w), predicted (B, H, W) in 0..1."""
+        for k, model in enumerate(models):
+            won = winners_of_odds(objects[k : k + 1])[1:]
+            if torch.rand(()) < 0.5 and int((won > 0.5).sum()) * STRIDE**2 >= self.method.options.min_pixels:
+                remember([model], projected[k : k + 1], self._samples(won, projected))
+                refit([model], self.method.options.update_iterations, self.method.options.rule)
+
+    def _samples(self, labels: torch.Tensor, features: torch.Tensor) -> Samples:
+        options = self.method.options
         grid = (features.shape[-2], features.shape[-1])
-        samples = make_samples(labels, grid, options.least_share, options.min_pixels, options.pixel_weights)
-        initial = self.method.initial_weights(1, features.shape[1], options.target_channels)
-        importance = features.new_tensor([2 / 3, 1 / 3])
-        weights = learn_both(first, samples, importance, initial, options.init_iterations, options.rule)
-        return score(project(features[1:], weights.projection), weights.filter)
+        return make_samples(labels, grid, options.least_share, options.min_pixels, options.pixel_weights)
 
 
-def train_frtm(
-    training: TrainingOptions,
-    clips: ClipOptions,
-    options: FRTMOptions,
-    folder: Path,
-    backbone: Mapping[str, torch.Tensor],
-    report: Report | None = None,
-    say: Say = say_in_log,
-) -> Path:
-    """Train the segmentation network, resuming the run in `folder`.
-
-    Args:
-        options: options of the method; they are stored with the weights.
-        folder: receives checkpoint.pt, losses.jsonl, frtm.safetensors and losses.png.
-        backbone: see `load_backbone`; it is frozen.
-
-    Returns:
-        Path of the weights, a file for `streamvos.load("frtm", path)`.
-
-    Raises:
-        InputError: the backbone does not fit; and see `train`.
-        SourceError, SinkError: see `train`.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        method = FRTM(options)
-    load_backbone(method.extractor, backbone)
-    method.extractor.to(choose_device(training.device))
-    data = MaskClips(clips, training.seed)
-    description = {
-        "name": "synthetic",
-        "clips": data.describe(),
-        "backbone": digest_of(method.extractor.backbone.state_dict()),
-    }
-    shape = options.model_dump(mode="json", exclude_defaults=True)
-    metadata = {"options": shape, "recipe": description}
-    network: SegmentationNetwork = method.decoder.refiner
-    loss, make_batch = SegmentationLoss(method), partial(data.batch, size=training.batch)
-    trained = train(network, loss, make_batch, training, folder, report, metadata, say)
-    network.load_state_dict(trained.weights)
-    return write_results(folder, "frtm", trained, method.networks.state_dict(), training, metadata, say)
+def disturb(scores: torch.Tensor) -> torch.Tensor:
+    """Scores (B, h, w) as worse target models might give them: other gains, offsets and smooth errors."""
+    count, size = len(scores), scores.shape[-2:]
+    normal = scores.new_empty(3, count, 1, 1).normal_()
+    smooth = F.interpolate(scores.new_empty(count, 1, 4, 6).normal_(), size, mode="bicubic")[:, 0]
+    half = torch.rand_like(normal[0]) < 0.5
+    other = scores * (0.2 * normal[0]).exp() + 0.05 * normal[1] + 0.1 * normal[2] * smooth
+    return torch.where(half, other, scores)
 
 
-def load_backbone(extractor: FRTMExtractor, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load all weights of a backbone, in place.
+def _overlap(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Mean IoU of masks (B, H, W) bool; 1 where both are empty."""
+    both, either = (found & true).sum((1, 2)), (found | true).sum((1, 2))
+    return torch.where(either > 0, both / either.clamp_min(1), 1.0).mean()
 
-    Args:
-        tensors: state dict in torchvision's names, with or without the prefix "backbone." or
-            "extractor.backbone."; other entries are skipped.
 
-    Raises:
-        InputError: an entry is missing, has another shape or is not finite; nothing was changed.
-    """
-    plain = {name.rpartition("backbone.")[2]: value for name, value in tensors.items()}
-    own = {n: v for n, v in extractor.backbone.state_dict().items() if not n.endswith("num_batches_tracked")}
-    wrong = [n for n, v in own.items() if n not in plain or plain[n].shape != v.shape]
-    if wrong:
-        raise InputError(
-            f"the backbone's weights do not fit: {len(wrong)} of {len(own)} entries are missing or of "
-            f"another shape, such as {wrong[0]} {tuple(own[wrong[0]].shape)}"
-        )
-    infinite = [n for n in own if not torch.isfinite(plain[n]).all()]
-    if infinite:
-        raise InputError(f"the backbone's weights hold NaN or infinity in {infinite[0]}; give another file")
-    extractor.backbone.load_state_dict({n: plain[n] for n in own}, strict=False)
+def segmentation_network(method: Method) -> nn.Module:
+    """What is trained."""
+    assert isinstance(method, FRTM)
+    return method.decoder.refiner
+
+
+RECIPE = Recipe("frtm-fast", EFFICIENTNET, segmentation_network, FRTMLoss)
+"""How the bundled weights of `frtm-fast` were trained."""

@@ -25,9 +25,6 @@ from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticOptions, Synt
 CELL = 8
 """Side of a cell in pixels; its labels are those of its middle."""
 
-SMALLEST_TARGET = 100
-"""Smallest area of the object in the first frame of a clip of masks, in pixels."""
-
 
 class ClipOptions(BaseModel):
     """Options of synthetic clips.
@@ -105,28 +102,6 @@ class SyntheticClips:
             "region": cells("region").astype(np.int64),
             "queries": np.stack([_queries(rng, own, self.options.queries) for own in layer]),
         }
-
-
-class MaskClips(SyntheticClips):
-    """Clips of one object: frames and its masks. The object is visible in the first frame."""
-
-    def clip(self, number: int) -> dict[str, np.ndarray]:
-        """One clip.
-
-        Returns:
-            frames (T, 3, S, S) uint8 RGB; masks (T, S, S) float32, one or zero. The object has at least
-            `SMALLEST_TARGET` pixels in the first frame; in the others it may be hidden.
-        """
-        rng = np.random.Generator(np.random.PCG64([self.seed, number]))
-        while True:
-            frames, images, mirror = shoot(rng, self.options)
-            labels = np.stack([frame.label_map[mirror] for frame in frames])
-            counts = np.bincount(labels[0].ravel(), minlength=2)
-            large = 1 + np.flatnonzero(counts[1:] >= SMALLEST_TARGET)
-            if len(large):
-                break
-        chosen = rng.choice(large)
-        return {"frames": images, "masks": (labels == chosen).astype(np.float32)}
 
 
 def shoot(

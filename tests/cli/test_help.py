@@ -15,7 +15,7 @@ from streamvos.cli import COMMANDS as COMMAND_LINES
 
 GROUPS = ["train", "weights", "engines", "ctl", "keys"]
 COMMANDS = ["run", "serve", "watch", "stage", "demo", "eval", "score", "doctor", *GROUPS]
-COMMANDS += ["train tvos", "train frtm", "weights list", "weights inspect", "weights convert"]
+COMMANDS += ["train tvos", "weights list", "weights inspect", "weights convert"]
 COMMANDS += [f"engines {verb}" for verb in ("build", "list", "prune", "export")]
 COMMANDS += [f"ctl {verb}" for verb in ("status", "annotate", "forget", "pause", "resume", "stop")]
 COMMANDS += ["keys new", "keys show"]

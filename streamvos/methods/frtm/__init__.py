@@ -5,6 +5,6 @@
 """
 
 from streamvos.methods.frtm.method import FRTM, FRTMExtractor
-from streamvos.methods.frtm.options import FRTM_FAST, FRTMOptions
+from streamvos.methods.frtm.options import EFFICIENTNET, FRTM_FAST, FRTMOptions
 
-__all__ = ["FRTM", "FRTM_FAST", "FRTMExtractor", "FRTMOptions"]
+__all__ = ["EFFICIENTNET", "FRTM", "FRTM_FAST", "FRTMExtractor", "FRTMOptions"]

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from streamvos.methods.base import Method
@@ -25,11 +26,16 @@ from streamvos.methods.frtm.options import LEVELS, TARGET_LEVEL, FRTMOptions
 from streamvos.methods.frtm.target import FRTMTarget, InitialWeights
 from streamvos.methods.parts import Part, Tensors, outline
 from streamvos.nn.aggregation import insert_given_channels, odds_softmax, shares_of_odds, winners_of_odds
+from streamvos.nn.efficientnet import EfficientNetLite0
 from streamvos.nn.precision import in_precision
 from streamvos.nn.resnet import ImageNetNormalization, resnet
 from streamvos.nn.segmentation_network import SegmentationNetwork
 from streamvos.nn.target_model.learning import TargetWeights, draw_weights
 from streamvos.types import Annotation, Evidence, Features
+
+SCALE = 0.05
+"""Maps of EfficientNet-Lite0 are not rectified and deviate by about 5.5 from zero. Target models on them find
+most of the later frames' objects with this factor (docs/methods.md)."""
 
 
 class FRTMExtractor(nn.Module):
@@ -66,6 +72,48 @@ class FRTMExtractor(nn.Module):
         return x
 
 
+class EfficientNetExtractor(nn.Module):
+    """Frames to the maps of EfficientNet-Lite0, by the names that `FRTMExtractor` gives them.
+
+    The maps at strides 16 and 32 are seen together at stride 16, by the target model too.
+    """
+
+    def __init__(self, options: FRTMOptions):
+        super().__init__()
+        self.precision = options.precision
+        self.backbone = EfficientNetLite0(stages=6)
+        c = self.backbone.channels
+        together = c["stage4"] + c["stage5"] + c["stage6"]
+        self.channels = {
+            "layer5": c["stage6"],
+            "layer4": together,
+            "layer3": c["stage3"],
+            "layer2": c["stage2"],
+        }
+
+    def forward(self, frames: torch.Tensor) -> Features:
+        with in_precision(self.precision, frames.device):
+            levels = levels_of(self.backbone(frames))
+        return Features({"frame": frames, **levels}, (frames.shape[-2], frames.shape[-1]))
+
+    def target_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """See `FRTMExtractor.target_features`."""
+        return self(frames)[TARGET_LEVEL]
+
+
+def levels_of(maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Maps of EfficientNet-Lite0's stages (B, C, h, w) to those of FRTM's levels, the deepest first."""
+    near = maps["stage5"].shape[-2:]
+    deepest = F.interpolate(maps["stage6"], near, mode="bilinear", align_corners=False)
+    together = torch.cat([maps["stage4"], maps["stage5"], deepest], dim=1)
+    return {
+        "layer5": SCALE * maps["stage6"],
+        "layer4": SCALE * together,
+        "layer3": SCALE * maps["stage3"],
+        "layer2": SCALE * maps["stage2"],
+    }
+
+
 class FRTMDecoder(nn.Module):
     """Scores to probabilities.
 
@@ -77,7 +125,7 @@ class FRTMDecoder(nn.Module):
     def __init__(self, channels: Mapping[str, int], options: FRTMOptions):
         super().__init__()
         self.options = options
-        self.refiner = SegmentationNetwork(channels, head=options.head, widths=(64,) * len(channels))
+        self.refiner = SegmentationNetwork(channels, options.widths[: len(channels)], head=options.head)
         self.part = Part("refiner", self._refine, (self.refiner,), batched=(0,))
 
     def forward(
@@ -128,13 +176,14 @@ class FRTM(Method):
 
     name = "frtm"
     options: FRTMOptions
-    extractor: FRTMExtractor
+    extractor: FRTMExtractor | EfficientNetExtractor
     decoder: FRTMDecoder
 
     def __init__(self, options: FRTMOptions | None = None, initial_weights: InitialWeights | None = None):
         super().__init__()
         self.options = options or FRTMOptions()
-        self.extractor = FRTMExtractor(self.options)
+        is_resnet = self.options.backbone == "resnet"
+        self.extractor = (FRTMExtractor if is_resnet else EfficientNetExtractor)(self.options)
         self.decoder = FRTMDecoder(self.extractor.channels, self.options)
         # the layout in which the extractor's maps arrive; float32 decodes in four fifths of the time
         self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -23,11 +23,15 @@ TARGET_LEVEL = "layer4"
 
 Iterations = Annotated[int, Field(ge=1, le=1000)]
 
+Width = Annotated[int, Field(ge=1)]
+
 
 class FRTMOptions(Options):
     """Everything about FRTM that is not a weight. The defaults are the authors'.
 
     Attributes:
+        backbone: "resnet", or "efficientnet-lite0", for which depth, stages, planes and strides say nothing
+            (`EFFICIENTNET`).
         depth: of the ResNet; the authors have 101, and 18 for speed.
         stages: how many of its four stages there are; the authors have all.
         planes, strides: of each stage, see `streamvos.nn.resnet`; the authors' are torchvision's.
@@ -51,13 +55,16 @@ class FRTMOptions(Options):
         aggregation: how objects compete. "authors": a softmax of the odds, where a winner below one half
             becomes background; "youtube" lets every winner win (YouTube-VOS copy); "paper": odds over the
             sum of all odds, as it cites RGMP.
-        head: "two-step" enlarges by four and then to the very size; "direct" (YouTube-VOS copy) at once.
+        widths: channels of the segmentation network at the levels, the deepest first.
+        head: "two-step" enlarges by four and then to the very size; "direct" (YouTube-VOS copy) at once;
+            "bilinear" decides at a quarter of the size.
         seed: of the initial weights and of the first frame's augmentation.
         objects_per_batch: objects are worked on together, at most so many, to bound memory.
         precision: "bfloat16" runs the networks under autocast; "auto" does so where the device has
             instructions for it. The target model stays float32. The authors' is "float32".
     """
 
+    backbone: Literal["resnet", "efficientnet-lite0"] = "resnet"
     depth: Literal[18, 34, 50, 101] = 101
     stages: Literal[3, 4] = 4
     planes: tuple[int, int, int, int] = (64, 128, 256, 512)
@@ -79,6 +86,7 @@ class FRTMOptions(Options):
     beta: Beta = "polak-ribiere"
     forgetting: int | None = Field(None, ge=0)
     aggregation: Literal["authors", "youtube", "paper"] = "authors"
+    widths: tuple[Width, Width, Width, Width] = (64, 64, 64, 64)
     head: Steps = "two-step"
     seed: int = Field(0, ge=0, lt=2**32)
     objects_per_batch: int = Field(8, ge=1)
@@ -104,5 +112,15 @@ class FRTMOptions(Options):
         return SampleWeights(self.memory_size, self.learning_rate, shares / shares.sum())
 
 
-FRTM_FAST = {"depth": 18, "init_iterations": (5, 10, 10, 10), "update_iterations": 5}
+FRTM_FAST: dict[str, Any] = {"depth": 18, "init_iterations": (5, 10, 10, 10), "update_iterations": 5}
 """The paper's fast variant. The authors' code has a flag for it that changes the name of a folder only."""
+
+EFFICIENTNET: dict[str, Any] = {
+    **FRTM_FAST,
+    "backbone": "efficientnet-lite0",
+    "target_channels": 32,
+    "widths": (63, 63, 47, 31),  # with the scores these are multiples of 16, which convolutions are fast at
+    "head": "bilinear",
+    "precision": "auto",
+}
+"""The fast variant on the backbone that the bundled weights share."""
