@@ -70,10 +70,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "widths": (8, 8, 6, 4),
         "head": "bilinear",
     },
-    "rgmp/light": {
+    "feelvos/efficientnet": {
         "backbone": "efficientnet-lite0",
-        "light_network": {"channels": 16, "blocks": 1, "keys": 8, "scores": 4, "widths": (8, 8, 8, 8)},
-        "scales": (0.75, 1.0),
+        "network": {"embedding": 12},
+        "window": 4,
+        "previous": "soft",
+        "recent": 2,
+        "recent_every": 2,
+        "certain": 0.3,
     },
 }
 """Other forms of the methods: "METHOD/variant" -> options."""

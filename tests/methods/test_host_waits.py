@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "joint": ("joint", {"update_interval": 1}),
     "joint, one window": ("joint", {"window": "frame", "update_interval": 1}),
     "feelvos, soft": ("feelvos", {"previous": "soft"}),
+    "feelvos, small form": ("feelvos/efficientnet", {}),
 }
 
 LEARN = ["frtm", "joint, one window"]

@@ -25,6 +25,8 @@ _TENSORS = (
     "previous",
     "previous_labels",
     "previous_probabilities",
+    "recent",
+    "recent_labels",
 )
 
 
@@ -47,6 +49,9 @@ class Memory:
         previous: (h*w, C), embedding of the previous frame.
         previous_labels: (h*w,) int64, ids, 0 or void.
         previous_probabilities: (1 + K, h*w); (0, 0) where `previous` is "hard".
+        recent, recent_labels: (R, h*w, C) and (R, h*w) int64, predicted frames since then, the oldest first;
+            none in the authors' form.
+        age: frames since the last annotation.
     """
 
     object_ids: tuple[int, ...]
@@ -60,6 +65,9 @@ class Memory:
     previous: torch.Tensor
     previous_labels: torch.Tensor
     previous_probabilities: torch.Tensor
+    recent: torch.Tensor
+    recent_labels: torch.Tensor
+    age: int
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -97,6 +105,7 @@ class Memory:
             older=self.older[others],
             older_labels=self.older_labels[others],
             previous_labels=self.previous_labels.masked_fill(self.previous_labels == object_id, 0),
+            recent_labels=self.recent_labels.masked_fill(self.recent_labels == object_id, 0),
             previous_probabilities=soft,
         )
 
@@ -107,6 +116,7 @@ class Memory:
             "grid": self.grid,
             "given": self.given,
             "first": (self.first,),
+            "age": (self.age,),
         }
         state = {name: torch.tensor(value, dtype=torch.int64) for name, value in lists.items()}
         return state | {name: getattr(self, name) for name in _TENSORS}
@@ -124,7 +134,7 @@ def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtyp
         InputError: something is missing or does not fit together.
     """
     ids = ids_of(state, "FEELVOS")
-    missing = {*_TENSORS, "grid", "given", "first"} - set(state)
+    missing = {*_TENSORS, "grid", "given", "first", "age"} - set(state)
     if missing:
         raise InputError(f"this is no state of a FEELVOS target: {sorted(missing)} missing")
     grid, given = (tuple(state[name].flatten().tolist()) for name in ("grid", "given"))
@@ -141,6 +151,8 @@ def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtyp
         "previous": (cells, channels),
         "previous_labels": (cells,),
         "previous_probabilities": (1 + len(ids), cells) if soft else (0, 0),
+        "recent": (*state["recent"].shape[:1], cells, channels),
+        "recent_labels": (*state["recent"].shape[:1], cells),
     }
     check_shapes(state, expected)
     for name in expected:
@@ -153,4 +165,7 @@ def load_memory(state: Mapping[str, torch.Tensor], soft: bool, dtype: torch.dtyp
             raise InputError(f"the state's {name} is {value.dtype}, the networks are {dtype}")
     first = state["first"].flatten().tolist() == [1]
     tensors = {name: state[name] for name in _TENSORS}
-    return Memory(object_ids=ids, grid=(grid[0], grid[1]), first=first, given=given, **tensors)
+    if state["age"].numel() != 1:
+        raise InputError(f"the state's age is one number, got {state['age'].numel()}")
+    age = int(state["age"])
+    return Memory(object_ids=ids, grid=(grid[0], grid[1]), first=first, given=given, age=age, **tensors)

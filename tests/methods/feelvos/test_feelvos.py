@@ -12,9 +12,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from streamvos.methods.feelvos.method import FEELVOS, FEELVOSTarget
+from streamvos.methods.feelvos.method import FEELVOS
 from streamvos.methods.feelvos.networks import grid_size, sample_nearest
 from streamvos.methods.feelvos.options import FEELVOSNetwork, FEELVOSOptions
+from streamvos.methods.feelvos.target import FEELVOSTarget
 from streamvos.segmenter import Segmenter
 from streamvos.types import VOID, Annotation, Features, InputError
 
