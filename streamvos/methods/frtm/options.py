@@ -119,7 +119,7 @@ EFFICIENTNET: dict[str, Any] = {
     **FRTM_FAST,
     "backbone": "efficientnet-lite0",
     "target_channels": 32,
-    "widths": (63, 63, 47, 31),  # with the scores these are multiples of 16, which convolutions are fast at
+    "widths": (64, 64, 48, 24),
     "head": "bilinear",
     "precision": "auto",
 }
