@@ -1,13 +1,14 @@
 """What a frame costs in every method, where the time goes, and how that grows.
 
     python bench/methods.py                                  # every method, 480x854, 1 and 5 objects
+    python bench/methods.py --weights default --methods tvos,rgmp,frtm-fast,joint,feelvos
     python bench/methods.py --methods frtm-fast --objects 1 --precision bfloat16
     python bench/methods.py --growth --figure docs/results/methods.png
 
-Random weights of the authors' networks (the time does not depend on them); moving ellipses, whose true
-masks are written back as predictions, so that memories fill and target models learn as they do on a real
-stream. Every case runs in a process of its own, whose peak memory is then its own. The table has medians
-and the slowest frame; one line of JSON comes last.
+Random weights of the authors' networks (the time does not depend on them), or the bundled weights and their
+networks (`--weights default`); moving ellipses, whose true masks are written back as predictions, so that
+memories fill and target models learn as they do on a real stream. Every case runs in a process of its own,
+whose peak memory is then its own. The table has medians and the slowest frame; one line of JSON comes last.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import numpy as np
 import torch
 
 from streamvos.engines.eager import choose_device, eager_run
-from streamvos.methods import METHODS, Method, build
+from streamvos.methods import METHODS, Method
 from streamvos.nn.resnet import BasicBlock, Bottleneck
+from streamvos.weights import load_method
 
 PHASES = ("extract", "read", "decode", "write")
 SIZE, OBJECTS, FRAMES, WARM_UP = (480, 854), (1, 5), 24, 3
@@ -61,12 +63,18 @@ def bounded(method: Method) -> Method:
 
 
 def one_case(
-    method: str, size: tuple[int, int], objects: int, frames: int, device: str, **options: Any
+    method: str,
+    weights: str | None,
+    size: tuple[int, int],
+    objects: int,
+    frames: int,
+    device: str,
+    **options: Any,
 ) -> dict[str, Any]:
     """Seconds of every phase of every frame, and memory."""
     torch.manual_seed(0)
     place = choose_device(device)
-    network = build(method, options).eval().to(place)
+    network = load_method(method, weights, options).eval().to(place)
     extract = eager_run(network.extractor, place)
     target = network.target()
     ids = tuple(range(1, objects + 1))
@@ -176,7 +184,8 @@ def cases(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for method in given.methods.split(","):
         options = {"precision": given.precision} if given.precision else {}
-        base = {"method": method, "device": given.device, "frames": given.frames, "options": options}
+        base = {"method": method, "weights": None if given.weights == "none" else given.weights}
+        base |= {"device": given.device, "frames": given.frames, "options": options}
         rows += [{**base, "size": given.size, "objects": k} for k in given.objects]
         if given.growth:
             height, width = given.size
@@ -190,6 +199,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
+    parser.add_argument("--weights", default="none", help="none (random, the authors' networks) or default")
     parser.add_argument("--size", nargs=2, type=int, default=list(SIZE), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--objects", nargs="+", type=int, default=list(OBJECTS))
     parser.add_argument("--frames", type=int, default=FRAMES, help=f"of which {WARM_UP} are not counted")

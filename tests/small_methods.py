@@ -70,6 +70,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "widths": (8, 8, 6, 4),
         "head": "bilinear",
     },
+    "rgmp/light": {
+        "backbone": "efficientnet-lite0",
+        "light_network": {"channels": 16, "blocks": 1, "keys": 8, "scores": 4, "widths": (8, 8, 8, 8)},
+        "scales": (0.75, 1.0),
+    },
     "feelvos/efficientnet": {
         "backbone": "efficientnet-lite0",
         "network": {"embedding": 12},

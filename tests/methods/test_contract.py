@@ -133,6 +133,7 @@ def test_an_object_forgotten_at_once_was_never_there(method, clip):
 OF_AN_OBJECT = {
     "tvos": lambda evidence, k: evidence["labels"][1 + k],
     "rgmp": lambda evidence, k: evidence["runs"][-len(evidence.object_ids) :][k],
+    "rgmp/light": lambda evidence, k: evidence["logits"][k],
     "frtm": lambda evidence, k: evidence["scores"][k],
     "frtm-fast": lambda evidence, k: evidence["scores"][k],
     "joint": lambda evidence, k: evidence["encoding"][k],

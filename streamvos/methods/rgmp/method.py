@@ -23,6 +23,7 @@ from torch import nn
 from streamvos.methods.base import Method, Target
 from streamvos.methods.parts import Part
 from streamvos.methods.rgmp.canvas import STRIDE, Canvas
+from streamvos.methods.rgmp.light import LightExtractor, LightRuns, LightTarget, decode_light
 from streamvos.methods.rgmp.network import (
     GuidedRuns,
     MaskGuidedEncoder,
@@ -32,6 +33,7 @@ from streamvos.methods.rgmp.network import (
 from streamvos.methods.rgmp.options import RGMPOptions
 from streamvos.methods.state_dicts import check_shapes, ids_of
 from streamvos.nn.aggregation import insert_given, odds_softmax
+from streamvos.nn.efficientnet import EfficientNetLite0
 from streamvos.nn.resnet import resnet
 from streamvos.types import Annotation, Evidence, Features, InputError
 
@@ -271,11 +273,18 @@ class RGMP(Method):
 
     name = "rgmp"
     options: RGMPOptions
-    extractor: RGMPExtractor
+    extractor: RGMPExtractor | LightExtractor
+    runs: GuidedRuns | LightRuns
 
     def __init__(self, options: RGMPOptions | None = None):
         super().__init__()
         self.options = options or RGMPOptions()
+        if self.options.backbone == "efficientnet-lite0":
+            backbone = EfficientNetLite0(stages=6)
+            self.extractor = LightExtractor(backbone, self.options)
+            self.runs = LightRuns(backbone, self.options)
+            self.decoder = decode_light
+            return
         network = self.options.network
         encoder = MaskGuidedEncoder(resnet(network.depth, planes=network.planes))
         decoder = RefinementDecoder(encoder.channels, network.channels, self.options.align_corners)
@@ -290,5 +299,8 @@ class RGMP(Method):
     def inner_parts(self) -> dict[str, Part]:
         return {self.runs.part.name: self.runs.part}
 
-    def target(self) -> RGMPTarget:
+    def target(self) -> Target:
+        if isinstance(self.runs, LightRuns):
+            return LightTarget(self.runs)
+        assert isinstance(self.extractor, RGMPExtractor)
         return RGMPTarget(self.runs, self.extractor, self.options)

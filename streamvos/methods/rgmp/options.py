@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,12 +24,35 @@ class RGMPNetwork(Options):
     channels: int = Field(256, ge=1)
 
 
+class LightNetwork(Options):
+    """Shape of what is trained on EfficientNet-Lite0.
+
+    Attributes:
+        channels: of the encoding at stride 16.
+        blocks: residual blocks of the encoder.
+        keys: length of the vectors by which cells of the reference are found again, and channels of what is
+            moved from there (the same, since fused attention needs it).
+        scores: channels that the decoder gets: those of the global convolution and the previous mask.
+        widths: of the decoder's levels, the deepest first.
+    """
+
+    channels: int = Field(128, ge=1)
+    blocks: int = Field(2, ge=0)
+    keys: int = Field(64, ge=1)
+    scores: int = Field(8, ge=2)
+    widths: tuple[int, int, int, int] = (64, 64, 48, 24)
+
+
 class RGMPOptions(Options):
     """Everything about RGMP that is not a weight. The defaults are the authors'.
 
     Attributes:
+        backbone: "resnet" is the authors' network; "efficientnet-lite0" a small one on a frozen backbone
+            (`light`), for which `network`, `align_corners` and `runs_per_batch` mean nothing.
         network: see `RGMPNetwork`.
-        scales: of the canvas; the maps of all are averaged. The authors' three for testing.
+        light_network: see `LightNetwork`.
+        scales: of the canvas (of the frame, on EfficientNet-Lite0); the maps of all are averaged. The
+            authors' three for testing.
         align_corners: how the decoder enlarges its maps. The authors' code leaves it to PyTorch, which in
             their version (0.3.1) put corner on corner; later versions put center on center (False).
         runs_per_batch: the runs of a frame (objects + 1) are one batch of at most so many, to bound memory.
@@ -39,8 +62,14 @@ class RGMPOptions(Options):
             instructions for it. The authors' is "float32".
     """
 
+    backbone: Literal["resnet", "efficientnet-lite0"] = "resnet"
     network: RGMPNetwork = RGMPNetwork()
+    light_network: LightNetwork = LightNetwork()
     scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 0.75, 1.0), min_length=1)
     align_corners: bool = True
     runs_per_batch: int | None = Field(None, ge=1)
     precision: PrecisionChoice = "float32"
+
+
+EFFICIENTNET: dict[str, Any] = {"backbone": "efficientnet-lite0", "scales": (1.0,), "precision": "auto"}
+"""Options of the bundled weights."""
