@@ -141,4 +141,6 @@ def chance(masks: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def _pool(masks: torch.Tensor, reach: int) -> torch.Tensor:
-    return F.max_pool2d(masks[:, None], reach, 1, reach // 2)[:, 0]
+    """The largest value in a square of `reach` cells."""
+    tall = F.max_pool2d(masks[:, None], (reach, 1), 1, (reach // 2, 0))
+    return F.max_pool2d(tall, (1, reach), 1, (0, reach // 2))[:, 0]
