@@ -8,6 +8,7 @@ import torch
 
 import streamvos
 from streamvos import Segmenter
+from streamvos.methods.tvos import EFFICIENTNET as TVOS
 
 FRTM: dict[str, Any] = {
     "depth": 18,
@@ -84,6 +85,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "recent_every": 2,
         "certain": 0.3,
     },
+    "tvos/efficientnet": {**TVOS, "network": {"embedding": 16}, "refiner": (8, 8, 4), "references": 5},
 }
 """Other forms of the methods: "METHOD/variant" -> options."""
 

@@ -1,6 +1,6 @@
 """`streamvos train`: train a method.
 
-streamvos train tvos --stills STILLS --out runs/tvos
+streamvos train tvos --recipe authors --data DAVIS --out runs/tvos
 """
 
 from __future__ import annotations
@@ -21,18 +21,14 @@ if TYPE_CHECKING:
     from streamvos.datasets.davis import DavisDataset
     from streamvos.datasets.youtube import YouTubeVosDataset
     from streamvos.training.loop import Report, Say
-    from streamvos.training.tvos import Recipe
+    from streamvos.training.tvos_authors import Recipe
 
-app = typer.Typer(epilog=examples("streamvos train tvos --stills BSDS500 --out runs/tvos"))
+app = typer.Typer(epilog=examples("streamvos train tvos --data DAVIS --out runs/tvos"))
 
 Options = TypeVar("Options", bound=BaseModel)
 
 OutFolder = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the run; an interrupted run is resumed.")
-]
-Stills = Annotated[
-    Path | None,
-    typer.Option(help="synthetic: folder with images/ and regions/; by default textures are drawn."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -49,17 +45,13 @@ ClipSettings = Annotated[
 @app.command(
     "tvos",
     epilog=examples(
-        "streamvos train tvos --stills BSDS500 --out runs/tvos --set steps=4800 --set batch=6",
         "streamvos train tvos --recipe authors --data DAVIS --split train --initial resnet50.pth "
         "--out runs/authors --set device=cuda",
     ),
 )
 def tvos(
     out: OutFolder,
-    recipe: Annotated[
-        str, typer.Option(help="synthetic (from scratch), or authors (DAVIS, YouTube-VOS).")
-    ] = "synthetic",
-    stills: Stills = None,
+    recipe: Annotated[str, typer.Option(help="authors (DAVIS, YouTube-VOS).")] = "authors",
     data: Annotated[Path | None, typer.Option(help="authors: folder of DAVIS 2017 or YouTube-VOS.")] = None,
     split: Annotated[
         str | None, typer.Option(help="authors: name of a list in ImageSets, such as train.")
@@ -77,26 +69,14 @@ def tvos(
     json_target: JsonTarget = None,
 ) -> None:
     """Train TVOS; resumable, and reproducible from the seed."""
-    from streamvos.training.loop import TrainingOptions
-    from streamvos.training.synthetic_clips import ClipOptions
-    from streamvos.training.tvos import synthetic_recipe, train_tvos
+    from streamvos.training.tvos_authors import train_tvos
     from streamvos.weights import read_checkpoint
 
-    training, clips = parse_settings(settings), parse_settings(clip_settings)
-    if recipe == "synthetic":
-        if data is not None or split is not None:
-            raise InputError("--data and --split are for --recipe authors; the synthetic one takes --stills")
-        chosen = synthetic_recipe(
-            _options(TrainingOptions, training), _options(ClipOptions, {"stills": stills, **clips})
-        )
-    elif recipe == "authors":
-        if stills is not None:
-            raise InputError("--stills is for --recipe synthetic; the authors' recipe takes --data")
-        if data is None:
-            raise InputError("the authors' recipe needs --data, a folder of DAVIS 2017 or YouTube-VOS")
-        chosen = _authors(_open_dataset(data, split), training, clips)
-    else:
-        raise InputError(f"unknown recipe {recipe!r}; choose synthetic or authors")
+    if recipe != "authors":
+        raise InputError(f"unknown recipe {recipe!r}; choose authors")
+    if data is None:
+        raise InputError("the authors' recipe needs --data, a folder of DAVIS 2017 or YouTube-VOS")
+    chosen = _authors(_open_dataset(data, split), parse_settings(settings), parse_settings(clip_settings))
     weights = None if initial is None else read_checkpoint(initial).tensors
 
     def run(report: Report, say: Say) -> Path:
@@ -134,7 +114,7 @@ def _authors(
     """The authors' settings for this data set, except where `training` and `clips` differ."""
     from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
     from streamvos.training.loop import TrainingOptions
-    from streamvos.training.tvos import AUTHORS_BATCH, authors_recipe, authors_training
+    from streamvos.training.tvos_authors import AUTHORS_BATCH, authors_recipe, authors_training
 
     options = _options(AuthorsClipOptions, clips)
     batch = _options(TrainingOptions, {"batch": AUTHORS_BATCH, **training}).batch

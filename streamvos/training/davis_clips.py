@@ -21,8 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamvos.datasets.clips import VideoDataset
 from streamvos.masks.labelmap import davis_palette
-from streamvos.training.synthetic_clips import CELL
 from streamvos.types import InputError
+
+CELL = 8
+"""Side of a cell in pixels."""
 
 CLASSES = 22
 """Number of palette colors in the authors' loss."""

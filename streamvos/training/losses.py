@@ -5,7 +5,6 @@ The affinity is (B, N, M), a softmax over the N references.
 
     logarithms = log_affinity(references, target, temperature=14)
     loss = mass_on_same_label(logarithms.exp(), region_references, region_target)
-    loss = loss + cross_entropy_to_matches(logarithms, matches)
 """
 
 from __future__ import annotations
@@ -61,23 +60,6 @@ def mass_on_same_label(
         found = found & same.any(1)
     counts = found.float()
     return (-(mass + floor).log() * counts).sum() / counts.sum().clamp_min(1)
-
-
-def cross_entropy_to_matches(logarithms: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy between true correspondences and the affinity.
-
-    Args:
-        logarithms: (B, N, M), see `log_affinity`.
-        matches: (B, N, M) weights >= 0 of the reference cells that show the target cell's surface; target
-            cells without a match are left out.
-
-    Returns:
-        Scalar mean over the target cells with a match; 0 if there is none.
-    """
-    total = matches.sum(1)
-    found = total > 0
-    shares = matches / torch.where(found, total, 1.0)[:, None]
-    return -(shares * logarithms).sum() / found.sum().clamp_min(1)
 
 
 def mask_loss(logits: torch.Tensor, truth: torch.Tensor, hardest: float = 0.3) -> torch.Tensor:

@@ -1,295 +1,172 @@
-"""Training TVOS: from scratch on synthetic videos, or the authors' way on DAVIS and YouTube-VOS folders.
+"""Training TVOS's embedding and refiner on features of the frozen backbone.
 
-    streamvos train tvos --stills STILLS --out runs/tvos
-    streamvos train tvos --recipe authors --data DAVIS --out runs/authors
-
-The synthetic recipe demands more of the embedding than object labels do: every cell of the target frame has
-to find its surface in the references (cross-entropy to the true correspondences), its region, and its layer
-(the authors' loss, on two kinds of label).
+A clip runs as at inference: labels are carried from the first frame and from the refiner's own masks. Real
+frames lie up to a dozen stored frames apart, and the other objects of a clip look alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from streamvos.datasets.clips import VideoDataset
-from streamvos.methods.tvos.method import TVOSExtractor
-from streamvos.methods.tvos.options import TVOSNetwork, TVOSOptions
-from streamvos.training.davis_clips import AuthorsClipOptions, AuthorsClips
-from streamvos.training.loop import Loss, MakeBatch, Report, Say, TrainingOptions, say_in_log, train
-from streamvos.training.losses import cross_entropy_to_matches, log_affinity, mass_on_same_label
-from streamvos.training.results import digest_of, write_results
-from streamvos.training.synthetic_clips import ClipOptions, SyntheticClips, matches
-from streamvos.types import InputError
-from streamvos.weights.tvos import from_authors, is_authors_layout
+from streamvos.methods.base import Method
+from streamvos.methods.tvos.method import TVOS
+from streamvos.methods.tvos.options import EFFICIENTNET
+from streamvos.nn.propagation.blocks import Reference, blocks_of, means_of, propagate_in_blocks
+from streamvos.training.heads import Recipe
+from streamvos.training.losses import mask_loss
+from streamvos.training.rgmp import chance, disturb, overlap
+from streamvos.types import VOID
 
-SYNTHETIC_NETWORK = TVOSNetwork(depth=18, stages=3, planes=(64, 128, 192, 256), embedding=128, normalize=True)
-"""The network of the bundled weights: small enough for a CPU."""
+CELL = 8
+"""Pixels along a side of a cell."""
 
-SYNTHETIC_INFERENCE: dict[str, Any] = {
-    "schedule": "paper",
-    "keep_first": True,
-    "history_labels": "soft",
-    "temperature": 14.0,
-    "spatial_prior": "none",
-    "top_k": 10,
-    "radius": 24,
-    "precision": "auto",
-}
-"""Inference options for normalized embeddings, chosen on five sequences (docs/results.md)."""
+NEAR = 3
+"""Cells so close to an object are near it."""
 
-AUTHORS_NETWORK = TVOSNetwork()
-"""The authors' ResNet-50."""
+TEMPERATURES = (14.0, 28.0)
+"""Of the softmax in training; one is drawn for each step."""
 
-AUTHORS_BATCH = 16
-"""Clips per step in the authors' training."""
+MOST_LABELS = 6
+"""Objects beyond this many count as one."""
 
-AUTHORS_BATCH_PER_GPU = 4
-"""Clips that go through the network together; batch norm sees only these (docs/methods.md, TVOS)."""
+DISTURBED = 0.3
+"""Share of the remembered masks that are disturbed."""
 
 
-def embed(extractor: nn.Module, frames: torch.Tensor) -> torch.Tensor:
-    """Embeddings of clips, (B, T, cells, C) float32, of frames (B, T, 3, S, S) uint8."""
-    clips, length = frames.shape[:2]
-    images = (frames.flatten(0, 1).float() / 255).contiguous(memory_format=torch.channels_last)
-    embedding = extractor(images)["embedding"]
-    return embedding.flatten(2).transpose(1, 2).unflatten(0, (clips, length)).float()
+class TVOSLoss:
+    """Losses of embedding and refiner on clips of features, unrolled as at inference.
 
-
-class SyntheticLoss:
-    """Correspondence, region and layer losses; each frame of a clip is the target of the others in turn.
+    "arrival" is the cross-entropy of the labels that reach cells of a later frame from the first frame, and
+    from the first and the preceding one together; half of the cells lie on or near an object. "mask" is the
+    loss of the refined mask of one object; the labels that it refines are carried by the embedding as it is
+    now, from the true first mask and the masks refined before, without gradient. Some of the latter are
+    disturbed, so that the refiner learns to end drift.
 
     Args:
-        temperature: multiplies the similarities.
-        correspondence, region, layer: weights of the three losses.
+        method: the one whose parts are trained.
+        queries: cells of a frame whose labels count.
     """
 
-    def __init__(
-        self, temperature: float = 14.0, correspondence: float = 1.0, region: float = 0.5, layer: float = 1.0
-    ):
-        self.temperature = temperature
-        self.weights = {"correspondence": correspondence, "region": region, "layer": layer}
+    def __init__(self, method: Method, queries: int = 256):
+        assert isinstance(method, TVOS)
+        self.options, self.queries = method.options, queries
 
-    def __call__(self, extractor: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        embedding = embed(extractor, batch["frames"])
-        losses: dict[str, list[torch.Tensor]] = {name: [] for name in self.weights}
-        with torch.autocast(embedding.device.type, enabled=False):
-            for target in range(embedding.shape[1]):
-                queries = batch["queries"][:, target]
-                layers, regions, points, embeddings = (
-                    references_and_queries(values, target, queries)
-                    for values in (batch["layer"], batch["region"], batch["coordinates"], embedding)
-                )
-                true = matches(points, layers)
-                affinity = log_affinity(*embeddings, self.temperature)
-                shares = affinity.exp()
-                losses["correspondence"].append(cross_entropy_to_matches(affinity, true))
-                losses["region"].append(mass_on_same_label(shares, *regions, floor=1e-6))
-                losses["layer"].append(mass_on_same_label(shares, *layers, floor=1e-6))
-        means = {name: torch.stack(values).mean() for name, values in losses.items()}
-        total = torch.stack([self.weights[name] * value for name, value in means.items()]).sum()
-        return {"total": total, **{name: value.detach() for name, value in means.items()}}
-
-    def describe(self) -> dict[str, Any]:
-        """Temperature and weights, in JSON types."""
-        return {"temperature": self.temperature, "weights": self.weights}
-
-
-def references_and_queries(
-    values: torch.Tensor, target: int, queries: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values of all cells of the other frames, and of the target's queried cells.
-
-    Args:
-        values: (B, T, cells, ...).
-        target: index of the target frame.
-        queries: (B, Q), cells of the target.
-
-    Returns:
-        (B, (T - 1) * cells, ...) and (B, Q, ...).
-    """
-    others = [k for k in range(values.shape[1]) if k != target]
-    index = queries if values.ndim == 3 else queries[..., None].expand(-1, -1, values.shape[-1])
-    return values[:, others].flatten(1, 2), values[:, target].gather(1, index)
-
-
-def authors_loss(extractor: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The authors' loss: the last frame of a clip gets its labels from the others (TVOS eq. 5).
-
-    The temperature is 1, as in their code.
-    """
-    embedding = embed(extractor, batch["frames"])
-    with torch.autocast(embedding.device.type, enabled=False):
-        affinity = log_affinity(embedding[:, :-1].flatten(1, 2), embedding[:, -1], temperature=1.0)
-        labels = batch["labels"]
-        references, target = labels[:, :-1].flatten(1), labels[:, -1]
-        total = mass_on_same_label(affinity.exp(), references, target, missing="floor")
-    return {"total": total}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that defines a training run of TVOS.
-
-    Attributes:
-        description: data and loss, in JSON types.
-        inference: options of the method, which are stored with the trained weights; `network` among them.
-    """
-
-    loss: Loss
-    make_batch: MakeBatch
-    training: TrainingOptions
-    description: dict[str, Any]
-    inference: TVOSOptions
-
-
-def synthetic_recipe(
-    training: TrainingOptions, clips: ClipOptions, network: TVOSNetwork = SYNTHETIC_NETWORK
-) -> Recipe:
-    """From scratch on synthetic videos; the recipe of the bundled weights."""
-    data, loss = SyntheticClips(clips, training.seed), SyntheticLoss()
-    return Recipe(
-        loss=loss,
-        make_batch=partial(data.batch, size=training.batch),
-        training=training,
-        description={"name": "synthetic", "clips": data.describe(), "loss": loss.describe()},
-        inference=TVOSOptions(network=network, **SYNTHETIC_INFERENCE),
-    )
-
-
-def authors_recipe(
-    dataset: VideoDataset[Any],
-    training: TrainingOptions,
-    clips: AuthorsClipOptions,
-    network: TVOSNetwork = AUTHORS_NETWORK,
-) -> Recipe:
-    """The authors' recipe (docs/methods.md, TVOS).
-
-    Args:
-        dataset: DAVIS 2017 or YouTube-VOS.
-        training: see `authors_training` for the authors' numbers.
-
-    Raises:
-        InputError: the data set has too few frames for a clip or a batch.
-    """
-    data = AuthorsClips(dataset, clips, training.seed)
-    data.steps_per_epoch(training.batch)  # refuses a batch larger than the data set
-    return Recipe(
-        loss=authors_loss,
-        make_batch=partial(data.batch, size=training.batch),
-        training=training,
-        description={"name": "authors", "clips": data.describe()},
-        inference=TVOSOptions(network=network),
-    )
-
-
-def authors_training(steps_per_epoch: int, batch: int = AUTHORS_BATCH) -> TrainingOptions:
-    """The authors' optimizer and schedule: 240 epochs, SGD, a cosine that changes with the epoch.
-
-    Args:
-        steps_per_epoch: see `AuthorsClips.steps_per_epoch`.
-        batch: clips per step; if 4 divides it, in parts of 4, as on each of the authors' GPUs.
-    """
-    return TrainingOptions(
-        steps=240 * steps_per_epoch,
-        batch=batch,
-        parts=1 if batch % AUTHORS_BATCH_PER_GPU else batch // AUTHORS_BATCH_PER_GPU,
-        optimizer="sgd",
-        learning_rate=0.02,
-        final_learning_rate=4e-5,
-        weight_decay=3e-4,
-        warmup=0,
-        schedule_every=steps_per_epoch,
-        average=0,
-        clip_gradient=None,
-        precision="float32",
-    )
-
-
-def initialize(extractor: TVOSExtractor, initial: Mapping[str, torch.Tensor]) -> list[str]:
-    """Load initial weights as far as they fit.
-
-    Args:
-        extractor: changed in place.
-        initial: state dict of an ImageNet classifier in torchvision's names, of the authors, or of this
-            package. Entries that the network does not have (`fc`) and those of another shape (the authors'
-            layer4) are skipped.
-
-    Returns:
-        The names of the loaded entries; all others stay random.
-
-    Raises:
-        InputError: no entry fits, or a fitting one holds NaN or infinity; nothing was changed.
-    """
-    if is_authors_layout(list(initial)):
-        initial, _ = from_authors(initial)
-    own = {name: value for name, value in extractor.state_dict().items() if value.is_floating_point()}
-    fitting = {}
-    for name, value in initial.items():
-        plain = name.removeprefix("module.")
-        place = plain if plain in own else f"backbone.{plain}"
-        if place in own and own[place].shape == value.shape:
-            if not torch.isfinite(value).all():
-                raise InputError(f"the initial weights hold NaN or infinity in {name}; give another file")
-            fitting[place] = value
-    if not fitting:
-        raise InputError(
-            f"none of the {len(initial)} initial weights fits the network (they are named "
-            f"{', '.join(list(initial)[:3])}, ...); expected names and shapes of a torchvision ResNet, such "
-            f"as conv1.weight {tuple(own['backbone.conv1.weight'].shape)}"
+    def __call__(self, network: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Losses of `trained_parts` on a batch of `FeatureClips`; "overlap" is the mean IoU."""
+        labels = batch["labels"]  # (B, T, H, W)
+        maps = {name: value for name, value in batch.items() if name != "labels"}
+        embedding = network.get_submodule("embedding")(
+            {name: value.flatten(0, 1) for name, value in maps.items()}
         )
-    extractor.load_state_dict(fitting, strict=False)
-    return sorted(fitting)
+        embedding = embedding.unflatten(0, labels.shape[:2])  # (B, T, C, h, w)
+        arrival = self._arrival(embedding, cell_labels(labels, CELL))
+        mask, overlap = self._masks(network.get_submodule("refiner"), embedding.detach(), maps, labels)
+        return {
+            "total": arrival + mask,
+            "arrival": arrival.detach(),
+            "mask": mask.detach(),
+            "overlap": overlap,
+        }
+
+    def _arrival(self, embedding: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Embedding (B, T, C, h, w), labels (B, T, L, h, w)."""
+        h, w = labels.shape[-2:]
+        near = F.max_pool2d(1 - labels[:, :, 0], 2 * NEAR + 1, 1, NEAR).flatten(2) > 0.05  # (B, T, h*w)
+        keys, labels = embedding.flatten(3), labels.flatten(3).transpose(2, 3)  # (B, T, C, h*w), (.., h*w, L)
+        temperature = TEMPERATURES[int(torch.randint(len(TEMPERATURES), ()))]
+        losses = []
+        for t in range(1, embedding.shape[1]):
+            share = near[:, t] / near[:, t].sum(1, keepdim=True).clamp_min(1) + 1 / (h * w)
+            chosen = share.multinomial(min(self.queries, h * w))  # (B, Q)
+            queries = keys[:, t].gather(2, chosen[:, None].expand(-1, keys.shape[2], -1))  # (B, C, Q)
+            truth = labels[:, t].gather(1, chosen[..., None].expand(-1, -1, labels.shape[-1]))  # (B, Q, L)
+            outside = ~within(chosen, (h, w), self.options.radius)  # (B, Q, h*w)
+            past = [0] if t == 1 else [0, t - 1]
+            logits = [
+                (temperature * (queries.transpose(1, 2) @ keys[:, r]))
+                .float()
+                .masked_fill(outside, -torch.inf)
+                for r in past
+            ]
+            for count in range(1, 1 + len(past)):
+                given = torch.cat([labels[:, r] for r in past[:count]], dim=1)  # (B, N, L)
+                arrived = torch.cat(logits[:count], dim=2).softmax(2) @ given
+                # a label that no cell in reach has cannot arrive
+                reach = torch.cat([~outside] * count, dim=2).to(given.dtype) @ given
+                expected = truth * (reach > 0.5)
+                costs = -(expected * (arrived.float() + 1e-3).log())
+                losses.append(costs.sum() / expected.sum().clamp_min(1))
+        return torch.stack(losses).mean()
+
+    def _masks(
+        self,
+        refiner: nn.Module,
+        embedding: torch.Tensor,
+        maps: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and mean IoU of the later frames' masks."""
+        options, size = self.options, (labels.shape[-2] // 4, labels.shape[-1] // 4)
+        truth = torch.where(labels == VOID, labels, labels == 1)[..., 2::4, 2::4]  # (B, T, H/4, W/4)
+        given = F.avg_pool2d((labels[:, 0] == 1).float(), CELL)  # (B, h, w)
+        grid = (given.shape[-2], given.shape[-1])
+        settings = options.propagation(embedding.device)
+        others = F.avg_pool2d(((labels > 1) & (labels != VOID)).float(), CELL)  # (B, T, h, w)
+        history: list[list[Reference]] = [[] for _ in given]
+        losses, overlaps = [], []
+        for t in range(labels.shape[1]):
+            keys = [blocks_of(own.to(settings.dtype)) for own in embedding[:, t]]
+            if t:
+                first, *later = (
+                    torch.stack(
+                        [
+                            propagate_in_blocks(key, past[:count], grid, settings, options.blocks)[1]
+                            for key, past in zip(keys, history, strict=True)
+                        ]
+                    )
+                    for count in sorted({1, t})
+                )
+                arrived = later[0] if later else first
+                levels = {level: maps[level][:, t] for level in options.levels}
+                logits = refiner(arrived, first, levels, size)
+                losses.append(mask_loss(logits, truth[:, t]))
+                overlaps.append(overlap(logits.detach() > 0, truth[:, t] == 1))
+                # what `merge_logits` makes of a single object
+                given = F.avg_pool2d((2 * logits.detach().float()).sigmoid(), CELL // 4)
+                given = torch.where(chance(given, DISTURBED), disturb(given), given)
+                drifted = torch.maximum(given, others[:, t])
+                given = torch.where(chance(given, DISTURBED / 3), drifted, given)
+            for past, key, own in zip(history, keys, given, strict=True):
+                radius = options.radius if t else options.first_radius
+                past.append(Reference(key, means_of(key), blocks_of(torch.stack([1 - own, own])), radius))
+        return torch.stack(losses).mean(), torch.stack(overlaps).mean()
 
 
-def train_tvos(
-    recipe: Recipe,
-    folder: Path,
-    report: Report | None = None,
-    initial: Mapping[str, torch.Tensor] | None = None,
-    say: Say = say_in_log,
-) -> Path:
-    """Run a recipe to its end, resuming the run in `folder`.
-
-    Args:
-        folder: receives checkpoint.pt, losses.jsonl, tvos.safetensors, and, if matplotlib is installed,
-            losses.png.
-        initial: initial weights, see `initialize`.
-
-    Returns:
-        Path of the weights, a file for `streamvos.load("tvos", path)`. It contains the recipe's options for
-        inference.
-
-    Raises:
-        InputError, SourceError, SinkError: see `train` and `initialize`.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training.seed)
-        extractor = TVOSExtractor(recipe.inference.network)
-    network = recipe.inference.network.model_dump(mode="json")
-    description = {**recipe.description, "network": network, "initial": None}
-    if initial is not None:
-        taken = initialize(extractor, initial)
-        state = extractor.state_dict()
-        digest = digest_of({name: state[name] for name in taken})
-        description["initial"] = {"entries": len(taken), "digest": digest}
-        say(f"initial weights: {len(taken)} entries taken; random: {_rest(extractor, taken)}")
-    identity, training = {"recipe": description}, recipe.training
-    trained = train(extractor, recipe.loss, recipe.make_batch, training, folder, report, identity, say)
-    options = {**recipe.inference.model_dump(mode="json", exclude_defaults=True), "network": network}
-    metadata = {"options": options, "recipe": description}
-    return write_results(folder, "tvos", trained, trained.weights, training, metadata, say)
+def cell_labels(labels: torch.Tensor, cell: int) -> torch.Tensor:
+    """(B, T, H, W) label maps to the share of every label in every cell, (B, T, L, h, w); void has none."""
+    highest = min(int(labels.where(labels != VOID, 0).max()), MOST_LABELS)
+    known = labels.clamp(max=highest).where(labels != VOID, VOID)
+    shares = torch.stack([(known == label).float() for label in range(1 + highest)], dim=2)
+    return F.avg_pool2d(shares.flatten(0, 1), cell).unflatten(0, labels.shape[:2])
 
 
-def _rest(extractor: nn.Module, taken: list[str]) -> str:
-    """The parts of the network that were not loaded entirely, such as "layer4, adjust_dim"."""
-    left = [n for n, v in extractor.state_dict().items() if v.is_floating_point() and n not in taken]
-    parts = [name.removeprefix("backbone.").split(".")[0] for name in left]
-    return ", ".join(dict.fromkeys(parts)) or "nothing"
+def within(cells: torch.Tensor, grid: tuple[int, int], radius: int | None) -> torch.Tensor:
+    """(B, Q) numbers of cells to (B, Q, h*w): whether a cell lies within the radius."""
+    every = torch.arange(grid[0] * grid[1], device=cells.device)
+    rows = (cells[..., None] // grid[1] - every // grid[1]).abs()
+    columns = (cells[..., None] % grid[1] - every % grid[1]).abs()
+    return torch.maximum(rows, columns) <= (max(grid) if radius is None else radius)
+
+
+def trained_parts(method: Method) -> nn.Module:
+    """What is trained of the form on EfficientNet-Lite0: "embedding" and "refiner"."""
+    parts = {"embedding": "extractor.embedding", "refiner": "decoder.refiner"}
+    return nn.ModuleDict({name: method.get_submodule(place) for name, place in parts.items()})
+
+
+RECIPE = Recipe("tvos", EFFICIENTNET, trained_parts, TVOSLoss, training={"learning_rate": 1.5e-3})
+"""How the bundled weights were trained."""

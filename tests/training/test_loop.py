@@ -28,7 +28,7 @@ from torch import nn
 
 import streamvos
 from streamvos.training.loop import Trained, TrainingOptions, learning_rate_at, train
-from streamvos.training.tvos import authors_training
+from streamvos.training.tvos_authors import authors_training
 from streamvos.types import InputError, SinkError, SourceError
 
 # two are enough to tell one from several, also on a machine with one core

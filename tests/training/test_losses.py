@@ -10,7 +10,6 @@ import torch
 
 from streamvos.training.losses import (
     IGNORE,
-    cross_entropy_to_matches,
     log_affinity,
     mass_on_same_label,
 )
@@ -92,43 +91,13 @@ def test_ignored_cells_do_not_count_even_where_the_references_are_ignored_too():
         assert float(mass_on_same_label(shares, references, torch.full((1, 2), IGNORE), missing=missing)) == 0
 
 
-def test_the_correspondence_loss_equals_its_formula(cells, rng):
-    logarithms = log_affinity(*cells, 3.0)
-    matches = rng.random((B, N, M)) * (rng.random((B, N, M)) < 0.4)
-    matches[1, :, 2] = 0  # a cell without any match
-    matches[0, 0, 0] = 1
-    costs = []
-    for b in range(B):
-        for j in range(M):
-            total = matches[b, :, j].sum()
-            if total > 0:
-                costs.append(-sum(matches[b, i, j] / total * float(logarithms[b, i, j]) for i in range(N)))
-    found = cross_entropy_to_matches(logarithms, torch.tensor(matches, dtype=torch.float32))
-    assert 1 <= len(costs) < B * M
-    assert float(found) == pytest.approx(np.mean(costs), rel=1e-5)
-    assert float(cross_entropy_to_matches(logarithms, torch.zeros(B, N, M))) == 0
-
-
-def test_the_correspondence_loss_is_least_where_the_affinity_is_the_match(rng):
-    matches = torch.tensor(rng.random((1, N, M)), dtype=torch.float32)
-    right = (matches / matches.sum(1, keepdim=True)).log()
-    entropy = -(right.exp() * right).sum(1).mean()
-    assert float(cross_entropy_to_matches(right, matches)) == pytest.approx(float(entropy), rel=1e-5)
-    for _ in range(20):
-        other = torch.log_softmax(right + 0.3 * torch.randn(1, N, M), dim=1)
-        assert cross_entropy_to_matches(other, matches) > entropy
-
-
 @pytest.mark.parametrize("scale", [1.0, 30.0])  # at 30 most of the softmax underflows to 0
 @pytest.mark.parametrize("missing", ["ignore", "floor"])
 def test_gradients_are_finite(cells, scale, missing):
     references, target = (one.clone().mul_(scale).requires_grad_() for one in cells)
     logarithms = log_affinity(references, target, 1.0)
     labels = torch.tensor([[0, 0, 1, 1, 2]] * B), torch.tensor([[0, 1, 3, IGNORE]] * B)
-    matches = torch.zeros(B, N, M)
-    matches[:, 0, 0] = 1
-    loss = mass_on_same_label(logarithms.exp(), *labels, missing=missing)
-    (loss + cross_entropy_to_matches(logarithms, matches)).backward()
+    mass_on_same_label(logarithms.exp(), *labels, missing=missing).backward()
     for one in (references, target):
         assert torch.isfinite(one.grad).all()
         assert one.grad.abs().sum() > 0

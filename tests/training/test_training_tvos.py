@@ -1,409 +1,107 @@
-"""Training TVOS: the losses word for word, the recipes, and a small training that works."""
+"""Training TVOS's embedding and refiner on features: what the losses see, and that they fall."""
 
 from __future__ import annotations
 
-import json
-import math
-import pickle
-import sys
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from small_methods import VARIANTS
 
-import streamvos
-from streamvos.datasets.clips import Clip
-from streamvos.methods.tvos.method import TVOSExtractor
-from streamvos.methods.tvos.options import TVOSNetwork
-from streamvos.nn.resnet import resnet
-from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
-from streamvos.training.davis_clips import AuthorsClipOptions
-from streamvos.training.loop import TrainingOptions
-from streamvos.training.synthetic_clips import CELL, ClipOptions, SyntheticClips
-from streamvos.training.tvos import (
-    SYNTHETIC_INFERENCE,
-    Recipe,
-    SyntheticLoss,
-    authors_loss,
-    authors_recipe,
-    authors_training,
-    embed,
-    initialize,
-    synthetic_recipe,
-    train_tvos,
-)
-from streamvos.types import InputError
-from streamvos.weights import read_checkpoint
+from streamvos.methods import Method, build
+from streamvos.nn.efficientnet import CHANNELS
+from streamvos.training.features import STAGES
+from streamvos.training.tvos import RECIPE, TVOSLoss, cell_labels, trained_parts, within
 
-NETWORK = TVOSNetwork(depth=18, stages=2, planes=(16, 32), embedding=32, normalize=True)
-CLIPS = ClipOptions(size=64, frames=2, queries=32, largest_gap=6)
-OPTIONS = TrainingOptions(
-    steps=60, batch=4, learning_rate=0.005, warmup=5, average=0.9, precision="float32", workers=0
-)
+SIZE = (64, 96)
 
 
-class Pooled(nn.Module):
-    """The simplest extractor: mean color of each cell, mixed into five channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(3, 5, 1)
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        self.saw_channels_last = images.is_contiguous(memory_format=torch.channels_last)
-        return {"embedding": self.mix(F.avg_pool2d(images, CELL))}
-
-
-class Moving:
-    """A data set of one video: noise on which a square of label 1 moves on by a cell a frame."""
-
-    names = ("moving",)
-
-    def starts(self, count: int) -> list[int]:
-        return list(range(8))
-
-    def frames(self, i: int, count: int) -> Clip:
-        rng = np.random.Generator(np.random.PCG64(i))
-        images = rng.integers(0, 90, (count, 48, 64, 3), dtype=np.uint8)
-        masks = np.zeros((count, 48, 64), np.uint8)
-        for k in range(count):
-            masks[k, 8:40, 8 * k : 8 * k + 24] = 1
-            images[k][masks[k] == 1] += 120
-        return Clip("moving", tuple(map(str, range(count))), images, masks)
+def batch(frames: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Two clips in which objects 1 and 2 move by a cell a frame; every stage sees their looks, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.zeros(2, frames, *SIZE, dtype=torch.uint8)
+    for t in range(frames):
+        labels[:, t, 16:48, 8 * t + 8 : 8 * t + 32] = 1
+        labels[:, t, 8:40, 8 * t + 48 : 8 * t + 64] = 2
+    labels[:, :, :2] = 255
+    maps = {}
+    for stage, stride in STAGES.items():
+        looks = torch.randn(3, CHANNELS[stage], generator=generator)
+        image = looks[labels.where(labels < 255, 0).long()].movedim(-1, 2)  # (B, T, C, H, W)
+        coarse = F.avg_pool2d(image.flatten(0, 1), stride).unflatten(0, (2, frames))
+        maps[stage] = (coarse + 0.3 * torch.randn(coarse.shape, generator=generator)).bfloat16()
+    return {**maps, "labels": labels}
 
 
-def assert_same_runs(one: Path, other: Path) -> None:
-    """Losses and weights bit for bit, and what the file says of them."""
-    assert (one / "losses.jsonl").read_bytes() == (other / "losses.jsonl").read_bytes()
-    first, second = (read_checkpoint(folder / "tvos.safetensors") for folder in (one, other))
-    assert first.metadata == second.metadata
-    assert first.tensors.keys() == second.tensors.keys()
-    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+def small(seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    return build("tvos", VARIANTS["tvos/efficientnet"])
 
 
-def small_recipe(**changes) -> Recipe:
-    return synthetic_recipe(OPTIONS.model_copy(update=changes), CLIPS, NETWORK)
-
-
-class TestLosses:
-    def test_of_the_synthetic_recipe_equal_their_words(self):
-        """Every frame is once the target; means over its queries, then over the targets."""
-        batch = SyntheticClips(ClipOptions(size=32, frames=3, queries=5, largest_gap=3), seed=2).batch(0, 2)
-        extractor, temperature = Pooled(), 6.0
-        embedding = embed(extractor, batch["frames"]).detach().double().numpy()
-        point, layer, region = (batch[name].numpy() for name in ("coordinates", "layer", "region"))
-        clips, frames, cells = layer.shape
-        found = {"correspondence": [], "region": [], "layer": []}
-        for target in range(frames):
-            costs = {name: [] for name in found}
-            for b in range(clips):
-                references = [(k, cell) for k in range(frames) if k != target for cell in range(cells)]
-                for query in batch["queries"][b, target].tolist():
-                    scores = np.array(
-                        [
-                            temperature * embedding[b, k, c] @ embedding[b, target, query]
-                            for k, c in references
-                        ]
-                    )
-                    shares = np.exp(scores - scores.max())
-                    shares /= shares.sum()
-                    weights = []
-                    for k, c in references:
-                        distance = math.dist(point[b, k, c].tolist(), point[b, target, query].tolist())
-                        same = layer[b, k, c] == layer[b, target, query] and distance < CELL
-                        weights.append(math.exp(-0.5 * (distance / 4) ** 2) if same else 0)
-                    if sum(weights):
-                        costs["correspondence"].append(-np.dot(weights, np.log(shares)) / sum(weights))
-                    for name, values in (("region", region), ("layer", layer)):
-                        alike = [values[b, k, c] == values[b, target, query] for k, c in references]
-                        if any(alike):
-                            costs[name].append(-math.log(shares[alike].sum() + 1e-6))
-            for name in found:
-                found[name].append(np.mean(costs[name]))
-        expected = {name: np.mean(values) for name, values in found.items()}
-        losses = SyntheticLoss(temperature, correspondence=2.0, region=0.25, layer=3.0)(extractor, batch)
-        for name, value in expected.items():
-            assert float(losses[name]) == pytest.approx(value, rel=1e-4)
-        total = 2 * expected["correspondence"] + 0.25 * expected["region"] + 3 * expected["layer"]
-        assert losses["total"].item() == pytest.approx(total, rel=1e-4)
+@pytest.mark.parametrize("half", [False, True])
+def test_both_parts_learn_and_the_losses_fall(half):
+    method = small()
+    network = trained_parts(method).train()
+    loss, clips = TVOSLoss(method, queries=32), batch()
+    if not half:
+        clips = {name: value if name == "labels" else value.float() for name, value in clips.items()}
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    rows = []
+    for _ in range(15):
+        torch.manual_seed(0)  # the same queries, temperature and disturbances
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = loss(network, clips)
+        optimizer.zero_grad()
         losses["total"].backward()
-        assert torch.isfinite(extractor.mix.weight.grad).all()
-        assert extractor.mix.weight.grad.abs().sum() > 0
-
-    def test_of_the_authors_equals_its_words(self, rng):
-        """The last frame takes its labels from all others; a label that none has costs -log(1e-14)."""
-        frames = torch.tensor(rng.integers(0, 256, (2, 3, 3, 32, 32)), dtype=torch.uint8)
-        labels = torch.tensor(rng.integers(0, 3, (2, 3, 16)))
-        labels[1, 2, 4] = 21
-        extractor = Pooled()
-        embedding = embed(extractor, frames).detach().double().numpy()
-        costs = []
-        for b in range(2):
-            for cell in range(16):
-                scores = np.array(
-                    [embedding[b, k, c] @ embedding[b, 2, cell] for k in range(2) for c in range(16)]
-                )
-                shares = np.exp(scores) / np.exp(scores).sum()
-                alike = (labels[b, :2].flatten() == labels[b, 2, cell]).numpy()
-                costs.append(-math.log(shares[alike].sum() + 1e-14))
-        assert max(costs) == pytest.approx(-math.log(1e-14))
-        losses = authors_loss(extractor, {"frames": frames, "labels": labels})
-        assert losses["total"].item() == pytest.approx(np.mean(costs), rel=1e-5)
-
-    def test_give_the_frames_in_the_memory_format_of_the_network(self, rng):
-        frames = torch.tensor(rng.integers(0, 256, (1, 2, 3, 32, 32)), dtype=torch.uint8)
-        extractor = Pooled()
-        authors_loss(extractor, {"frames": frames, "labels": torch.zeros(1, 2, 16).long()})
-        assert extractor.saw_channels_last
-
-    def test_are_in_float32_under_autocast(self):
-        batch = SyntheticClips(CLIPS, seed=0).batch(0, 1)
-        torch.manual_seed(0)
-        extractor = TVOSExtractor(NETWORK)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = SyntheticLoss()(extractor, batch)
-        full = SyntheticLoss()(extractor, batch)
-        for name in full:
-            assert half[name].dtype == torch.float32
-            # bfloat16 has 8 bits; the features differ by a percent, their losses by little more
-            assert half[name].item() == pytest.approx(full[name].item(), rel=0.05)
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+        optimizer.step()
+        rows.append({name: float(value.detach()) for name, value in losses.items()})
+    assert set(rows[0]) == {"total", "arrival", "mask", "overlap"}
+    for name in ("arrival", "mask"):
+        assert rows[-1][name] < 0.8 * rows[0][name]
 
 
-class TestRecipes:
-    @pytest.mark.parametrize(
-        "recipe", [small_recipe(), authors_recipe(Moving(), OPTIONS, AuthorsClipOptions(size=32, frames=3))]
-    )
-    def test_batches_can_be_made_in_other_processes(self, recipe):
-        """Where processes are not forked, what makes the batches is sent to them."""
-        sent = pickle.loads(pickle.dumps(recipe.make_batch))
-        one, other = recipe.make_batch(3), sent(3)
-        assert all(torch.equal(one[name], other[name]) for name in one)
-
-    def test_the_authors_numbers(self):
-        """docs/methods.md, TVOS: 240 epochs of 16 clips, four at a time."""
-        recipe = authors_recipe(Moving(), authors_training(2, batch=4), AuthorsClipOptions(size=32))
-        assert recipe.inference.network == TVOSNetwork()
-        options = authors_training(steps_per_epoch=100)
-        assert options.steps == 24_000
-        assert (options.batch, options.parts) == (16, 4)
-        assert (options.optimizer, options.weight_decay, options.warmup) == ("sgd", 3e-4, 0)
-        assert (options.average, options.clip_gradient, options.precision) == (0, None, "float32")
-        assert (
-            AuthorsClipOptions().size,
-            AuthorsClipOptions().frames,
-            AuthorsClipOptions().color_jitter,
-        ) == (256, 10, 0)
-        assert authors_training(100, batch=6).parts == 1
-
-    def test_the_authors_recipe_learns_to_follow(self, tmp_path):
-        options = TrainingOptions(
-            steps=12, batch=4, parts=2, optimizer="sgd", learning_rate=0.02, warmup=0, average=0,
-            clip_gradient=None, precision="float32", workers=0,
-        )  # fmt: skip
-        network = TVOSNetwork(depth=18, stages=2, planes=(16, 32), embedding=32)
-        recipe = authors_recipe(Moving(), options, AuthorsClipOptions(size=32, frames=4), network)
-        totals = []
-        train_tvos(recipe, tmp_path, lambda step, losses, seconds: totals.append(losses["total"]))
-        assert np.mean(totals[-3:]) < 0.7 * np.mean(totals[:3])
-
-    def test_a_data_set_smaller_than_a_batch_is_refused_at_once(self):
-        with pytest.raises(InputError, match="a batch of 16 clips needs as many frames, got 8"):
-            authors_recipe(Moving(), OPTIONS.model_copy(update={"batch": 16}), AuthorsClipOptions())
-        with pytest.raises(InputError, match="a batch of 9 clips"):
-            authors_recipe(Moving(), OPTIONS.model_copy(update={"batch": 9}), AuthorsClipOptions(size=32))
-
-    @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
-    def test_workers_change_nothing(self, tmp_path):
-        for workers in (0, 2):
-            train_tvos(small_recipe(steps=3, workers=workers), tmp_path / str(workers))
-        assert_same_runs(tmp_path / "0", tmp_path / "2")
+def test_nothing_of_the_backbone_is_trained():
+    method = small()
+    trained = {id(p) for p in trained_parts(method).parameters()}
+    rest = [name for name, p in method.named_parameters() if id(p) not in trained]
+    assert rest
+    assert all("backbone" in name for name in rest)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """The folder of a small training, some seconds long."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert train_tvos(small_recipe(), folder) == folder / "tvos.safetensors"
-    return folder
+def test_the_refiner_does_not_move_the_embedding():
+    method = small()
+    network = trained_parts(method).train()
+    loss, clips = TVOSLoss(method, queries=32), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        total = loss(network, clips)["total"]
+    arrival, *_ = network.embedding.parameters()
+    refined = [p for name, p in network.refiner.named_parameters() if "gain" in name]
+    total.backward()
+    assert arrival.grad.abs().sum() > 0
+    assert refined[0].grad.abs() > 0
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        masks, _ = loss._masks(network.refiner, torch.rand(2, 3, 16, 8, 12), clips, clips["labels"])
+    masks.backward()
+    assert arrival.grad is None or not arrival.grad.any()
 
 
-def mean_jaccard(vos: streamvos.Segmenter) -> float:
-    """Of every object in every later frame of three videos that no training has seen."""
-    overlaps = []
-    for seed in (100, 101, 102):
-        options = SyntheticOptions(size=(96, 96), length=6, objects=2, distractors=1, occluders=0, motion=2.0)
-        video = SyntheticVideo(seed, options)
-        vos.reset()
-        vos.step(video[0].image, video[0].label_map)
-        for frame in video[1:]:
-            mask = vos.step(frame.image).mask
-            for label in (1, 2):
-                union = (mask == label) | (frame.label_map == label)
-                overlaps.append(((mask == label) & (frame.label_map == label)).sum() / max(1, union.sum()))
-    return float(np.mean(overlaps))
+def test_cells_hold_shares_of_labels_and_void_has_none():
+    labels = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
+    labels[..., :8, :4], labels[..., 8:, 8:] = 3, 255
+    shares = cell_labels(labels, 8)
+    assert shares.shape == (1, 1, 4, 2, 2)
+    assert shares[0, 0, :, 0, 0].tolist() == [0.5, 0, 0, 0.5]
+    assert shares[0, 0, :, 1, 1].tolist() == [0, 0, 0, 0]
 
 
-class TestTraining:
-    def test_reduces_every_loss(self, trained):
-        rows = [json.loads(line) for line in (trained / "losses.jsonl").read_text().splitlines()]
-        assert [row["step"] for row in rows] == list(range(60))
-        for name in ("total", "correspondence", "region", "layer"):
-            values = [row[name] for row in rows]
-            assert np.mean(values[-10:]) < 0.8 * np.mean(values[:10])
-
-    def test_beats_random_weights_on_videos_it_has_not_seen(self, trained):
-        torch.manual_seed(OPTIONS.seed)
-        random = streamvos.load("tvos", None, device="cpu", network=NETWORK, **SYNTHETIC_INFERENCE)
-        better = streamvos.load("tvos", trained / "tvos.safetensors", device="cpu")
-        assert mean_jaccard(better) > mean_jaccard(random) + 0.2
-
-    def test_the_weights_come_with_their_options(self, trained):
-        vos = streamvos.load("tvos", trained / "tvos.safetensors", device="cpu")
-        options = vos.method.options
-        assert options.network == NETWORK
-        assert {name: getattr(options, name) for name in SYNTHETIC_INFERENCE} == SYNTHETIC_INFERENCE
-        assert (
-            streamvos.load("tvos", trained / "tvos.safetensors", device="cpu", top_k=3).method.options.top_k
-            == 3
-        )
-
-    def test_the_metadata_tell_how_they_came_about_and_name_no_place(self, trained):
-        metadata = read_checkpoint(trained / "tvos.safetensors").metadata
-        assert metadata["method"] == "tvos"
-        assert metadata["training"]["steps"] == 60
-        assert metadata["recipe"]["name"] == "synthetic"
-        assert metadata["recipe"]["clips"] == {**CLIPS.model_dump(mode="json"), "stills": None}
-        assert metadata["options"]["network"] == NETWORK.model_dump(mode="json")
-        text = json.dumps(metadata)
-        assert str(trained.parent) not in text
-        assert str(Path.home()) not in text
-        assert not {"device", "workers"} & metadata["training"].keys()
-
-    def test_stills_are_not_named_by_their_place(self, tmp_path, shared):
-        stills = shared / "data" / "stills"
-        recipe = synthetic_recipe(OPTIONS, CLIPS.model_copy(update={"stills": stills}), NETWORK)
-        assert str(stills) not in json.dumps(recipe.description)
-        assert recipe.description["clips"]["stills"]["photographs"] > 100
-
-    def test_the_folder_holds_what_is_promised(self, trained):
-        pytest.importorskip("matplotlib")
-        names = sorted(path.name for path in trained.iterdir())
-        assert names == ["checkpoint.pt", "losses.jsonl", "losses.png", "tvos.safetensors"]
-
-    def test_a_finished_run_is_left_alone(self, trained):
-        before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
-        sentences: list[str] = []
-        train_tvos(small_recipe(), trained, say=sentences.append)
-        assert {path: path.stat().st_mtime_ns for path in trained.iterdir()} == before
-        assert len(sentences) == 1
-        assert "nothing to do" in sentences[0]
-
-    def test_weights_that_got_lost_are_written_again(self, trained, tmp_path):
-        (tmp_path / "checkpoint.pt").write_bytes((trained / "checkpoint.pt").read_bytes())
-        (tmp_path / "losses.jsonl").write_bytes((trained / "losses.jsonl").read_bytes())
-        train_tvos(small_recipe(), tmp_path)
-        assert_same_runs(trained, tmp_path)
-
-    def test_another_recipe_in_its_folder_is_refused_by_name(self, trained):
-        other = synthetic_recipe(OPTIONS, CLIPS.model_copy(update={"queries": 16}), NETWORK)
-        with pytest.raises(InputError, match=r"recipe\.clips\.queries: 32 there, 16 here"):
-            train_tvos(other, trained)
-
-    def test_without_matplotlib_the_weights_are_there_all_the_same(self, tmp_path, monkeypatch):
-        for module in ("matplotlib", "matplotlib.figure"):
-            monkeypatch.setitem(sys.modules, module, None)
-        sentences: list[str] = []
-        path = train_tvos(small_recipe(steps=2), tmp_path, say=sentences.append)
-        assert read_checkpoint(path).tensors
-        assert not (tmp_path / "losses.png").exists()
-        assert len(sentences) == 1
-        assert "pip install 'streamvos[train]'" in sentences[0]
-
-    def test_an_interrupted_run_gives_the_same_weights(self, tmp_path):
-        class Stop(Exception):  # noqa: N818, it is no error
-            pass
-
-        def stop(step: int, losses: dict[str, float], seconds: float) -> None:
-            if step == 3:
-                raise Stop
-
-        for folder, interrupted in (("whole", False), ("resumed", True)):
-            recipe = small_recipe(steps=5, checkpoint_seconds=0.0)
-            if interrupted:
-                with pytest.raises(Stop):
-                    train_tvos(recipe, tmp_path / folder, stop)
-            train_tvos(recipe, tmp_path / folder)
-        assert_same_runs(tmp_path / "whole", tmp_path / "resumed")
+def test_the_window_of_a_cell():
+    seen = within(torch.tensor([[0, 7]]), (3, 4), 1)
+    assert seen[0, 0].view(3, 4).int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert seen[0, 1].view(3, 4).int().tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert within(torch.tensor([[5]]), (3, 4), None).all()
 
 
-class TestInitialWeights:
-    @pytest.mark.parametrize("depth", [18, 50])
-    def test_of_imagenet_are_taken_up_to_layer3(self, depth):
-        """The authors' layer4 has half the width, so that it stays random; the classifier is passed over."""
-        classifier = resnet(depth).state_dict()
-        classifier |= {"fc.weight": torch.ones(1000, 512), "fc.bias": torch.ones(1000)}
-        classifier["bn1.running_mean"] = torch.linspace(0, 1, 64)
-        extractor = TVOSExtractor(TVOSNetwork(depth=depth, embedding=None if depth == 18 else 256))
-        before = {name: value.clone() for name, value in extractor.state_dict().items()}
-        taken = initialize(extractor, classifier)
-        for name, value in extractor.state_dict().items():
-            if name.endswith("num_batches_tracked"):
-                continue
-            expected = (
-                before[name]
-                if "layer4" in name or "backbone" not in name
-                else classifier[name.removeprefix("backbone.")]
-            )
-            assert torch.equal(value, expected), name
-            assert (name in taken) == ("backbone" in name and "layer4" not in name)
-
-    def test_of_a_published_checkpoint_and_of_ours_are_taken_whole(self):
-        torch.manual_seed(1)
-        source = TVOSExtractor(NETWORK).state_dict()
-        parts = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5"}
-        theirs = {}
-        for name, value in source.items():
-            pieces = name.split(".")
-            if pieces[0] == "backbone":
-                pieces[1] = parts[pieces[1]]
-            theirs["module." + ".".join(pieces)] = value
-        for given in (source, theirs):
-            torch.manual_seed(2)
-            extractor = TVOSExtractor(NETWORK)
-            initialize(extractor, given)
-            assert all(torch.equal(value, source[name]) for name, value in extractor.state_dict().items())
-
-    def test_that_do_not_fit_at_all_are_refused(self):
-        with pytest.raises(
-            InputError, match=r"none of the 2 initial weights fits.*conv1\.weight \(64, 3, 7, 7\)"
-        ):
-            initialize(TVOSExtractor(NETWORK), {"a": torch.zeros(3), "conv1.weight": torch.zeros(8, 3, 3, 3)})
-
-    def test_that_hold_nan_are_refused_and_nothing_is_changed(self):
-        extractor = TVOSExtractor(NETWORK)
-        before = extractor.backbone.conv1.weight.clone()
-        given = {"conv1.weight": torch.ones(64, 3, 7, 7), "bn1.weight": torch.full((64,), math.nan)}
-        with pytest.raises(InputError, match=r"NaN or infinity in bn1\.weight"):
-            initialize(extractor, given)
-        assert torch.equal(extractor.backbone.conv1.weight, before)
-
-    def test_decide_the_run(self, tmp_path):
-        given = {"conv1.weight": torch.randn(64, 3, 7, 7) * 0.05}
-        sentences: list[str] = []
-        train_tvos(small_recipe(steps=1), tmp_path / "given", initial=given, say=sentences.append)
-        train_tvos(small_recipe(steps=1), tmp_path / "random")
-        logs = [(tmp_path / name / "losses.jsonl").read_text() for name in ("given", "random")]
-        assert logs[0] != logs[1]
-        assert sentences == [
-            "initial weights: 1 entries taken; random: bn1, layer1, layer2, adjust_dim, bn256"
-        ]
-        assert (
-            read_checkpoint(tmp_path / "given" / "tvos.safetensors").metadata["recipe"]["initial"]["entries"]
-            == 1
-        )
-        other = {"conv1.weight": given["conv1.weight"] + 1}
-        with pytest.raises(InputError, match=r"recipe\.initial\.digest"):
-            train_tvos(small_recipe(steps=1), tmp_path / "given", initial=other)
+def test_the_recipe_is_of_the_bundled_form():
+    assert RECIPE.method == "tvos"
+    assert RECIPE.options["backbone"] == "efficientnet-lite0"

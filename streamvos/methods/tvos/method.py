@@ -14,22 +14,20 @@ and defaults are those of the authors' code; where the paper differs there is an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamvos.methods.base import Method, Target
-from streamvos.methods.state_dicts import ids_of, part_of, with_prefix
-from streamvos.methods.tvos.history import History
+from streamvos.methods.base import Decoder, Method
+from streamvos.methods.parts import Part
+from streamvos.methods.tvos.light import LightExtractor, LightTarget, RefiningDecoder
 from streamvos.methods.tvos.options import TVOSNetwork, TVOSOptions
+from streamvos.methods.tvos.target import TVOSTarget
 from streamvos.nn.aggregation import insert_given
-from streamvos.nn.labels import one_hot_labels, resize_probabilities
-from streamvos.nn.precision import PrecisionChoice, in_precision, resolve_precision
-from streamvos.nn.propagation import propagate
+from streamvos.nn.labels import resize_probabilities
+from streamvos.nn.precision import PrecisionChoice, in_precision
 from streamvos.nn.resnet import ImageNetNormalization, resnet
-from streamvos.types import Annotation, Evidence, Features, InputError
+from streamvos.types import Annotation, Evidence, Features
 
 
 class TVOSExtractor(nn.Module):
@@ -77,114 +75,6 @@ def decode(evidence: Evidence, size: tuple[int, int], annotation: Annotation | N
     )
 
 
-class TVOSTarget(Target):
-    """The history of one stream: embeddings and labels of past frames.
-
-    An annotation clears the history: frames remembered before it would vote against a new object or for the
-    mistake that was corrected.
-    """
-
-    def __init__(self, options: TVOSOptions):
-        self.options = options
-        self.history = History(options.reach, options.keep_first)
-        self._object_ids: tuple[int, ...] = ()
-        self._read: torch.Tensor | None = None  # labels of the frame between read and write
-
-    @property
-    def object_ids(self) -> tuple[int, ...]:
-        return self._object_ids
-
-    def annotate(
-        self,
-        features: Features,
-        label_map: torch.Tensor,
-        object_ids: tuple[int, ...],
-        named: tuple[int, ...] | None = None,
-        probabilities: torch.Tensor | None = None,
-    ) -> None:
-        h, w = features["embedding"].shape[-2:]
-        labels = one_hot_labels(label_map, object_ids, (h, w))  # (1 + K, h, w)
-        self.history.clear()
-        self._object_ids, self._read = tuple(object_ids), None
-        self._remember(features, labels)
-
-    def read(self, features: Features) -> Evidence:
-        embedding = features["embedding"]
-        if not len(self.history):
-            raise InputError("no labels to propagate yet; annotate a frame first")
-        t, options = len(self.history), self.options
-        frames = options.choose(t)
-        past = [self.history[frame] for frame in frames]
-        h, w = embedding.shape[-2:]
-        if past[0]["keys"].shape != (h * w, embedding.shape[1]):
-            raise InputError(
-                f"the history holds cells {tuple(past[0]['keys'].shape)}, this frame has {h} x {w}"
-            )
-        recent = len(frames) - options.dense if t >= options.sigma_sparse_from else 0
-        sigmas = [options.sigma_dense if k >= recent else options.sigma_sparse for k in range(len(frames))]
-        labels = propagate(
-            self._keys(features),
-            [frame["keys"] for frame in past],
-            [frame["labels"] for frame in past],
-            sigmas,
-            (h, w),
-            options.propagation(embedding.device),
-        )
-        self._read = labels
-        return Evidence({"labels": labels}, self._object_ids)
-
-    def write(self, features: Features, probabilities: torch.Tensor) -> None:
-        h, w = features["embedding"].shape[-2:]
-        # the prediction at the resolution of the cells is the one that was read; decoding only enlarged it
-        labels = self._read
-        if labels is None or labels.shape[-2:] != (h, w):
-            labels = F.interpolate(probabilities[None], (h, w), mode="bilinear", align_corners=False)[0]
-        if self.options.history_labels == "hard":
-            winners = labels.argmax(0)  # (h, w)
-            labels = F.one_hot(winners, len(labels)).movedim(-1, 0)  # (1 + K, h, w)
-        else:
-            total = labels.sum(0, keepdim=True)
-            labels = labels / total.clamp_min(torch.finfo(labels.dtype).tiny)
-        self._read = None
-        self._remember(features, labels.float())
-
-    def forget(self, object_id: int) -> None:
-        self.check_followed(object_id)
-        channel = 1 + self._object_ids.index(object_id)
-
-        def without(labels: torch.Tensor) -> torch.Tensor:
-            background = labels[..., :1] + labels[..., channel : channel + 1]
-            return torch.cat([background, labels[..., 1:channel], labels[..., channel + 1 :]], dim=-1)
-
-        self.history.edit("labels", without)
-        self._object_ids = tuple(i for i in self._object_ids if i != object_id)
-        self._read = None
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        ids = torch.tensor(self._object_ids, dtype=torch.int64)
-        return {"object_ids": ids, **with_prefix("history.", self.history.state_dict())}
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        device = next((v.device for n, v in state.items() if n.endswith("buffer.keys")), torch.device("cpu"))
-        object_ids, own = ids_of(state, "TVOS"), part_of(state, "history.")
-        labels = own.get("buffer.labels")
-        if labels is not None and labels.shape[-1] != 1 + len(object_ids):
-            raise InputError(f"the state has {labels.shape[-1]} label channels for {len(object_ids)} objects")
-        if {n for n in own if n.startswith("buffer.")} not in (set(), {"buffer.keys", "buffer.labels"}):
-            raise InputError(f"a history holds keys and labels, this state has {sorted(own)}")
-        self.history.load_state_dict(own, device)
-        self._object_ids, self._read = object_ids, None
-
-    def _keys(self, features: Features) -> torch.Tensor:
-        """(h*w, C) in the precision of the similarities, so that nothing is converted twice."""
-        keys = features["embedding"][0].flatten(1).t()  # (h*w, C)
-        half = resolve_precision(self.options.precision, keys.device) == "bfloat16"
-        return keys.to(torch.bfloat16 if half else torch.float32).contiguous()
-
-    def _remember(self, features: Features, labels: torch.Tensor) -> None:
-        self.history.append(keys=self._keys(features), labels=labels.flatten(1).t().contiguous())
-
-
 class TVOS(Method):
     """Zhang et al., CVPR 2020; see the head of this file."""
 
@@ -194,12 +84,24 @@ class TVOS(Method):
     def __init__(self, options: TVOSOptions | None = None):
         super().__init__()
         self.options = options or TVOSOptions()
-        self.extractor = TVOSExtractor(self.options.network, self.options.precision)
-        self.decoder = decode
+        self.extractor: nn.Module
+        if self.options.backbone == "resnet":
+            self.extractor = TVOSExtractor(self.options.network, self.options.precision)
+        else:
+            self.extractor = LightExtractor(self.options)
+        if self.options.refiner is None:
+            self.decoder: Decoder = decode
+        else:
+            self.decoder = RefiningDecoder(self.options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def networks(self) -> nn.Module:
-        return self.extractor
+        return self.extractor if self.options.refiner is None else self
+
+    def inner_parts(self) -> dict[str, Part]:
+        return (
+            {self.decoder.part.name: self.decoder.part} if isinstance(self.decoder, RefiningDecoder) else {}
+        )
 
     def target(self) -> TVOSTarget:
-        return TVOSTarget(self.options)
+        return TVOSTarget(self.options) if self.options.backbone == "resnet" else LightTarget(self.options)

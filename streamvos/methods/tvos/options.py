@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -12,6 +12,25 @@ from streamvos.methods.base import Options
 from streamvos.methods.tvos.history import Schedule, authors_schedule, keep_first, paper_schedule
 from streamvos.nn.precision import PrecisionChoice, resolve_precision
 from streamvos.nn.propagation import PropagationOptions
+
+LEVELS = ("stage6", "stage5", "stage3", "stage2")
+"""The stages that a refiner can look at, of strides 32, 16, 8 and 4."""
+
+EFFICIENTNET: dict[str, Any] = {
+    "backbone": "efficientnet-lite0",
+    "network": {"embedding": 128},
+    "refiner": (48, 32, 16),
+    "schedule": "paper",
+    "references": 7,
+    "keep_first": True,
+    "history_labels": "soft",
+    "temperature": 14.0,
+    "spatial_prior": "none",
+    "top_k": 10,
+    "radius": 24,
+    "precision": "auto",
+}
+"""Options of the bundled weights, chosen on validation sequences (docs/results.md)."""
 
 
 class TVOSNetwork(Options):
@@ -37,7 +56,9 @@ class TVOSOptions(Options):
     """Everything about TVOS that is not a weight. The defaults are the authors'.
 
     Attributes:
-        network: see `TVOSNetwork`.
+        backbone: "resnet" is the authors'; "efficientnet-lite0" is that of the bundled weights
+            (`streamvos.methods.tvos.light`).
+        network: see `TVOSNetwork`; on the other backbone only `embedding` counts.
         schedule: which past frames are references, see `streamvos.methods.tvos.history`.
         references: n, how many.
         span: R, over how many frames the sparse ones are spread.
@@ -54,8 +75,14 @@ class TVOSOptions(Options):
         radius: a cell sees only cells at most so far away, in cells, in rows and in columns; None = all.
         precision: "bfloat16" runs the network under autocast and rounds the similarities; "auto" does so
             where the device has instructions for it. The authors' is "float32".
+        refiner: efficientnet-lite0: widths of the network that refines the labels, for the last so many of
+            the levels `LEVELS`; None = labels are enlarged bilinearly, as the authors do.
+        remember: efficientnet-lite0: the history holds the "decoded" labels, or those "propagated".
+        blocks: efficientnet-lite0: how many blocks of 2 x 2 cells a cell looks at (`nn.propagation.blocks`).
+        first_radius: efficientnet-lite0: the radius for the annotated frame under `keep_first`.
     """
 
+    backbone: Literal["resnet", "efficientnet-lite0"] = "resnet"
     network: TVOSNetwork = TVOSNetwork()
     schedule: Literal["authors", "paper"] = "authors"
     references: int = Field(9, ge=1, le=254)
@@ -71,11 +98,22 @@ class TVOSOptions(Options):
     top_k: int | None = Field(None, ge=1)
     radius: int | None = Field(None, ge=0)
     precision: PrecisionChoice = "float32"
+    refiner: tuple[int, ...] | None = Field(None, min_length=1, max_length=len(LEVELS))
+    remember: Literal["decoded", "propagated"] = "decoded"
+    blocks: int = Field(12, ge=1, le=256)
+    first_radius: int | None = Field(None, ge=0)
 
     @model_validator(mode="after")
-    def _schedule_must_be_possible(self) -> TVOSOptions:
+    def _must_be_possible(self) -> TVOSOptions:
         self.choose(10_000)
+        if self.refiner is not None and (self.backbone == "resnet" or min(self.refiner) < 1):
+            raise ValueError("a refiner has widths of at least 1, and needs backbone='efficientnet-lite0'")
         return self
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The stages of the backbone that the refiner looks at, the deepest first."""
+        return LEVELS[-len(self.refiner) :] if self.refiner else ()
 
     @property
     def choose(self) -> Schedule:

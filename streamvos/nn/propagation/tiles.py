@@ -208,18 +208,18 @@ def selection_tiles(scene: Scene) -> list[Box]:
     return tiles
 
 
-def selection_work(scene: Scene, labels: Tensor) -> Callable[[Box], Tensor]:
-    """The function that gives (L, tile.cells) with the k best keys in the softmax; labels: (n*h*w, L)."""
+def best_keys(scene: Scene) -> Callable[[Box], tuple[Tensor, Tensor]]:
+    """The function that finds the k best keys of every target of a tile.
+
+    It gives their similarities in bits, (tile.cells, k) float32, and their rows in all references one after
+    the other, (tile.cells, k) int64.
+    """
     assert scene.options.top_k is not None
     top_k, count = scene.options.top_k, scene.query.shape[0]
-    width = scene.grid[1]
     cells = torch.arange(count, device=scene.device)
-    inverse_squares = [0.0 if sigma is None else LOG2_E / sigma**2 for sigma in scene.sigmas]
-    inverse = send(inverse_squares, torch.float32, scene.device)
-    at_once = max(1, _SELECT[scene.kind] // (top_k * labels.shape[1]))
     scratch = torch.empty(0, dtype=torch.float32, device=scene.device)
 
-    def work(tile: Box) -> Tensor:
+    def find(tile: Box) -> tuple[Tensor, Tensor]:
         nonlocal scratch
         windows = [tile.grow(radius, scene.grid) for radius in scene.radii]
         ends = list(accumulate((window.cells for window in windows), initial=0))
@@ -241,8 +241,23 @@ def selection_work(scene: Scene, labels: Tensor) -> Callable[[Box], Tensor]:
                 similarities(window, reference, inside, bits[rows])
                 torch.add(here, reference * count, out=source[rows])
         values, chosen = largest(bits, best, group)
+        return values, source[chosen]
+
+    return find
+
+
+def selection_work(scene: Scene, labels: Tensor) -> Callable[[Box], Tensor]:
+    """The function that gives (L, tile.cells) with the k best keys in the softmax; labels: (n*h*w, L)."""
+    count, width = scene.query.shape[0], scene.grid[1]
+    cells = torch.arange(count, device=scene.device)
+    inverse_squares = [0.0 if sigma is None else LOG2_E / sigma**2 for sigma in scene.sigmas]
+    inverse = send(inverse_squares, torch.float32, scene.device)
+    at_once = max(1, _SELECT[scene.kind] // ((scene.options.top_k or 1) * labels.shape[1]))
+    find = best_keys(scene)
+
+    def work(tile: Box) -> Tensor:
+        values, chosen = find(tile)  # (cells, best): rows of the labels
         weights = torch.softmax(values * math.log(2), dim=1)
-        chosen = source[chosen]  # (cells, best): rows of the labels
         if scene.options.spatial_prior == "authors":
             there, here = chosen % count, tile.take(cells, scene.grid)[:, None]
             down, right = there // width - here // width, there % width - here % width
