@@ -36,6 +36,7 @@ from streamvos.engines.exporting import export
 from streamvos.engines.gate import feature_error, inputs_in, resized, synthetic_clip
 from streamvos.engines.recipes import recipe_for
 from streamvos.engines.signature import Signature
+from streamvos.methods.joint import EFFICIENTNET as JOINT_EFFICIENTNET
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter import follow
 from streamvos.weights import BUNDLED, load_method
@@ -52,7 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "frtm-fast, float32": ("frtm-fast", {"precision": "float32"}),
     "tvos of the authors": ("tvos", {"weights": None}),
     "frtm of the authors": ("frtm", {}),
-    "joint, one window": ("joint", {"window": "frame"}),
+    "joint": ("joint", {"weights": None, **JOINT_EFFICIENTNET}),
     "feelvos, stride 16": ("feelvos", {"output_stride": 16}),
     "rgmp": ("rgmp", {}),
     "frtm-fast/refiner": ("frtm-fast", {}),

@@ -33,7 +33,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], Callable[[Any], nn.Module]]] = {
     "rgmp extractor": ("rgmp", {}, lambda method: method.extractor),
     "rgmp encoder": ("rgmp", {}, lambda method: method.runs.encoder),
     "rgmp decoder": ("rgmp", {}, lambda method: method.runs.decoder),
-    "joint extractor": ("joint", {"window": "frame"}, lambda method: method.extractor),
+    "joint extractor": ("joint/efficientnet", {}, lambda method: method.extractor),
     "joint decoder": ("joint", {}, lambda method: method.network.decoder),
     "feelvos extractor": ("feelvos", {}, lambda method: method.extractor),
     "feelvos head": ("feelvos", {}, lambda method: method.head),

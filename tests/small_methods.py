@@ -86,6 +86,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "certain": 0.3,
     },
     "tvos/efficientnet": {**TVOS, "network": {"embedding": 16}, "refiner": (8, 8, 4), "references": 5},
+    "joint/efficientnet": {
+        "backbone": "efficientnet-lite0",
+        "network": {
+            "channels": 16,
+            "keys": 8,
+            "labels": 4,
+            "label_widths": (4, 4, 8),
+            "widths": (16, 8, 8, 8),
+        },
+        "memory_size": 4,
+        "init_iterations": 8,
+    },
 }
 """Other forms of the methods: "METHOD/variant" -> options."""
 

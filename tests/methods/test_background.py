@@ -342,7 +342,7 @@ def test_a_snapshot_during_tasks_is_whole(method, clip, worker):
 
 
 def test_objects_that_share_a_memory_may_leave_it_during_a_task(clip):
-    stream = make("joint", clip, window="frame")
+    stream = make("joint/efficientnet", clip)
     stream.step(0, 1, 2, 3)
     (task,) = stream.target.take_tasks()
     assert task.object_ids == (1, 2, 3)
@@ -350,7 +350,7 @@ def test_objects_that_share_a_memory_may_leave_it_during_a_task(clip):
     task.run()
     assert stream.target.take_over(task)
     assert stream.target.object_ids == (1, 3)
-    never = make("joint", clip, defer=False, window="frame")
+    never = make("joint/efficientnet", clip, defer=False)
     never.step(0, 1, 2, 3)
     never.target.forget(2)
     assert same(stream.step(1), never.step(1))

@@ -30,12 +30,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "frtm": ("frtm", {"memory_size": 6, "update_interval": 2}),
     "frtm, youtube": ("frtm", {"aggregation": "youtube", "memory_size": 6}),
     "joint": ("joint", {"update_interval": 1}),
-    "joint, one window": ("joint", {"window": "frame", "update_interval": 1}),
+    "joint/efficientnet": ("joint/efficientnet", {"update_interval": 1}),
     "feelvos, soft": ("feelvos", {"previous": "soft"}),
     "feelvos, small form": ("feelvos/efficientnet", {}),
 }
 
-LEARN = ["frtm", "joint, one window"]
+LEARN = ["frtm", "joint/efficientnet"]
 """Methods that may train in the background."""
 
 

@@ -5,6 +5,6 @@
 """
 
 from streamvos.methods.joint.method import JOINT
-from streamvos.methods.joint.options import JOINTNetworkOptions, JOINTOptions
+from streamvos.methods.joint.options import EFFICIENTNET, JOINTNetworkOptions, JOINTOptions
 
-__all__ = ["JOINT", "JOINTNetworkOptions", "JOINTOptions"]
+__all__ = ["EFFICIENTNET", "JOINT", "JOINTNetworkOptions", "JOINTOptions"]

@@ -20,7 +20,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from streamvos.nn.transfer import send, take
 from streamvos.types import InputError
@@ -205,13 +204,6 @@ def first_windows(state: TargetState, image: tuple[int, int], output: tuple[int,
     return windows._replace(start=margin - moved, output=output)
 
 
-def whole_window(count: int, image: tuple[int, int], output: tuple[int, int], like: torch.Tensor) -> Windows:
-    """`count` windows, each of which is the whole frame; its aspect is not kept."""
-    zeros = torch.zeros((count, 2), dtype=torch.int64, device=like.device)
-    extent = send(image, torch.int64, like.device).expand(count, 2)
-    return Windows(zeros, extent, zeros[:, :1] + 1, zeros, zeros, output, output)
-
-
 def cut_image(image: torch.Tensor, windows: Windows) -> torch.Tensor:
     """Crops of a frame, resized bilinearly (align_corners=False, no antialiasing), with repeated borders.
 
@@ -286,11 +278,6 @@ def paste(scores: torch.Tensor, boxes: torch.Tensor, image: tuple[int, int]) -> 
     kept = (sizes == wanted).all(1, keepdim=True)
     ratio = torch.where(kept, 1, 1 / factor).to(scores.dtype)
     return _lay(scores, corner, sizes.long(), ratio.expand(-1, 2), image)
-
-
-def spread(scores: torch.Tensor, image: tuple[int, int]) -> torch.Tensor:
-    """Scores of windows that are the whole frame: (K, h, w) to (K, H, W), bilinear."""
-    return F.interpolate(scores[None], image, mode="bilinear", align_corners=False)[0]
 
 
 def _lay(

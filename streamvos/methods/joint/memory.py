@@ -1,9 +1,7 @@
-"""What JOINT remembers of objects that share their pictures.
+"""What JOINT remembers of an object.
 
-With a window per object (the authors') every object has its own memory; with one window for all, objects
-given on the same frame share one. A memory holds features and encoded masks of at most `memory_size`
-pictures, the filters fitted to them, and the keys of the encoded pictures, so that reading encodes nothing
-but the present frame.
+A memory holds features and encoded masks of at most `memory_size` pictures, the filters fitted to them, and
+the keys of the encoded pictures, so that reading encodes nothing but the present frame.
 
 Encoding lets every remembered cell attend to all remembered cells. When one picture replaces another, the
 sums of that attention change by the shares of these two, so a refresh costs a multiple of the pictures, not
@@ -143,21 +141,10 @@ class JOINTMemory:
         self.filters = steepest_descent(fresh, problem, self.network.learner.regularization, steps)[0]
         return self
 
-    def drop(self, object_id: int) -> None:
-        """Forget one of several objects."""
-        keep = [k for k, i in enumerate(self.object_ids) if i != object_id]
-        count = len(self.object_ids)
-        self.filters = self.filters[keep]
-        for name in OF_OBJECTS:
-            self._stored[name] = self._stored[name][:, keep]
-        carried = self._stored["carried"].unflatten(2, (count, -1))
-        self._stored["carried"] = carried[:, :, keep].flatten(2)
-        self.object_ids = tuple(self.object_ids[k] for k in keep)
-
     def draft(self) -> JOINTMemory:
         """An independent copy, whose stored tensors are copied only when it remembers something.
 
-        That may happen in another thread: this one may be read and lose objects meanwhile, but not remember.
+        That may happen in another thread: this one may be read meanwhile, but not remember.
         """
         other = JOINTMemory(self.network, self.options, self.object_ids, self.grid)
         other.frames, other.weights, other.together = self.frames, self.weights, self.together

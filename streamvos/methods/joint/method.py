@@ -19,83 +19,51 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from streamvos.methods.base import Method
-from streamvos.methods.joint.crops import OUTSIDE, paste, spread
+from streamvos.methods.base import Method, Target
+from streamvos.methods.joint.crops import paste
+from streamvos.methods.joint.decoder import JOINTDecoder
+from streamvos.methods.joint.light import LightDecoder, LightExtractor, LightNetwork
+from streamvos.methods.joint.light_target import LightTarget
 from streamvos.methods.joint.network import LEVELS, JOINTNetwork
 from streamvos.methods.joint.options import JOINTOptions
-from streamvos.methods.joint.target import BRANCHES, JOINTTarget
+from streamvos.methods.joint.target import JOINTTarget
 from streamvos.methods.parts import Part, Tensors
-from streamvos.nn.aggregation import insert_given_channels, merge_logits
 from streamvos.nn.precision import in_precision
-from streamvos.types import Annotation, Evidence, Features
+from streamvos.types import Evidence, Features
 
 MEAN = (102.9801, 115.9465, 122.7717)
 """Of blue, green and red, 0..255: what Detectron's Caffe models subtract."""
 
 
-class JOINTExtractor(nn.Module):
-    """What is the same for every object.
-
-    With a window per object that is the frame alone: "frame" (B, 3, H, W), BGR, 0..255, mean subtracted. With
-    one window for all it is what the networks make of the resized frame: "layer1" ... "layer4" and, as
-    (B, C, h, w), the "induction" and "transduction" features of the branches.
-    """
+class WindowExtractor(nn.Module):
+    """What is the same for every object: "frame" (B, 3, H, W), BGR, 0..255, mean subtracted."""
 
     mean: torch.Tensor
 
-    def __init__(self, network: JOINTNetwork, options: JOINTOptions):
+    def __init__(self) -> None:
         super().__init__()
-        self.options = options
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.network = network if options.window == "frame" else None
 
     def forward(self, frames: torch.Tensor) -> Features:
-        size = (frames.shape[-2], frames.shape[-1])
-        prepared = frames.flip(1) * 255 - self.mean
-        if self.network is None:
-            return Features({"frame": prepared}, size)
-        resized = F.interpolate(prepared, self.options.crop_size, mode="bilinear", align_corners=False)
-        with in_precision(self.options.precision, frames.device):
-            view = self.network.see(resized.contiguous(memory_format=torch.channels_last))
-        maps = {name: layer.to(frames.dtype) for name, layer in view.layers.items()}
-        for name in BRANCHES:
-            tokens: torch.Tensor = getattr(view, name)
-            maps[name] = tokens.transpose(1, 2).unflatten(2, self.options.grid).contiguous()
-        return Features(maps, size)
+        return Features({"frame": frames.flip(1) * 255 - self.mean}, (frames.shape[-2], frames.shape[-1]))
 
 
-class JOINTDecoder:
-    """Encodings to probabilities: segmentation network, back into the frame, competition."""
+class WindowDecoder(JOINTDecoder):
+    """Segmentation network on windows, and back into the frame."""
 
     def __init__(self, network: JOINTNetwork, options: JOINTOptions):
         self.network, self.options = network, options
-        shared = options.window == "frame"  # the maps of one window serve all objects
-        self.part = Part("decoder", self._scores, (network.decoder,), (0,) if shared else None)
-
-    def __call__(
-        self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
-    ) -> torch.Tensor:
-        """See `streamvos.methods.base.Decoder`."""
-        logits = self.logits(evidence, size)
-        if annotation is not None:
-            logits = insert_given_channels(
-                logits, evidence.object_ids, annotation, low=OUTSIDE, high=-OUTSIDE
-            )
-        return merge_logits(logits)
+        self.part = Part("decoder", self._scores, (network.decoder,))
 
     def logits(self, evidence: Evidence, size: tuple[int, int]) -> torch.Tensor:
         """(K, H, W) float32, each object for itself; -100 outside its window."""
-        encoding, at_once = evidence["encoding"], self.options.objects_at_once
-        shared = self.options.window == "frame"
-        parts = []
+        encoding, at_once, parts = evidence["encoding"], self.options.objects_at_once, []
         for start in range(0, len(encoding), at_once):
             chosen = slice(start, start + at_once)
-            layers = [evidence[name] if shared else evidence[name][chosen] for name in LEVELS]
-            (scores,) = self.part(encoding[chosen], *layers)
-            parts.append(spread(scores, size) if shared else paste(scores, evidence["boxes"][chosen], size))
+            (scores,) = self.part(encoding[chosen], *(evidence[name][chosen] for name in LEVELS))
+            parts.append(paste(scores, evidence["boxes"][chosen], size))
         return torch.cat(parts)
 
     def _scores(self, encoding: torch.Tensor, *layers: torch.Tensor) -> Tensors:
@@ -127,19 +95,35 @@ class JOINT(Method):
     def __init__(self, options: JOINTOptions | None = None):
         super().__init__()
         self.options = options or JOINTOptions()
-        self.network = JOINTNetwork(self.options.network)
+        self.network: JOINTNetwork | LightNetwork
+        self.extractor: nn.Module
+        self.decoder: WindowDecoder | LightDecoder
+        if self.options.backbone == "efficientnet-lite0":
+            self.network = light = LightNetwork(self.options.network)
+            self.extractor, self.decoder = (
+                LightExtractor(light, self.options),
+                LightDecoder(light, self.options),
+            )
+        else:
+            self.network = network = JOINTNetwork(self.options.network)
+            self.extractor, self.decoder = WindowExtractor(), WindowDecoder(network, self.options)
+            self._backbone = backbone_part(network, self.options)
         # what CPUs and tensor cores like; the values stay
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.extractor = JOINTExtractor(self.network, self.options)
-        self.decoder: JOINTDecoder = JOINTDecoder(self.network, self.options)
-        self._backbone = backbone_part(self.network, self.options)
 
     @property
     def networks(self) -> nn.Module:
         return self.network
 
     def inner_parts(self) -> dict[str, Part]:
-        return {part.name: part for part in (self._backbone, self.decoder.part)}
+        parts = (
+            [self.decoder.part]
+            if isinstance(self.network, LightNetwork)
+            else [self._backbone, self.decoder.part]
+        )
+        return {part.name: part for part in parts}
 
-    def target(self) -> JOINTTarget:
+    def target(self) -> Target:
+        if isinstance(self.network, LightNetwork):
+            return LightTarget(self.network.head, self.options)
         return JOINTTarget(self.network, self.options, self._backbone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,9 +37,9 @@ class JOINTOptions(Options):
     """Everything about JOINT that is not a weight. The defaults are the authors', for DAVIS.
 
     Attributes:
+        backbone: "resnet" is the authors' method; "efficientnet-lite0" the one of
+            `streamvos.methods.joint.light`, to which the options of windows do not apply.
         network: see `JOINTNetworkOptions`.
-        window: "object" looks for each object in a window of its own (the authors); "frame" sees the whole
-            frame once for all objects, so that backbone and memory cost the same for one object and for many.
         crop_size: (h, w) to which windows are resized; multiples of 16.
         search_factor: side of a window in those of the object.
         scale_limits: by how much the size of an object may change from frame to frame.
@@ -57,8 +57,8 @@ class JOINTOptions(Options):
             float32. "auto" does so where the device has instructions for it. The authors' is "float32".
     """
 
+    backbone: Literal["resnet", "efficientnet-lite0"] = "resnet"
     network: JOINTNetworkOptions = JOINTNetworkOptions()
-    window: Literal["object", "frame"] = "object"
     crop_size: tuple[int, int] = (480, 832)
     search_factor: float = Field(5.0, gt=0)
     scale_limits: tuple[float, float] = (0.95, 1.1)
@@ -84,3 +84,13 @@ class JOINTOptions(Options):
     def grid(self) -> tuple[int, int]:
         """(h, w): cells of a crop."""
         return self.crop_size[0] // STRIDE, self.crop_size[1] // STRIDE
+
+
+EFFICIENTNET: dict[str, Any] = {
+    "backbone": "efficientnet-lite0",
+    "network": {"channels": 128, "keys": 64, "widths": (64, 64, 48, 24)},
+    "update_interval": 5,
+    "memory_size": 8,
+    "precision": "auto",
+}
+"""The options that differ from the authors' in the bundled weights."""

@@ -28,11 +28,10 @@ from streamvos.methods.joint.crops import (
     first_windows,
     follow,
     search_windows,
-    whole_window,
 )
 from streamvos.methods.joint.few_shot import FewShotProblem, steepest_descent
 from streamvos.methods.joint.memory import JOINTMemory
-from streamvos.methods.joint.network import LEVELS, JOINTNetwork, Labels, View
+from streamvos.methods.joint.network import JOINTNetwork, Labels, View
 from streamvos.methods.joint.options import JOINTOptions
 from streamvos.methods.parts import Part
 from streamvos.methods.state_dicts import check_shapes, ids_of, part_of, with_prefix
@@ -40,14 +39,12 @@ from streamvos.nn.precision import resolve_precision
 from streamvos.nn.transfer import take
 from streamvos.types import Evidence, Features, InputError
 
-BRANCHES = ("induction", "transduction")
-
 FIRST_STEPS = 5
 """Steps of the learner on an object's first frame if the others are deferred."""
 
 
 class Seen(NamedTuple):
-    """A frame as the target saw it: K objects, K windows, and K rows of the view or one for all."""
+    """A frame as the target saw it: K objects, K windows, and K rows of the view."""
 
     features: Features
     object_ids: tuple[int, ...]
@@ -109,20 +106,17 @@ class JOINTTarget(Target):
 
     def read(self, features: Features) -> Evidence:
         seen = self._look(features, with_layers=True)
-        tokens = seen.view.transduction  # (K or 1, h*w, C)
+        tokens = seen.view.transduction  # (K, h*w, C)
         queries = self.network.transformer.queries(
             tokens, resolve_precision(self.options.precision, tokens.device)
         )
         said: dict[int, torch.Tensor] = {}
         for memory in self.memories:
-            row = self._row(seen, memory)
+            row = seen.object_ids.index(memory.object_ids[0])
             answer = memory.read(seen.view.induction[row], queries[row])
             said |= dict(zip(memory.object_ids, answer, strict=True))
-        maps = {"encoding": torch.stack([said[i] for i in self._object_ids])}  # (K, D, h, w)
-        if self.options.window == "object":
-            maps |= {**seen.view.layers, "boxes": seen.windows.boxes()}
-        else:
-            maps |= {name: features[name] for name in LEVELS}
+        encoding = torch.stack([said[i] for i in self._object_ids])  # (K, D, h, w)
+        maps = {"encoding": encoding, **seen.view.layers, "boxes": seen.windows.boxes()}
         self._seen = seen._replace(view=seen.view._replace(layers={}))
         return Evidence(maps, self._object_ids)
 
@@ -167,8 +161,6 @@ class JOINTTarget(Target):
         if not ids:
             return False
         learned: JOINTMemory = task.collect()
-        for i in set(learned.object_ids) - set(ids):
-            learned.drop(i)
         use_on_current_stream(learned.tensors())
         number = next(n for n, memory in enumerate(self.memories) if ids[0] in memory.object_ids)
         learned.frames = self.memories[number].frames
@@ -184,26 +176,21 @@ class JOINTTarget(Target):
         """Memories and next state of K objects given on this frame, masks (K, H, W); changes nothing."""
         options = self.options
         state = begin(masks, options.search_factor**2, options.crop_size)
-        if options.window == "frame":
-            windows = whole_window(len(ids), features.size, options.crop_size, masks)
-            view, groups = self._shared_view(features), [ids]
-        else:
-            windows = first_windows(state, features.size, options.crop_size)
-            view, groups = self._see(features, windows), [(i,) for i in ids]
-        # sequences x objects: features of their own for each object, or the same for all
-        labels = self._encode(masks, windows, (len(groups), -1))
+        windows = first_windows(state, features.size, options.crop_size)
+        view = self._see(features, windows)
+        labels = self._encode(masks, windows, (len(ids), 1))  # sequences x objects
         problem = FewShotProblem(
             view.induction, labels.induction[:, :, None], labels.importance[:, :, None], options.grid
         )
         filters = steepest_descent(
-            self.network.no_filters(len(groups), labels.induction.shape[1], view.induction),
+            self.network.no_filters(len(ids), 1, view.induction),
             problem,
             self.network.learner.regularization,
             min(FIRST_STEPS, options.init_iterations) if self.defer else options.init_iterations,
         )
         memories = []
-        for k, members in enumerate(groups):
-            memory = JOINTMemory(self.network, options, members, options.grid)
+        for k, i in enumerate(ids):
+            memory = JOINTMemory(self.network, options, (i,), options.grid)
             own = Labels(*(part[k] for part in labels))
             memory.begin(view.induction[k], view.transduction[k], own, filters[k])
             memories.append(memory)
@@ -235,7 +222,7 @@ class JOINTTarget(Target):
             labels = self._encode(masks, windows, (-1,))
             counts = [len(memory.object_ids) for memory in due]
             for memory, *own in zip(due, *(part.split(counts) for part in labels), strict=True):
-                row = self._row(seen, memory)
+                row = seen.object_ids.index(memory.object_ids[0])
                 memory.remember(seen.view.induction[row], seen.view.transduction[row], Labels(*own))
         self.state = follow(self.state, probabilities, self.options.visible, self.options.scale_limits)
 
@@ -244,7 +231,7 @@ class JOINTTarget(Target):
         for memory in due:
             if any(self._tasks.concern(i) for i in memory.object_ids):
                 continue
-            row, ids = self._row(seen, memory), memory.object_ids
+            row, ids = seen.object_ids.index(memory.object_ids[0]), memory.object_ids
             picture = seen.view.induction[row].clone(), seen.view.transduction[row].clone()
             masks = take(probabilities, [self._object_ids.index(i) for i in ids])
             windows = seen.windows.pick([seen.object_ids.index(i) for i in ids])
@@ -265,9 +252,6 @@ class JOINTTarget(Target):
     def _drop(self, object_id: int) -> None:
         assert self.state is not None
         self._tasks.cancel((object_id,))
-        for memory in self.memories:
-            if object_id in memory.object_ids and len(memory.object_ids) > 1:
-                memory.drop(object_id)
         self.memories = [memory for memory in self.memories if memory.object_ids != (object_id,)]
         keep = [k for k, i in enumerate(self._object_ids) if i != object_id]
         self.state = self.state.pick(keep) if keep else None
@@ -276,11 +260,7 @@ class JOINTTarget(Target):
     def _look(self, features: Features, with_layers: bool = False) -> Seen:
         if self.state is None or not self._object_ids:
             raise InputError("no object to look for yet; annotate a frame first")
-        options, count = self.options, len(self._object_ids)
-        if options.window == "frame":
-            windows = whole_window(count, features.size, options.crop_size, self.state.center)
-            return Seen(features, self._object_ids, self._shared_view(features), windows)
-        windows = search_windows(self.state, features.size, options.crop_size)
+        windows = search_windows(self.state, features.size, self.options.crop_size)
         return Seen(features, self._object_ids, self._see(features, windows, with_layers), windows)
 
     def _see(self, features: Features, windows: Windows, with_layers: bool = False) -> View:
@@ -298,14 +278,6 @@ class JOINTTarget(Target):
             torch.cat([part.induction for part in parts]),
             torch.cat([part.transduction for part in parts]),
         )
-
-    def _shared_view(self, features: Features) -> View:
-        """One window for all objects, which the extractor has seen."""
-        tokens = [features[name].flatten(2).transpose(1, 2).contiguous() for name in BRANCHES]
-        return View({}, *tokens)
-
-    def _row(self, seen: Seen, memory: JOINTMemory) -> int:
-        return 0 if self.options.window == "frame" else seen.object_ids.index(memory.object_ids[0])
 
     def _encode(self, masks: torch.Tensor, windows: Windows, shape: tuple[int, ...]) -> Labels:
         """Masks (K, H, W) in their windows, encoded: each (*shape, D, h, w), K spread over `shape`."""

@@ -19,8 +19,6 @@ from streamvos.methods.joint.crops import (
     paste,
     search_centers,
     search_windows,
-    spread,
-    whole_window,
 )
 from streamvos.types import InputError
 
@@ -223,15 +221,6 @@ def test_a_single_pixel_has_a_window():
     for windows in (first_windows(state, (60, 80), (48, 64)), search_windows(state, (60, 80), (48, 64))):
         assert torch.isfinite(cut_image(torch.rand(1, 3, 60, 80), windows)).all()
         assert (windows.extent >= 2).all()
-
-
-def test_one_window_for_all_is_a_plain_resize():
-    image, masks, scores = torch.rand(1, 3, 60, 80), torch.rand(2, 60, 80), torch.randn(2, 48, 64)
-    windows = whole_window(2, (60, 80), (48, 64), image)
-    plain = F.interpolate(image, (48, 64), mode="bilinear", align_corners=False)
-    assert (cut_image(image, windows) - plain).abs().max() < 1e-6
-    assert torch.equal(cut_masks(masks, windows)[None], F.interpolate(masks[None], (48, 64)))
-    assert spread(scores, (60, 80)).shape == (2, 60, 80)
 
 
 def test_an_output_without_cells_is_refused():

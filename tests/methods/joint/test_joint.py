@@ -202,12 +202,8 @@ def _inference():
         yield
 
 
-WINDOWS = pytest.mark.parametrize("window", ["object", "frame"])
-
-
-@WINDOWS
-def test_refreshing_by_exchange_is_encoding_anew(window):
-    method, frames = small(window=window), clip(24)  # eleven are remembered, in four slots
+def test_refreshing_by_exchange_is_encoding_anew():
+    method, frames = small(), clip(24)  # eleven are remembered, in four slots
     target = start(method, frames, a_mask(), (1, 2))
     transformer = method.network.transformer
     for frame in frames[1:]:
@@ -219,9 +215,8 @@ def test_refreshing_by_exchange_is_encoding_anew(window):
     assert target.memories[0].pictures == 4
 
 
-@WINDOWS
-def test_pictures_all_at_once_as_on_a_gpu_are_pictures_one_by_one(window):
-    method, frames = small(window=window), clip(14)
+def test_pictures_all_at_once_as_on_a_gpu_are_pictures_one_by_one():
+    method, frames = small(), clip(14)
     targets = [start(method, frames, a_mask(), (1, 2)) for _ in range(2)]
     for memory in targets[0].memories:
         memory.together = True
@@ -230,18 +225,16 @@ def test_pictures_all_at_once_as_on_a_gpu_are_pictures_one_by_one(window):
         assert (a - b).abs().max() < 1e-9  # the sums have another order, in float64
 
 
-@WINDOWS
-def test_probabilities_sum_to_one_and_have_the_size_of_the_frame(window):
-    method, frames = small(torch.float32, window=window), clip(4, dtype=torch.float32)
+def test_probabilities_sum_to_one_and_have_the_size_of_the_frame():
+    method, frames = small(torch.float32), clip(4, dtype=torch.float32)
     for answer in advance(method, start(method, frames, a_mask(), (1, 2)), frames[1:]):
         assert answer.shape == (3, 60, 80)
         assert answer.dtype == torch.float32
         assert (answer.sum(0) - 1).abs().max() < 1e-5
 
 
-@WINDOWS
-def test_ids_and_company_do_not_matter(window):
-    method, frames = small(window=window, objects_at_once=2), clip(6)
+def test_ids_and_company_do_not_matter():
+    method, frames = small(objects_at_once=2), clip(6)
     ids, others = (1, 2, 3), (9, 4, 200)
     plain = advance(method, start(method, frames, a_mask(ids), ids), frames[1:])
     swapped = advance(method, start(method, frames, a_mask(others), tuple(sorted(others))), frames[1:])
@@ -249,9 +242,8 @@ def test_ids_and_company_do_not_matter(window):
         assert (a[[0, 2, 1, 3]] - b).abs().max() < 1e-10
 
 
-@WINDOWS
-def test_a_forgotten_object_leaves_the_others_as_if_it_had_never_been(window):
-    method, frames = small(window=window), clip(8)
+def test_a_forgotten_object_leaves_the_others_as_if_it_had_never_been():
+    method, frames = small(), clip(8)
     target, alone = (start(method, frames, a_mask(), ids) for ids in ((1, 2), (2,)))
     target.forget(1)
     assert target.object_ids == (2,)
@@ -263,10 +255,9 @@ def test_a_forgotten_object_leaves_the_others_as_if_it_had_never_been(window):
         target.forget(2)
 
 
-@WINDOWS
 @pytest.mark.parametrize("after", [1, 2, 13])
-def test_a_restored_state_goes_on_to_the_bit(window, after):
-    method, frames = small(torch.float32, window=window), clip(after + 7, dtype=torch.float32)
+def test_a_restored_state_goes_on_to_the_bit(after):
+    method, frames = small(torch.float32), clip(after + 7, dtype=torch.float32)
     target = start(method, frames, a_mask(), (1, 2))
     advance(method, target, frames[1:after])
     state = target.state_dict()
@@ -302,9 +293,8 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
         assert all(torch.equal(after[name], value) for name, value in good.items())
 
 
-@WINDOWS
-def test_a_new_object_joins_and_a_named_one_begins_anew(window):
-    method, frames = small(window=window), clip(9)
+def test_a_new_object_joins_and_a_named_one_begins_anew():
+    method, frames = small(), clip(9)
     target = start(method, frames, a_mask(), (1, 2))
     advance(method, target, frames[1:4])
     features = method.extractor(frames[4:5])
@@ -471,7 +461,7 @@ def test_bad_calls_are_refused_and_leave_the_state():
         {"scale_limits": (1.1, 1.2)},
         {"update_interval": 0},
         {"memory_size": 1},
-        {"window": "all"},
+        {"backbone": "vgg"},
         {"t": 3},
     ],
 )
@@ -489,6 +479,3 @@ def test_the_extractor_knows_nothing_of_masks():
     assert torch.equal(together["frame"][1:], alone["frame"])
     blue = together["frame"][0, 0] + method.extractor.mean[0, 0]
     assert (blue - 255 * frames[0, 2]).abs().max() < 1e-4  # BGR, 0..255
-    whole = small(torch.float32, window="frame").extractor(frames)
-    assert {"induction", "transduction", "layer1", "layer4"} <= set(whole.maps)
-    assert whole["induction"].shape == (2, 8, 4, 6)
