@@ -20,8 +20,8 @@ from torch import nn
 from streamvos.methods import Method
 from streamvos.methods.feelvos import FEELVOS
 from streamvos.methods.feelvos.light import (
-    EMBEDDED,
     LEVELS,
+    SHARES,
     STRIDE,
     LightDecoder,
     LightExtractor,
@@ -47,7 +47,7 @@ class Trained(nn.Module):
         super().__init__()
         assert isinstance(method.extractor, LightExtractor)
         assert isinstance(method.decoder, LightDecoder)
-        self.embedding, self.head = method.extractor.embedding, method.decoder.network
+        self.embedding, self.head = method.extractor.embedding, method.decoder.head
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class FEELVOSLoss:
         clips, length = labels.shape[:2]
         size = (labels.shape[-2] // FINE, labels.shape[-1] // FINE)
         grid = (batch["stage3"].shape[-2], batch["stage3"].shape[-1])
-        embedded = model.embedding({name: batch[name].flatten(0, 1) for name in EMBEDDED})
+        embedded = model.embedding({name: batch[name].flatten(0, 1) for name in SHARES})
         cells = embedded.flatten(2).transpose(1, 2).unflatten(0, (clips, length))  # (B, T, M, C)
         share, void = (
             reduce_to_cells((labels == label).flatten(0, 1).float()).flatten(1).unflatten(0, (clips, length))
@@ -113,10 +113,11 @@ class FEELVOSLoss:
         outside = _outside(grid, self.window, labels.device)
         before, masks, distances, overlaps = share[:, 0], [], [], []
         for t in range(1, length):
+            known = void[:, 0] <= 0.5 if t == 1 else torch.ones_like(void[:, 0], dtype=torch.bool)
             before = damaged(before.unflatten(1, grid), self.damage).flatten(1)
             cues = []
             for b in range(clips):
-                previous = Frame(cells[b, t - 1], before[b] > 0.5, before[b] <= 0.5)
+                previous = Frame(cells[b, t - 1], before[b] > 0.5, (before[b] <= 0.5) & known[b])
                 squared = self._squared(cells[b, t], first[b], recent[b], previous, outside)  # (6, M)
                 distances.append(_distance_loss(squared, share[b, t], void[b, t]))
                 cues.append(torch.cat([squash(squared), before[b][None]]).unflatten(1, grid))

@@ -8,8 +8,9 @@ from small_methods import VARIANTS
 from streamvos.methods import build
 from streamvos.nn.efficientnet import CHANNELS
 from streamvos.training.feelvos import FEELVOSLoss, Trained, _nearest, _outside, damaged
+from streamvos.types import Features
 
-STRIDES = {"stage2": 4, "stage3": 8, "stage5": 16, "stage6": 32}
+STRIDES = {"stage2": 4, "stage3": 8, "stage4": 16, "stage5": 16, "stage6": 32}
 
 
 def clips(count: int = 2, length: int = 3, size: tuple[int, int] = (64, 96)) -> dict[str, torch.Tensor]:
@@ -81,3 +82,25 @@ def test_masks_are_damaged_as_often_as_asked():
     # a mask that is moved by nothing or has its hole outside does not change
     assert 0.15 < changed < 0.4
     assert torch.equal(damaged(masks, 0.0), masks)
+
+
+def test_what_the_head_is_trained_on_is_what_it_sees_later():
+    torch.manual_seed(0)
+    method = build("feelvos", {**VARIANTS["feelvos/efficientnet"], "recent_every": 1, "certain": 0.8})
+    model, batch, seen = Trained(method).eval(), clips(1), []
+    model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        FEELVOSLoss(window=4, damage=0, remember=1)(model, batch)
+        target = method.target()
+        for t in range(3):
+            maps = {name: batch[name][:, t] for name in STRIDES}
+            features = Features({"embedding": model.embedding(maps), **maps}, (64, 96))
+            if t == 0:
+                target.annotate(features, batch["labels"][0, 0].long(), (1,))
+                continue
+            evidence = target.read(features)
+            # neighbors are found in bfloat16, and training enlarges and reduces fewer times
+            error = (evidence["cues"] - seen[t - 1]).abs()
+            assert error.max() < 0.05
+            assert error.mean() < 1e-3
+            target.write(features, method.decoder(evidence, features.size))

@@ -32,8 +32,8 @@ from streamvos.types import VOID, Annotation, Evidence, Features
 STRIDE = 8
 """Pixels per cell of the embedding."""
 
-EMBEDDED = ("stage2", "stage3", "stage5", "stage6")
-"""Stages that the embedding is made of."""
+SHARES = {"stage2": 0.3, "stage3": 0.6, "stage4": 0.6, "stage5": 1.0, "stage6": 0.6}
+"""Stage -> length of its part of the embedding before training."""
 
 LEVELS = ("stage6", "stage5", "stage3", "stage2")
 """Stages that the head sees, the deepest first."""
@@ -45,6 +45,9 @@ CUES = 7
 """Maps per object: distances to the annotated, to all remembered and to the previous frame, each to the
 object and to the nearest of all other labels, and the probability in the previous frame."""
 
+FIRST_WEIGHTS = (-1.0, 1.0, -1.0, 1.0, -2.0, 2.0, 4.0)
+"""Weights of the sum of the cues before training, so that masks are tracked from the first step."""
+
 LENGTH = 2.2
 """Length of embeddings before training: orthogonal ones are at squared distance 10, similar ones near 1."""
 
@@ -55,32 +58,39 @@ TOGETHER = 8
 class LightEmbedding(nn.Module):
     """Maps of the backbone to the embedding; what is trained of the extractor.
 
+    Every stage is divided by its norm and projected on its own grid, the sum taken at stride 8.
+
     Args:
         outputs: channels.
     """
 
     def __init__(self, outputs: int):
         super().__init__()
-        self.projections = nn.ModuleDict({name: nn.Conv2d(CHANNELS[name], outputs, 1) for name in EMBEDDED})
-        self.depthwise = nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
-        self.pointwise = nn.Conv2d(outputs, outputs, 1)
+        self.project = nn.ModuleDict()
+        for stage, share in SHARES.items():
+            self.project[stage] = projection = nn.Conv2d(CHANNELS[stage], outputs, 1)
+            nn.init.normal_(projection.weight, std=share / outputs**0.5)
+        self.residual = nn.Sequential(
+            nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 1),
+        )
         self.length = nn.Parameter(torch.tensor(LENGTH))
 
     def forward(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """(B, outputs, h, w) at stride 8, all of the learned length, from the stages in `EMBEDDED`."""
+        """(B, outputs, h, w) at stride 8, all of the learned length, from the stages of `SHARES`."""
         grid = maps["stage3"].shape[-2:]
-        x: torch.Tensor | None = None
-        for name, projection in self.projections.items():
-            level = maps[name]
-            if name == "stage2":
+        parts = []
+        for stage, projection in self.project.items():
+            level = maps[stage]
+            if stage == "stage2":
                 level = F.avg_pool2d(level, 2, ceil_mode=True, count_include_pad=False)
-            level = projection(level * level.float().square().mean(1, keepdim=True).add(1e-6).rsqrt())
-            if level.shape[-2:] != grid:
-                level = F.interpolate(level, grid, mode="bilinear", align_corners=False)
-            x = level if x is None else x + level
-        assert x is not None
-        x = x + self.pointwise(self.depthwise(x).relu())
-        return self.length * F.normalize(x.float(), dim=1)
+            part = projection(F.normalize(level, dim=1))
+            if part.shape[-2:] != grid:
+                part = F.interpolate(part, grid, mode="bilinear", align_corners=False)
+            parts.append(part)
+        x = torch.stack(parts).sum(0)
+        return self.length * F.normalize((x + self.residual(x)).float(), dim=1)
 
 
 class LightExtractor(nn.Module):
@@ -100,6 +110,25 @@ class LightExtractor(nn.Module):
         return Features(named, (frames.shape[-2], frames.shape[-1]))
 
 
+class LightHead(nn.Module):
+    """Cues and maps to logits: a weighted sum of the cues, enlarged, and what a segmentation network adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = SegmentationNetwork({n: CHANNELS[n] for n in LEVELS}, WIDTHS, CUES, head="bilinear")
+        self.sum = nn.Conv2d(CUES, 1, 1)
+        with torch.no_grad():
+            self.sum.weight.copy_(torch.tensor(FIRST_WEIGHTS).view(1, CUES, 1, 1))
+            self.sum.bias.fill_(-FIRST_WEIGHTS[-1] / 2)  # type: ignore[union-attr]
+
+    def forward(
+        self, cues: torch.Tensor, maps: Mapping[str, torch.Tensor], size: tuple[int, int]
+    ) -> torch.Tensor:
+        """(K, H, W) from cues (K, 7, h, w) and maps (1 or K, C, h', w'); H and W are `size`."""
+        enlarged = F.interpolate(self.sum(cues).float(), size, mode="bilinear", align_corners=False)
+        return self.network(cues, maps, size).float() + enlarged[:, 0]
+
+
 class LightDecoder(nn.Module):
     """Cues and maps to probabilities; see `streamvos.methods.base.Decoder`.
 
@@ -110,9 +139,9 @@ class LightDecoder(nn.Module):
     def __init__(self, options: FEELVOSOptions):
         super().__init__()
         self.precision = options.precision
-        self.network = SegmentationNetwork({n: CHANNELS[n] for n in LEVELS}, WIDTHS, CUES, head="bilinear")
+        self.head = LightHead()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.part = Part("head", self._segment, (self.network,), batched=(0,))
+        self.part = Part("head", self._segment, (self.head,), batched=(0,))
 
     def forward(
         self, evidence: Evidence, size: tuple[int, int], annotation: Annotation | None = None
@@ -130,7 +159,7 @@ class LightDecoder(nn.Module):
         """(K, H, W) logits from cues (K, 7, h, w), the size (`outline`) and the maps of `LEVELS`."""
         with in_precision(self.precision, cues.device):
             levels = dict(zip(LEVELS, maps, strict=True))
-            logits = self.network(cues, levels, (size.shape[0], size.shape[1]))
+            logits = self.head(cues, levels, (size.shape[0], size.shape[1]))
         return (logits.to(cues.dtype),)
 
 

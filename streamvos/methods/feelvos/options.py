@@ -16,7 +16,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 EFFICIENTNET: dict[str, Any] = {
     "backbone": "efficientnet-lite0",
-    "network": {"embedding": 64},
+    "network": {"embedding": 128},
     "window": 10,
     "previous": "soft",
     "recent": 2,
