@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from streamvos.datasets.davis import DavisDataset
 from streamvos.nn.efficientnet import EfficientNetLite0
@@ -89,6 +89,13 @@ class FeatureClipOptions(BaseModel):
     largest_gap: int = Field(default=12, ge=1)
     stills: float = Field(default=0.25, ge=0, le=1)
     stills_first: int = Field(default=0, ge=0)
+
+    @field_validator("size")
+    @classmethod
+    def _must_be_whole_cells(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if min(size) < ALIGNMENT or any(side % ALIGNMENT for side in size):
+            raise ValueError(f"size must be two multiples of {ALIGNMENT}, got {size}")
+        return size
 
 
 class _Source(NamedTuple):

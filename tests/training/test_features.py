@@ -9,48 +9,25 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from small_training_data import SMALL, write_training_data
 
 from streamvos.nn.efficientnet import EfficientNetLite0
 from streamvos.training.features import (
     STAGES,
-    VALIDATION,
     FeatureClipOptions,
     FeatureClips,
-    FeatureOptions,
     make_features,
 )
 from streamvos.types import InputError
 from streamvos.weights import bundled_backbone
 
-SMALL = FeatureOptions(scales=(1.0,), still_clips=3, still_frames=3, still_size=(64, 96))
 CLIPS = FeatureClipOptions(size=(64, 96), frames=3)
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), picture)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Two short videos, of which one is for validation, and four photographs of a square."""
     root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for name in ("square", VALIDATION[0]):
-        for t in range(6):
-            picture = rng.integers(0, 90, (64, 96, 3), dtype=np.uint8)
-            mask = np.zeros((64, 96), np.uint8)
-            mask[20:44, 20 + 4 * t : 44 + 4 * t] = 255
-            picture[mask > 0] += 150
-            video = root / "davis2016-train"
-            write_picture(video / "JPEGImages" / "480p" / name / f"{t:05d}.jpg", picture)
-            write_picture(video / "Annotations" / "480p" / name / f"{t:05d}.png", mask)
-    for k in range(4):
-        picture = rng.integers(0, 255, (50, 70, 3), dtype=np.uint8)
-        regions = np.zeros((50, 70), np.uint8)
-        regions[10:40, 15:50] = 1
-        write_picture(root / "duts" / "images" / f"{k}.jpg", picture)
-        write_picture(root / "duts" / "regions" / f"{k}.png", regions)
+    write_training_data(root)
     return root
 
 
