@@ -1,6 +1,7 @@
-"""`streamvos train`: train a method.
+"""`streamvos train`: train what a method adds to the shared backbone.
 
-streamvos train tvos --recipe authors --data DAVIS --out runs/tvos
+streamvos train features --data DATA --out features
+streamvos train frtm-fast --features features --out runs/frtm-fast
 """
 
 from __future__ import annotations
@@ -23,12 +24,23 @@ if TYPE_CHECKING:
     from streamvos.training.loop import Report, Say
     from streamvos.training.tvos_authors import Recipe
 
-app = typer.Typer(epilog=examples("streamvos train tvos --data DAVIS --out runs/tvos"))
+app = typer.Typer(
+    epilog=examples(
+        "streamvos train features --data DATA --out features",
+        "streamvos train frtm-fast --features features --out runs/frtm-fast",
+    )
+)
+
+HEADS = ("tvos", "rgmp", "frtm-fast", "joint", "feelvos")
+"""Methods that have a recipe on features of the shared backbone."""
 
 Options = TypeVar("Options", bound=BaseModel)
 
 OutFolder = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the run; an interrupted run is resumed.")
+]
+Features = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="What `streamvos train features` wrote.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -37,21 +49,47 @@ Settings = Annotated[
 ClipSettings = Annotated[
     list[str] | None,
     typer.Option(
-        "--clip", metavar="NAME=VALUE", help="An option of the clips, such as size=256. Repeatable."
+        "--clip", metavar="NAME=VALUE", help="An option of the clips, such as frames=3. Repeatable."
     ),
 ]
+
+
+@app.command("features", epilog=examples("streamvos train features --data DATA --out features"))
+def features(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Holds davis2016-train (DAVIS's layout), and duts, voc, stills (images/ and regions/ each).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the features; work is resumed.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option, such as still_clips=500. Repeatable."),
+    ] = None,
+) -> None:
+    """Compute the shared backbone's features of all training data, once for all methods (about 20 GB)."""
+    from streamvos.training.features import FeatureOptions, make_features
+
+    make_features(data, out, _options(FeatureOptions, parse_settings(settings)), remark)
+    remark(f"features: {out}")
 
 
 @app.command(
     "tvos",
     epilog=examples(
+        "streamvos train tvos --features features --out runs/tvos",
         "streamvos train tvos --recipe authors --data DAVIS --split train --initial resnet50.pth "
         "--out runs/authors --set device=cuda",
     ),
 )
 def tvos(
     out: OutFolder,
-    recipe: Annotated[str, typer.Option(help="authors (DAVIS, YouTube-VOS).")] = "authors",
+    features: Features = None,
+    recipe: Annotated[
+        str, typer.Option(help="features (the bundled network), or authors (DAVIS, YouTube-VOS).")
+    ] = "features",
     data: Annotated[Path | None, typer.Option(help="authors: folder of DAVIS 2017 or YouTube-VOS.")] = None,
     split: Annotated[
         str | None, typer.Option(help="authors: name of a list in ImageSets, such as train.")
@@ -60,8 +98,8 @@ def tvos(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Weights to start from, as far as they fit: torchvision's ImageNet weights, a published "
-            "TVOS checkpoint, or a streamvos file.",
+            help="authors: weights to start from, as far as they fit: torchvision's ImageNet weights, a "
+            "published TVOS checkpoint, or a streamvos file.",
         ),
     ] = None,
     settings: Settings = None,
@@ -69,13 +107,20 @@ def tvos(
     json_target: JsonTarget = None,
 ) -> None:
     """Train TVOS; resumable, and reproducible from the seed."""
+    if recipe == "features":
+        if data is not None or split is not None or initial is not None:
+            raise InputError("--data, --split and --initial are for --recipe authors")
+        _train_head("tvos", features, out, settings, clip_settings, json_target)
+        return
+    if recipe != "authors":
+        raise InputError(f"unknown recipe {recipe!r}; choose features or authors")
+    if features is not None:
+        raise InputError("--features is for --recipe features; the authors' recipe takes --data")
+    if data is None:
+        raise InputError("the authors' recipe needs --data, a folder of DAVIS 2017 or YouTube-VOS")
     from streamvos.training.tvos_authors import train_tvos
     from streamvos.weights import read_checkpoint
 
-    if recipe != "authors":
-        raise InputError(f"unknown recipe {recipe!r}; choose authors")
-    if data is None:
-        raise InputError("the authors' recipe needs --data, a folder of DAVIS 2017 or YouTube-VOS")
     chosen = _authors(_open_dataset(data, split), parse_settings(settings), parse_settings(clip_settings))
     weights = None if initial is None else read_checkpoint(initial).tensors
 
@@ -83,6 +128,54 @@ def tvos(
         return train_tvos(chosen, out, report, weights, say)
 
     _train(run, chosen.training.steps, out, json_target)
+
+
+def _add_head(method: str) -> None:
+    """Add the command `train METHOD`."""
+
+    def command(
+        out: OutFolder,
+        features: Features = None,
+        settings: Settings = None,
+        clip_settings: ClipSettings = None,
+        json_target: JsonTarget = None,
+    ) -> None:
+        _train_head(method, features, out, settings, clip_settings, json_target)
+
+    command.__doc__ = (
+        f"Train what {method} adds to the shared backbone; resumable, reproducible from the seed."
+    )
+    example = f"streamvos train {method} --features features --out runs/{method}"
+    app.command(method, epilog=examples(example))(command)
+
+
+for _method in HEADS[1:]:
+    _add_head(_method)
+
+
+def _train_head(
+    method: str,
+    features: Path | None,
+    out: Path,
+    settings: list[str] | None,
+    clip_settings: list[str] | None,
+    json_target: str | None,
+) -> None:
+    from streamvos.training.features import FeatureClipOptions
+    from streamvos.training.heads import DEFAULTS, train_head
+    from streamvos.training.loop import TrainingOptions
+    from streamvos.training.recipes import RECIPES
+
+    if features is None:
+        raise InputError("--features is missing: the folder that `streamvos train features` wrote")
+    recipe = RECIPES[method]
+    training = _options(TrainingOptions, {**DEFAULTS, **recipe.training, **parse_settings(settings)})
+    clips = _options(FeatureClipOptions, {**recipe.clips, **parse_settings(clip_settings)})
+
+    def run(report: Report, say: Say) -> Path:
+        return train_head(recipe, features, training, clips, out, report, say)
+
+    _train(run, training.steps, out, json_target)
 
 
 def _train(run: Callable[[Report, Say], Path], steps: int, out: Path, json_target: str | None) -> None:
