@@ -21,7 +21,6 @@ from streamvos.methods import Method
 from streamvos.methods.feelvos import FEELVOS
 from streamvos.methods.feelvos.light import (
     LEVELS,
-    SHARES,
     STRIDE,
     LightDecoder,
     LightExtractor,
@@ -29,6 +28,7 @@ from streamvos.methods.feelvos.light import (
 )
 from streamvos.methods.feelvos.options import EFFICIENTNET
 from streamvos.nn.matching.distances import squash
+from streamvos.nn.stage_embedding import SHARES
 from streamvos.training.heads import Recipe
 from streamvos.training.losses import mask_loss
 from streamvos.types import VOID

@@ -27,13 +27,11 @@ from streamvos.nn.aggregation import insert_given
 from streamvos.nn.efficientnet import CHANNELS, EfficientNetLite0
 from streamvos.nn.precision import in_precision
 from streamvos.nn.segmentation_network import SegmentationNetwork
+from streamvos.nn.stage_embedding import StageEmbedding
 from streamvos.types import VOID, Annotation, Evidence, Features
 
 STRIDE = 8
 """Pixels per cell of the embedding."""
-
-SHARES = {"stage2": 0.3, "stage3": 0.6, "stage4": 0.6, "stage5": 1.0, "stage6": 0.6}
-"""Stage -> length of its part of the embedding before training."""
 
 LEVELS = ("stage6", "stage5", "stage3", "stage2")
 """Stages that the head sees, the deepest first."""
@@ -55,42 +53,16 @@ TOGETHER = 8
 """Objects in one pass of the head."""
 
 
-class LightEmbedding(nn.Module):
-    """Maps of the backbone to the embedding; what is trained of the extractor.
+class LightEmbedding(StageEmbedding):
+    """An embedding whose vectors all have one learned length; what is trained of the extractor."""
 
-    Every stage is divided by its norm and projected on its own grid, the sum taken at stride 8.
-
-    Args:
-        outputs: channels.
-    """
-
-    def __init__(self, outputs: int):
-        super().__init__()
-        self.project = nn.ModuleDict()
-        for stage, share in SHARES.items():
-            self.project[stage] = projection = nn.Conv2d(CHANNELS[stage], outputs, 1)
-            nn.init.normal_(projection.weight, std=share / outputs**0.5)
-        self.residual = nn.Sequential(
-            nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 1),
-        )
+    def __init__(self, channels: int):
+        super().__init__(channels)
         self.length = nn.Parameter(torch.tensor(LENGTH))
 
     def forward(self, maps: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """(B, outputs, h, w) at stride 8, all of the learned length, from the stages of `SHARES`."""
-        grid = maps["stage3"].shape[-2:]
-        parts = []
-        for stage, projection in self.project.items():
-            level = maps[stage]
-            if stage == "stage2":
-                level = F.avg_pool2d(level, 2, ceil_mode=True, count_include_pad=False)
-            part = projection(F.normalize(level, dim=1))
-            if part.shape[-2:] != grid:
-                part = F.interpolate(part, grid, mode="bilinear", align_corners=False)
-            parts.append(part)
-        x = torch.stack(parts).sum(0)
-        return self.length * F.normalize((x + self.residual(x)).float(), dim=1)
+        """stage -> (B, C, h, w) to (B, channels, ceil(H / 8), ceil(W / 8)) float32."""
+        return self.length * super().forward(maps)
 
 
 class LightExtractor(nn.Module):

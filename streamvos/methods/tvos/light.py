@@ -25,50 +25,14 @@ from streamvos.nn.labels import one_hot_labels
 from streamvos.nn.precision import in_precision
 from streamvos.nn.propagation.blocks import Reference, blocks_of, means_of, propagate_in_blocks
 from streamvos.nn.segmentation_network import SegmentationNetwork
+from streamvos.nn.stage_embedding import StageEmbedding
 from streamvos.types import Annotation, Evidence, Features
-
-SHARES = {"stage2": 0.3, "stage3": 0.6, "stage4": 0.6, "stage5": 1.0, "stage6": 0.6}
-"""Stage -> length of its part of the embedding before training."""
 
 CERTAIN = 100.0
 """The logit of a given mask."""
 
 OBJECTS_AT_ONCE = 8
 """So many objects go through the refiner together."""
-
-
-class Embedding(nn.Module):
-    """Maps of the backbone to a unit vector for every cell of stride 8.
-
-    Every stage is divided by its norm and projected on its own grid, the sum taken at stride 8.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.project = nn.ModuleDict()
-        for stage, share in SHARES.items():
-            self.project[stage] = projection = nn.Conv2d(CHANNELS[stage], channels, 1)
-            nn.init.normal_(projection.weight, std=share / channels**0.5)
-        self.residual = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 1),
-        )
-
-    def forward(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """stage -> (B, C, h, w) to (B, channels, ceil(H / 8), ceil(W / 8)) float32."""
-        grid = maps["stage3"].shape[-2:]
-        own = {stage: self.project[stage](self._unit(maps[stage], stage)) for stage in SHARES}
-        x = own["stage2"] + own["stage3"]
-        for part in (own["stage4"] + own["stage5"], own["stage6"]):  # strides 16 and 32
-            x = x + F.interpolate(part, grid, mode="bilinear", align_corners=False)
-        return F.normalize((x + self.residual(x)).float(), dim=1)
-
-    @staticmethod
-    def _unit(features: torch.Tensor, stage: str) -> torch.Tensor:
-        if stage == "stage2":
-            features = F.avg_pool2d(features, 2, ceil_mode=True)
-        return F.normalize(features, dim=1)
 
 
 class LightExtractor(nn.Module):
@@ -82,7 +46,7 @@ class LightExtractor(nn.Module):
         super().__init__()
         self.precision, self.levels = options.precision, options.levels
         self.backbone = EfficientNetLite0(stages=6).requires_grad_(False)
-        self.embedding = Embedding(options.network.embedding or 128)
+        self.embedding = StageEmbedding(options.network.embedding or 128)
 
     def forward(self, frames: torch.Tensor) -> Features:
         with in_precision(self.precision, frames.device):
