@@ -31,6 +31,8 @@ setup(
     package_data={
         "streamvos": [
             "py.typed",
+            "synthetic/photographs/*.md",
+            "synthetic/photographs/*.webp",
             "weights/files/*.safetensors",
             "weights/files/*.md",
             "weights/files/*.json",

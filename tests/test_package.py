@@ -85,7 +85,9 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel):
     }
     recipes = {f"streamvos/engines/files/{path.name}" for path in (ROOT / "engines").glob("*.toml")}
     assert len(recipes) > 5
-    assert data == {"streamvos/py.typed"} | weights | recipes
+    pictures = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos").rglob("photographs/*")}
+    assert len(pictures) > 5
+    assert data == {"streamvos/py.typed"} | weights | recipes | pictures
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos").rglob("*.py")}
     assert names - data >= modules
 

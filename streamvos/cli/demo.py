@@ -1,4 +1,4 @@
-"""`streamvos demo`: segment a synthetic video, or your own, end to end.
+"""`streamvos demo`: segment photographed objects that move over a photograph, or your own video, end to end.
 
 streamvos demo --out out/demo
 """
@@ -13,7 +13,7 @@ import typer
 from streamvos.cli import options
 from streamvos.cli.run import run
 
-DEMO_SOURCE = "synthetic:seed=7,objects=2,distractors=1,size=360x640,length=60"
+DEMO_SOURCE = "synthetic:photographs,seed=0,size=360x640,length=80"
 
 EXAMPLES = options.examples(
     "streamvos demo",
@@ -26,7 +26,9 @@ def demo(
     source: Annotated[
         str,
         typer.Option(
-            metavar="SOURCE", help="As for `streamvos run`; by default a synthetic video.", show_default=False
+            metavar="SOURCE",
+            help="As for `streamvos run`; by default moving photographs.",
+            show_default=False,
         ),
     ] = DEMO_SOURCE,
     mask: options.MaskPath = None,
@@ -39,6 +41,7 @@ def demo(
 ) -> None:
     """Segment a video end to end, with the bundled weights.
 
-    Without a source of your own, the video is synthetic, and its ground truth gives the scores.
+    Without a source of your own, photographed objects move over a photograph: a person, and a raccoon that
+    leaves and returns. Their ground truth gives the scores.
     """
     run(source, mask, boxes, save_first, out, weights=weights, device=device, json_target=json_target)

@@ -12,13 +12,14 @@ import time
 import numpy as np
 
 from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
-from streamvos.synthetic.options import parse_parameters
+from streamvos.synthetic.options import PhotographOptions, SyntheticOptions, parse_parameters
+from streamvos.synthetic.photograph_video import PhotographFrame, PhotographVideo
 from streamvos.synthetic.synthetic import SyntheticFrame, SyntheticVideo
 from streamvos.types import InputError
 
 
 class GeneratedSource(Source):
-    """Frames of a `SyntheticVideo`, with their ground truth.
+    """Frames of a `SyntheticVideo` or a `PhotographVideo`, with their ground truth.
 
     Args:
         parameters: the string that `parse_parameters` reads.
@@ -39,9 +40,9 @@ class GeneratedSource(Source):
         selection: Selection | None = None,
     ) -> None:
         seed, options = parse_parameters(parameters)
-        self.video = SyntheticVideo(seed, options)
+        self.video = _make(seed, options)
         self._next = 0
-        self._latest: tuple[int, SyntheticFrame] | None = None
+        self._latest: tuple[int, SyntheticFrame | PhotographFrame] | None = None
         self._period = 1.0 / (fps or NOMINAL_FPS)
         super().__init__(
             name=name or f"synthetic-{seed}",
@@ -78,8 +79,14 @@ class GeneratedSource(Source):
     def _skip(self, count: int) -> None:
         self._next += count
 
-    def _render(self, place: int) -> SyntheticFrame:
+    def _render(self, place: int) -> SyntheticFrame | PhotographFrame:
         # The truth is usually requested for the latest frame; rendering it twice would double the cost.
         if self._latest is None or self._latest[0] != place:
             self._latest = (place, self.video[place])
         return self._latest[1]
+
+
+def _make(seed: int, options: SyntheticOptions | PhotographOptions) -> SyntheticVideo | PhotographVideo:
+    if isinstance(options, PhotographOptions):
+        return PhotographVideo(seed, options)
+    return SyntheticVideo(seed, options)

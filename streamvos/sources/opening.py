@@ -4,6 +4,7 @@ open_source("videos/goat.mp4")                          # a video file
 open_source("DAVIS/JPEGImages/480p/goat", fps=24)       # a folder of pictures
 open_source("shots/*.png", stride=2)                    # a glob
 open_source("synthetic:seed=3,objects=2,size=480x854")  # a generated video with ground truth
+open_source("synthetic:photographs,seed=0,length=80")   # photographed objects in motion, with ground truth
 open_source("camera:0")                                 # /dev/video0
 open_source("camera:goat.mp4")                          # a file played in real time, like a camera
 open_source("rtsp://user:secret@10.0.0.5/stream")       # a network camera

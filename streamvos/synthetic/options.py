@@ -65,7 +65,20 @@ class SyntheticOptions:
     stills: Path | None = None
 
 
-def validate(options: SyntheticOptions) -> None:
+@dataclass(frozen=True)
+class PhotographOptions:
+    """Contents of a video made of photographs.
+
+    Attributes:
+        size: (H, W) in pixels, each 16..8192.
+        length: number of frames.
+    """
+
+    size: tuple[int, int] = (360, 640)
+    length: int = 80
+
+
+def validate(options: SyntheticOptions | PhotographOptions) -> None:
     """Check every option.
 
     Raises:
@@ -77,9 +90,11 @@ def validate(options: SyntheticOptions) -> None:
     if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
         raise InputError(f"size: expected {SMALLEST_SIDE}..{LARGEST_SIDE} pixels on each side, got {size!r}")
     for name, least in COUNTS.items():
-        value = getattr(options, name)
+        value = getattr(options, name, least)
         if not _is_integer(value) or value < least:
             raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
+    if isinstance(options, PhotographOptions):
+        return
     if options.objects > MAX_OBJECT_ID or options.objects + options.distractors + options.occluders > 255:
         raise InputError(
             f"expected at most {MAX_OBJECT_ID} objects and 255 layers besides the background, got "
@@ -99,17 +114,27 @@ def validate(options: SyntheticOptions) -> None:
         list_stills(Path(options.stills))
 
 
-def parse_parameters(text: str) -> tuple[int, SyntheticOptions]:
-    """Seed and options from "seed=3,objects=2,size=480x854,length=60".
+def validate_seed(seed: object) -> None:
+    """Raises `InputError` if a seed is not an integer >= 0."""
+    if not _is_integer(seed) or seed < 0:  # type: ignore[operator]
+        raise InputError(f"seed: expected an integer >= 0, got {seed!r}")
 
-    `size` is HEIGHTxWIDTH. Other options keep the defaults of `SyntheticOptions`; the default seed is 0.
+
+def parse_parameters(text: str) -> tuple[int, SyntheticOptions | PhotographOptions]:
+    """Seed and options from "seed=3,objects=2,size=480x854,length=60" or "photographs,seed=3,length=60".
+
+    `size` is HEIGHTxWIDTH. Other options keep their defaults; the default seed is 0.
 
     Raises:
         InputError: an unknown name, a name given twice, or a value of the wrong type.
     """
-    defaults = {field.name: field.default for field in fields(SyntheticOptions)}
+    entries = [part.strip() for part in text.split(",") if part.strip()]
+    kind: type[SyntheticOptions] | type[PhotographOptions] = SyntheticOptions
+    if entries[:1] == ["photographs"]:
+        kind, entries = PhotographOptions, entries[1:]
+    defaults = {field.name: field.default for field in fields(kind)}
     values: dict[str, Any] = {}
-    for entry in filter(None, (part.strip() for part in text.split(","))):
+    for entry in entries:
         name, equals, value = (part.strip() for part in entry.partition("="))
         if not equals or (name != "seed" and name not in defaults):
             known = ", ".join(["seed", *defaults])
@@ -119,7 +144,7 @@ def parse_parameters(text: str) -> tuple[int, SyntheticOptions]:
         if name in values:
             raise InputError(f"synthetic: {name} is given twice")
         values[name] = _parse(name, value, 0 if name == "seed" else defaults[name])
-    return values.pop("seed", 0), SyntheticOptions(**values)
+    return values.pop("seed", 0), kind(**values)
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil, hypot
 from operator import index as as_index
 from typing import overload
@@ -21,10 +20,10 @@ from typing import overload
 import cv2
 import numpy as np
 
-from streamvos.synthetic.motion import sample, sinusoids
-from streamvos.synthetic.options import SyntheticOptions, validate
+from streamvos.synthetic.camera import Light, sensor_noise
+from streamvos.synthetic.motion import sample
+from streamvos.synthetic.options import SyntheticOptions, validate, validate_seed
 from streamvos.synthetic.scene import Layer, Scene
-from streamvos.types import InputError
 
 __all__ = ["SyntheticFrame", "SyntheticOptions", "SyntheticVideo"]
 
@@ -64,8 +63,7 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
     """
 
     def __init__(self, seed: int, options: SyntheticOptions | None = None) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise InputError(f"seed: expected an integer >= 0, got {seed!r}")
+        validate_seed(seed)
         options = SyntheticOptions() if options is None else options
         validate(options)
         self.seed = int(seed)
@@ -75,7 +73,7 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
         self._layers = Scene(rng, options).build()
         self._labels = np.arange(256, dtype=np.uint8)
         self._labels[options.objects + 1 :] = 0
-        self._light = _Light(rng, options) if options.exposure > 0 else None
+        self._light = Light(rng, options.length, options.exposure) if options.exposure > 0 else None
         self._noise_level = options.noise * float(rng.uniform(0.3, 1.7)) * 5.0
         self._coarse_noise = bool(rng.random() < 0.5)
 
@@ -128,7 +126,7 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
         if self._light is not None:
             image = self._light.apply(image, t)
         if self._noise_level > 0:
-            noise = _noise(self.seed, t, self._size, self._coarse_noise)
+            noise = sensor_noise(self.seed, t, self._size, self._coarse_noise)
             image = cv2.addWeighted(image, 1.0, noise, self._noise_level / 32, 0, dtype=cv2.CV_8U)
         return SyntheticFrame(image, self._labels[visible], visible, region, coordinates)
 
@@ -148,58 +146,3 @@ class SyntheticVideo(Sequence[SyntheticFrame]):
             kernel[row : row + 2, column : column + 2] += np.outer([1 - low, low], [1 - right, right])
         kernel = kernel[:-1, :-1]
         return cv2.filter2D(patch, -1, kernel / kernel.sum(), borderType=border)
-
-
-class _Light:
-    """Drift of exposure, contrast and white balance, and uneven light that moves over the frame."""
-
-    def __init__(self, rng: np.random.Generator, options: SyntheticOptions) -> None:
-        strength, times = options.exposure, np.arange(options.length, dtype=np.float64)
-
-        def drift(speed: float, limit: float, offset: float) -> Array:
-            start = rng.normal(0, offset * strength)
-            return start + sinusoids(rng, times, speed * strength, limit=limit * strength)
-
-        self.gain, self.gamma = np.exp(drift(0.012, 0.25, 0.08)), np.exp(drift(0.008, 0.18, 0.08))
-        self.tint = np.exp(np.stack([drift(0.004, 0.08, 0.04) for _ in range(3)], 1))
-        # Sampled at 6 x 6 points: a sum of two slow waves over the frame.
-        self.waves = rng.normal(0, 2.2, (2, 3)) * [1, 1, 0.03]
-        self.starts = rng.uniform(0, 2 * np.pi, 2)
-        self.depth = strength * float(rng.uniform(0, 0.22))
-
-    def apply(self, image: Array, t: int) -> Array:
-        """The image, (H, W, 3) uint8, as the camera records it at frame `t`."""
-        curve = self.gain[t] * np.linspace(0, 1, 256) ** self.gamma[t]
-        table = np.clip(curve[:, None] * self.tint[t] * 255, 0, 255).round().astype(np.uint8)[None]
-        image = cv2.LUT(image, table)
-        ys, xs = np.mgrid[-1:1:6j, -1:1:6j]
-        waves = zip(self.waves, self.starts, strict=True)
-        field = np.sum([np.sin(a * xs + b * ys + c * t + start) for (a, b, c), start in waves], axis=0)
-        coarse = (128 * np.exp(self.depth * field / 2)).astype(np.uint8)
-        height, width = image.shape[:2]
-        shade = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-        return cv2.multiply(image, cv2.merge([shade, shade, shade]), scale=1 / 128)
-
-
-@lru_cache(maxsize=2)
-def _noise_bank(coarse: bool) -> Array:
-    """(768, 768, 3) int16 normal noise of standard deviation 32; if `coarse`, neighbors are correlated."""
-    noise = np.random.default_rng(20).standard_normal((768, 768, 3), np.float32)
-    if coarse:
-        noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), 0.7, borderType=cv2.BORDER_REFLECT))
-        noise /= noise.std()
-    return np.round(noise * 32).astype(np.int16)
-
-
-def _noise(seed: int, t: int, size: tuple[int, int], coarse: bool) -> Array:
-    """(H, W, 3) int16, a piece of the bank that depends on seed and frame, repeated for larger frames."""
-    bank = _noise_bank(coarse)
-    height, width = size
-    spare_y, spare_x = len(bank) - height, len(bank) - width
-    rng = np.random.default_rng((seed, t))
-    top, left = int(rng.integers(0, max(spare_y, 0) + 1)), int(rng.integers(0, max(spare_x, 0) + 1))
-    if spare_y >= 0 and spare_x >= 0:
-        return bank[top : top + height, left : left + width]
-    bank = np.roll(bank, (int(rng.integers(0, len(bank))), int(rng.integers(0, len(bank)))), (0, 1))
-    bank = cv2.copyMakeBorder(bank, 0, max(0, -spare_y), 0, max(0, -spare_x), cv2.BORDER_WRAP)
-    return bank[:height, :width]

@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from streamvos.synthetic.cutouts import Cutout, MovingCutout
 from streamvos.synthetic.options import list_stills
 from streamvos.types import VOID, InputError
 
@@ -40,14 +41,6 @@ class LabeledClip:
 
     images: np.ndarray
     labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Cutout:
-    """An object without its surroundings: image (h, w, 3) uint8 RGB and alpha (h, w) float32 in 0..1."""
-
-    image: np.ndarray
-    alpha: np.ndarray
 
 
 class Photographs:
@@ -139,61 +132,20 @@ class Path2D:
         return float(self.start + self.drift * u + self.swing * wave)
 
 
-class MovingCutout:
-    """A cut-out that moves over frames of one size.
-
-    Args:
-        size: (H, W) of the frames.
-        speed: 1 crosses about a third of the frame during the clip.
-    """
-
-    def __init__(self, rng: Rng, size: tuple[int, int], speed: float):
-        height, width = size
-        self.size = size
-        self.share = float(np.exp(rng.uniform(np.log(0.15), np.log(0.8))))  # of the frame's side
-        self.x = Path2D(rng, rng.uniform(0.1, 0.9) * width, 0.35 * speed * width, 0.1 * speed * width)
-        self.y = Path2D(rng, rng.uniform(0.1, 0.9) * height, 0.3 * speed * height, 0.08 * speed * height)
-        self.zoom = Path2D(rng, 0, 0.25 * speed, 0.1)
-        self.angle = Path2D(rng, rng.normal() * 10, 25 * speed, 6)
-        self.stretch = Path2D(rng, rng.normal() * 0.1, 0.15 * speed, 0.1)
-        self.mirror = bool(rng.random() < 0.5)
-        self.bends = rng.normal(size=(2, 2, 4, 4)).astype(np.float32) * 0.035 * min(speed, 2)
-
-    def paste(self, cutout: Cutout, u: float, image: np.ndarray, labels: np.ndarray, label: int) -> None:
-        """Draw the cut-out at `u` in 0..1 of its path into image and label map, in place."""
-        (height, width), (h, w) = self.size, cutout.alpha.shape
-        scale = self.share * min(height, width) / np.sqrt(h * w) * np.exp(self.zoom(u))
-        sides = np.array([np.exp(self.stretch(u)), np.exp(-self.stretch(u))]) * scale
-        turn = np.deg2rad(self.angle(u))
-        matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * sides
-        if self.mirror:
-            matrix[:, 0] *= -1
-        offset = np.array([self.x(u), self.y(u)]) - matrix @ np.array([w / 2, h / 2])
-        # only the box that the object can cover is drawn
-        corners = matrix @ np.array([[0, w, 0, w], [0, 0, h, h]]) + offset[:, None]
-        margin = 0.1 * float(np.ptp(corners, axis=1).max()) + 2
-        left, top = np.floor(np.maximum(corners.min(1) - margin, 0)).astype(int)
-        right, bottom = np.ceil(np.minimum(corners.max(1) + margin, [width, height])).astype(int)
-        if right - left < 2 or bottom - top < 2:
-            return
-        inverse = np.linalg.inv(matrix)
-        ys, xs = np.mgrid[top:bottom, left:right].astype(np.float32)
-        source = np.einsum("ij,jhw->ihw", inverse, np.stack([xs - offset[0], ys - offset[1]])).astype(
-            np.float32
-        )
-        bend = self.bends[0] + u * self.bends[1]  # (2, 4, 4), in shares of the object's side
-        for axis in (0, 1):
-            field = cv2.resize(bend[axis], (right - left, bottom - top), interpolation=cv2.INTER_CUBIC)
-            source[axis] += field * max(h, w)
-        blur = 1 / max(float(sides.mean()), 1e-3)
-        image_of, alpha_of = cutout.image, cutout.alpha
-        if blur > 1.5:  # averaging before taking fewer pixels
-            image_of, alpha_of = (cv2.GaussianBlur(x, (0, 0), 0.4 * blur) for x in (image_of, alpha_of))
-        drawn = cv2.remap(image_of, source[0], source[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        alpha = cv2.remap(alpha_of, source[0], source[1], cv2.INTER_LINEAR, borderValue=0)
-        box = (slice(top, bottom), slice(left, right))
-        image[box] = np.round(image[box] + alpha[..., None] * (drawn.astype(np.float32) - image[box]))
-        labels[box][alpha > 0.5] = label
+def random_motion(rng: Rng, size: tuple[int, int], speed: float) -> MovingCutout:
+    """A smooth random motion over frames of `size` (H, W); speed 1 crosses about a third of the frame."""
+    height, width = size
+    share = float(np.exp(rng.uniform(np.log(0.15), np.log(0.8))))
+    x = Path2D(rng, rng.uniform(0.1, 0.9) * width, 0.35 * speed * width, 0.1 * speed * width)
+    y = Path2D(rng, rng.uniform(0.1, 0.9) * height, 0.3 * speed * height, 0.08 * speed * height)
+    zoom = Path2D(rng, 0, 0.25 * speed, 0.1)
+    angle = Path2D(rng, rng.normal() * 10, 25 * speed, 6)
+    stretch = Path2D(rng, rng.normal() * 0.1, 0.15 * speed, 0.1)
+    mirror = bool(rng.random() < 0.5)
+    bends = rng.normal(size=(2, 2, 4, 4)).astype(np.float32) * 0.035 * min(speed, 2)
+    return MovingCutout(
+        size, share, x, y, zoom, angle, stretch, mirror, lambda u: np.asarray(bends[0] + u * bends[1])
+    )
 
 
 def random_look(rng: Rng, strength: float = 1.0) -> Look:
@@ -232,7 +184,7 @@ def still_clip(rng: Rng, photographs: Photographs, size: tuple[int, int], frames
     regions = table[regions]
     cutouts = [photographs.cutout(rng) for _ in range(int(rng.integers(0 if known else 1, 4)))]
     speed = float(rng.uniform(0.3, 1.8))
-    movers = [MovingCutout(rng, size, speed * float(rng.uniform(0.5, 1.5))) for _ in cutouts]
+    movers = [random_motion(rng, size, speed * float(rng.uniform(0.5, 1.5))) for _ in cutouts]
     cover = max(height / picture.shape[0], width / picture.shape[1])
     zoom = Path2D(rng, rng.uniform(0.0, 0.5), 0.15 * speed, 0.05)
     x, y = (Path2D(rng, rng.normal() * 0.05, 0.12 * speed, 0.03) for _ in range(2))
@@ -280,11 +232,11 @@ def composed_video(
     playing: list[tuple[MovingCutout, Callable[[int], Cutout | None]]] = []
     if others and rng.random() < 0.7:
         other, begin = others[int(rng.integers(len(others)))], int(rng.integers(1000))
-        playing.append((MovingCutout(rng, size, speed), lambda t: _played(other, begin + t)))
+        playing.append((random_motion(rng, size, speed), lambda t: _played(other, begin + t)))
     for _ in range(int(rng.integers(0, 3)) if photographs is not None else 0):
         assert photographs is not None
         still = photographs.cutout(rng)
-        playing.append((MovingCutout(rng, size, speed), lambda _, still=still: still))  # type: ignore[misc]
+        playing.append((random_motion(rng, size, speed), lambda _, still=still: still))  # type: ignore[misc]
     images, labels = [], []
     for t in range(count):
         image = cv2.resize(video.images[t], (width, height), interpolation=cv2.INTER_AREA)[:, ::mirror].copy()

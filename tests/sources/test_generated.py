@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from streamvos.sources import GeneratedSource, Selection
-from streamvos.synthetic.options import parse_parameters
+from streamvos.synthetic.options import PhotographOptions, parse_parameters
+from streamvos.synthetic.photograph_video import PhotographVideo
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 from streamvos.types import InputError
 
@@ -16,13 +17,18 @@ def test_parameters():
     assert seed == 3
     assert options == SyntheticOptions(size=(48, 64), objects=4, length=7, motion=0.5)
     assert parse_parameters("") == (0, SyntheticOptions())
+    assert parse_parameters("photographs") == (0, PhotographOptions())
+    photographs = parse_parameters("photographs, seed=2,size=48x64,length=5")
+    assert photographs == (2, PhotographOptions(size=(48, 64), length=5))
 
 
 @pytest.mark.parametrize(
     ("text", "word"),
     [("sead=3", "sead"), ("seed", "seed"), ("seed=x", "whole number"), ("size=48", "HEIGHTxWIDTH"),
      ("length=2.5", "whole number"), ("motion=fast", "number"), ("seed=1,seed=2", "twice"),
-     ("length=0", "length"), ("objects=999", "objects"), ("seed=-1", "seed")],
+     ("length=0", "length"), ("objects=999", "objects"), ("seed=-1", "seed"),
+     ("seed=1,photographs", "photographs"), ("photographs,objects=2", "objects"),
+     ("photographs,length=0", "length"), ("photographs,size=8x8", "size"), ("photographs,seed=-1", "seed")],
 )  # fmt: skip
 def test_parameters_that_cannot_be_used_are_named(text, word):
     with pytest.raises(InputError, match=word):
@@ -38,6 +44,15 @@ def test_frames_and_truth_are_those_of_the_video():
             np.testing.assert_array_equal(source.label_map(frame.index), video[frame.index].label_map)
             assert frame.pts == pytest.approx(frame.index / 24)
         assert frame.index == 5
+
+
+def test_photographs_are_a_source_too():
+    video = PhotographVideo(2, PhotographOptions(size=(48, 64), length=3))
+    with GeneratedSource("photographs,seed=2,size=48x64,length=3") as source:
+        assert (source.size, source.length) == ((48, 64), 3)
+        for frame in source:
+            np.testing.assert_array_equal(frame.image, video[frame.index].image)
+            np.testing.assert_array_equal(source.label_map(frame.index), video[frame.index].label_map)
 
 
 def test_what_is_done_to_a_frame_does_not_reach_the_next_look_at_it():
