@@ -20,6 +20,7 @@ from shutil import copytree, ignore_patterns
 import pytest
 
 from streamvos.masks.labelmap import read_label_map
+from streamvos.weights import BACKBONE, BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO = "synthetic:seed=3,size=64x96,length=4,objects=2,leave=0"
@@ -80,9 +81,10 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel):
     data = {name for name in names if name.startswith("streamvos/") and not name.endswith(".py")}
     weights = {
         f"streamvos/weights/files/{name}.{kind}"
-        for name in ("tvos", "frtm-fast")
+        for name in (*BUNDLED, BACKBONE)
         for kind in ("md", "safetensors")
     }
+    weights.add("streamvos/weights/files/scores.json")
     recipes = {f"streamvos/engines/files/{path.name}" for path in (ROOT / "engines").glob("*.toml")}
     assert len(recipes) > 5
     pictures = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos").rglob("photographs/*")}

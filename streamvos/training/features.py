@@ -226,7 +226,7 @@ class _Stored:
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._arrays:
-            self._arrays[name] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            self._arrays[name] = np.lib.format.open_memmap(self.folder / f"{name}.npy", "r")
         return self._arrays[name]
 
 
