@@ -88,7 +88,7 @@ class JOINTOptions(Options):
 
 EFFICIENTNET: dict[str, Any] = {
     "backbone": "efficientnet-lite0",
-    "network": {"channels": 128, "keys": 64, "widths": (64, 64, 48, 24)},
+    "network": {"channels": 128, "keys": 64, "widths": (64, 64, 48, 32)},
     "update_interval": 5,
     "memory_size": 8,
     "precision": "auto",
