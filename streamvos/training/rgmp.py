@@ -44,16 +44,19 @@ class RGMPLoss:
         truth = labels[..., STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
         soft = F.interpolate((labels == 1).float(), size, mode="bilinear")  # as at inference
         maps = [{level: batch[level][:, t] for level in LEVELS} for t in range(labels.shape[1])]
-        reference = network.refer(maps[0], soft[:, 0])  # type: ignore[operator]
+        shares, cells = network.refer(maps[0], soft[:, 0])  # type: ignore[operator]
         others = F.interpolate(((labels > 1) & (labels != VOID)).float(), size, mode="bilinear")
         guides = first_guides(soft, others[:, 1])
         losses, overlaps = [], []
+        recent = cells
         for t in range(1, labels.shape[1]):
-            logits = network(maps[t], guides, *reference)  # (B, h, w)
+            logits = network(maps[t], guides, shares, cells, recent)  # (B, h, w)
             losses.append(mask_loss(logits, truth[:, t]))
             overlaps.append(overlap(logits.detach() > 0, truth[:, t] == 1))
             guides = logits.float().sigmoid()
             guides = torch.where(chance(guides, AGAIN), disturb(guides), guides)
+            if t + 1 < labels.shape[1]:
+                recent = network.remember(maps[t], guides)  # type: ignore[operator]
         return {"total": torch.stack(losses).mean(), "overlap": torch.stack(overlaps).mean()}
 
 

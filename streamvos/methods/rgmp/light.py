@@ -9,7 +9,8 @@ encodings of the present frame and of the reference, and the segmentation networ
 
 Two things are not in the paper. The reference is compared twice: cell by cell, as in the paper, and after its
 cells were moved to the cells of the present frame that look like them (attention), so that an object is found
-again far from where it was. And objects compete without a run of all of them together.
+again far from where it was; and so is the frame before, since an object may come to look otherwise. And
+objects compete without a run of all of them together.
 
 Source: Wug Oh et al., CVPR 2018, section 3.1; for what differs see docs/methods.md, RGMP.
 """
@@ -43,6 +44,9 @@ MAGNITUDE = 6.0
 
 SHARPNESS = 12.0
 """How much a cosine between cells counts before training, in the exponent of the attention."""
+
+REMEMBERED = ("shares", "cells", "recent")
+"""Names of what a target remembers of every object at every scale, besides its mask."""
 
 Maps = Mapping[str, torch.Tensor]
 
@@ -94,8 +98,8 @@ class LightEncoder(nn.Module):
 class LightGuidedNetwork(nn.Module):
     """Everything that is trained: encoder, comparison with the reference, decoder.
 
-    network.refer(maps, masks)                     # on the frame where the objects were given
-    network(later_maps, previous_masks, reference) # on every later one
+    shares, cells = network.refer(maps, masks)      # on the frame where the objects were given
+    network(later, previous_masks, shares, cells, network.remember(previous, previous_masks))
 
     Maps are those of `LEVELS`, each (1 or K, C, h, w); masks (K, h, w) float in 0..1 on the grid of "stage2".
     """
@@ -106,6 +110,7 @@ class LightGuidedNetwork(nn.Module):
         self.encoder = LightEncoder(shape.channels, shape.blocks)
         self.key = nn.Conv2d(CHANNELS["stage5"], shape.keys, 1, bias=False)
         self.value = nn.Conv2d(shape.channels, shape.keys, 1)
+        self.merge = nn.Conv2d(2 * shape.keys, shape.keys, 1)
         self.log_sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
         scores = shape.scores - 1  # the last score is the previous mask
         self.global_convolution = GlobalConvolution(shape.channels + shape.keys, scores)
@@ -122,38 +127,54 @@ class LightGuidedNetwork(nn.Module):
                 gain = 0.1 if "project" in name else 0.5 if "global" in name else 1.0
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu").mul_(gain)
 
-    def refer(self, maps: Maps, masks: torch.Tensor) -> Tensors:
+    def refer(self, maps: Maps, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What is remembered of a reference.
 
         Returns:
-            Its share in the global convolution, (K, 2 * (scores - 1), h, w), stride 16; and keys and values
-            for the attention, (K, 2 * keys, h / 2, w / 2), at stride 32 in a quarter of the time.
+            Its share in the global convolution, (K, 2 * (scores - 1), h, w), stride 16; and what `remember`
+            gives.
         """
         stage5 = maps["stage5"] / MAGNITUDE
         encoding = self.encoder(stage5, masks[:, None])
         values = self.value(encoding.relu())
-        keys = self._keys(stage5).expand(masks.shape[0], -1, -1, -1)
-        cells = torch.cat([keys, values.float()], dim=1)
-        cells = F.avg_pool2d(cells, 2, ceil_mode=True, count_include_pad=False)
-        return self.global_convolution.refer(torch.cat([encoding, values], dim=1)), cells
+        shares = self.global_convolution.refer(torch.cat([encoding, values], dim=1))
+        return shares, self._cells(stage5, values)
+
+    def remember(self, maps: Maps, masks: torch.Tensor) -> torch.Tensor:
+        """Keys and values of a frame: (K, 2 * keys, h / 2, w / 2), at stride 32 in a quarter of the time."""
+        stage5 = maps["stage5"] / MAGNITUDE
+        return self._cells(stage5, self.value(self.encoder(stage5, masks[:, None]).relu()))
 
     def forward(
-        self, maps: Maps, masks: torch.Tensor, shares: torch.Tensor, cells: torch.Tensor
+        self,
+        maps: Maps,
+        masks: torch.Tensor,
+        shares: torch.Tensor,
+        cells: torch.Tensor,
+        recent: torch.Tensor,
     ) -> torch.Tensor:
         """(K, h, w) logits on the grid of "stage2".
 
         Args:
             maps: of the present frame.
             masks: of the frame before.
-            shares, cells: what `refer` gave.
+            shares, cells: what `refer` gave for the reference.
+            recent: what `remember` gave for the frame before.
         """
         maps = {level: maps[level] / MAGNITUDE for level in LEVELS}
         grid = _grid(maps)
         encoding = self.encoder(maps["stage5"], masks[:, None])
-        moved = self._moved(self._keys(maps["stage5"]), cells).to(encoding.dtype)
-        found = self.global_convolution(torch.cat([encoding, moved], dim=1), shares)
+        queries = self._keys(maps["stage5"])
+        moved = [self._moved(queries, some).to(encoding.dtype) for some in (cells, recent)]
+        merged = self.merge(torch.cat(moved, dim=1))
+        found = self.global_convolution(torch.cat([encoding, merged], dim=1), shares)
         scores = torch.cat([resize(found, grid), masks[:, None].to(found.dtype)], dim=1)
         return self.decoder(scores, maps, grid)
+
+    def _cells(self, stage5: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        keys = self._keys(stage5).expand(values.shape[0], -1, -1, -1)
+        cells = torch.cat([keys, values.float()], dim=1)
+        return F.avg_pool2d(cells, 2, ceil_mode=True, count_include_pad=False)
 
     def _keys(self, stage5: torch.Tensor) -> torch.Tensor:
         """(B, keys, h, w) unit vectors."""
@@ -179,43 +200,50 @@ class LightRuns(nn.Module):
         super().__init__()
         self.backbone, self.options = backbone, options
         self.network = LightGuidedNetwork(options.light_network)
-        self.part = Part("run", self._run, (self.network,), batched=(4, 5, 6))
+        self.part = Part("run", self._run, (self.network,), batched=(4, 5, 6, 7))
 
-    def refer(self, features: Features, masks: torch.Tensor) -> list[torch.Tensor]:
-        """Per scale the two tensors that are remembered of a frame where objects were given, float32.
+    def refer(self, features: Features, masks: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Per scale what is remembered of a frame where objects were given: shares and cells, float32.
 
         Args:
             features: of the extractor, one frame.
             masks: (K, h, w) float, on the grid of "stage2" at scale 1.
         """
-        references: list[torch.Tensor] = []
         with in_precision(self.options.precision, masks.device):
-            for maps in self._maps(features):
-                remembered = self.network.refer(maps, resize(masks[:, None], _grid(maps))[:, 0])
-                references += [x.float().contiguous() for x in remembered]
-        return references
+            pairs = [self.network.refer(*each) for each in self._scales(features, masks)]
+        return [x.float().contiguous() for x, _ in pairs], [x.contiguous() for _, x in pairs]
+
+    def remember(self, features: Features, masks: torch.Tensor) -> list[torch.Tensor]:
+        """Per scale what is remembered of the frame before: cells; arguments as of `refer`."""
+        with in_precision(self.options.precision, masks.device):
+            return [self.network.remember(*each).contiguous() for each in self._scales(features, masks)]
 
     def forward(
-        self, features: Features, masks: torch.Tensor, references: Sequence[torch.Tensor]
+        self, features: Features, masks: torch.Tensor, *remembered: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """(K, h, w) float32 logits on the grid of `masks`, the mean over the scales; see `refer`."""
+        """(K, h, w) float32 logits on the grid of `masks`, the mean over the scales.
+
+        Args:
+            features, masks: as of `refer`.
+            remembered: shares and cells of the reference, cells of the frame before; each per scale.
+        """
         total = torch.zeros_like(masks)
-        for k, maps in enumerate(self._maps(features)):
-            guides = resize(masks[:, None], _grid(maps))[:, 0]
-            logits = self.part(*maps.values(), guides, *references[2 * k : 2 * k + 2])[0]
+        for (maps, guides), *rest in zip(self._scales(features, masks), *remembered, strict=True):
+            logits = self.part(*maps.values(), guides, *rest)[0]
             total += resize(logits[:, None], (masks.shape[-2], masks.shape[-1]))[:, 0]
         return total / len(self.options.scales)
 
-    def _maps(self, features: Features) -> Iterator[dict[str, torch.Tensor]]:
-        """The maps of every scale."""
+    def _scales(self, features: Features, masks: torch.Tensor) -> Iterator[tuple[Maps, torch.Tensor]]:
+        """The maps of every scale, and the masks on their grid."""
         for k in range(len(self.options.scales)):
-            yield {level: features[f"{level}_{k}"] for level in LEVELS}
+            maps = {level: features[f"{level}_{k}"] for level in LEVELS}
+            yield maps, resize(masks[:, None], _grid(maps))[:, 0]
 
     def _run(self, *tensors: torch.Tensor) -> Tensors:
         """Logits from the maps of `LEVELS`, the masks and what is remembered, of one scale."""
-        maps, (masks, *reference) = dict(zip(LEVELS, tensors[:4], strict=True)), tensors[4:]
+        maps, (masks, *remembered) = dict(zip(LEVELS, tensors[:4], strict=True)), tensors[4:]
         with in_precision(self.options.precision, masks.device):
-            return (self.network(maps, masks, *reference).to(masks.dtype),)
+            return (self.network(maps, masks, *remembered).to(masks.dtype),)
 
 
 def decode_light(
@@ -236,14 +264,16 @@ def decode_light(
 
 
 class LightTarget(Target):
-    """The state of one stream: per object its reference, and its soft mask at a quarter of the size."""
+    """The state of one stream, per object: its reference, and cells and soft mask of the frame before."""
 
     def __init__(self, runs: LightRuns):
         self._runs = runs
         self._object_ids: tuple[int, ...] = ()
         self._size: tuple[int, int] | None = None
-        self._references: list[torch.Tensor] = []  # two per scale, see `LightRuns.refer`
         self._previous = torch.empty(0)  # (K, h, w), stride 4
+        self._shares: list[torch.Tensor] = []  # per scale, see `LightRuns.refer`; likewise:
+        self._cells: list[torch.Tensor] = []
+        self._recent: list[torch.Tensor] = []
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -267,27 +297,29 @@ class LightTarget(Target):
         if not starts:
             self._check_size(features)
         given = one_hot_labels(label_map, object_ids, shrunk(features.size))[1:]  # (K, h, w)
-        fresh = self._runs.refer(features, given[[object_ids.index(i) for i in new]])
-        if starts:
-            self._references = fresh
-        else:  # those that stay come behind the fresh ones
+        shares, cells = self._runs.refer(features, given[[object_ids.index(i) for i in new]])
+        if not starts:  # those that stay come behind the fresh ones
             kept = len(new)
             rows = [new.index(i) if i in new else kept + self._object_ids.index(i) for i in object_ids]
-            self._references = [torch.cat(pair)[rows] for pair in zip(fresh, self._references, strict=True)]
+            shares = [torch.cat(pair)[rows] for pair in zip(shares, self._shares, strict=True)]
+            cells = [torch.cat(pair)[rows] for pair in zip(cells, self._cells, strict=True)]
+        self._shares, self._cells, self._object_ids, self._size = shares, cells, object_ids, features.size
         self._previous = given if probabilities is None else _masks(probabilities, features.size)
-        self._object_ids, self._size = object_ids, features.size
+        self._recent = self._runs.remember(features, self._previous)
 
     @torch.no_grad()
     def read(self, features: Features) -> Evidence:
         if not self._object_ids:
             raise InputError("no mask to propagate yet; annotate a frame first")
         self._check_size(features)
-        return Evidence({"logits": self._runs(features, self._previous, self._references)}, self._object_ids)
+        logits = self._runs(features, self._previous, self._shares, self._cells, self._recent)
+        return Evidence({"logits": logits}, self._object_ids)
 
     @torch.no_grad()
     def write(self, features: Features, probabilities: torch.Tensor) -> None:
         self._check_size(features)
         self._previous = _masks(probabilities, features.size)
+        self._recent = self._runs.remember(features, self._previous)
 
     @torch.no_grad()
     def forget(self, object_id: int) -> None:
@@ -297,14 +329,17 @@ class LightTarget(Target):
             self._forget_all()
             return
         self._object_ids = tuple(self._object_ids[row] for row in kept)
-        self._references = [reference[kept] for reference in self._references]
         self._previous = self._previous[kept]
+        self._shares, self._cells, self._recent = (
+            [tensor[kept] for tensor in some] for some in (self._shares, self._cells, self._recent)
+        )
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         state = {"object_ids": torch.tensor(self._object_ids, dtype=torch.int64)}
         if self._object_ids:
-            state |= {f"references.{k}": reference for k, reference in enumerate(self._references)}
             state |= {"previous": self._previous, "size": torch.tensor(self._size, dtype=torch.int64)}
+            for k, remembered in enumerate(zip(self._shares, self._cells, self._recent, strict=True)):
+                state |= {f"{name}.{k}": x for name, x in zip(REMEMBERED, remembered, strict=True)}
         return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -316,21 +351,24 @@ class LightTarget(Target):
         if size is None or size.shape != (2,) or int(size.min()) < 1:
             raise InputError("the state lacks the size of its frames")
         height, width = (int(side) for side in size)
-        options = self._runs.options
+        shape, scales = self._runs.options.light_network, self._runs.options.scales
         shapes: dict[str, tuple[int, ...]] = {"previous": (len(ids), *shrunk((height, width)))}
-        for k, scale in enumerate(options.scales):
-            scaled, shape = _scaled((height, width), scale), options.light_network
-            shapes[f"references.{2 * k}"] = (len(ids), 2 * (shape.scores - 1), *shrunk(scaled, 16))
-            shapes[f"references.{2 * k + 1}"] = (len(ids), 2 * shape.keys, *shrunk(scaled, 32))
+        for k, scale in enumerate(scales):
+            scaled = _scaled((height, width), scale)
+            shapes[f"shares.{k}"] = (len(ids), 2 * (shape.scores - 1), *shrunk(scaled, 16))
+            shapes[f"cells.{k}"] = shapes[f"recent.{k}"] = (len(ids), 2 * shape.keys, *shrunk(scaled, 32))
         check_shapes(state, shapes)
         wrong = [name for name in shapes if state[name].dtype != torch.float32]
         if wrong:
             raise InputError(f"the state's {wrong[0]} is {state[wrong[0]].dtype}, expected torch.float32")
         self._object_ids, self._size, self._previous = ids, (height, width), state["previous"]
-        self._references = [state[f"references.{k}"] for k in range(2 * len(options.scales))]
+        self._shares, self._cells, self._recent = (
+            [state[f"{name}.{k}"] for k in range(len(scales))] for name in REMEMBERED
+        )
 
     def _forget_all(self) -> None:
-        self._object_ids, self._size, self._references, self._previous = (), None, [], torch.empty(0)
+        self._object_ids, self._size, self._previous = (), None, torch.empty(0)
+        self._shares, self._cells, self._recent = [], [], []
 
     def _check_size(self, features: Features) -> None:
         if self._size != features.size:

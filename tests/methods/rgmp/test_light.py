@@ -93,11 +93,11 @@ def test_frames_of_another_size_are_refused(method):
 
 
 def test_the_state_is_small():
-    """At 480p: a reference per scale and a mask at a quarter of the size."""
+    """At 480p: reference, frame before, and a mask at a quarter of the size."""
     vos = small("rgmp", **{"network": {"depth": 18}, **EFFICIENTNET, "precision": "float32"})
     target = vos.method.target()
     labels = torch.zeros((480, 854), dtype=torch.int64)
     labels[100:200, 100:300] = 1
     with torch.inference_mode():
         target.annotate(vos.method.extractor(torch.rand(1, 3, 480, 854)), labels, (1,))
-    assert sum(value.nbytes for value in target.state_dict().values()) < 500_000
+    assert sum(value.nbytes for value in target.state_dict().values()) < 700_000
