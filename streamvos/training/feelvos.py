@@ -25,6 +25,7 @@ from streamvos.methods.feelvos.light import (
     LightDecoder,
     LightExtractor,
     reduce_to_cells,
+    thinned,
 )
 from streamvos.methods.feelvos.options import EFFICIENTNET
 from streamvos.nn.matching.distances import squash
@@ -70,10 +71,9 @@ class FEELVOSLoss:
     Args:
         window: radius of local matching in cells, as at inference.
         certain: least probability of a remembered cell, as at inference.
-        direct: weight of the loss of distances, which reaches the embedding without passing the head.
+        direct: weight of the loss of global distances, which reaches the embedding without passing the head.
         damage: share of previous masks that are damaged.
         remember: share of predicted frames that are matched later.
-        candidates: most cells per frame that global matching compares with, drawn at random.
     """
 
     def __init__(
@@ -81,12 +81,11 @@ class FEELVOSLoss:
         window: int = 10,
         certain: float = 0.8,
         direct: float = 0.3,
-        damage: float = 0.3,
+        damage: float = 0.6,
         remember: float = 0.7,
-        candidates: int = 1024,
     ):
         self.window, self.certain, self.direct = window, certain, direct
-        self.damage, self.remember, self.candidates = damage, remember, candidates
+        self.damage, self.remember = damage, remember
 
     def __call__(self, model: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Losses of a `Trained`; "overlap" is the mean IoU.
@@ -108,7 +107,8 @@ class FEELVOSLoss:
         )  # (B, T, M)
         fine = labels[..., FINE // 2 :: FINE, FINE // 2 :: FINE]
         truth = torch.where(fine == VOID, fine, (fine == 1).to(fine.dtype))
-        first = [_given(*values) for values in zip(cells[:, 0], share[:, 0], void[:, 0], strict=True)]
+        even = thinned(torch.zeros_like(void[0, 0], dtype=torch.int64), grid) == 0  # (M,)
+        first = [_given(*values, even) for values in zip(cells[:, 0], share[:, 0], void[:, 0], strict=True)]
         recent: list[list[Frame]] = [[] for _ in range(clips)]
         outside = _outside(grid, self.window, labels.device)
         before, masks, distances, overlaps = share[:, 0], [], [], []
@@ -119,7 +119,7 @@ class FEELVOSLoss:
             for b in range(clips):
                 previous = Frame(cells[b, t - 1], before[b] > 0.5, (before[b] <= 0.5) & known[b])
                 squared = self._squared(cells[b, t], first[b], recent[b], previous, outside)  # (6, M)
-                distances.append(_distance_loss(squared, share[b, t], void[b, t]))
+                distances.append(_distance_loss(squared[:4], share[b, t], void[b, t]))
                 cues.append(torch.cat([squash(squared), before[b][None]]).unflatten(1, grid))
             levels = {name: batch[name][:, t] for name in LEVELS}
             logits = model.head(torch.stack(cues), levels, size).float()  # (B, H/4, W/4)
@@ -128,8 +128,8 @@ class FEELVOSLoss:
             before = reduce_by_two(logits.sigmoid()).flatten(1)
             for b in range(clips):
                 if torch.rand(()) < self.remember:
-                    sure, unsure = before[b] > self.certain, before[b] < 1 - self.certain
-                    recent[b].append(Frame(cells[b, t], sure, unsure))
+                    sure, absent = before[b] > self.certain, before[b] < 1 - self.certain
+                    recent[b].append(Frame(cells[b, t], sure, absent & even))
         mask, distance = torch.stack(masks).mean(), torch.stack(distances).mean()
         return {
             "total": mask + self.direct * distance,
@@ -147,21 +147,16 @@ class FEELVOSLoss:
         outside: torch.Tensor,
     ) -> torch.Tensor:
         """(6, M) squared distances, in the order of the method's cues; infinity without a candidate."""
-        known = far = [self._globally(query, first.cells, mask) for mask in (first.objects, first.others)]
+        known = far = _distances(query, first)
         for frame in recent:
-            more = [self._globally(query, frame.cells, mask) for mask in (frame.objects, frame.others)]
-            known = [torch.minimum(a, b) for a, b in zip(known, more, strict=True)]
-        near = [
-            _nearest(query, previous.cells, mask.nonzero()[:, 0], outside)
-            for mask in (previous.objects, previous.others)
-        ]
-        return torch.stack([*far, *known, *near])
+            known = torch.minimum(known, _distances(query, frame))
+        return torch.cat([far, known, _distances(query, previous, outside)])
 
-    def _globally(self, query: torch.Tensor, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        places = mask.nonzero()[:, 0]
-        if len(places) > self.candidates:
-            places = places[torch.randperm(len(places), device=places.device)[: self.candidates]]
-        return _nearest(query, cells, places)
+
+def _distances(query: torch.Tensor, frame: Frame, outside: torch.Tensor | None = None) -> torch.Tensor:
+    """(2, M): squared distances to the object and to everything else in a frame."""
+    masks = (frame.objects, frame.others)
+    return torch.stack([_nearest(query, frame.cells, mask.nonzero()[:, 0], outside) for mask in masks])
 
 
 def _nearest(
@@ -201,10 +196,10 @@ def _outside(grid: tuple[int, int], window: int, device: torch.device) -> torch.
     return torch.zeros(far.shape, dtype=torch.bfloat16, device=device).masked_fill_(far, -math.inf)
 
 
-def _given(cells: torch.Tensor, share: torch.Tensor, void: torch.Tensor) -> Frame:
+def _given(cells: torch.Tensor, share: torch.Tensor, void: torch.Tensor, even: torch.Tensor) -> Frame:
     """The annotated frame; an object that fills no cell has the cell that is most its own."""
     objects = (share >= share.max().clamp_max(0.5)) & (share > 0)
-    return Frame(cells, objects, ~objects & (void <= 0.5))
+    return Frame(cells, objects, ~objects & (void <= 0.5) & even)
 
 
 def reduce_by_two(values: torch.Tensor) -> torch.Tensor:
@@ -213,26 +208,36 @@ def reduce_by_two(values: torch.Tensor) -> torch.Tensor:
 
 
 def damaged(masks: torch.Tensor, share: float) -> torch.Tensor:
-    """Some of the masks (N, h, w) moved by up to three cells, with a hole, or empty."""
-    masks = masks.clone()
-    height, width = masks.shape[1:]
-    for k in (torch.rand(len(masks)) < share).nonzero()[:, 0].tolist():
-        kind = int(torch.randint(5, ()))
-        if kind == 0:
-            masks[k] = 0
-        elif kind <= 2:
-            rows, columns = torch.randint(-3, 4, (2,)).tolist()
-            masks[k] = masks[k].roll((rows, columns), (0, 1))
-        else:
-            top, left = int(torch.randint(height, ())), int(torch.randint(width, ()))
-            masks[k, top : top + height // 4, left : left + width // 4] = 0
-    return masks
+    """Some of the masks (N, h, w) lack a part or all, are moved by a few cells, or have a part too many."""
+    chosen = torch.rand(len(masks)) < share
+    return torch.stack([_damage(mask) if k else mask for mask, k in zip(masks, chosen, strict=True)])
+
+
+def _damage(mask: torch.Tensor) -> torch.Tensor:
+    height, width = mask.shape
+    kind = int(torch.randint(8, ()))
+    if kind == 0:
+        return torch.zeros_like(mask)
+    if kind == 1:
+        rows, columns = torch.randint(-3, 4, (2,)).tolist()
+        return mask.roll((rows, columns), (0, 1))
+    if kind == 2:  # it has shrunk by a cell
+        return -F.max_pool2d(-mask[None], 3, 1, 1)[0]
+    if kind == 3:  # a part of it is elsewhere, too
+        return torch.maximum(mask, mask.roll(int(torch.randint(4, width, ())), 1))
+    places = (mask > 0.5).nonzero()
+    hole = torch.zeros_like(mask)
+    if len(places):  # a part of it is missing
+        top, left = (places[int(torch.randint(len(places), ()))] - 1).clamp_min(0).tolist()
+        tall, wide = (int(torch.randint(2, 3 + side // 3, ())) for side in (height, width))
+        hole[top : top + tall, left : left + wide] = 1
+    return mask * (1 - hole)
 
 
 def _distance_loss(squared: torch.Tensor, share: torch.Tensor, void: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of "nearer to the object than to the rest", over the hardest quarter of the cells."""
     losses = []
-    for own, other in squared.unflatten(0, (3, 2)):
+    for own, other in squared.unflatten(0, (-1, 2)):
         known = own.isfinite() & other.isfinite() & (void <= 0.5)
         logits = torch.where(known, other - own, 0.0)
         loss = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * known

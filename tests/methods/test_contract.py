@@ -138,7 +138,7 @@ OF_AN_OBJECT = {
     "frtm-fast": lambda evidence, k: evidence["scores"][k],
     "joint": lambda evidence, k: evidence["encoding"][k],
     "feelvos": lambda evidence, k: evidence["logits"][1 + k],
-    "feelvos/efficientnet": lambda evidence, k: evidence["cues"][k],
+    "feelvos/efficientnet": lambda evidence, k: evidence["cues"][k, ::2],  # not the distances to others
 }
 """What the evidence says of the k-th object, before objects compete; a variant may have its own line."""
 

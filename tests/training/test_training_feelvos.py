@@ -78,10 +78,10 @@ def test_an_object_that_leaves_costs_nothing_infinite():
 def test_masks_are_damaged_as_often_as_asked():
     masks = torch.rand(200, 6, 8)
     torch.manual_seed(0)
-    changed = (damaged(masks, 0.3) != masks).flatten(1).any(1).float().mean()
-    # a mask that is moved by nothing or has its hole outside does not change
-    assert 0.15 < changed < 0.4
+    changed = (damaged(masks, 0.5) != masks).flatten(1).any(1).float().mean()
+    assert 0.3 < changed < 0.6  # a mask that is moved by nothing does not change
     assert torch.equal(damaged(masks, 0.0), masks)
+    assert torch.equal(damaged(torch.zeros(50, 6, 8), 1.0), torch.zeros(50, 6, 8))
 
 
 def test_what_the_head_is_trained_on_is_what_it_sees_later():
@@ -101,6 +101,6 @@ def test_what_the_head_is_trained_on_is_what_it_sees_later():
             evidence = target.read(features)
             # neighbors are found in bfloat16, and training enlarges and reduces fewer times
             error = (evidence["cues"] - seen[t - 1]).abs()
-            assert error.max() < 0.05
+            assert error.max() < 0.1
             assert error.mean() < 1e-3
             target.write(features, method.decoder(evidence, features.size))

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from streamvos.methods.feelvos.memory import Memory
 from streamvos.methods.feelvos.options import FEELVOSOptions
 from streamvos.methods.feelvos.target import FEELVOSTarget
 from streamvos.methods.parts import Part, Tensors, outline
@@ -157,6 +158,11 @@ class LightTarget(FEELVOSTarget):
     def _reduce(probabilities: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         return reduce_to_cells(probabilities)
 
+    def _candidates(self, memory: Memory) -> tuple[torch.Tensor, torch.Tensor]:
+        cells, labels = memory.candidates()
+        count = memory.annotated_labels.numel()
+        return cells, torch.cat([thinned(labels[:count], memory.grid), labels[count:]])
+
     def read(self, features: Features) -> Evidence:
         memory, first, before, near = self._match(features)
         query, remembered = self._cells_of(features, memory), first
@@ -178,6 +184,7 @@ class LightTarget(FEELVOSTarget):
             if options.previous == "soft":
                 unsure = memory.previous_probabilities.amax(0) < options.certain
                 labels = labels.masked_fill(unsure, VOID)
+            labels = thinned(labels, memory.grid)
             surplus = max(0, len(memory.recent) + 1 - options.recent)
             memory = replace(
                 memory,
@@ -185,6 +192,16 @@ class LightTarget(FEELVOSTarget):
                 recent_labels=torch.cat([memory.recent_labels[surplus:], labels[None]]),
             )
         self._memory = memory
+
+
+def thinned(labels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Labels (h*w,) in which every other cell of the background is void, as the squares of a chessboard.
+
+    A large background has a cell near to everything; with all of its cells objects shrink by and by.
+    """
+    rows, columns = (torch.arange(side, device=labels.device) for side in grid)
+    odd = (rows[:, None] + columns).flatten() % 2 == 1
+    return labels.masked_fill(odd & (labels == 0), VOID)
 
 
 def reduce_to_cells(values: torch.Tensor) -> torch.Tensor:

@@ -182,11 +182,15 @@ class FEELVOSTarget(Target):
 
     def _take(self, memory: Memory) -> None:
         """Replace the memory, and prepare it for matching."""
-        reference = sort_reference(*memory.candidates(), memory.channels)
+        reference = sort_reference(*self._candidates(memory), memory.channels)
         device = memory.annotated.device
         self._ids = torch.tensor(memory.channels, device=device)
         self._table = channel_table(memory.channels, device)
         self._memory, self._reference, self._read = memory, reference, None
+
+    def _candidates(self, memory: Memory) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, C) and (N,): the cells that global matching compares with, and their labels."""
+        return memory.candidates()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         if self._memory is None:
