@@ -19,7 +19,7 @@ from torch import nn
 
 from streamvos.methods import Method
 from streamvos.methods.rgmp import EFFICIENTNET, RGMP
-from streamvos.methods.rgmp.light import LEVELS, LightRuns
+from streamvos.methods.rgmp.light import LEVELS, LightRuns, where_seen
 from streamvos.training.heads import Recipe
 from streamvos.training.losses import mask_loss
 from streamvos.types import VOID
@@ -56,7 +56,8 @@ class RGMPLoss:
             guides = logits.float().sigmoid()
             guides = torch.where(chance(guides, AGAIN), disturb(guides), guides)
             if t + 1 < labels.shape[1]:
-                recent = network.remember(maps[t], guides)  # type: ignore[operator]
+                fresh = network.remember(maps[t], guides)  # type: ignore[operator]
+                recent = where_seen(guides, fresh, recent)
         return {"total": torch.stack(losses).mean(), "overlap": torch.stack(overlaps).mean()}
 
 

@@ -9,8 +9,8 @@ encodings of the present frame and of the reference, and the segmentation networ
 
 Two things are not in the paper. The reference is compared twice: cell by cell, as in the paper, and after its
 cells were moved to the cells of the present frame that look like them (attention), so that an object is found
-again far from where it was; and so is the frame before, since an object may come to look otherwise. And
-objects compete without a run of all of them together.
+again far from where it was; and so is the last frame in which the object was seen, since it may come to look
+otherwise. And objects compete without a run of all of them together.
 
 Source: Wug Oh et al., CVPR 2018, section 3.1; for what differs see docs/methods.md, RGMP.
 """
@@ -47,6 +47,10 @@ SHARPNESS = 12.0
 
 REMEMBERED = ("shares", "cells", "recent")
 """Names of what a target remembers of every object at every scale, besides its mask."""
+
+VISIBLE = 16
+"""An object is seen in a frame if it has so many cells at stride 4; other frames are not remembered, so that
+one that comes back is found by how it looked last."""
 
 Maps = Mapping[str, torch.Tensor]
 
@@ -159,7 +163,7 @@ class LightGuidedNetwork(nn.Module):
             maps: of the present frame.
             masks: of the frame before.
             shares, cells: what `refer` gave for the reference.
-            recent: what `remember` gave for the frame before.
+            recent: what `remember` gave for the last frame in which the objects were seen.
         """
         maps = {level: maps[level] / MAGNITUDE for level in LEVELS}
         grid = _grid(maps)
@@ -214,7 +218,7 @@ class LightRuns(nn.Module):
         return [x.float().contiguous() for x, _ in pairs], [x.contiguous() for _, x in pairs]
 
     def remember(self, features: Features, masks: torch.Tensor) -> list[torch.Tensor]:
-        """Per scale what is remembered of the frame before: cells; arguments as of `refer`."""
+        """Per scale what is remembered of any later frame: cells; arguments as of `refer`."""
         with in_precision(self.options.precision, masks.device):
             return [self.network.remember(*each).contiguous() for each in self._scales(features, masks)]
 
@@ -225,7 +229,7 @@ class LightRuns(nn.Module):
 
         Args:
             features, masks: as of `refer`.
-            remembered: shares and cells of the reference, cells of the frame before; each per scale.
+            remembered: shares and cells of the reference, cells of the last frame; each per scale.
         """
         total = torch.zeros_like(masks)
         for (maps, guides), *rest in zip(self._scales(features, masks), *remembered, strict=True):
@@ -264,7 +268,8 @@ def decode_light(
 
 
 class LightTarget(Target):
-    """The state of one stream, per object: its reference, and cells and soft mask of the frame before."""
+    """The state of one stream, per object: its reference, its soft mask of the frame before, and
+    cells of the last frame in which it was seen."""
 
     def __init__(self, runs: LightRuns):
         self._runs = runs
@@ -298,14 +303,17 @@ class LightTarget(Target):
             self._check_size(features)
         given = one_hot_labels(label_map, object_ids, shrunk(features.size))[1:]  # (K, h, w)
         shares, cells = self._runs.refer(features, given[[object_ids.index(i) for i in new]])
+        recent = cells
         if not starts:  # those that stay come behind the fresh ones
             kept = len(new)
             rows = [new.index(i) if i in new else kept + self._object_ids.index(i) for i in object_ids]
-            shares = [torch.cat(pair)[rows] for pair in zip(shares, self._shares, strict=True)]
-            cells = [torch.cat(pair)[rows] for pair in zip(cells, self._cells, strict=True)]
-        self._shares, self._cells, self._object_ids, self._size = shares, cells, object_ids, features.size
+            pairs = ((shares, self._shares), (cells, self._cells), (recent, self._recent))
+            shares, cells, recent = (
+                [torch.cat(pair)[rows] for pair in zip(*both, strict=True)] for both in pairs
+            )
+        self._shares, self._cells, self._recent = shares, cells, recent
+        self._object_ids, self._size = object_ids, features.size
         self._previous = given if probabilities is None else _masks(probabilities, features.size)
-        self._recent = self._runs.remember(features, self._previous)
 
     @torch.no_grad()
     def read(self, features: Features) -> Evidence:
@@ -319,7 +327,9 @@ class LightTarget(Target):
     def write(self, features: Features, probabilities: torch.Tensor) -> None:
         self._check_size(features)
         self._previous = _masks(probabilities, features.size)
-        self._recent = self._runs.remember(features, self._previous)
+        fresh = self._runs.remember(features, self._previous)
+        pairs = zip(fresh, self._recent, strict=True)
+        self._recent = [where_seen(self._previous, *pair) for pair in pairs]
 
     @torch.no_grad()
     def forget(self, object_id: int) -> None:
@@ -373,6 +383,12 @@ class LightTarget(Target):
     def _check_size(self, features: Features) -> None:
         if self._size != features.size:
             raise InputError(f"the frames so far were {self._size} (H, W), this one is {features.size}")
+
+
+def where_seen(masks: torch.Tensor, fresh: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Of every object the fresh cells (K, C, h, w) if masks (K, H, W) show it, otherwise those before."""
+    seen = (masks > 0.5).sum((1, 2)) >= VISIBLE
+    return torch.where(seen[:, None, None, None], fresh, before)
 
 
 def shrunk(size: tuple[int, int], stride: int = 4) -> tuple[int, int]:

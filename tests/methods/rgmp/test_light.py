@@ -85,6 +85,22 @@ def test_values_follow_the_cells_that_look_alike(method):
     assert torch.allclose(found, values.roll(2, dims=3), atol=1e-3)
 
 
+def test_what_an_object_looked_like_last_outlives_its_absence(method):
+    features = features_of(method, frames()[0])
+    there = torch.stack([1.0 - (label_map() == 1).float(), (label_map() == 1).float()])
+    absent = torch.stack([torch.ones(SIZE), torch.zeros(SIZE)])
+    target = method.target()
+    target.annotate(features, label_map(30, 50), (1,))
+    states = []
+    with torch.inference_mode():
+        for probabilities in (there, absent, there.roll(8, dims=2)):
+            target.write(features, probabilities)
+            states.append(target.state_dict())
+    assert torch.equal(states[0]["recent.0"], states[1]["recent.0"])
+    assert not torch.equal(states[1]["recent.0"], states[2]["recent.0"])
+    assert not states[1]["previous"].any()
+
+
 def test_frames_of_another_size_are_refused(method):
     target = method.target()
     target.annotate(features_of(method, frames()[0]), label_map(), (1,))
