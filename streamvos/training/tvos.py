@@ -121,16 +121,16 @@ class TVOSLoss:
         for t in range(labels.shape[1]):
             keys = [blocks_of(own.to(settings.dtype)) for own in embedding[:, t]]
             if t:
-                first, *later = (
+                alone = [[past[0]._replace(radius=options.first_radius)] for past in history]
+                arrived, first = (
                     torch.stack(
                         [
-                            propagate_in_blocks(key, past[:count], grid, settings, options.blocks)[1]
-                            for key, past in zip(keys, history, strict=True)
+                            propagate_in_blocks(key, past, grid, settings, options.blocks)[1]
+                            for key, past in zip(keys, references, strict=True)
                         ]
                     )
-                    for count in sorted({1, t})
+                    for references in (history, alone)
                 )
-                arrived = later[0] if later else first
                 levels = {level: maps[level][:, t] for level in options.levels}
                 logits = refiner(arrived, first, levels, size)
                 losses.append(mask_loss(logits, truth[:, t]))
@@ -141,8 +141,8 @@ class TVOSLoss:
                 drifted = torch.maximum(given, others[:, t])
                 given = torch.where(chance(given, DISTURBED / 3), drifted, given)
             for past, key, own in zip(history, keys, given, strict=True):
-                radius = options.radius if t else options.first_radius
-                past.append(Reference(key, means_of(key), blocks_of(torch.stack([1 - own, own])), radius))
+                labels_of_both = blocks_of(torch.stack([1 - own, own]))
+                past.append(Reference(key, means_of(key), labels_of_both, options.radius))
         return torch.stack(losses).mean(), torch.stack(overlaps).mean()
 
 
@@ -156,10 +156,10 @@ def cell_labels(labels: torch.Tensor, cell: int) -> torch.Tensor:
 
 def within(cells: torch.Tensor, grid: tuple[int, int], radius: int | None) -> torch.Tensor:
     """(B, Q) numbers of cells to (B, Q, h*w): whether a cell lies within the radius."""
-    every = torch.arange(grid[0] * grid[1], device=cells.device)
-    rows = (cells[..., None] // grid[1] - every // grid[1]).abs()
-    columns = (cells[..., None] % grid[1] - every % grid[1]).abs()
-    return torch.maximum(rows, columns) <= (max(grid) if radius is None else radius)
+    reach = max(grid) if radius is None else radius
+    rows = (cells // grid[1])[..., None] - torch.arange(grid[0], device=cells.device)  # (B, Q, h)
+    columns = (cells % grid[1])[..., None] - torch.arange(grid[1], device=cells.device)  # (B, Q, w)
+    return ((rows.abs() <= reach)[..., None] & (columns.abs() <= reach)[:, :, None]).flatten(2)
 
 
 def trained_parts(method: Method) -> nn.Module:

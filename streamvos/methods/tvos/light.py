@@ -138,18 +138,20 @@ class LightTarget(TVOSTarget):
     def _evidence(self, features: Features, labels: torch.Tensor) -> Evidence:
         if self.options.refiner is None:
             return super()._evidence(features, labels)
-        grid = (labels.shape[-2], labels.shape[-1])
-        first = self._propagate(self._keys(features), self.options.choose(len(self.history))[:1], grid)[1:]
+        grid, oldest = (labels.shape[-2], labels.shape[-1]), self.options.choose(len(self.history))[:1]
+        first = self._carry(self._keys(features), oldest, grid, self.options.first_radius)[1:]
         levels = {level: features[level] for level in self.options.levels}
         return Evidence({"labels": labels, "first": first, **levels}, self._object_ids)
 
     def _propagate(self, keys: torch.Tensor, frames: list[int], grid: tuple[int, int]) -> torch.Tensor:
-        options = self.options
-        first = {0: options.first_radius} if options.keep_first else {}
-        references = [
-            Reference(**self.history[frame], radius=first.get(frame, options.radius)) for frame in frames
-        ]
-        return propagate_in_blocks(keys, references, grid, options.propagation(keys.device), options.blocks)
+        return self._carry(keys, frames, grid, self.options.radius)
+
+    def _carry(
+        self, keys: torch.Tensor, frames: list[int], grid: tuple[int, int], radius: int | None
+    ) -> torch.Tensor:
+        settings = self.options.propagation(keys.device)
+        references = [Reference(**self.history[frame], radius=radius) for frame in frames]
+        return propagate_in_blocks(keys, references, grid, settings, self.options.blocks)
 
     def _keys(self, features: Features) -> torch.Tensor:
         return blocks_of(self._in_precision(features["embedding"])[0])

@@ -79,7 +79,8 @@ class TVOSOptions(Options):
             the levels `LEVELS`; None = labels are enlarged bilinearly, as the authors do.
         remember: efficientnet-lite0: the history holds the "decoded" labels, or those "propagated".
         blocks: efficientnet-lite0: how many blocks of 2 x 2 cells a cell looks at (`nn.propagation.blocks`).
-        first_radius: efficientnet-lite0: the radius for the annotated frame under `keep_first`.
+        first_radius: efficientnet-lite0: the radius for what the refiner sees of the annotated frame alone;
+            None lets it find objects that return elsewhere.
     """
 
     backbone: Literal["resnet", "efficientnet-lite0"] = "resnet"
