@@ -149,4 +149,11 @@ def _head(method: Method) -> nn.Module:
     return method.networks.head
 
 
-RECIPE = Recipe("joint", EFFICIENTNET, _head, lambda method: JOINTLoss())
+RECIPE = Recipe(
+    "joint",
+    EFFICIENTNET,
+    _head,
+    lambda method: JOINTLoss(),
+    {"steps": 1250, "learning_rate": 1.5e-3, "warmup": 60, "average": 0.995},
+    {"stills_first": 150},
+)
