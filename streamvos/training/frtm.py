@@ -120,5 +120,12 @@ def segmentation_network(method: Method) -> nn.Module:
     return method.decoder.refiner
 
 
-RECIPE = Recipe("frtm-fast", EFFICIENTNET, segmentation_network, FRTMLoss)
+RECIPE = Recipe(
+    "frtm-fast",
+    EFFICIENTNET,
+    segmentation_network,
+    FRTMLoss,
+    training={"steps": 1300, "average": 0.995},
+    clips={"stills_first": 200},
+)
 """How the bundled weights of `frtm-fast` were trained."""

@@ -119,6 +119,8 @@ EFFICIENTNET: dict[str, Any] = {
     **FRTM_FAST,
     "backbone": "efficientnet-lite0",
     "target_channels": 32,
+    "update_interval": 2,
+    "learning_rate": 0.05,
     "widths": (64, 64, 48, 24),
     "head": "bilinear",
     "precision": "auto",
