@@ -168,5 +168,11 @@ def trained_parts(method: Method) -> nn.Module:
     return nn.ModuleDict({name: method.get_submodule(place) for name, place in parts.items()})
 
 
-RECIPE = Recipe("tvos", EFFICIENTNET, trained_parts, TVOSLoss, training={"learning_rate": 1.5e-3})
+RECIPE = Recipe(
+    "tvos",
+    EFFICIENTNET,
+    trained_parts,
+    TVOSLoss,
+    training={"steps": 1600, "learning_rate": 1.5e-3, "warmup": 50},
+)
 """How the bundled weights were trained."""
