@@ -90,6 +90,11 @@ def build(
         raise InputError("--size cannot be given with --clip: engines are for the size of its frames")
     for recipe in map(recipe_named, names) if names else bundled:
         method = _method_of(recipe, preset, weights, options.method_settings(settings))
+        if recipe.part not in method.parts():
+            if names:
+                parts = ", ".join(method.parts())
+                raise InputError(f"{recipe.name}: these weights have no part {recipe.part!r}, only {parts}")
+            continue  # of another form of the method than the bundled one
         for size in [own.size] if own else sorted(given or recipe.sizes):
             comparison = own or synthetic_clip(size, frames)
             builder = Builder(method, recipe, place, cache, follow, comparison, remark)
@@ -149,6 +154,8 @@ def export(
     method = _method_of(
         recipe, preset, weights, {"precision": "float32", **options.method_settings(settings)}
     )
+    if recipe.part not in method.parts():
+        raise InputError(f"{recipe.name}: these weights have no part {recipe.part!r}")
     builder = Builder(method, recipe, choose_device("cpu"), EngineCache(), follow, clip)
     export_onnx(builder.part, builder.inputs(batch)[0], target)
     values = {"file": str(target), "part": recipe.part, "bytes": target.stat().st_size}

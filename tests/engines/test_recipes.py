@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from small_methods import SMALL
+from small_methods import SMALL, VARIANTS
 
 from streamvos.engines.recipes import read_recipe, recipe_for, recipe_named, recipes
 from streamvos.methods import METHODS, build
 from streamvos.types import InputError
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *VARIANTS])
 def test_every_part_of_every_method_has_a_recipe(name):
-    method = build(name, SMALL[name])
+    method = build(name.partition("/")[0], {**SMALL, **VARIANTS}[name])
     for part in method.parts():
         recipe = recipe_for(method.name, part)
         assert recipe is not None
@@ -21,7 +21,11 @@ def test_every_part_of_every_method_has_a_recipe(name):
 
 def test_every_recipe_is_for_a_part_that_there_is():
     for recipe in recipes().values():
-        assert recipe.part in build(recipe.method, SMALL[recipe.method]).parts()
+        forms = [options for name, options in VARIANTS.items() if name.partition("/")[0] == recipe.method]
+        parts = {
+            part for form in (SMALL[recipe.method], *forms) for part in build(recipe.method, form).parts()
+        }
+        assert recipe.part in parts
         assert (480, 854) in recipe.sizes
 
 
