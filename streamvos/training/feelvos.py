@@ -261,5 +261,6 @@ RECIPE = Recipe(
     options=EFFICIENTNET,
     network=Trained,
     loss=_loss_of,
+    training={"steps": 1000, "warmup": 40, "average": 0.99},
 )
 """The recipe of the bundled weights."""

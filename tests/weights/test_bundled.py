@@ -33,7 +33,9 @@ def test_a_method_without_bundled_weights_says_so():
 
 # A first mask that never moves gives 61 on these. frtm-fast gives 82.9 (93, 67 and 88); it was trained on
 # real videos and photographs, not on such videos as its weights before, which gave more than 85.
-@pytest.mark.parametrize(("method", "at_least"), [("tvos", 75), ("frtm-fast", 80), ("joint", 70)])
+@pytest.mark.parametrize(
+    ("method", "at_least"), [("tvos", 75), ("frtm-fast", 80), ("joint", 70), ("feelvos", 80)]
+)
 def test_synthetic_objects_are_followed_through_a_clip(method, at_least):
     scores, frozen = [], []
     for seed in (11, 12, 13):
@@ -47,7 +49,9 @@ def test_synthetic_objects_are_followed_through_a_clip(method, at_least):
     assert np.mean(scores) > np.mean(frozen) + 15
 
 
-@pytest.mark.parametrize(("method", "at_least"), [("tvos", 92), ("frtm-fast", 90), ("joint", 88)])
+@pytest.mark.parametrize(
+    ("method", "at_least"), [("tvos", 92), ("frtm-fast", 90), ("joint", 88), ("feelvos", 92)]
+)
 def test_a_real_object_is_followed(shared, method, at_least):
     sequence = DavisDataset(shared / "data" / "davis2016-dev")["blackswan"]
     vos = streamvos.load(method, device="cpu")
