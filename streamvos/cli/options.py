@@ -18,7 +18,7 @@ from streamvos.types import InputError
 METHOD_NAMES = ("tvos", "rgmp", "frtm", "frtm-fast", "joint", "feelvos")
 """As in `streamvos.methods`, whose import takes seconds."""
 
-BUNDLED_NAMES = ("tvos", "frtm-fast", "joint", "feelvos")
+BUNDLED_NAMES = ("tvos", "rgmp", "frtm-fast", "joint", "feelvos")
 """Methods with bundled weights, as in `streamvos.weights`."""
 
 JsonTarget = Annotated[

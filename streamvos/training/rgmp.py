@@ -19,7 +19,7 @@ from torch import nn
 
 from streamvos.methods import Method
 from streamvos.methods.rgmp import EFFICIENTNET, RGMP
-from streamvos.methods.rgmp.light import LEVELS, LightRuns, where_seen
+from streamvos.methods.rgmp.light import LEVELS, LightRuns
 from streamvos.training.heads import Recipe
 from streamvos.training.losses import mask_loss
 from streamvos.types import VOID
@@ -48,16 +48,13 @@ class RGMPLoss:
         others = F.interpolate(((labels > 1) & (labels != VOID)).float(), size, mode="bilinear")
         guides = first_guides(soft, others[:, 1])
         losses, overlaps = [], []
-        recent = cells
         for t in range(1, labels.shape[1]):
-            logits = network(maps[t], guides, shares, cells, recent)  # (B, h, w)
+            # the last frame is not attended to here: trained with it, validation was worse (docs/methods.md)
+            logits = network(maps[t], guides, shares, cells, cells)  # (B, h, w)
             losses.append(mask_loss(logits, truth[:, t]))
             overlaps.append(overlap(logits.detach() > 0, truth[:, t] == 1))
             guides = logits.float().sigmoid()
             guides = torch.where(chance(guides, AGAIN), disturb(guides), guides)
-            if t + 1 < labels.shape[1]:
-                fresh = network.remember(maps[t], guides)  # type: ignore[operator]
-                recent = where_seen(guides, fresh, recent)
         return {"total": torch.stack(losses).mean(), "overlap": torch.stack(overlaps).mean()}
 
 
@@ -68,7 +65,14 @@ def guided_network(method: Method) -> nn.Module:
     return method.runs.network
 
 
-RECIPE = Recipe("rgmp", EFFICIENTNET, guided_network, lambda method: RGMPLoss(), clips={"stills_first": 500})
+RECIPE = Recipe(
+    "rgmp",
+    EFFICIENTNET,
+    guided_network,
+    lambda method: RGMPLoss(),
+    training={"steps": 1800},
+    clips={"stills_first": 350},
+)
 """How the bundled weights were trained."""
 
 

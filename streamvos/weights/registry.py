@@ -19,7 +19,7 @@ from streamvos.weights import feelvos, frtm, joint, rgmp, tvos
 from streamvos.weights.checkpoints import Checkpoint, plain_names, read_checkpoint
 
 FILES = Path(__file__).parent / "files"
-BUNDLED = {name: f"{name}.safetensors" for name in ("tvos", "frtm-fast", "joint", "feelvos")}
+BUNDLED = {name: f"{name}.safetensors" for name in ("tvos", "rgmp", "frtm-fast", "joint", "feelvos")}
 """Method -> the file of `weights="default"`; its model card has the same name."""
 
 BACKBONE = "efficientnet-lite0"

@@ -34,7 +34,7 @@ def test_a_method_without_bundled_weights_says_so():
 # A first mask that never moves gives 61 on these. frtm-fast gives 82.9 (93, 67 and 88); it was trained on
 # real videos and photographs, not on such videos as its weights before, which gave more than 85.
 @pytest.mark.parametrize(
-    ("method", "at_least"), [("tvos", 75), ("frtm-fast", 80), ("joint", 70), ("feelvos", 80)]
+    ("method", "at_least"), [("tvos", 75), ("rgmp", 78), ("frtm-fast", 80), ("joint", 70), ("feelvos", 80)]
 )
 def test_synthetic_objects_are_followed_through_a_clip(method, at_least):
     scores, frozen = [], []

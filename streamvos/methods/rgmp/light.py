@@ -114,7 +114,6 @@ class LightGuidedNetwork(nn.Module):
         self.encoder = LightEncoder(shape.channels, shape.blocks)
         self.key = nn.Conv2d(CHANNELS["stage5"], shape.keys, 1, bias=False)
         self.value = nn.Conv2d(shape.channels, shape.keys, 1)
-        self.merge = nn.Conv2d(2 * shape.keys, shape.keys, 1)
         self.log_sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
         scores = shape.scores - 1  # the last score is the previous mask
         self.global_convolution = GlobalConvolution(shape.channels + shape.keys, scores)
@@ -169,9 +168,8 @@ class LightGuidedNetwork(nn.Module):
         grid = _grid(maps)
         encoding = self.encoder(maps["stage5"], masks[:, None])
         queries = self._keys(maps["stage5"])
-        moved = [self._moved(queries, some).to(encoding.dtype) for some in (cells, recent)]
-        merged = self.merge(torch.cat(moved, dim=1))
-        found = self.global_convolution(torch.cat([encoding, merged], dim=1), shares)
+        moved = (self._moved(queries, cells) + self._moved(queries, recent)) / 2
+        found = self.global_convolution(torch.cat([encoding, moved.to(encoding.dtype)], dim=1), shares)
         scores = torch.cat([resize(found, grid), masks[:, None].to(found.dtype)], dim=1)
         return self.decoder(scores, maps, grid)
 
