@@ -19,6 +19,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ import numpy as np
 import streamvos
 from streamvos.datasets.davis import DavisDataset
 from streamvos.metrics.evaluation import SequenceScorer
-from streamvos.training.composites import LabeledClip, MovingCutout, Path2D, Photographs
+from streamvos.training.composites import LabeledClip, Path2D, Photographs, random_motion
 from streamvos.training.features import VALIDATION
 
 FRAMES = 50
@@ -54,9 +55,9 @@ def clips(data: Path, seed: int = 0) -> Iterator[tuple[str, LabeledClip]]:
         images, labels = [sequence.image(t).copy() for t in frames], [sequence.mask(t).copy() for t in frames]
         height, width = labels[0].shape
         for label in (2, 3):
-            cutout, mover = photographs.cutout(rng), MovingCutout(rng, (height, width), 0.4)
-            mover.share = float(rng.uniform(0.25, 0.45))
-            mover.x = Swing(rng, width, width * (0.62 + mover.share / 2))
+            cutout, motion = photographs.cutout(rng), random_motion(rng, (height, width), 0.4)
+            share = float(rng.uniform(0.25, 0.45))
+            mover = replace(motion, share=share, x=Swing(rng, width, width * (0.62 + share / 2)))
             for t in frames:
                 mover.paste(cutout, t / len(frames), images[t], labels[t], label)
         yield name, LabeledClip(np.stack(images), np.stack(labels))

@@ -62,6 +62,7 @@ def test_what_has_no_time_left_is_said_and_not_run(tmp_path):
     assert all(row["failed"] == "out of time" for table in tables for row in table)
     assert [(row["case"], row["part"], row["objects"]) for row in answer["builds"]] == [
         ("tvos bundled", "extractor", None),
+        ("tvos bundled", "refiner", 3),
         ("joint", "extractor", None),
         ("joint", "backbone", 3),
         ("joint", "decoder", 3),

@@ -16,6 +16,7 @@ after the other, as in one session. Links to files must lead somewhere.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -33,6 +34,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_training_data import SMALL, write_training_data
 
 import streamvos
 from streamvos.cli import main
@@ -117,6 +119,7 @@ def door(folder):
 
 @pytest.fixture
 def in_folder(folder, monkeypatch):
+    write_training_data(folder / "DATA")
     monkeypatch.chdir(folder)
     return folder
 
@@ -147,8 +150,12 @@ def small(words: list[str]) -> list[str]:
         arguments[size:] = ["192x256", *arguments[size + 1 :], "--frames", "2"]
     if arguments[0] == "watch":
         arguments += ["--max", "3"]
-    if arguments[0] == "train":
-        arguments += shlex.split("--set steps=1 --set batch=1 --set workers=0 --clip size=64")
+    if arguments[:2] == ["train", "features"]:
+        arguments += [f"--set={name}={json.dumps(value)}" for name, value in SMALL.model_dump().items()]
+    elif arguments[0] == "train":
+        arguments += shlex.split(
+            "--set steps=1 --set batch=1 --set workers=0 --clip size=[64,96] --clip frames=3"
+        )
     return arguments
 
 

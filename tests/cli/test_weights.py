@@ -10,6 +10,7 @@ import torch
 
 import streamvos
 from streamvos.methods import METHODS
+from streamvos.weights import BACKBONE
 
 CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
@@ -31,7 +32,7 @@ def published(tmp_path_factory) -> Path:
 
 def test_every_method_is_listed(call):
     listed = json.loads(call("weights", "list", "--json").out)["methods"]
-    assert [one["method"] for one in listed] == list(METHODS)
+    assert [one["method"] for one in listed] == [*METHODS, BACKBONE]
     tvos = listed[0]
     assert tvos["bundled"] == "tvos.safetensors"
     assert tvos["parameters"] > 1e5

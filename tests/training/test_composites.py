@@ -8,10 +8,10 @@ import numpy as np
 from streamvos.training.composites import (
     Cutout,
     LabeledClip,
-    MovingCutout,
     Photographs,
     composed_video,
     cut_out,
+    random_motion,
     still_clip,
 )
 
@@ -20,7 +20,7 @@ def test_labels_lie_where_the_object_was_drawn():
     size = (120, 160)
     cutout = Cutout(np.full((40, 40, 3), 250, np.uint8), np.ones((40, 40), np.float32))
     for seed in range(10):
-        mover = MovingCutout(np.random.default_rng(seed), size, speed=1.0)
+        mover = random_motion(np.random.default_rng(seed), size, speed=1.0)
         for u in (0.0, 0.5, 1.0):
             image, labels = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
             mover.paste(cutout, u, image, labels, 3)
@@ -34,7 +34,7 @@ def test_an_object_keeps_its_look_along_its_path():
     half = np.zeros((40, 60, 3), np.uint8)
     half[:, :30, 0], half[:, 30:, 1] = 200, 200
     cutout = Cutout(half, np.ones((40, 60), np.float32))
-    mover = MovingCutout(np.random.default_rng(2), size, speed=0.5)
+    mover = random_motion(np.random.default_rng(2), size, speed=0.5)
     for u in (0.0, 0.4, 0.9):
         image, labels = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
         mover.paste(cutout, u, image, labels, 1)
