@@ -44,7 +44,7 @@ CASES = {
     "an unknown option": "--set nope=1",
     "an option out of range": "--set top_k=0",
     "an unknown option, random": "--method rgmp --weights none --set nope=1",
-    "no bundled weights": "--method rgmp",
+    "no bundled weights": "--method frtm",
     "no such weights": "--weights none.pth",
     "a folder for weights": "--weights frames",
     "a picture for weights": "--weights first.png",
