@@ -70,9 +70,10 @@ class InvertedResidual(nn.Module):
         self.is_residual = stride == 1 and inputs == outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
-        return x + y if self.is_residual else y
+        # in place: a frame's time goes into memory, and the largest maps are made here
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
+        return y.add_(x) if self.is_residual else y
 
 
 class EfficientNetLite0(nn.Module):
@@ -108,7 +109,7 @@ class EfficientNetLite0(nn.Module):
         Returns:
             stage -> (B, C, h, w), not rectified.
         """
-        x = F.relu6(self.stem((frames - MEAN) / DEVIATION))
+        x = F.relu6(self.stem((frames - MEAN) / DEVIATION), inplace=True)
         maps = {}
         for name in self.channels:
             x = getattr(self, name)(x)

@@ -31,7 +31,7 @@ from streamvos.methods.feelvos.options import EFFICIENTNET
 from streamvos.nn.matching.distances import squash
 from streamvos.nn.stage_embedding import SHARES
 from streamvos.training.heads import Recipe
-from streamvos.training.losses import mask_loss
+from streamvos.training.losses import mask_loss, overlap
 from streamvos.types import VOID
 
 FINE = 4
@@ -105,8 +105,7 @@ class FEELVOSLoss:
             reduce_to_cells((labels == label).flatten(0, 1).float()).flatten(1).unflatten(0, (clips, length))
             for label in (1, VOID)
         )  # (B, T, M)
-        fine = labels[..., FINE // 2 :: FINE, FINE // 2 :: FINE]
-        truth = torch.where(fine == VOID, fine, (fine == 1).to(fine.dtype))
+        truth = labels[..., FINE // 2 :: FINE, FINE // 2 :: FINE]
         even = thinned(torch.zeros_like(void[0, 0], dtype=torch.int64), grid) == 0  # (M,)
         first = [_given(*values, even) for values in zip(cells[:, 0], share[:, 0], void[:, 0], strict=True)]
         recent: list[list[Frame]] = [[] for _ in range(clips)]
@@ -124,7 +123,7 @@ class FEELVOSLoss:
             levels = {name: batch[name][:, t] for name in LEVELS}
             logits = model.head(torch.stack(cues), levels, size).float()  # (B, H/4, W/4)
             masks.append(mask_loss(logits, truth[:, t]))
-            overlaps.append(_overlap(logits.detach() > 0, truth[:, t]))
+            overlaps.append(overlap(logits, truth[:, t]))
             before = reduce_by_two(logits.sigmoid()).flatten(1)
             for b in range(clips):
                 if torch.rand(()) < self.remember:
@@ -243,12 +242,6 @@ def _distance_loss(squared: torch.Tensor, share: torch.Tensor, void: torch.Tenso
         loss = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * known
         losses.append(loss.topk(max(1, len(loss) // 4)).values.mean())
     return torch.stack(losses).mean()
-
-
-def _overlap(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    known, true = truth != VOID, truth == 1
-    both, either = (found & true).sum((1, 2)), ((found | true) & known).sum((1, 2))
-    return torch.where(either > 0, both / either.clamp_min(1), 1.0).mean()
 
 
 def _loss_of(method: Method) -> FEELVOSLoss:

@@ -23,8 +23,7 @@ from streamvos.nn.precision import without_autocast
 from streamvos.nn.target_model.learning import Samples, learn_both, make_samples, project, score
 from streamvos.nn.target_model.sample_weights import SampleWeights
 from streamvos.training.heads import Recipe
-from streamvos.training.losses import mask_loss
-from streamvos.types import VOID
+from streamvos.training.losses import mask_loss, overlap
 
 STRIDE = 4
 """Masks are compared at this stride, that of the segmentation network's last features."""
@@ -50,9 +49,7 @@ class FRTMLoss:
         clips, length = labels.shape[:2]
         flat = levels_of({name: batch[name].flatten(0, 1) for name in batch if name != "labels"})
         levels = {name: level.unflatten(0, (clips, length)) for name, level in flat.items()}
-        truth = torch.where(labels == VOID, VOID, labels == 1)[
-            ..., STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE
-        ]
+        truth = labels[..., STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
         size = (truth.shape[-2], truth.shape[-1])
         with torch.no_grad(), without_autocast(labels.device.type):
             seen = levels[TARGET_LEVEL].float()  # (B, T, C, h, w), by the target models
@@ -67,7 +64,7 @@ class FRTMLoss:
             )
             losses.append(mask_loss(logits, truth[:, t]))
             with torch.no_grad(), without_autocast(labels.device.type):
-                overlaps.append(_overlap(logits > 0, truth[:, t] == 1))
+                overlaps.append(overlap(logits, truth[:, t]))
                 self._learn(models, projected, logits.float().sigmoid())
         return {"total": torch.stack(losses).mean(), "overlap": torch.stack(overlaps).mean()}
 
@@ -106,12 +103,6 @@ def disturb(scores: torch.Tensor) -> torch.Tensor:
     half = torch.rand_like(normal[0]) < 0.5
     other = scores * (0.2 * normal[0]).exp() + 0.05 * normal[1] + 0.1 * normal[2] * smooth
     return torch.where(half, other, scores)
-
-
-def _overlap(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Mean IoU of masks (B, H, W) bool; 1 where both are empty."""
-    both, either = (found & true).sum((1, 2)), (found | true).sum((1, 2))
-    return torch.where(either > 0, both / either.clamp_min(1), 1.0).mean()
 
 
 def segmentation_network(method: Method) -> nn.Module:

@@ -20,7 +20,7 @@ from streamvos.methods.joint.few_shot import FewShotProblem, convolve, steepest_
 from streamvos.methods.joint.light import LEVELS, LightHead, LightNetwork, with_places
 from streamvos.methods.joint.transformer import TEMPERATURE
 from streamvos.training.heads import Recipe
-from streamvos.training.losses import mask_loss
+from streamvos.training.losses import mask_loss, overlap
 
 CLEAR = 1e-3
 """Carried masks are kept at this distance from 0 and 1 before their logits are taken."""
@@ -55,10 +55,7 @@ class JOINTLoss:
                 "near": mask_loss(near.logit(CLEAR), coarse),
             }
             total = losses["mask"] + self.attention * (losses["far"] + losses["near"])
-            found, true = logits.detach() > 0, truth == 1
-            both, either = (found & true).sum((1, 2)), (found | true).sum((1, 2))
-            overlap = torch.where(either > 0, both / either.clamp_min(1), 1.0).mean()
-        return {"total": total, **losses, "overlap": overlap}
+        return {"total": total, **losses, "overlap": overlap(logits, truth)}
 
 
 def unroll(

@@ -67,7 +67,7 @@ def mask_loss(logits: torch.Tensor, truth: torch.Tensor, hardest: float = 0.3) -
 
     Args:
         logits: (N, H, W) float.
-        truth: (N, H, W) uint8 or bool; 1 the object, 255 void, which counts for nothing.
+        truth: (N, H, W) uint8; 1 the object, 255 void, which counts for nothing, else background.
         hardest: share of the pixels whose mean cross-entropy is added to the mean over all (bootstrapping).
 
     Returns:
@@ -104,3 +104,14 @@ def lovasz_hinge(logits: torch.Tensor, true: torch.Tensor, known: torch.Tensor) 
     jaccard = 1 - intersection / union.clamp_min(1)
     slopes = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
     return (sorted_errors.relu() * slopes).sum(1).mean()
+
+
+def overlap(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Mean IoU of the masks where logits are positive; 1 where prediction and truth are empty.
+
+    Args:
+        logits, truth: as for `mask_loss`; pixels that are void count for nothing.
+    """
+    found, true, known = logits.detach() > 0, truth == 1, truth != VOID
+    both, either = (found & true).flatten(1).sum(1), ((found | true) & known).flatten(1).sum(1)
+    return torch.where(either > 0, both / either.clamp_min(1), 1.0).mean()

@@ -20,8 +20,9 @@ from torch import nn
 from streamvos.methods import Method
 from streamvos.methods.rgmp import EFFICIENTNET, RGMP
 from streamvos.methods.rgmp.light import LEVELS, LightRuns
+from streamvos.training.disturbance import chance, disturb, move
 from streamvos.training.heads import Recipe
-from streamvos.training.losses import mask_loss
+from streamvos.training.losses import mask_loss, overlap
 from streamvos.types import VOID
 
 STRIDE = 4
@@ -52,7 +53,7 @@ class RGMPLoss:
             # the last frame is not attended to here: trained with it, validation was worse (docs/methods.md)
             logits = network(maps[t], guides, shares, cells, cells)  # (B, h, w)
             losses.append(mask_loss(logits, truth[:, t]))
-            overlaps.append(overlap(logits.detach() > 0, truth[:, t] == 1))
+            overlaps.append(overlap(logits, truth[:, t]))
             guides = logits.float().sigmoid()
             guides = torch.where(chance(guides, AGAIN), disturb(guides), guides)
         return {"total": torch.stack(losses).mean(), "overlap": torch.stack(overlaps).mean()}
@@ -92,63 +93,3 @@ def first_guides(soft: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     guides = torch.where(chance(guides, 0.7), disturb(guides), guides)
     guides = torch.where(chance(guides, 0.15), torch.maximum(guides, others), guides)
     return guides * ~chance(guides, 0.08)
-
-
-def disturb(masks: torch.Tensor) -> torch.Tensor:
-    """Masks (B, h, w) as predictions go wrong.
-
-    Each is grown, shrunk or blurred, or loses a part, or gets a part that does not belong to it, or lies
-    somewhere else.
-    """
-    reach = 2 * int(torch.randint(1, 6, ())) + 1
-    field = F.interpolate(masks.new_empty(len(masks), 1, 4, 6).normal_(), masks.shape[1:], mode="bicubic")
-    gate = (3 * field[:, 0]).sigmoid()
-    elsewhere = move(masks, 0.5)
-    kinds = [
-        _pool(masks, reach),
-        1 - _pool(1 - masks, reach),
-        F.avg_pool2d(masks[:, None], reach, 1, reach // 2)[:, 0],
-        masks * gate,
-        torch.maximum(masks, elsewhere * gate),
-        torch.maximum(masks, _pool(masks, 21) * gate),
-        elsewhere,
-    ]
-    chosen = torch.randint(len(kinds), (len(masks),), device=masks.device)
-    return torch.stack(kinds)[chosen, torch.arange(len(masks), device=masks.device)]
-
-
-def move(masks: torch.Tensor, amount: float) -> torch.Tensor:
-    """Masks (B, h, w), each shifted by about `amount` of the frame, and scaled and turned a little."""
-    count = len(masks)
-    scale = (amount * masks.new_empty(count, 2).normal_()).clamp(-0.4, 0.4).exp()
-    turn, shift = 0.15 * masks.new_empty(count).normal_(), 2 * amount * masks.new_empty(count, 2).normal_()
-    # around the mask's own center
-    rows, columns = (torch.linspace(-1, 1, side, device=masks.device) for side in masks.shape[1:])
-    total = masks.sum((1, 2)).clamp_min(1e-3)
-    center = torch.stack([(masks.sum(1) * columns).sum(1), (masks.sum(2) * rows).sum(1)], 1) / total[:, None]
-    cosine, sine = turn.cos(), turn.sin()
-    linear = (
-        torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1) * scale[:, None]
-    )
-    offset = center - (linear @ (center + shift)[:, :, None])[:, :, 0]
-    grid = F.affine_grid(
-        torch.cat([linear, offset[:, :, None]], 2), [count, 1, *masks.shape[1:]], align_corners=False
-    )
-    return F.grid_sample(masks[:, None], grid, align_corners=False)[:, 0]
-
-
-def overlap(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Mean IoU of masks (B, h, w) bool; 1 where both are empty."""
-    both, either = (found & true).sum((1, 2)), (found | true).sum((1, 2))
-    return torch.where(either > 0, both / either.clamp_min(1), 1.0).mean()
-
-
-def chance(masks: torch.Tensor, share: float) -> torch.Tensor:
-    """(B, 1, 1) bool, true for about this share of the masks."""
-    return torch.rand((len(masks), 1, 1), device=masks.device) < share
-
-
-def _pool(masks: torch.Tensor, reach: int) -> torch.Tensor:
-    """The largest value in a square of `reach` cells."""
-    tall = F.max_pool2d(masks[:, None], (reach, 1), 1, (reach // 2, 0))
-    return F.max_pool2d(tall, (1, reach), 1, (0, reach // 2))[:, 0]

@@ -16,9 +16,9 @@ from streamvos.methods.base import Method
 from streamvos.methods.tvos.method import TVOS
 from streamvos.methods.tvos.options import EFFICIENTNET
 from streamvos.nn.propagation.blocks import Reference, blocks_of, means_of, propagate_in_blocks
+from streamvos.training.disturbance import chance, disturb
 from streamvos.training.heads import Recipe
-from streamvos.training.losses import mask_loss
-from streamvos.training.rgmp import chance, disturb, overlap
+from streamvos.training.losses import mask_loss, overlap
 from streamvos.types import VOID
 
 CELL = 8
@@ -64,12 +64,12 @@ class TVOSLoss:
         )
         embedding = embedding.unflatten(0, labels.shape[:2])  # (B, T, C, h, w)
         arrival = self._arrival(embedding, cell_labels(labels, CELL))
-        mask, overlap = self._masks(network.get_submodule("refiner"), embedding.detach(), maps, labels)
+        mask, mean_overlap = self._masks(network.get_submodule("refiner"), embedding.detach(), maps, labels)
         return {
             "total": arrival + mask,
             "arrival": arrival.detach(),
             "mask": mask.detach(),
-            "overlap": overlap,
+            "overlap": mean_overlap,
         }
 
     def _arrival(self, embedding: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ class TVOSLoss:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and mean IoU of the later frames' masks."""
         options, size = self.options, (labels.shape[-2] // 4, labels.shape[-1] // 4)
-        truth = torch.where(labels == VOID, labels, labels == 1)[..., 2::4, 2::4]  # (B, T, H/4, W/4)
+        truth = labels[..., 2::4, 2::4]  # (B, T, H/4, W/4)
         given = F.avg_pool2d((labels[:, 0] == 1).float(), CELL)  # (B, h, w)
         grid = (given.shape[-2], given.shape[-1])
         settings = options.propagation(embedding.device)
@@ -134,7 +134,7 @@ class TVOSLoss:
                 levels = {level: maps[level][:, t] for level in options.levels}
                 logits = refiner(arrived, first, levels, size)
                 losses.append(mask_loss(logits, truth[:, t]))
-                overlaps.append(overlap(logits.detach() > 0, truth[:, t] == 1))
+                overlaps.append(overlap(logits, truth[:, t]))
                 # what `merge_logits` makes of a single object
                 given = F.avg_pool2d((2 * logits.detach().float()).sigmoid(), CELL // 4)
                 given = torch.where(chance(given, DISTURBED), disturb(given), given)

@@ -7,7 +7,8 @@ import torch
 from small_methods import VARIANTS
 
 from streamvos.methods import build
-from streamvos.training.rgmp import RGMPLoss, disturb, first_guides, move
+from streamvos.training.disturbance import disturb, move
+from streamvos.training.rgmp import RGMPLoss, first_guides
 
 SIZE = (64, 96)
 
