@@ -24,7 +24,7 @@ A target that trains may do so in the background, see `streamvos.methods.backgro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -117,6 +117,24 @@ class Target(ABC):
         """Raise InputError unless the object is followed."""
         if object_id not in self.object_ids:
             raise InputError(f"object {object_id} is not followed; known objects: {list(self.object_ids)}")
+
+    def new_and_kept(
+        self, object_ids: Sequence[int], named: Sequence[int] | None
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the objects of an annotation those that are learned anew, and those that go on as they are.
+
+        Args:
+            object_ids, named: the arguments of `annotate`.
+
+        Raises:
+            InputError: there is no object, or one that is not given was not followed before.
+        """
+        new = tuple(i for i in object_ids if named is None or i in named)
+        kept = tuple(i for i in object_ids if i not in new)
+        strangers = [i for i in kept if i not in self.object_ids]
+        if not object_ids or strangers:
+            raise InputError(f"{strangers} have no mask yet; objects to follow: {list(object_ids)}")
+        return new, kept
 
     @abstractmethod
     def state_dict(self) -> dict[str, torch.Tensor]:

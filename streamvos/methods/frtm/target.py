@@ -104,10 +104,7 @@ class FRTMTarget(Target):
         probabilities: torch.Tensor | None = None,
     ) -> None:
         self._settle()
-        new = object_ids if named is None else tuple(i for i in object_ids if i in named)
-        old = tuple(i for i in object_ids if i not in new)
-        if not set(old) <= self._models.keys():
-            raise InputError(f"objects {sorted(set(old) - self._models.keys())} have no mask yet; name them")
+        new, old = self.new_and_kept(object_ids, named)
         if old:
             self._check(features)
         if tuple(label_map.shape) != features.size:

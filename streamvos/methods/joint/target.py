@@ -80,10 +80,7 @@ class JOINTTarget(Target):
         named: tuple[int, ...] | None = None,
         probabilities: torch.Tensor | None = None,
     ) -> None:
-        given = tuple(object_ids) if named is None else tuple(i for i in object_ids if i in named)
-        kept = tuple(i for i in self._object_ids if i in object_ids and i not in given)
-        if len(given) + len(kept) != len(object_ids):
-            raise InputError(f"of the objects {list(object_ids)} only {[*kept, *given]} are given or known")
+        given, kept = self.new_and_kept(object_ids, named)
         masks = (label_map[None] == torch.tensor(object_ids, device=label_map.device)[:, None, None]).float()
         soft = masks if probabilities is None else probabilities[1:]  # (K, H, W)
         if soft.shape != masks.shape:

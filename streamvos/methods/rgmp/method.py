@@ -23,7 +23,8 @@ from torch import nn
 from streamvos.methods.base import Method, Target
 from streamvos.methods.parts import Part
 from streamvos.methods.rgmp.canvas import STRIDE, Canvas
-from streamvos.methods.rgmp.light import LightExtractor, LightRuns, LightTarget, decode_light
+from streamvos.methods.rgmp.light import LightExtractor, LightRuns, decode_light
+from streamvos.methods.rgmp.light_target import LightTarget
 from streamvos.methods.rgmp.network import (
     GuidedRuns,
     MaskGuidedEncoder,
@@ -104,10 +105,7 @@ class RGMPTarget(Target):
         probabilities: torch.Tensor | None = None,
     ) -> None:
         object_ids = tuple(object_ids)
-        new = object_ids if named is None else tuple(i for i in object_ids if i in named)
-        strangers = [i for i in object_ids if i not in new and i not in self._object_ids]
-        if not object_ids or strangers:
-            raise InputError(f"objects to follow: {list(object_ids)}; of these have no mask yet: {strangers}")
+        new, _ = self.new_and_kept(object_ids, named)
         canvas = self._canvas(features, starts=set(new) == set(object_ids))
         labels = canvas.pad(label_map)  # (H', W')
         masks = _masks(labels, object_ids).to(features["frame"].dtype)

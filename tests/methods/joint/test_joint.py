@@ -445,7 +445,7 @@ def test_bad_calls_are_refused_and_leave_the_state():
     before = target.state_dict()
     with pytest.raises(InputError, match="probabilities"):
         target.write(features, torch.zeros(2, 60, 80))
-    with pytest.raises(InputError, match="given or known"):
+    with pytest.raises(InputError, match="have no mask yet"):
         target.annotate(features, a_mask(), (1, 2, 3), (1,))
     with pytest.raises(InputError, match="probabilities"):
         target.annotate(features, a_mask(), (1, 2), (1,), torch.zeros(2, 60, 80))
