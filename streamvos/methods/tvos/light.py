@@ -131,8 +131,6 @@ class LightTarget(TVOSTarget):
         return F.adaptive_avg_pool2d(one_hot_labels(label_map, ids, size), grid)
 
     def _predicted(self, probabilities: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        if self.options.remember == "propagated":
-            return super()._predicted(probabilities, grid)
         return F.adaptive_avg_pool2d(probabilities, grid)
 
     def _evidence(self, features: Features, labels: torch.Tensor) -> Evidence:

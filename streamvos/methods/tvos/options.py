@@ -77,7 +77,6 @@ class TVOSOptions(Options):
             where the device has instructions for it. The authors' is "float32".
         refiner: efficientnet-lite0: widths of the network that refines the labels, for the last so many of
             the levels `LEVELS`; None = labels are enlarged bilinearly, as the authors do.
-        remember: efficientnet-lite0: the history holds the "decoded" labels, or those "propagated".
         blocks: efficientnet-lite0: how many blocks of 2 x 2 cells a cell looks at (`nn.propagation.blocks`).
         first_radius: efficientnet-lite0: the radius for what the refiner sees of the annotated frame alone;
             None lets it find objects that return elsewhere.
@@ -100,7 +99,6 @@ class TVOSOptions(Options):
     radius: int | None = Field(None, ge=0)
     precision: PrecisionChoice = "float32"
     refiner: tuple[int, ...] | None = Field(None, min_length=1, max_length=len(LEVELS))
-    remember: Literal["decoded", "propagated"] = "decoded"
     blocks: int = Field(12, ge=1, le=256)
     first_radius: int | None = Field(None, ge=0)
 
