@@ -78,8 +78,8 @@ def judge(vos: streamvos.Segmenter, name: str, clip: LabeledClip) -> tuple[Count
         for i in ids if t else ():
             true, found = truth == i, result.mask == i
             visible, state = bool(true.any()), result.objects[i].state
-            overlap = (true & found).sum() / max((true | found).sum(), 1)
-            counts["absent"] += not visible
+            overlap = float((true & found).sum() / max((true | found).sum(), 1))
+            counts["absent"] += int(not visible)
             counts["lost"] += state == "lost"
             counts["rightly lost"] += state == "lost" and not visible
             wrong = overlap < 0.5 and state != "lost"

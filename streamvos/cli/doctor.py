@@ -25,7 +25,7 @@ import streamvos
 from streamvos.cli.options import JsonTarget, examples
 from streamvos.cli.output import show
 from streamvos.types import InputError
-from streamvos.weights import BUNDLED, bundled_path, read_checkpoint
+from streamvos.weights import BUNDLED, backbone_path, bundled_path, read_checkpoint
 
 EXAMPLES = examples("streamvos doctor", "streamvos doctor --json report.json")
 
@@ -167,8 +167,7 @@ def _cameras() -> str | Absent:
     return ", ".join(devices) or Absent("no /dev/video*", advice)
 
 
-def _weights(method: str) -> str:
-    path = bundled_path(method)
+def _weights(path: Path) -> str:
     read_checkpoint(path)
     return f"{path.name}, {path.stat().st_size / 2**20:.1f} MiB"
 
@@ -186,5 +185,6 @@ CHECKS: dict[str, Callable[[], str | Absent]] = {
     "OpenCV": _opencv,
     "FFmpeg": _ffmpeg,
     "cameras": _cameras,
-    **{f"weights of {method}": partial(_weights, method) for method in BUNDLED},
+    "shared backbone": partial(_weights, backbone_path()),
+    **{f"weights of {method}": partial(_weights, bundled_path(method)) for method in BUNDLED},
 }
