@@ -54,6 +54,12 @@ ClipSettings = Annotated[
 ]
 
 
+Initial = Annotated[
+    str | None,
+    typer.Option(metavar="WEIGHTS", help="What to begin with: default (the bundled weights), or a file."),
+]
+
+
 @app.command("features", epilog=examples("streamvos train features --data DATA --out features"))
 def features(
     data: Annotated[
@@ -95,11 +101,11 @@ def tvos(
         str | None, typer.Option(help="authors: name of a list in ImageSets, such as train.")
     ] = None,
     initial: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE",
-            help="authors: weights to start from, as far as they fit: torchvision's ImageNet weights, a "
-            "published TVOS checkpoint, or a streamvos file.",
+            metavar="WEIGHTS",
+            help="What to begin with: default (the bundled weights), or a file. authors: a file, as far as "
+            "it fits: torchvision's ImageNet weights, a published TVOS checkpoint, or a streamvos file.",
         ),
     ] = None,
     settings: Settings = None,
@@ -108,9 +114,9 @@ def tvos(
 ) -> None:
     """Train TVOS; resumable, and reproducible from the seed."""
     if recipe == "features":
-        if data is not None or split is not None or initial is not None:
-            raise InputError("--data, --split and --initial are for --recipe authors")
-        _train_head("tvos", features, out, settings, clip_settings, json_target)
+        if data is not None or split is not None:
+            raise InputError("--data and --split are for --recipe authors")
+        _train_head("tvos", features, out, initial, settings, clip_settings, json_target)
         return
     if recipe != "authors":
         raise InputError(f"unknown recipe {recipe!r}; choose features or authors")
@@ -136,11 +142,12 @@ def _add_head(method: str) -> None:
     def command(
         out: OutFolder,
         features: Features = None,
+        initial: Initial = None,
         settings: Settings = None,
         clip_settings: ClipSettings = None,
         json_target: JsonTarget = None,
     ) -> None:
-        _train_head(method, features, out, settings, clip_settings, json_target)
+        _train_head(method, features, out, initial, settings, clip_settings, json_target)
 
     command.__doc__ = (
         f"Train what {method} adds to the shared backbone; resumable, reproducible from the seed."
@@ -157,6 +164,7 @@ def _train_head(
     method: str,
     features: Path | None,
     out: Path,
+    initial: str | None,
     settings: list[str] | None,
     clip_settings: list[str] | None,
     json_target: str | None,
@@ -173,7 +181,7 @@ def _train_head(
     clips = _options(FeatureClipOptions, {**recipe.clips, **parse_settings(clip_settings)})
 
     def run(report: Report, say: Say) -> Path:
-        return train_head(recipe, features, training, clips, out, report, say)
+        return train_head(recipe, features, training, clips, out, report, say, initial)
 
     _train(run, training.steps, out, json_target)
 

@@ -80,6 +80,8 @@ class FeatureClipOptions(BaseModel):
         largest_gap: between neighboring frames of a clip, in stored frames; small gaps are more frequent.
         stills: share of clips made of photographs.
         stills_first: during so many steps that share is 0.85.
+        dropout: share of the channels of every stage that are zero in all frames of a clip; the others are
+            enlarged to make up for it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,6 +91,7 @@ class FeatureClipOptions(BaseModel):
     largest_gap: int = Field(default=12, ge=1)
     stills: float = Field(default=0.25, ge=0, le=1)
     stills_first: int = Field(default=0, ge=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @field_validator("size")
     @classmethod
@@ -271,10 +274,14 @@ class FeatureClips:
         """
         clips = [self.clip(step, step * size + k) for k in range(size)]
         batch = {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]}
-        return {
-            name: value if name == "labels" else value.view(torch.bfloat16).permute(0, 1, 4, 2, 3)
-            for name, value in batch.items()
-        }
+        for name in STAGES:
+            features = batch[name].view(torch.bfloat16).permute(0, 1, 4, 2, 3)
+            if dropout := self.options.dropout:
+                rng = np.random.default_rng([self.seed, step, features.shape[2]])
+                kept = torch.from_numpy(rng.random((size, 1, features.shape[2], 1, 1)) >= dropout)
+                features = features * (kept / (1 - dropout)).bfloat16()
+            batch[name] = features
+        return batch
 
     def clip(self, step: int, number: int) -> dict[str, np.ndarray]:
         """One clip; features as the bits of bfloat16, (T, h, w, C) uint16."""

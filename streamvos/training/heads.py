@@ -20,8 +20,8 @@ from torch import nn
 from streamvos.methods import METHODS, Method, build
 from streamvos.training.features import FeatureClipOptions, FeatureClips
 from streamvos.training.loop import Loss, Report, Say, TrainingOptions, say_in_log, train
-from streamvos.training.results import write_results
-from streamvos.weights import BACKBONE, with_backbone, without_backbone
+from streamvos.training.results import digest_of, write_results
+from streamvos.weights import BACKBONE, load_method, with_backbone, without_backbone
 
 
 @dataclass(frozen=True)
@@ -65,27 +65,34 @@ def train_head(
     folder: Path,
     report: Report | None = None,
     say: Say = say_in_log,
+    initial: str | Path | None = None,
 ) -> Path:
     """Train a head, resuming the run in `folder`.
 
     Args:
         features: what `streamvos.training.features.make_features` wrote.
         folder: receives checkpoint.pt, losses.jsonl, METHOD.safetensors and losses.png.
+        initial: weights to begin with, "default" (the bundled ones) or a file; None = random ones.
 
     Returns:
         Path of the weights, a file for `streamvos.load(recipe.method, path)`.
 
     Raises:
-        InputError: there are no features; and see `train`.
+        InputError: there are no features, or `initial` are no weights of this method; and see `train`.
         SourceError, SinkError: see `train`.
     """
     data = FeatureClips(features, clips, training.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        method = build(recipe.method, recipe.options)
-    method.networks.load_state_dict(with_backbone(recipe.method, recipe.options, {}), strict=False)
+    if initial is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            method = build(recipe.method, recipe.options)
+        method.networks.load_state_dict(with_backbone(recipe.method, recipe.options, {}), strict=False)
+    else:
+        method = load_method(recipe.method, initial, recipe.options)
     network = recipe.network(method)
     description = {"name": "features", "clips": data.describe()}
+    if initial is not None:
+        description["initial"] = digest_of(method.networks.state_dict())
     metadata = {"options": dict(recipe.options), "recipe": description, "backbone": BACKBONE}
     make_batch = partial(data.batch, size=training.batch)
     trained = train(network, recipe.loss(method), make_batch, training, folder, report, metadata, say)

@@ -8,7 +8,7 @@ encoding is the mask. Gradients pass through the steps of the learner, but not t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,13 @@ from streamvos.methods.joint import EFFICIENTNET
 from streamvos.methods.joint.few_shot import FewShotProblem, convolve, steepest_descent
 from streamvos.methods.joint.light import LEVELS, LightHead, LightNetwork, with_places
 from streamvos.methods.joint.transformer import TEMPERATURE
+from streamvos.training.disturbance import chance, disturb
 from streamvos.training.heads import Recipe
 from streamvos.training.losses import mask_loss, overlap
+from streamvos.types import VOID
+
+DISTURBED, DRIFTED = 0.3, 0.1
+"""Shares of the remembered masks that are disturbed, and that cover other objects too."""
 
 CLEAR = 1e-3
 """Carried masks are kept at this distance from 0 and 1 before their logits are taken."""
@@ -44,7 +49,14 @@ class JOINTLoss:
         labels = batch["labels"]
         maps = {name: value for name, value in batch.items() if name != "labels"}
         quarter = labels[..., 2::4, 2::4]
-        answers = unroll(model, maps, (quarter[:, 0] == 1).float(), self.first_steps, self.later_steps)
+        others = ((quarter > 1) & (quarter != VOID)).float()
+
+        def mistake(masks: torch.Tensor, now: int) -> torch.Tensor:
+            masks = torch.where(chance(masks, DISTURBED), disturb(masks), masks)
+            return torch.where(chance(masks, DRIFTED), torch.maximum(masks, others[:, now]), masks)
+
+        first = (quarter[:, 0] == 1).float()
+        answers = unroll(model, maps, first, self.first_steps, self.later_steps, mistake)
         logits, far, near = (x.float().flatten(0, 1) for x in answers)
         truth = quarter[:, 1:].flatten(0, 1)
         with torch.autocast(labels.device.type, enabled=False):
@@ -64,6 +76,7 @@ def unroll(
     first: torch.Tensor,
     first_steps: int,
     later_steps: int,
+    mistake: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Follow one object in each of B clips.
 
@@ -71,6 +84,7 @@ def unroll(
         maps: stage -> (B, T, C, h, w).
         first: (B, H/4, W/4) float, the masks of the first frames.
         first_steps, later_steps: of the learner.
+        mistake: changes the masks (B, H/4, W/4) of a frame, by its number, before they are remembered.
 
     Returns:
         Of the later frames: logits (B, T - 1, H/4, W/4), and the masks that the attention to all frames and
@@ -86,7 +100,8 @@ def unroll(
         induced, far, near = clip.read(now)
         logits = model.decode(model.join(induced, far, near), {name: maps[name][:, now] for name in LEVELS})
         if now + 1 < length:  # two logits, of the object and of the background, compete at inference
-            clip.remember((2 * logits.detach().float()).sigmoid(), later_steps)
+            masks = (2 * logits.detach().float()).sigmoid()
+            clip.remember(masks if mistake is None else mistake(masks, now), later_steps)
         answers.append((logits, far[:, 0], near[:, 0]))
     logits, far, near = (torch.stack(parts, dim=1) for parts in zip(*answers, strict=True))
     return logits, far, near

@@ -83,6 +83,18 @@ def test_a_batch_depends_on_seed_and_step_alone(features):
     assert not torch.equal(one["stage2"], other["stage2"])
 
 
+def test_dropout_takes_the_same_channels_from_all_frames_of_a_clip(features):
+    given = FeatureClips(features, CLIPS, seed=1).batch(step=0, size=4)
+    some = CLIPS.model_copy(update={"dropout": 0.25})
+    batch = FeatureClips(features, some, seed=1).batch(step=0, size=4)
+    assert torch.equal(batch["labels"], given["labels"])
+    for name in STAGES:
+        gone = (batch[name] == 0).all(dim=(1, 3, 4))  # (B, C)
+        assert 0 < gone.float().mean() < 0.5
+        kept = ~gone[:, None, :, None, None] * given[name].float() / 0.75
+        assert torch.allclose(batch[name].float(), kept, rtol=0.02)
+
+
 def test_frames_and_labels_of_a_clip_belong_together(features):
     """The object is bright: stage 2 tells it from its surroundings the same way in every frame."""
     options = FeatureClipOptions(size=(64, 96), frames=3, stills=0)

@@ -16,7 +16,7 @@ from streamvos.cli import main
 from streamvos.masks.labelmap import write_label_map
 from streamvos.nn.resnet import resnet
 from streamvos.training.recipes import RECIPES
-from streamvos.weights import read_checkpoint
+from streamvos.weights import bundled_path, read_checkpoint
 
 QUICK = ["--set", "steps=2", "--set", "batch=2", "--set", "workers=0", "--clip", "size=[64,96]"]
 QUICK += ["--clip", "frames=3"]
@@ -71,6 +71,24 @@ def test_makes_weights_that_load_and_says_where_they_are(tmp_path, capsys, featu
     frame = np.zeros((64, 96, 3), np.uint8)
     vos.step(frame, mask)
     assert vos.step(frame).mask.shape == (64, 96)
+
+
+def test_training_goes_on_from_given_weights(tmp_path, features):
+    """Steps of no length change nothing but the statistics of batch normalization, and roundings."""
+    given = bundled_path("rgmp")
+    for initial in ("default", str(given)):
+        out = tmp_path / initial.replace("/", "_")
+        arguments = ["--features", str(features), "--out", str(out), *QUICK, "--initial", initial]
+        assert main(["train", "rgmp", *arguments, "--set", "learning_rate=1e-30"]) == 0
+        trained = read_checkpoint(out / "rgmp.safetensors").tensors
+        for name, value in read_checkpoint(given).tensors.items():
+            assert ".running_" in name or torch.allclose(trained[name], value, rtol=2e-3, atol=1e-6), name
+
+
+def test_weights_of_another_method_are_nothing_to_begin_with(tmp_path, features, capsys):
+    arguments = ["--features", str(features), "--out", str(tmp_path), *QUICK]
+    assert main(["train", "rgmp", *arguments, "--initial", str(bundled_path("tvos"))]) == 2
+    assert "holds weights of 'tvos', not of 'rgmp'" in capsys.readouterr().err
 
 
 def test_started_again_it_says_that_there_is_nothing_to_do(tmp_path, capsys, features):
@@ -128,7 +146,7 @@ def test_the_authors_recipe_with_options_of_ones_own(tmp_path, capsys, davis):
         (["--features", "nowhere"], "nowhere holds no features"),
         (["--recipe", "other"], "unknown recipe 'other'; choose features or authors"),
         (["--recipe", "authors"], "needs --data"),
-        (["--data", "DAVIS"], "--data, --split and --initial are for --recipe authors"),
+        (["--data", "DAVIS"], "--data and --split are for --recipe authors"),
         (["--recipe", "authors", "--data", "nowhere"], "nowhere"),
         (["--recipe", "authors", "--data", "x", "--features", "x"], "--features is for --recipe features"),
         (
