@@ -7,15 +7,10 @@ In a pipeline.toml: `name = "own_method:MeanColor"` under [method], with this fo
 """
 
 import torch
-from pydantic import BaseModel
 
-from streamvos.methods import Method, Target
+from streamvos.methods import Method, MethodOptions, Target
 from streamvos.nn.aggregation import insert_given
 from streamvos.types import Evidence, Features
-
-
-class NoOptions(BaseModel):
-    pass
 
 
 class Pixels(torch.nn.Module):
@@ -57,7 +52,7 @@ class Colors(Target):
 
 
 class MeanColor(Method):
-    name, options, extractor = "mean-color", NoOptions(), Pixels()
+    name, options, extractor = "mean-color", MethodOptions(), Pixels()
 
     def target(self):
         return Colors()

@@ -15,16 +15,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import nn
 
-from streamvos.methods import Method
+from streamvos.methods import Method, MethodOptions
 from streamvos.methods.base import Target
 from streamvos.nn.aggregation import insert_given
 from streamvos.types import Annotation, Evidence, Features
 
 
-class DriftOptions(BaseModel):
+class DriftOptions(MethodOptions):
     """Milliseconds that each part sleeps; and at which count the read fails or hangs.
 
     With `fail_objects`, only the read of a target with so many objects fails.

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from streamvos.methods.base import Decoder, Method, Target
+from streamvos.methods.base import Decoder, Method, MethodOptions, Target
 from streamvos.methods.feelvos import FEELVOS, FEELVOSOptions
 from streamvos.methods.frtm import FRTM, FRTM_FAST, FRTMOptions
 from streamvos.methods.joint import JOINT, JOINTOptions
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     """
 
     method: type[Method]
-    options: type[BaseModel]
+    options: type[MethodOptions]
     preset: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -69,4 +69,4 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
         ) from None
 
 
-__all__ = ["METHODS", "Decoder", "Entry", "Method", "Target", "build"]
+__all__ = ["METHODS", "Decoder", "Entry", "Method", "MethodOptions", "Target", "build"]

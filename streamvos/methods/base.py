@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from streamvos.methods.background import TrainingTask
@@ -40,6 +40,17 @@ class Options(BaseModel):
     """Base of a method's options; it rejects unknown names and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MethodOptions(Options):
+    """What every method has an option for.
+
+    Attributes:
+        uncertain_below: an object whose mean probability over its own pixels is below this is "uncertain";
+            it comes with the weights, since some networks are surer of themselves than others.
+    """
+
+    uncertain_below: float = Field(0.6, ge=0, le=1)
 
 
 class Decoder(Protocol):
@@ -196,7 +207,7 @@ class Method(nn.Module, ABC):
     """
 
     name: str
-    options: BaseModel
+    options: MethodOptions
     extractor: nn.Module
     decoder: Decoder
     origin: Origin | None = None

@@ -63,7 +63,8 @@ class Segmenter:
         question = state.ask(features, annotation)
         decision = decide(self.method, question)
         state.learn(features, question, decision)
-        return make_result(decision.shown(), decision.object_ids, state.count - 1)
+        sure = self.method.options.uncertain_below
+        return make_result(decision.shown(), decision.object_ids, state.count - 1, sure)
 
     def forget(self, object_id: int) -> None:
         """Follow an object no longer; its pixels count as background from here on.

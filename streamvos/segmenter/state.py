@@ -3,7 +3,7 @@
 question = state.ask(features, annotation)              # memory: what the target says about the frame
 decision = decide(method, question)                     # decoder: stateless
 state.learn(features, question, decision)               # memory
-make_result(decision.shown(), decision.object_ids, 0)   # label map, and scores when asked
+make_result(decision.shown(), decision.object_ids, 0, 0.6)   # label map, and scores when asked
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from streamvos.nn.labels import winners
 from streamvos.types import VOID, Annotation, Evidence, Features, InputError, ObjectResult, Result, State
 
 SNAPSHOT = "streamvos-snapshot-1"
-
-UNCERTAIN_BELOW = 0.6
-"""An object whose mean probability over its own pixels is below this is "uncertain"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +213,16 @@ def _predict(method: Method, question: Question) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def make_result(probabilities: torch.Tensor, object_ids: tuple[int, ...], index: int) -> Result:
+def make_result(
+    probabilities: torch.Tensor, object_ids: tuple[int, ...], index: int, uncertain_below: float
+) -> Result:
     """A `Result` whose mask is made now and whose other parts are made on demand.
 
     Args:
         probabilities: (1 + K, H, W) float32 on any device; must not be written to afterwards.
         object_ids: the K ids.
         index: the frame's number.
+        uncertain_below: the method's option.
     """
     mask = label_map_of(probabilities, object_ids).cpu().numpy()
 
@@ -233,12 +233,17 @@ def make_result(probabilities: torch.Tensor, object_ids: tuple[int, ...], index:
     @lru_cache(maxsize=1)
     def objects() -> dict[int, ObjectResult]:
         channels = on_host()
-        return {i: _describe(i, mask == i, channels[k]) for k, i in enumerate(object_ids, start=1)}
+        return {
+            i: _describe(i, mask == i, channels[k], uncertain_below)
+            for k, i in enumerate(object_ids, start=1)
+        }
 
     return Result(mask, index, object_ids, on_host, objects)
 
 
-def _describe(object_id: int, pixels: np.ndarray, probability: np.ndarray) -> ObjectResult:
+def _describe(
+    object_id: int, pixels: np.ndarray, probability: np.ndarray, uncertain_below: float
+) -> ObjectResult:
     rows = np.flatnonzero(pixels.any(1))
     if not len(rows):
         return ObjectResult(object_id, 0.0, "lost", None, 0)
@@ -248,7 +253,7 @@ def _describe(object_id: int, pixels: np.ndarray, probability: np.ndarray) -> Ob
     window = pixels[top:bottom, left:right]
     area = int(window.sum())
     score = float(probability[top:bottom, left:right][window].mean(dtype=np.float64))
-    state: State = "tracking" if score >= UNCERTAIN_BELOW else "uncertain"
+    state: State = "tracking" if score >= uncertain_below else "uncertain"
     return ObjectResult(object_id, score, state, (left, top, right, bottom), area)
 
 

@@ -57,9 +57,18 @@ def test_a_result_is_what_it_says(vos, clip):
                 assert pixels[:, left].any()
                 assert pixels[:, right - 1].any()
                 assert one.score == pytest.approx(probabilities[i][pixels].mean(), abs=1e-5)
-                assert one.state == ("tracking" if one.score >= 0.6 else "uncertain")
+                sure = one.score >= vos.method.options.uncertain_below
+                assert one.state == ("tracking" if sure else "uncertain")
             else:
                 assert (one.state, one.box, one.score) == ("lost", None, 0.0)
+
+
+@pytest.mark.parametrize(("threshold", "state"), [(0.0, "tracking"), (1.0, "uncertain")])
+def test_an_object_is_uncertain_below_the_threshold_of_the_method(clip, threshold, state):
+    vos = streamvos.load("tvos", None, device="cpu", uncertain_below=threshold, **OPTIONS)
+    vos.step(clip[0].image, clip[0].label_map)
+    objects = vos.step(clip[1].image).objects.values()
+    assert {one.state for one in objects if one.area} == {state}
 
 
 def test_ids_are_the_users_and_may_have_gaps(vos, clip):

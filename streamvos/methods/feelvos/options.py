@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from streamvos.methods.base import Options
+from streamvos.methods.base import MethodOptions, Options
 from streamvos.nn.precision import PrecisionChoice
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
@@ -60,7 +60,7 @@ class FEELVOSNetwork(Options):
         return value
 
 
-class FEELVOSOptions(Options):
+class FEELVOSOptions(MethodOptions):
     """Everything about FEELVOS that is not a weight. The defaults are the authors'.
 
     Attributes:

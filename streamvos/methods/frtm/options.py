@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from streamvos.methods.base import Options
+from streamvos.methods.base import MethodOptions
 from streamvos.methods.frtm.augmentation import Fill
 from streamvos.nn.precision import PrecisionChoice
 from streamvos.nn.segmentation_network import Steps
@@ -26,7 +26,7 @@ Iterations = Annotated[int, Field(ge=1, le=1000)]
 Width = Annotated[int, Field(ge=1)]
 
 
-class FRTMOptions(Options):
+class FRTMOptions(MethodOptions):
     """Everything about FRTM that is not a weight. The defaults are the authors'.
 
     Attributes:

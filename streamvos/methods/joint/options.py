@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from streamvos.methods.base import Options
+from streamvos.methods.base import MethodOptions, Options
 from streamvos.methods.joint.crops import STRIDE
 from streamvos.nn.precision import PrecisionChoice
 
@@ -33,7 +33,7 @@ class JOINTNetworkOptions(Options):
     widths: tuple[int, int, int, int] = (256, 128, 128, 64)
 
 
-class JOINTOptions(Options):
+class JOINTOptions(MethodOptions):
     """Everything about JOINT that is not a weight. The defaults are the authors', for DAVIS.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from streamvos.methods.base import Options
+from streamvos.methods.base import MethodOptions, Options
 from streamvos.nn.precision import PrecisionChoice
 
 
@@ -43,7 +43,7 @@ class LightNetwork(Options):
     widths: tuple[int, int, int, int] = (64, 64, 48, 24)
 
 
-class RGMPOptions(Options):
+class RGMPOptions(MethodOptions):
     """Everything about RGMP that is not a weight. The defaults are the authors'.
 
     Attributes:

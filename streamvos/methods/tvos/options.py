@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from streamvos.methods.base import Options
+from streamvos.methods.base import MethodOptions, Options
 from streamvos.methods.tvos.history import Schedule, authors_schedule, keep_first, paper_schedule
 from streamvos.nn.precision import PrecisionChoice, resolve_precision
 from streamvos.nn.propagation import PropagationOptions
@@ -52,7 +52,7 @@ class TVOSNetwork(Options):
     normalize: bool = False
 
 
-class TVOSOptions(Options):
+class TVOSOptions(MethodOptions):
     """Everything about TVOS that is not a weight. The defaults are the authors'.
 
     Attributes:

@@ -72,7 +72,8 @@ class DecoderStage(Stage):
     @torch.inference_mode()
     def _send_result(self, message: Message, decision: Decision, stamps: list[int]) -> None:
         self.busy_since = now()
-        result = make_result(decision.shown(), decision.object_ids, message.seq)
+        sure = self._method.options.uncertain_below
+        result = make_result(decision.shown(), decision.object_ids, message.seq, sure)
         objects = None
         if self._wants_objects:
             objects = [[o.id, o.score, o.state, o.box, o.area] for o in result.objects.values()]
