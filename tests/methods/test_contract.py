@@ -108,6 +108,16 @@ def test_a_stream_continues_bit_identically_from_its_snapshot(method, clip):
 
 
 @METHOD
+def test_a_snapshot_can_be_taken_after_every_frame(method, clip):
+    """Also of the first one, when much of what a target remembers is the same."""
+    vos, other = small(method), small(method)
+    for t in range(4):
+        vos.step(clip[t].image, clip[0].label_map if t == 0 else None)
+        other.restore(vos.snapshot())
+        assert other.snapshot() == vos.snapshot()
+
+
+@METHOD
 def test_two_runs_are_the_same_run(method, clip):
     vos = small(method)
     a = follow(vos, clip, range(5), clip[0].label_map)
