@@ -1,6 +1,7 @@
 """How well "lost" and the return of an object are recognized, on clips whose truth is known.
 
-    python bench/lost.py DATA --methods tvos,frtm-fast --json lost.json
+    python bench/lost.py DATA --seed 0                           # thresholds are chosen on these clips,
+    python bench/lost.py DATA --seed 1 --json docs/results/lost.json    # and judged on others
 
 Over each validation sequence of DAVIS 2016 (`streamvos.training.features.VALIDATION`) two cut-outs of
 photographs swing from beyond one side of the frame to beyond the other, so that each of them leaves and
@@ -10,7 +11,8 @@ returns. Counted over all frames after the first, for all objects:
 - recovery: of all returns, those after which the object is found again (J above one half within ten frames in
   which it is visible);
 - J&F of these clips, and how often "uncertain" is said of a mask with J below one half (recall) and rightly
-  (precision).
+  (precision), with the method's own threshold and with others; the best has the highest harmonic mean of
+  both.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ from streamvos.training.composites import LabeledClip, Path2D, Photographs, rand
 from streamvos.training.features import VALIDATION
 
 FRAMES = 50
+THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
+"""Of the score, below which a mask could be called uncertain."""
+
 PATIENCE = 10
 """Visible frames within which a returning object has to be found."""
 
@@ -46,7 +51,7 @@ class Swing(Path2D):
         return float(self.start + self.reach * np.sin(self.phase + 6.283 * self.turns * u))
 
 
-def clips(data: Path, seed: int = 0) -> Iterator[tuple[str, LabeledClip]]:
+def clips(data: Path, seed: int) -> Iterator[tuple[str, LabeledClip]]:
     """Name and clip of every validation sequence: its object (1), and two that leave and return (2, 3)."""
     photographs, dataset = Photographs(data), DavisDataset(data / "davis2016-train", year="2016")
     for number, name in enumerate(VALIDATION):
@@ -63,9 +68,12 @@ def clips(data: Path, seed: int = 0) -> Iterator[tuple[str, LabeledClip]]:
         yield name, LabeledClip(np.stack(images), np.stack(labels))
 
 
-def judge(vos: streamvos.Segmenter, name: str, clip: LabeledClip) -> tuple[Counter, float]:
-    """Counts of one clip, and its J&F."""
+def judge(
+    vos: streamvos.Segmenter, name: str, clip: LabeledClip
+) -> tuple[Counter, list[tuple[float, bool]], float]:
+    """Counts of one clip; of every mask its score and whether it is wrong; and the clip's J&F."""
     counts: Counter[str] = Counter()
+    scores: list[tuple[float, bool]] = []
     ids = sorted(set(np.unique(clip.labels[0]).tolist()) - {0, 255})
     scorer = SequenceScorer(name, ids)
     waiting: dict[int, int] = {}
@@ -82,10 +90,8 @@ def judge(vos: streamvos.Segmenter, name: str, clip: LabeledClip) -> tuple[Count
             counts["absent"] += int(not visible)
             counts["lost"] += state == "lost"
             counts["rightly lost"] += state == "lost" and not visible
-            wrong = overlap < 0.5 and state != "lost"
-            counts["wrong"] += wrong
-            counts["uncertain"] += state == "uncertain"
-            counts["rightly uncertain"] += state == "uncertain" and wrong
+            if state != "lost":
+                scores.append((result.objects[i].score, overlap < 0.5))
             if visible and not seen[i]:
                 counts["returns"] += 1
                 waiting[i] = PATIENCE
@@ -96,7 +102,20 @@ def judge(vos: streamvos.Segmenter, name: str, clip: LabeledClip) -> tuple[Count
                 if overlap > 0.5 or not waiting[i]:
                     del waiting[i]
             seen[i] = visible
-    return counts, scorer.result().percent()["J&F"]
+    return counts, scores, scorer.result().percent()["J&F"]
+
+
+def warnings(scores: list[tuple[float, bool]], threshold: float) -> dict[str, float | None]:
+    """Precision and recall of calling masks uncertain whose score is below a threshold."""
+    said = [wrong for score, wrong in scores if score < threshold]
+    wrong = sum(wrong for _, wrong in scores)
+    return {"precision": share(sum(said), len(said)), "recall": share(sum(said), wrong)}
+
+
+def harmonic_mean(both: dict[str, float | None]) -> float:
+    """0 if one of them is 0 or unknown."""
+    values = [value or 0.0 for value in both.values()]
+    return 0.0 if min(values) == 0 else float(len(values) / sum(1 / value for value in values))
 
 
 def share(part: int, whole: int) -> float | None:
@@ -110,24 +129,30 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="holds davis2016-train and duts")
     parser.add_argument("--methods", default="tvos,rgmp,frtm-fast,joint,feelvos")
     parser.add_argument("--weights", default="default")
+    parser.add_argument("--seed", type=int, default=0, help="of the cut-outs and of how they move")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows = {}
     for method in given.methods.split(","):
         vos = streamvos.load(method, given.weights)
         total: Counter[str] = Counter()
-        scores = []
-        for name, clip in clips(given.data):
-            counts, score = judge(vos, name, clip)
+        scores: list[tuple[float, bool]] = []
+        qualities = []
+        for name, clip in clips(given.data, given.seed):
+            counts, some, quality = judge(vos, name, clip)
             total += counts
-            scores.append(score)
+            scores += some
+            qualities.append(quality)
+        own = vos.method.options.uncertain_below
+        by_threshold = {threshold: warnings(scores, threshold) for threshold in THRESHOLDS}
         rows[method] = {
-            "J&F": round(float(np.mean(scores)), 1),
+            "J&F": round(float(np.mean(qualities)), 1),
             "lost precision": share(total["rightly lost"], total["lost"]),
             "lost recall": share(total["rightly lost"], total["absent"]),
             "found again": share(total["found again"], total["returns"]),
-            "uncertain precision": share(total["rightly uncertain"], total["uncertain"]),
-            "uncertain recall": share(total["rightly uncertain"], total["wrong"]),
+            "uncertain": {"below": own, **warnings(scores, own)},
+            "uncertain, by threshold": by_threshold,
+            "best threshold": max(THRESHOLDS, key=lambda threshold: harmonic_mean(by_threshold[threshold])),
             "counts": dict(total),
         }
         print(method, json.dumps(rows[method]), flush=True)
