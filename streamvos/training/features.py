@@ -76,7 +76,7 @@ class FeatureClipOptions(BaseModel):
 
     Attributes:
         size: (H, W) of the crops in pixels, multiples of 32.
-        frames: of a clip; the first is the reference.
+        frames: of a clip; the first is the reference. What has fewer plays forward and backward.
         largest_gap: between neighboring frames of a clip, in stored frames; small gaps are more frequent.
         stills: share of clips made of photographs.
         stills_first: during so many steps that share is 0.85.
@@ -249,7 +249,7 @@ class FeatureClips:
         self.options, self.seed = options or FeatureClipOptions(), seed
         stored = [_Stored(path.parent) for path in sorted(folder.glob("[!.]*/segments.json"))]
         self.stills = [s for s in stored if s.is_still]
-        self.videos = [s for s in stored if not s.is_still and s.segments[0][1] >= self.options.frames]
+        self.videos = [s for s in stored if not s.is_still]
         if not stored or not (folder / "set.json").exists():
             raise InputError(f"{folder} holds no features; make them with `streamvos train features`")
         self.made_of: dict[str, Any] = json.loads((folder / "set.json").read_text(encoding="utf-8"))
@@ -300,8 +300,9 @@ class FeatureClips:
 
     def _times(self, rng: np.random.Generator, count: int) -> list[int]:
         frames = self.options.frames
-        if count <= frames:
-            times = list(range(count))
+        if count <= frames:  # forward, backward, forward, ...
+            walk = [*range(count), *range(count - 2, 0, -1)]
+            times = [walk[t % len(walk)] for t in range(frames)]
         else:
             room = count - 1
             gaps = 1 + np.floor(self.options.largest_gap * rng.random(frames - 1) ** 2.5).astype(int)

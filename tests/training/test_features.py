@@ -83,6 +83,17 @@ def test_a_batch_depends_on_seed_and_step_alone(features):
     assert not torch.equal(one["stage2"], other["stage2"])
 
 
+def test_clips_longer_than_a_source_play_it_forward_and_backward(features):
+    options = CLIPS.model_copy(update={"frames": 7, "stills": 1.0})
+    batch = FeatureClips(features, options, seed=1).batch(step=0, size=2)
+    for maps in batch["stage2"]:
+        frames = [frame.float() for frame in maps]
+        period = 2 * (SMALL.still_frames - 1)
+        for t in range(7 - period):
+            assert torch.equal(frames[t], frames[t + period])
+        assert not torch.equal(frames[0], frames[1])
+
+
 def test_dropout_takes_the_same_channels_from_all_frames_of_a_clip(features):
     given = FeatureClips(features, CLIPS, seed=1).batch(step=0, size=4)
     some = CLIPS.model_copy(update={"dropout": 0.25})
