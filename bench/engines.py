@@ -36,7 +36,6 @@ from streamvos.engines.exporting import export
 from streamvos.engines.gate import feature_error, inputs_in, resized, synthetic_clip
 from streamvos.engines.recipes import recipe_for
 from streamvos.engines.signature import Signature
-from streamvos.methods.joint import EFFICIENTNET as JOINT_EFFICIENTNET
 from streamvos.methods.parts import ExtractorPart
 from streamvos.segmenter import follow
 from streamvos.weights import BUNDLED, load_method
@@ -46,24 +45,28 @@ SIZE, ROUNDS = (480, 854), 15
 KEEP = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 """glibc keeps memory that is freed, as it does by itself after some frames of a stream."""
 
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "tvos": ("tvos", {}),
-    "frtm-fast": ("frtm-fast", {}),
-    "tvos, float32": ("tvos", {"precision": "float32"}),
-    "frtm-fast, float32": ("frtm-fast", {"precision": "float32"}),
-    "tvos of the authors": ("tvos", {"weights": None}),
+AUTHORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tvos of the authors": ("tvos", {}),
     "frtm of the authors": ("frtm", {}),
-    "joint": ("joint", {"weights": None, **JOINT_EFFICIENTNET}),
     "feelvos, stride 16": ("feelvos", {"output_stride": 16}),
-    "rgmp": ("rgmp", {}),
-    "frtm-fast/refiner": ("frtm-fast", {}),
-    "frtm/refiner": ("frtm", {}),
-    "rgmp/run": ("rgmp", {"scales": (1.0,)}),
-    "joint/backbone": ("joint", {}),
-    "joint/decoder": ("joint", {}),
-    "feelvos/head": ("feelvos", {"output_stride": 16}),
+    "rgmp of the authors": ("rgmp", {}),
+    "frtm of the authors/refiner": ("frtm", {}),
+    "rgmp of the authors/run": ("rgmp", {"scales": (1.0,)}),
+    "joint of the authors/backbone": ("joint", {}),
+    "joint of the authors/decoder": ("joint", {}),
+    "feelvos, stride 16/head": ("feelvos", {"output_stride": 16}),
 }
-"""Name -> method and options; "weights" None = random where there are bundled ones.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in BUNDLED},
+    "tvos, float32": ("tvos", {"precision": "float32"}),
+    "tvos/refiner": ("tvos", {}),
+    "rgmp/run": ("rgmp", {}),
+    "frtm-fast/refiner": ("frtm-fast", {}),
+    "joint/decoder": ("joint", {}),
+    "feelvos/head": ("feelvos", {}),
+    **{name: (method, {"weights": None, **options}) for name, (method, options) in AUTHORS.items()},
+}
+"""Name -> method and options; "weights" None = random ones of the authors' network.
 
 What follows a slash is the part, else it is the extractor; of an inner part the batch is the objects.
 """
