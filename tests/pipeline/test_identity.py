@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from serving import label_maps, serving
-from small_methods import SMALL
+from small_methods import SMALL, VARIANTS
 from stages_in_process import run_stages
 
 import streamvos
@@ -24,6 +24,9 @@ from streamvos.segmenter import Segmenter
 from streamvos.sources import open_source
 
 FRAMES = 12
+
+OPTIONS = {**SMALL, **VARIANTS}
+"""Method, or "METHOD/variant" -> options."""
 
 
 def source_of(seed: int) -> str:
@@ -35,7 +38,8 @@ def expected(method: str, seed: int) -> list[streamvos.Result]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        vos = Segmenter(make_method(MethodConfig(name=method, weights=None, options=SMALL[method])), "cpu")
+        config = MethodConfig(name=method.partition("/")[0], weights=None, options=OPTIONS[method])
+        vos = Segmenter(make_method(config), "cpu")
         with open_source(source_of(seed)) as source:
             truth = source.label_map(0)
             return [vos.step(frame.image, truth if frame.index == 0 else None) for frame in source]
@@ -48,10 +52,10 @@ def configuration(method: str, placement: str, folder: Path, streams: int, **mor
         "name": "identity",
         "placement": placement,
         "method": {
-            "name": method,
+            "name": method.partition("/")[0],
             "weights": None,
             "device": "cpu",
-            "options": json.loads(json.dumps(SMALL[method])),
+            "options": json.loads(json.dumps(OPTIONS[method])),
             "threads": 1,
         },
         "streams": [
@@ -98,7 +102,7 @@ def _one_thread():
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("placement", ["fused", "split"])
-@pytest.mark.parametrize("method", list(SMALL))
+@pytest.mark.parametrize("method", list(OPTIONS))
 def test_masks_of_every_method_are_those_of_a_segmenter(tmp_path, method, placement):
     run_stages(configuration(method, placement, tmp_path, 2, extractor=UNMEASURED))
     check(tmp_path, method, 2)
