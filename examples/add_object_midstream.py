@@ -13,7 +13,7 @@ import streamvos
 
 def main(address: str, first: str, begin: str, more: str, end: str) -> None:
     masks = {0: streamvos.read_label_map(first), int(begin): streamvos.read_label_map(more)}
-    vos = streamvos.load("tvos")
+    vos = streamvos.load()
     with streamvos.open_source(address) as source:
         for frame in source:
             if frame.index == int(begin):

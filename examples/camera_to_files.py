@@ -20,7 +20,7 @@ from streamvos.sinks import Overlay
 def main(address: str, box: str, folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     boxes = parse_boxes([box])
-    vos = streamvos.load("tvos")
+    vos = streamvos.load()
     draw = Overlay()
     with streamvos.open_source(address) as source:
         started = time.monotonic()

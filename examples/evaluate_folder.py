@@ -15,7 +15,7 @@ from streamvos.metrics.scores import summarize
 
 
 def main(folder: str) -> None:
-    vos = streamvos.load("tvos")
+    vos = streamvos.load()
     scores = []
     for sequence in DavisDataset(folder):
         vos.reset()

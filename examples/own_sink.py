@@ -34,7 +34,7 @@ class BoxSink(Sink):
 
 if __name__ == "__main__":
     address, mask, path = sys.argv[1:]
-    vos, first = streamvos.load("tvos"), streamvos.read_label_map(mask)
+    vos, first = streamvos.load(), streamvos.read_label_map(mask)
     with streamvos.open_source(address) as source, BoxSink(path) as sink:
         for frame in source:
             sink.write(frame, vos.step(frame.image, first if frame.index == 0 else None))

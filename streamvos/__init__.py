@@ -1,7 +1,7 @@
 """streamvos: follow chosen objects through live video, online, in real time.
 
     import streamvos
-    vos = streamvos.load("tvos")
+    vos = streamvos.load()
     mask = streamvos.read_label_map("first.png")        # 0 is background, 1..254 are objects
     with streamvos.open_source("camera:0") as source:   # or a file, a folder, "rtsp://..."
         for frame in source:
@@ -48,7 +48,7 @@ __getattr__ = import_on_use(
 
 
 def load(
-    method: str = "tvos",
+    method: str | None = None,
     weights: str | Path | None = "default",
     device: str = "auto",
     backend: str = "eager",
@@ -57,7 +57,8 @@ def load(
     """Make a segmenter for one stream.
 
     Args:
-        method: "tvos", "frtm-fast", "frtm", "rgmp", "joint" or "feelvos"; the first two have bundled weights.
+        method: "rgmp", "tvos", "frtm-fast", "joint", "feelvos" (these have bundled weights) or "frtm"; None =
+            that of the weights' file, or else "rgmp".
         weights: "default" (bundled), a path (a file of ours or an author's checkpoint, recognized by
             its keys), or None (random, for tests and timing).
         device: "auto" (an NVIDIA GPU if there is one), "cpu", "cuda:0", ...
@@ -70,6 +71,7 @@ def load(
     >>> vos = load("tvos", device="cpu", top_k=5)
     """
     from streamvos.segmenter import Segmenter
-    from streamvos.weights import load_method
+    from streamvos.weights import load_method, method_of
 
-    return Segmenter(load_method(method, weights, options), device, backend)
+    name = method_of(weights) if method is None else method
+    return Segmenter(load_method(name, weights, options), device, backend)

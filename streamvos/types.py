@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # the command line imports this file and starts faster withou
     import numpy as np
     import torch
 
+DEFAULT_METHOD = "rgmp"
+"""The method where the caller names none; docs/results.md says why."""
+
 VOID = 255
 """Label of the pixels whose object is unknown (DAVIS and PASCAL VOC)."""
 

@@ -37,7 +37,7 @@ def evaluate(
         Path, typer.Argument(metavar="DAVIS_ROOT", help="Folder that holds JPEGImages/ and Annotations/.")
     ],
     dataset: options.DatasetName = "davis2016",
-    method: options.MethodName = "tvos",
+    method: options.MethodName = None,
     weights: options.WeightsName = "default",
     device: options.DeviceName = "auto",
     backend: options.BackendName = "eager",
@@ -85,7 +85,9 @@ def evaluate(
             frames, seconds = frames + len(sequence) - 1, seconds + spent
             progress.update(task, info=f"J&F {score.percent()['J&F']:.1f}")
     summary = summarize(scores)
-    output.show(summary.to_json(), json_target, score_table(summary, f"{dataset}, {method}"))
+    output.show(
+        summary.to_json(), json_target, score_table(summary, f"{dataset}, {method or vos.method.name}")
+    )
     output.remark(
         f"{frames / max(seconds, 1e-9):.1f} frames/s, peak memory {output.in_mib(output.peak_memory_mib())}"
     )

@@ -13,7 +13,7 @@ import typer
 
 from streamvos.cli.output import STANDARD_OUTPUT, check_json_target
 from streamvos.engines import BACKENDS
-from streamvos.types import InputError
+from streamvos.types import DEFAULT_METHOD, InputError
 
 METHOD_NAMES = ("tvos", "rgmp", "frtm", "frtm-fast", "joint", "feelvos")
 """As in `streamvos.methods`, whose import takes seconds."""
@@ -27,13 +27,23 @@ JsonTarget = Annotated[
         "--json", metavar="[FILE]", callback=check_json_target, help="Result as JSON; without FILE, printed."
     ),
 ]
-METHOD = typer.Option("--method", "-m", metavar="NAME", help=f"One of {', '.join(METHOD_NAMES)}.")
+_METHODS = f"One of {', '.join(METHOD_NAMES)}"
+METHOD = typer.Option("--method", "-m", metavar="NAME", help=f"{_METHODS}.")
 WEIGHTS = typer.Option(
     "--weights", "-w", metavar="FILE", help="'default' (bundled), 'none' (random), or a weight file."
 )
 DEVICE = typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
 BACKEND = typer.Option("--backend", metavar="NAME", help=f"How networks run: {', '.join(BACKENDS)}.")
-MethodName = Annotated[str, METHOD]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="NAME",
+        help=f"{_METHODS}; if not given, that of the weight file, else {DEFAULT_METHOD}.",
+        show_default=False,
+    ),
+]
 WeightsName = Annotated[str, WEIGHTS]
 DeviceName = Annotated[str, DEVICE]
 BackendName = Annotated[str, BACKEND]

@@ -36,7 +36,7 @@ def run(
     boxes: options.Boxes = None,
     save_first: options.SaveFirst = None,
     out: options.OutFolder = Path("out"),
-    method: options.MethodName = "tvos",
+    method: options.MethodName = None,
     weights: options.WeightsName = "default",
     device: options.DeviceName = "auto",
     backend: options.BackendName = "eager",

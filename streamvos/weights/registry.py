@@ -14,7 +14,7 @@ import torch
 
 from streamvos.methods import METHODS, Method, build
 from streamvos.methods.base import Origin
-from streamvos.types import InputError
+from streamvos.types import DEFAULT_METHOD, InputError
 from streamvos.weights import feelvos, frtm, joint, rgmp, tvos
 from streamvos.weights.checkpoints import Checkpoint, plain_names, read_checkpoint
 
@@ -59,6 +59,17 @@ def load_method(name: str, weights: str | Path | None, options: Mapping[str, Any
     return method
 
 
+def method_of(weights: str | Path | None) -> str:
+    """The method that is meant where only weights are named: a file's own, else the default one.
+
+    Raises:
+        InputError: see `read_checkpoint`; or no method's weights are in the file.
+    """
+    if weights is None or weights == "default":
+        return DEFAULT_METHOD
+    return _recognized(read_checkpoint(weights), weights)
+
+
 def check_method(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> None:
     """Raise the `InputError` that `load_method` would raise, without making a network."""
     given = _weights_for(name, weights, options)
@@ -80,12 +91,7 @@ def _weights_for(
     path = bundled_path(name) if weights == "default" else Path(weights)
     checkpoint = read_checkpoint(path)
     family = METHODS[name].method.name
-    found = recognize(checkpoint)
-    if found is None:
-        some = ", ".join(sorted(checkpoint.tensors)[:3])
-        raise InputError(
-            f"{path} is neither a streamvos file nor a known checkpoint of {name!r} (keys: {some}, ...)"
-        )
+    found = _recognized(checkpoint, path)
     if found != family:
         raise InputError(f"{path} holds weights of {found!r}, not of {name!r}")
     tensors, stored = as_ours(checkpoint)
@@ -164,6 +170,17 @@ def recognize(checkpoint: Checkpoint) -> str | None:
         return str(checkpoint.metadata.get("method"))
     names = list(checkpoint.tensors)
     return next((method for method, layout in LAYOUTS.items() if layout.is_authors_layout(names)), None)
+
+
+def _recognized(checkpoint: Checkpoint, path: str | Path) -> str:
+    """As `recognize`; an unknown layout is an error."""
+    found = recognize(checkpoint)
+    if found is None:
+        some = ", ".join(sorted(checkpoint.tensors)[:3])
+        raise InputError(
+            f"{path} is neither a streamvos file nor a known checkpoint of any method (keys: {some}, ...)"
+        )
+    return found
 
 
 def as_ours(

@@ -104,7 +104,7 @@ def test_no_process_is_started(files, runtime):
                             seen.add(entry.name)
             time.sleep(0.01)
         assert process.stderr is not None
-        assert "tvos option nope" in process.stderr.read()
+        assert "rgmp option nope" in process.stderr.read()
     assert process.returncode == 2
     assert not seen
 

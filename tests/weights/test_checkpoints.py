@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import streamvos
 from streamvos import InputError
-from streamvos.weights import read_checkpoint, save_weights
+from streamvos.weights import bundled_path, read_checkpoint, save_weights
 
 NETWORK = {"depth": 18, "stages": 2, "planes": [16, 16], "embedding": 16, "normalize": True}
 
@@ -91,6 +91,12 @@ def test_a_header_of_any_length_is_read(tmp_path):
         lengths.add(path.read_bytes()[0])
         assert read_checkpoint(path).metadata["note"] == "x" * count
     assert 0x80 in lengths  # with which a pickle begins too
+
+
+@pytest.mark.parametrize(("method", "name"), [("tvos", "tvos"), ("joint", "joint"), ("frtm-fast", "frtm")])
+def test_a_file_of_weights_says_whose_it_is(method, name):
+    path = bundled_path(method)
+    assert streamvos.load(weights=path, device="cpu").method.name == name
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path, method):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo, field_validator
 
 from streamvos.pipeline.wire.endpoints import check_name
-from streamvos.types import InputError
+from streamvos.types import DEFAULT_METHOD, InputError
 
 
 class Table(BaseModel):
@@ -40,7 +40,7 @@ class MethodConfig(Table):
         threads: torch's threads per operation, in each worker; None leaves it to torch.
     """
 
-    name: str = "tvos"
+    name: str = DEFAULT_METHOD
     weights: str | None = "default"
     device: str = "auto"
     backend: str = "eager"
