@@ -166,6 +166,7 @@ RECIPE = Recipe(
     EFFICIENTNET,
     _head,
     lambda method: JOINTLoss(),
-    {"steps": 1250, "learning_rate": 1.5e-3, "warmup": 60, "average": 0.995},
-    {"stills_first": 150},
+    training={"steps": 2400, "learning_rate": 1.5e-3, "warmup": 60},
+    clips={"stills": 0.5, "stills_first": 150, "dropout": 0.1},
 )
+"""How the training of the bundled weights begins; their model card has the rest."""
