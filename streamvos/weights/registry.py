@@ -95,8 +95,6 @@ def _weights_for(
     if found != family:
         raise InputError(f"{path} holds weights of {found!r}, not of {name!r}")
     tensors, stored = as_ours(checkpoint)
-    if checkpoint.metadata.get("backbone") == BACKBONE:
-        tensors = with_backbone(name, {**stored, **options}, tensors)
     return {**stored, **options}, tensors, path
 
 
@@ -186,7 +184,7 @@ def _recognized(checkpoint: Checkpoint, path: str | Path) -> str:
 def as_ours(
     checkpoint: Checkpoint, backbone: Checkpoint | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state dict for the method's networks, and the options that belong to the weights.
+    """The state dict for the method's networks, the shared backbone included, and the options of the weights.
 
     Args:
         checkpoint: a checkpoint that `recognize` knows.
@@ -199,7 +197,10 @@ def as_ours(
     if checkpoint.metadata:
         if backbone is not None:
             raise InputError(f"{checkpoint.path} is a streamvos file and holds its backbone already")
-        return checkpoint.tensors, dict(checkpoint.metadata.get("options", {}))
+        tensors, options = checkpoint.tensors, dict(checkpoint.metadata.get("options", {}))
+        if checkpoint.metadata.get("backbone") == BACKBONE:
+            tensors = with_backbone(str(recognize(checkpoint)), options, tensors)
+        return tensors, options
     name = recognize(checkpoint)
     if name is None:
         raise InputError(f"{checkpoint.path} is not a known checkpoint")

@@ -10,7 +10,7 @@ import torch
 
 import streamvos
 from streamvos.methods import METHODS
-from streamvos.weights import BACKBONE
+from streamvos.weights import BACKBONE, BUNDLED, bundled_path
 
 CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
@@ -52,6 +52,12 @@ def test_a_published_checkpoint_is_recognized_converted_and_used(call, published
     a = streamvos.load("tvos", published, device="cpu").method.extractor.state_dict()
     b = streamvos.load("tvos", out, device="cpu").method.extractor.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("method", sorted(BUNDLED))
+def test_bundled_weights_fit_with_the_backbone_that_they_share(call, method):
+    report = json.loads(call("weights", "inspect", bundled_path(method), "--json").out)
+    assert (report["layout"], report["fits"]) == ("streamvos", True)
 
 
 def test_nothing_is_replaced_unless_asked(call, published, tmp_path):
