@@ -21,6 +21,7 @@ EFFICIENTNET: dict[str, Any] = {
     "previous": "soft",
     "recent": 2,
     "precision": "auto",
+    "uncertain_below": 0.7,
 }
 """The small form, as its weights expect it."""
 

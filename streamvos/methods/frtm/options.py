@@ -124,5 +124,6 @@ EFFICIENTNET: dict[str, Any] = {
     "widths": (64, 64, 48, 24),
     "head": "bilinear",
     "precision": "auto",
+    "uncertain_below": 0.8,
 }
 """The fast variant on the backbone that the bundled weights share."""

@@ -92,5 +92,6 @@ EFFICIENTNET: dict[str, Any] = {
     "update_interval": 5,
     "memory_size": 8,
     "precision": "auto",
+    "uncertain_below": 0.7,
 }
 """The options that differ from the authors' in the bundled weights."""

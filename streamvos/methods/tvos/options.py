@@ -29,6 +29,7 @@ EFFICIENTNET: dict[str, Any] = {
     "top_k": 10,
     "radius": 24,
     "precision": "auto",
+    "uncertain_below": 0.8,
 }
 """Options of the bundled weights, chosen on validation sequences (docs/results.md)."""
 
