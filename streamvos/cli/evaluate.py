@@ -85,9 +85,7 @@ def evaluate(
             frames, seconds = frames + len(sequence) - 1, seconds + spent
             progress.update(task, info=f"J&F {score.percent()['J&F']:.1f}")
     summary = summarize(scores)
-    output.show(
-        summary.to_json(), json_target, score_table(summary, f"{dataset}, {method or vos.method.name}")
-    )
+    output.show(summary.to_json(), json_target, score_table(summary, f"{dataset}, {vos.method.loaded_as}"))
     output.remark(
         f"{frames / max(seconds, 1e-9):.1f} frames/s, peak memory {output.in_mib(output.peak_memory_mib())}"
     )

@@ -75,7 +75,7 @@ def segment(
     values = {
         "source": source.name,
         "size": list(source.size),
-        "method": vos.method.name,
+        "method": vos.method.loaded_as,
         "device": str(vos.device),
         "frames": folder.written,
         "dropped": live.dropped - dropped_before if live else None,

@@ -213,6 +213,11 @@ class Method(nn.Module, ABC):
     origin: Origin | None = None
 
     @property
+    def loaded_as(self) -> str:
+        """The name by which it was loaded, such as "frtm-fast"; its own name if it was not."""
+        return self.name if self.origin is None else self.origin.name
+
+    @property
     def networks(self) -> nn.Module:
         """The module whose state dict a weight file holds."""
         return self

@@ -23,6 +23,7 @@ def test_run_follows_several_objects(call, inputs, method):
     arguments = ("--method", method, "--weights", "none", *settings(method), "--device", "cpu")
     answer = call("run", "frames", "--mask", "first.png", "--out", "out", *arguments)
     assert answer.code == 0, answer.err
+    assert f", {method} on cpu" in answer.out
     lines = [json.loads(line) for line in (inputs / "out/results.jsonl").read_text().splitlines()]
     assert len(lines) == 6
     assert all([one["id"] for one in line["objects"]] == [1, 2] for line in lines)
@@ -35,6 +36,7 @@ def test_eval_scores_one_object(call, davis, tmp_path, method):
     arguments = ("--method", method, "--weights", "none", *settings(method), "--device", "cpu")
     answer = call("eval", davis, *arguments, "--json", tmp_path / "scores.json")
     assert answer.code == 0, answer.err
+    assert f"davis2016, {method}" in answer.out
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert set(scores["sequences"]) == {"ant", "bee"}
 
