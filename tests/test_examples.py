@@ -20,12 +20,12 @@ from streamvos.pipeline.config.reading import read_config
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-FORMAT = "seed=7,size=64x96,length={},objects=2,leave=0"
+FORMAT = "seed=7,size=192x256,length={},objects=2,leave=0"
 VIDEO = "synthetic:" + FORMAT.format(4)
 
 
 def video(length: int = 4) -> SyntheticVideo:
-    return SyntheticVideo(7, SyntheticOptions(size=(64, 96), length=length, objects=2, leave=0.0))
+    return SyntheticVideo(7, SyntheticOptions(size=(192, 256), length=length, objects=2, leave=0.0))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_camera_to_files(run, tmp_path):
 
 
 def test_add_object_midstream(run, tmp_path, first):
-    more = np.zeros((64, 96), np.uint8)
+    more = np.zeros((192, 256), np.uint8)
     more[5:25, 5:25] = 9
     write_label_map(tmp_path / "more.png", more)
     lines = run("add_object_midstream.py", VIDEO, first, 1, "more.png", 3)
@@ -135,7 +135,7 @@ def test_clients_of_a_pipeline_that_runs_a_method_of_ones_own(run, tmp_path, fir
         lines = run("client.py", "examples", "cam", first)
         assert lines[0].startswith("cam: running, objects [1, 2]")
         assert len(lines) == 12
-        assert "label map of (64, 96)" in lines[-1]
+        assert "label map of (192, 256)" in lines[-1]
         lines = run("client_bare_zmq.py", f"ipc://{control}", "cam")
         assert len(lines) == 20
         assert {line.split(": ")[1].split(",")[0] for line in lines} == {"object 1", "object 2"}

@@ -96,7 +96,7 @@ def test_a_lossless_pipeline_gives_the_same_bits_with_an_engine(call, folder, in
     """The same masks, boxes and scores, which are told to six digits."""
     given = ["--mask", "first.png", "--weights", str(weights), "--backend", "aoti"]
     assert call("run", "clip.mp4", *given, "--out", "run").code == 0
-    command = ["serve", "--source", "clip.mp4", *given, "--out", "serve", "--no-publish"]
+    command = ["serve", "--method", "tvos", "--source", "clip.mp4", *given, "--out", "serve", "--no-publish"]
     with tempfile.TemporaryDirectory(prefix="svos", dir="/tmp") as runtime:  # sockets need short names
         subprocess.run(
             [sys.executable, "-m", "streamvos.cli", *command],
