@@ -57,8 +57,8 @@ def load(
     """Make a segmenter for one stream.
 
     Args:
-        method: "rgmp", "tvos", "frtm-fast", "joint", "feelvos" (these have bundled weights) or "frtm"; None =
-            that of the weights' file, or else "rgmp".
+        method: "tvos", "rgmp", "frtm-fast", "joint", "feelvos" (these have bundled weights) or "frtm"; None =
+            that of the weights' file, or else "tvos".
         weights: "default" (bundled), a path (a file of ours or an author's checkpoint, recognized by
             its keys), or None (random, for tests and timing).
         device: "auto" (an NVIDIA GPU if there is one), "cpu", "cuda:0", ...

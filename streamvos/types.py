@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the command line imports this file and starts faster withou
     import numpy as np
     import torch
 
-DEFAULT_METHOD = "rgmp"
+DEFAULT_METHOD = "tvos"
 """The method where the caller names none; docs/results.md says why."""
 
 VOID = 255

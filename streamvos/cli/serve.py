@@ -85,7 +85,7 @@ def serve(
 ) -> None:
     """Run many streams in processes that supervise each other.
 
-    Options override the file. By default the method is rgmp, the device auto, the backend eager.
+    Options override the file. By default the method is tvos, the device auto, the backend eager.
 
     Ctrl-C ends the pipeline in order: frames in flight are written, and the exit code is 0. The exit code is
     1 if a stream failed.

@@ -72,7 +72,7 @@ def here(tmp_path, monkeypatch):
 def test_a_camera_and_a_mask_are_enough(run, here):
     config = run("--source", "camera:0", "--mask", "first.png")
     (stream,) = config.streams
-    assert (config.name, config.placement, config.method.name) == ("default", "fused", "rgmp")
+    assert (config.name, config.placement, config.method.name) == ("default", "fused", "tvos")
     assert (stream.name, stream.source, stream.mask) == ("default", "camera:0", Path("first.png"))
     assert stream.effective_policy == "latest"
     assert [one.kind for one in stream.sinks] == ["publish"]

@@ -50,7 +50,7 @@ CASES = {
     "a picture for weights": "--weights first.png",
     "weights that are cut off": "--weights cut.safetensors",
     "weights of nobody": "--weights strange.pth",
-    "weights of another method": "--weights rgmp.safetensors",
+    "weights of another method": "--method tvos --weights rgmp.safetensors",
     "an unknown backend": "--backend fast",
     "a backend for another device": "--backend cuda-graph --device cpu",
     "weights that do not fit": "--method rgmp --weights rgmp.safetensors",
@@ -104,7 +104,7 @@ def test_no_process_is_started(files, runtime):
                             seen.add(entry.name)
             time.sleep(0.01)
         assert process.stderr is not None
-        assert "rgmp option nope" in process.stderr.read()
+        assert "tvos option nope" in process.stderr.read()
     assert process.returncode == 2
     assert not seen
 

@@ -47,7 +47,7 @@ def test_a_camera_and_a_file_get_what_suits_them():
     camera, clip = config.streams
     assert (camera.live, camera.effective_policy) == (True, "latest")
     assert (clip.live, clip.effective_policy) == (False, "lossless")
-    assert (config.name, config.placement, config.method.name) == ("default", "fused", "rgmp")
+    assert (config.name, config.placement, config.method.name) == ("default", "fused", "tvos")
     assert config.standby
     publish, labels = SinkConfig(kind="publish"), SinkConfig(kind="labels", path=Path("x"))
     assert [camera.overflow_of(one) for one in (publish, labels)] == ["drop", "drop"]
