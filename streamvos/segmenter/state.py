@@ -144,7 +144,14 @@ class StreamState:
     @torch.inference_mode()
     def snapshot(self) -> bytes:
         """The whole state without weights, to continue elsewhere bit-identically (safetensors)."""
-        state = {name: value.cpu().contiguous() for name, value in self.target.state_dict().items()}
+        state: dict[str, torch.Tensor] = {}
+        written: set[int] = set()
+        for name, value in self.target.state_dict().items():
+            value = value.cpu().contiguous()
+            place = value.untyped_storage().data_ptr()
+            # safetensors refuses memory that two names share, as a target's may after its first frame
+            state[name] = value.clone() if place in written else value
+            written.add(place)
         description = {
             "method": self.method.name,
             "options": self._options(),

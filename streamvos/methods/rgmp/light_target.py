@@ -57,7 +57,7 @@ class LightTarget(Target):
             self._check_size(features)
         given = one_hot_labels(label_map, object_ids, shrunk(features.size))[1:]  # (K, h, w)
         shares, cells = self._runs.refer(features, given[[object_ids.index(i) for i in new]])
-        recent = [some.clone() for some in cells]  # a snapshot holds no tensor twice
+        recent = cells
         if not starts:  # those that stay come behind the fresh ones
             kept = len(new)
             rows = [new.index(i) if i in new else kept + self._object_ids.index(i) for i in object_ids]
