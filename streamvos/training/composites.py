@@ -136,9 +136,9 @@ def random_motion(rng: Rng, size: tuple[int, int], speed: float) -> MovingCutout
     """A smooth random motion over frames of `size` (H, W); speed 1 crosses about a third of the frame."""
     height, width = size
     share = float(np.exp(rng.uniform(np.log(0.15), np.log(0.8))))
-    x = Path2D(rng, rng.uniform(0.1, 0.9) * width, 0.35 * speed * width, 0.1 * speed * width)
-    y = Path2D(rng, rng.uniform(0.1, 0.9) * height, 0.3 * speed * height, 0.08 * speed * height)
-    zoom = Path2D(rng, 0, 0.25 * speed, 0.1)
+    x = Path2D(rng, rng.uniform(0, 1) * width, 0.35 * speed * width, 0.1 * speed * width)
+    y = Path2D(rng, rng.uniform(0, 1) * height, 0.3 * speed * height, 0.08 * speed * height)
+    zoom = Path2D(rng, 0, 0.4 * speed, 0.1)
     angle = Path2D(rng, rng.normal() * 10, 25 * speed, 6)
     stretch = Path2D(rng, rng.normal() * 0.1, 0.15 * speed, 0.1)
     mirror = bool(rng.random() < 0.5)
@@ -146,6 +146,36 @@ def random_motion(rng: Rng, size: tuple[int, int], speed: float) -> MovingCutout
     return MovingCutout(
         size, share, x, y, zoom, angle, stretch, mirror, lambda u: np.asarray(bends[0] + u * bends[1])
     )
+
+
+Camera = Callable[[np.ndarray, float, int], np.ndarray]
+"""Shows a picture (h, w) or (h, w, 3) uint8 as a moving camera sees it at `u` in 0..1 of its path, with an
+interpolation of OpenCV."""
+
+
+def random_camera(
+    rng: Rng, picture_size: tuple[int, int], size: tuple[int, int], speed: float, zoom_drift: float
+) -> Camera:
+    """A camera that pans, zooms and turns over pictures of one size (h, w); its frames are `size` (H, W).
+
+    What lies beyond a picture's border is its mirror image. `zoom_drift` is the typical change of the
+    logarithm of the zoom over the whole path.
+    """
+    (h, w), (height, width) = picture_size, size
+    cover = max(height / h, width / w)
+    zoom = Path2D(rng, rng.uniform(0.0, 0.5), zoom_drift, 0.05)
+    x, y = (Path2D(rng, rng.normal() * 0.05, 0.12 * speed, 0.03) for _ in range(2))
+    angle = Path2D(rng, rng.normal() * 4, 6 * speed, 2)
+
+    def show(picture: np.ndarray, u: float, interpolation: int) -> np.ndarray:
+        matrix = cv2.getRotationMatrix2D((w / 2, h / 2), angle(u), float(cover * np.exp(zoom(u))))
+        matrix[0, 2] += width / 2 - w / 2 + x(u) * width
+        matrix[1, 2] += height / 2 - h / 2 + y(u) * height
+        return cv2.warpAffine(
+            picture, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101
+        )
+
+    return show
 
 
 def random_look(rng: Rng, strength: float = 1.0) -> Look:
@@ -174,7 +204,6 @@ def random_look(rng: Rng, strength: float = 1.0) -> Look:
 
 def still_clip(rng: Rng, photographs: Photographs, size: tuple[int, int], frames: int) -> LabeledClip:
     """A clip of stills; ids of its objects are 1, 2, ..., in the order from the back to the front."""
-    height, width = size
     picture, regions = photographs.background(rng)
     known = {int(i): n for n, i in enumerate(np.setdiff1d(np.unique(regions), [0, VOID])[:3], start=1)}
     table = np.zeros(256, np.uint8)
@@ -185,24 +214,13 @@ def still_clip(rng: Rng, photographs: Photographs, size: tuple[int, int], frames
     cutouts = [photographs.cutout(rng) for _ in range(int(rng.integers(0 if known else 1, 4)))]
     speed = float(rng.uniform(0.3, 1.8))
     movers = [random_motion(rng, size, speed * float(rng.uniform(0.5, 1.5))) for _ in cutouts]
-    cover = max(height / picture.shape[0], width / picture.shape[1])
-    zoom = Path2D(rng, rng.uniform(0.0, 0.5), 0.15 * speed, 0.05)
-    x, y = (Path2D(rng, rng.normal() * 0.05, 0.12 * speed, 0.03) for _ in range(2))
-    angle = Path2D(rng, rng.normal() * 4, 6 * speed, 2)
+    camera = random_camera(rng, (picture.shape[0], picture.shape[1]), size, speed, 0.15 * speed)
     mirror = -1 if rng.random() < 0.5 else 1
     look = random_look(rng)
     images, labels = [], []
     for u in np.linspace(0, 1, frames):
-        scale = cover * np.exp(zoom(u))
-        matrix = cv2.getRotationMatrix2D((picture.shape[1] / 2, picture.shape[0] / 2), angle(u), scale)
-        matrix[0, 2] += width / 2 - picture.shape[1] / 2 + x(u) * width
-        matrix[1, 2] += height / 2 - picture.shape[0] / 2 + y(u) * height
-        image = cv2.warpAffine(
-            picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-        )
-        label_map = cv2.warpAffine(
-            regions, matrix, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101
-        )
+        image = camera(picture, float(u), cv2.INTER_LINEAR)
+        label_map = camera(regions, float(u), cv2.INTER_NEAREST)
         for number, (cutout, mover) in enumerate(zip(cutouts, movers, strict=True), start=1 + len(known)):
             mover.paste(cutout, float(u), image, label_map, number)
         images.append(look(image)[:, ::mirror])
@@ -219,6 +237,9 @@ def composed_video(
 ) -> LabeledClip:
     """A real video at another size, in other colors, perhaps mirrored, with objects moving over it.
 
+    Most are seen by a camera of their own that comes closer or goes away, so that objects grow, shrink, and
+    enter the frame part by part.
+
     Args:
         video: its labels are kept; pasted objects get the next ids.
         others: videos whose objects, if any, may be pasted; they play forward and backward.
@@ -226,6 +247,8 @@ def composed_video(
         size: (H, W) of the result.
     """
     count, (height, width) = len(video.images), size
+    picture_size = (video.images.shape[1], video.images.shape[2])
+    camera = random_camera(rng, picture_size, size, 2.0, 0.4) if rng.random() < 0.7 else None
     mirror = -1 if rng.random() < 0.5 else 1
     look, first = random_look(rng), int(video.labels[video.labels != VOID].max()) + 1
     speed = float(rng.uniform(0.5, 2.5)) * min(1.0, count / 30)
@@ -239,13 +262,18 @@ def composed_video(
         playing.append((random_motion(rng, size, speed), lambda _, still=still: still))  # type: ignore[misc]
     images, labels = [], []
     for t in range(count):
-        image = cv2.resize(video.images[t], (width, height), interpolation=cv2.INTER_AREA)[:, ::mirror].copy()
-        label_map = cv2.resize(video.labels[t], (width, height), interpolation=cv2.INTER_NEAREST)
-        label_map = label_map[:, ::mirror].copy()
+        u = t / max(count - 1, 1)
+        if camera is None:
+            image = cv2.resize(video.images[t], (width, height), interpolation=cv2.INTER_AREA)
+            label_map = cv2.resize(video.labels[t], (width, height), interpolation=cv2.INTER_NEAREST)
+        else:
+            image = camera(video.images[t], u, cv2.INTER_LINEAR)
+            label_map = camera(video.labels[t], u, cv2.INTER_NEAREST)
+        image, label_map = image[:, ::mirror].copy(), label_map[:, ::mirror].copy()
         for label, (mover, cutout_at) in enumerate(playing, start=first):
             cutout = cutout_at(t)
             if cutout is not None:
-                mover.paste(cutout, t / max(count - 1, 1), image, label_map, label)
+                mover.paste(cutout, u, image, label_map, label)
         images.append(look(image))
         labels.append(label_map)
     return LabeledClip(np.stack(images), np.stack(labels))
