@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -15,11 +16,15 @@ def make_video(path: Path, frames: int, size: tuple[int, int] = SIZE, fps: int =
     """A video file, as small as can be."""
     rng = np.random.Generator(np.random.PCG64(7))
     picture = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+    write_video(path, [np.ascontiguousarray(np.roll(picture, t, 1)) for t in range(frames)], fps)
+
+
+def write_video(path: Path, images: Sequence[np.ndarray], fps: int = 30) -> None:
+    """An H.264 video of RGB pictures (H, W, 3) uint8, in the container that the name's end says."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
-        for t in range(frames):
-            image = np.ascontiguousarray(np.roll(picture, t, 1))
+        stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], "yuv420p"
+        for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
 
