@@ -66,6 +66,7 @@ class FakePipeline:
         now: monotonic seconds.
         started: (worker, spare) in the order of starts.
         cannot_start: the system has no room for another process.
+        facts: what every source finds.
     """
 
     def __init__(self, *streams: Mapping[str, Any], **config: Any):
@@ -73,6 +74,7 @@ class FakePipeline:
         self.now = 1000.0
         self.started: list[tuple[str, bool]] = []
         self.cannot_start = False
+        self.facts: Mapping[str, Any] = FACTS
         self._lines = io.StringIO()
         self._sent: list[tuple[str, bool, Message]] = []
         clock = lambda: self.now  # noqa: E731
@@ -124,7 +126,7 @@ class FakePipeline:
 
     def ready(self, worker: str) -> None:
         stages = self.pool.workers[worker].stages
-        facts = {stage: FACTS for stage in stages if stage.startswith("source.")}
+        facts = {stage: self.facts for stage in stages if stage.startswith("source.")}
         self.says(worker, "ready", endpoints={}, facts=facts, standby=False)
 
     def revive(self, worker: str) -> None:

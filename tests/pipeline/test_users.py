@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -149,6 +150,55 @@ def test_a_command_is_neither_lost_nor_applied_twice_when_compute_is_killed(tmp_
             client.stop("s")
         assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
     assert len(pipeline.events("died")) == 4
+    check(tmp_path / "s", DRIFT, said)
+
+
+def test_commands_apply_in_the_order_in_which_they_were_accepted(tmp_path):
+    """Masks and objects to forget, in any order: sent together, in a pause, and while compute is killed."""
+    chance = random.Random(4)
+    said: dict[int, list[Callable[[Segmenter], Any]]] = {}
+    followed = {1, 2}
+
+    def send(client: RawClient, count: int) -> dict[int, tuple[bool, int, np.ndarray | None]]:
+        """Request -> whether it can be done, its object and its mask; the first two belong together."""
+        sent = {}
+        for k in range(count):
+            key = 30 if k < 2 else chance.choice((1, 30, 31))
+            mask = None
+            if k == 0 or (k > 1 and chance.random() < 0.5):
+                mask = square(key, chance.randint(0, 30), chance.randint(0, 50))
+                number = client.send("annotate", "s", mask)
+            else:
+                number = client.send("forget", "s", object=key)
+            sent[number] = (mask is not None or key in followed, key, mask)
+            (followed.discard if mask is None else followed.add)(key)
+        return sent
+
+    def receive(client: RawClient, sent: dict[int, tuple[bool, int, np.ndarray | None]]) -> None:
+        answers = {reply["id"]: reply for reply in (client.receive() for _ in sent)}
+        for number, (possible, key, mask) in sent.items():
+            reply = answers[number]
+            assert reply["ok"] is possible, reply
+            if possible:
+                step = (lambda vos, key=key: vos.forget(key)) if mask is None else (lambda _, m=mask: m)
+                said.setdefault(reply["seq"], []).append(step)
+
+    with serving(configuration(DRIFT, stream(tmp_path)), tmp_path / "run") as pipeline:
+        pipeline.wait_for(lambda: len(label_maps_of(tmp_path)) > 3)
+        with RawClient(address(pipeline), seconds=30) as client:
+            receive(client, send(client, 8))
+            client.request("pause", "s")
+            sent = send(client, 8)
+            pipeline.kill_worker("compute")
+            client.request("resume", "s")
+            receive(client, sent)
+            sent = send(client, 12)
+            time.sleep(0.03)  # some are applied, and not yet in a snapshot
+            pipeline.kill_worker("compute")
+            receive(client, sent)
+            client.request("stop", "s")
+        assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
+    assert len(pipeline.events("died")) == 2
     check(tmp_path / "s", DRIFT, said)
 
 

@@ -112,7 +112,7 @@ class MemoryStage(Stage):
             number = message["number"]
             if number in self._applied_at:  # its answer and the reset crossed each other
                 self._tell_applied(number, self._applied_at[number], message.incarnation)
-            else:
+            elif all(one["number"] != number for one in self._commands):  # or `reset` has kept it
                 self._commands.append(message)
         elif message.kind == "release":
             self._snapshots.release(message["slot"])
@@ -194,17 +194,18 @@ class MemoryStage(Stage):
     def _apply_commands(
         self, message: Message, size: tuple[int, int]
     ) -> tuple[Annotation | None, list[Message]]:
-        """Apply the commands that are due at this frame; at most one of them gives a mask."""
+        """Apply the commands that are due at this frame, in their order; nothing follows a mask.
+
+        A mask takes effect when the frame is learned, so what comes after it begins with the next frame.
+        """
         annotation, applied = None, []
         if "mask" in message.arrays and not self._state.started:
             # an unusable first mask ends the stream: nothing else says what to track
             annotation = check_mask(self._features.array(message, "mask"), size, self._device)
-        while self._commands:
+        while self._commands and annotation is None:
             command = self._commands[0]
             due = command.get("due")  # its frame in an earlier incarnation; None: the next frame
             if (self._written if due is None else due) > message.seq:
-                break
-            if command["verb"] == "annotate" and annotation is not None:
                 break
             self._commands.popleft()
             try:

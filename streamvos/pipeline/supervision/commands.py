@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from streamvos.masks.checks import fit_label_map
+from streamvos.masks.checks import MASK_BYTES
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
 from streamvos.pipeline.supervision.streams import Command, Reply, StreamRecord
 from streamvos.types import InputError
 
 MOST_COMMANDS = 64
-"""Maximum number of commands of one stream that have not been applied yet; each holds its mask."""
+"""Maximum number of commands of one stream that have not been applied yet."""
+
+MOST_MASK_BYTES = MASK_BYTES
+"""Maximum size of the masks of one stream that no saved state holds yet."""
 
 
 class Commands:
@@ -37,14 +40,18 @@ class Commands:
         """Apply a mask to the next frame.
 
         Raises:
-            InputError: the mask has another size than the frames, or too many commands are waiting.
+            InputError: the mask has another size than the frames, or too many commands or masks are waiting.
+                While the source is not open, the size is not known, and the reply comes later.
         """
         record = self._running(stream)
-        mask = mask.copy()  # it is a view of the message
-        if record.facts is not None:  # else the size is checked once the source is open
-            size = tuple(record.facts["size"])
-            mask = fit_label_map(mask, size, tuple(record.facts.get("native_size", size)))
-        self._take_command(record, "annotate", reply, mask=mask)
+        mask = record.fitted(mask)
+        held = sum(one.mask.nbytes for one in record.commands.values() if one.mask is not None)
+        if held + mask.nbytes > MOST_MASK_BYTES:
+            raise InputError(
+                f"masks of {held / 2**20:.0f} MiB wait already for {stream}, which is {record.activity}; at "
+                f"most {MOST_MASK_BYTES / 2**20:.0f} MiB may wait, so send this one later"
+            )
+        self._take_command(record, "annotate", reply, mask=mask.copy())  # it is a view of the message
 
     def forget(self, stream: str, object_id: int, reply: Reply) -> None:
         """Stop tracking an object."""
@@ -84,7 +91,7 @@ class Commands:
         if len(waiting) >= MOST_COMMANDS:
             raise InputError(
                 f"{len(waiting)} commands wait already for the next frame of {stream.name}, which is "
-                f"{'paused' if stream.paused else stream.phase}; resume it, or wait"
+                f"{stream.activity}; resume it, or wait"
             )
         self._numbers += 1
         command = Command(self._numbers, verb, reply=reply, **more)

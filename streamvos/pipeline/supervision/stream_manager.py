@@ -15,7 +15,7 @@ from streamvos.pipeline.supervision.topology import RESET_STAGES, stage_name
 from streamvos.pipeline.supervision.worker_pool import Context, WorkerPool
 from streamvos.pipeline.telemetry.logs import without_credentials
 from streamvos.pipeline.wire.messages import Array, Message
-from streamvos.types import StreamvosError
+from streamvos.types import InputError, StreamvosError
 
 CLOSE_SECONDS = 0.5
 """Time for the sinks to close their files once the drain has taken too long."""
@@ -63,6 +63,16 @@ class StreamManager:
                 stream = self.streams[name]
                 stream.facts, stream.tried = found, True
                 stream.opened_at = stream.opened_at or self._clock()
+                self._fit_masks(stream)
+
+    def _fit_masks(self, stream: StreamRecord) -> None:
+        """Fit masks that came before the size of the frames was known, and refuse those of another size."""
+        for command in [one for one in stream.commands.values() if one.mask is not None and one.due is None]:
+            assert command.mask is not None
+            try:
+                command.mask = stream.fitted(command.mask)
+            except InputError as error:
+                answer(stream.refused(command.number), False, error=str(error))
 
     def on_ready(self, worker: WorkerSlot) -> None:
         """Begin the streams for which this was the last worker to get READY."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from streamvos.masks.checks import fit_label_map
 from streamvos.pipeline.config.streams import StreamConfig
 from streamvos.pipeline.supervision.topology import RESET_STAGES
 from streamvos.pipeline.wire.messages import Array
@@ -95,6 +96,11 @@ class StreamRecord:
         """Whether it has ended."""
         return self.phase == "over"
 
+    @property
+    def activity(self) -> str:
+        """What it does, in a word for messages."""
+        return "paused" if self.paused else self.phase
+
     def state(self, waits: bool) -> str:
         """The stream's state in `status`; `waits`: whether a stage waits for its source or a disk."""
         if self.over:
@@ -171,6 +177,17 @@ class StreamRecord:
 
     # ---- commands
 
+    def fitted(self, mask: np.ndarray) -> np.ndarray:
+        """A mask at the size of the frames; as it is while the source is not open.
+
+        Raises:
+            InputError: it has another size.
+        """
+        if self.facts is None:
+            return mask
+        size = tuple(self.facts["size"])
+        return fit_label_map(mask, size, tuple(self.facts.get("native_size", size)))
+
     def commands_after(self, snapshot: Snapshot | None, memory_keeps: bool) -> list[Command]:
         """The commands that the memory needs again, in order."""
         if memory_keeps:
@@ -183,6 +200,10 @@ class StreamRecord:
         command = self.commands.get(number)
         if command is None:
             return None
+        for earlier in self.commands.values():
+            # commands apply in order: this one was refused, and its memory died before it could say so
+            if earlier.number < number and earlier.due is None:
+                earlier.due = seq
         command.due = seq
         reply, command.reply = command.reply, None
         if self.committed is not None and seq <= self.committed.seq:

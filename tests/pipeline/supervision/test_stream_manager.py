@@ -287,6 +287,41 @@ def test_a_refused_command_is_answered_with_the_reason():
     assert reply.answers == [(False, {"error": "there is no object 99"})]
 
 
+def test_masks_that_come_before_the_source_is_open_are_fitted_or_refused_when_it_is():
+    pipeline = FakePipeline(stream("cam", policy="latest", realtime=True), placement="split")
+    commands, replies = Commands(pipeline.dispatcher), [Reply() for _ in range(3)]
+    for reply, size in zip(replies, ((48, 64), (480, 640), (49, 64)), strict=True):
+        commands.annotate("cam", mask(size), reply)
+    pipeline.facts = {"size": [48, 64], "native_size": [480, 640], "label": "cam.mp4"}
+    pipeline.begin()
+    assert [one.answers for one in replies[:2]] == [[], []]
+    ((ok, said),) = replies[2].answers
+    assert not ok
+    assert "64 x 49, the frames are 64 x 48" in said["error"]
+    sent = pipeline.sent("memory.cam", "command")
+    assert [(one["number"], one.arrays["mask"].shape) for one in sent] == [(1, (48, 64)), (2, (48, 64))]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_masks_that_wait_take_little_memory(opened):
+    """64 MiB for each stream; a saved state that holds a mask makes room for the next."""
+    size = (4096, 4096)
+    pipeline = FakePipeline(stream("cam", policy="latest", realtime=True), placement="split")
+    if opened:
+        pipeline.facts = {"size": list(size), "label": "cam.mp4"}
+        pipeline.begin()
+    commands = Commands(pipeline.dispatcher)
+    for _ in range(4):
+        commands.annotate("cam", mask(size), Reply())
+    with pytest.raises(InputError, match="masks of 64 MiB wait already for cam"):
+        commands.annotate("cam", mask((2, 2) if not opened else size), Reply())
+    commands.forget("cam", 1, Reply())
+    if opened:
+        pipeline.says("memory.cam", "applied", "cam", seq=3, number=1)
+        pipeline.snapshot("cam", 3, slot=0)
+        commands.annotate("cam", mask(size), Reply())
+
+
 def test_too_many_commands_are_refused_and_streams_that_are_not_there():
     pipeline = running()
     commands = Commands(pipeline.dispatcher)

@@ -80,6 +80,19 @@ def test_commands_are_repeated_until_a_snapshot_covers_them():
     assert [one.number for one in stream.commands_after(None, memory_keeps=True)] == [3]
 
 
+def test_what_came_before_an_applied_command_is_not_given_to_a_later_frame():
+    """It was refused there, but the memory died before it could say so."""
+    stream = record()
+    for number in (1, 2, 3):
+        stream.commands[number] = Command(number, "forget", object_id=number)
+    stream.applied(2, 5)
+    assert [(one.number, one.due) for one in stream.commands_after(None, False)] == [
+        (1, 5),
+        (2, 5),
+        (3, None),
+    ]
+
+
 def test_a_refused_command_is_forgotten_and_answered_once():
     stream, answers = record(), []
     stream.commands[1] = Command(1, "forget", 4, reply=lambda ok, **more: answers.append(ok))
