@@ -20,6 +20,7 @@ import zmq
 
 from streamvos.masks.checks import MASK_BYTES, check_label_map
 from streamvos.pipeline.clients.subscribing import End, Form, Mask, Subscription
+from streamvos.pipeline.wire.admission import HANDSHAKE_FAILURES, next_event
 from streamvos.pipeline.wire.messages import (
     HEADER_BYTES,
     Array,
@@ -30,7 +31,7 @@ from streamvos.pipeline.wire.messages import (
     encode,
 )
 from streamvos.pipeline.wire.runtime import answers, find_control
-from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, is_refusal, next_event
+from streamvos.pipeline.wire.security import Curve, is_refusal
 from streamvos.types import InputError, StreamvosError
 
 _OVER = ("ended", "failed")

@@ -83,7 +83,8 @@ class ControlServer:
         curve: keys and list of clients.
 
     Attributes:
-        refused: cause -> messages that broke a rule, and replies that could not be delivered.
+        refused: cause -> messages that broke a rule, replies that could not be delivered, and connections
+            for which there was no room.
         endpoints: where it listens, with ports.
 
     Raises:
@@ -108,7 +109,7 @@ class ControlServer:
             for place in (address, second):
                 if place is not None:
                     self._sockets.append(_router(context))
-                    self.endpoints.append(bind(self._sockets[-1], place, curve))
+                    self.endpoints.append(bind(self._sockets[-1], place, curve, self.refused))
         except InputError:
             self.close()
             raise

@@ -40,7 +40,8 @@ class Publisher:
 
     Attributes:
         endpoint: where it is bound, with port.
-        refused: cause -> subscriptions that match no topic, and messages that cannot be sent.
+        refused: cause -> subscriptions that match no topic, messages that cannot be sent, and connections
+            for which there was no room.
 
     Raises:
         InputError: the address cannot be bound, or is not safe.
@@ -65,8 +66,10 @@ class Publisher:
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, QUEUE)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _PEER_BYTES)  # of what subscribers send
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # drops subscribers that were unplugged
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
         try:
-            self.endpoint = bind(self._socket, address, curve)
+            self.endpoint = bind(self._socket, address, curve, self.refused)
         except InputError:
             self._socket.close(linger=0)
             raise

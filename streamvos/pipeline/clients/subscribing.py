@@ -18,6 +18,7 @@ import numpy as np
 import zmq
 
 from streamvos.masks.rle import decode_rle
+from streamvos.pipeline.wire.admission import HANDSHAKE_FAILURES, next_event
 from streamvos.pipeline.wire.endpoints import NAME
 from streamvos.pipeline.wire.messages import (
     ARRAY_BYTES,
@@ -30,7 +31,7 @@ from streamvos.pipeline.wire.messages import (
     decode,
     is_count,
 )
-from streamvos.pipeline.wire.security import HANDSHAKE_FAILURES, Curve, is_refusal, next_event
+from streamvos.pipeline.wire.security import Curve, is_refusal
 from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
 
 Form = Literal["rle", "png", "raw"]

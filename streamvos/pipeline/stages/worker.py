@@ -37,7 +37,7 @@ from streamvos.pipeline.telemetry.logs import warnings_as_events
 from streamvos.pipeline.telemetry.statistics import STAGES
 from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.messages import Message, Refused, decode, encode
-from streamvos.pipeline.wire.security import Curve
+from streamvos.pipeline.wire.security import Curve, NoKeys
 from streamvos.pipeline.wire.spec import EdgeSpec
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.types import InputError, StreamvosError
@@ -175,7 +175,8 @@ class Worker:
         secret = self._secret or config.security.secret
         own = None if secret is None else Curve(secret, serves_own=True)
         edges = [EdgeSpec(**one) for one in message["edges"]]
-        edges = [replace(edge, curve=own if edge.mode == "inline" else None) for edge in edges]
+        at_tcp = own or NoKeys()
+        edges = [replace(edge, curve=at_tcp if edge.mode == "inline" else None) for edge in edges]
         self._context = StageContext(
             config,
             self._zmq,
@@ -316,7 +317,11 @@ def _end_with(parent: int, pipe: int) -> None:
 def _publishing_keys(config: PipelineConfig, secret: str | Path | None) -> Curve | None:
     """Keys for subscribers; None where the list of clients is on another host."""
     clients = config.security.clients
-    return None if secret is None or clients is None or not clients.is_dir() else Curve(secret, clients)
+    return (
+        None
+        if secret is None or clients is None or not clients.is_dir()
+        else Curve(secret, clients, warns=False)
+    )
 
 
 def _usage() -> dict[str, float | None]:

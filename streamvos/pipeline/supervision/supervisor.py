@@ -30,8 +30,17 @@ from streamvos.pipeline.supervision.worker_pool import Context
 from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events
 from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.telemetry.trace import TraceWriter
+from streamvos.pipeline.wire.admission import raise_descriptor_limit
 from streamvos.pipeline.wire.arenas import Arena
-from streamvos.pipeline.wire.messages import ARRAY_BYTES, Message, Refused, decode, encode, public_session
+from streamvos.pipeline.wire.messages import (
+    ARRAY_BYTES,
+    Message,
+    Refused,
+    RejectionCounter,
+    decode,
+    encode,
+    public_session,
+)
 from streamvos.pipeline.wire.runtime import Runtime
 from streamvos.pipeline.wire.security import Curve, bind
 
@@ -80,11 +89,12 @@ class Supervisor:
             StreamvosError: the configuration cannot be used on this machine.
         """
         with contextlib.ExitStack() as stack:
-            self._open(stack)
-            stack.enter_context(self._signals())
             stack.enter_context(
                 warnings_as_events(lambda level, text: self._log.event("warned", level, text=text))
             )
+            raise_descriptor_limit()
+            self._open(stack)
+            stack.enter_context(self._signals())
             self._pool.start_all()
             while not (self._forced or self._manager.all_over):
                 self._turn()
@@ -125,9 +135,9 @@ class Supervisor:
         if config.remote:
             # users' keys must not admit them as stages
             own = None if security.secret is None else Curve(security.secret, serves_own=True)
-            self._remote = self._router(f"tcp://{config.host}:{config.port}", own)
-            if own is not None:
-                self._observation.include("remote workers", own.denied)
+            refused = RejectionCounter("remote workers") if own is None else own.denied
+            self._remote = self._router(f"tcp://{config.host}:{config.port}", own, refused)
+            self._observation.include("remote workers", refused)
         init = {"pipeline_session": self._session, "runtime": str(runtime.folder), "started": time.time_ns()}
         context = Context(config, topology, self._start, self._send, init, self._observation, self._log)
         self._dispatcher = Dispatcher(context)
@@ -148,11 +158,13 @@ class Supervisor:
             self._log.event("metrics", url=url)
         self._log.event("serving", pipeline=config.name, control=runtime.control)
 
-    def _router(self, address: str, curve: Curve | None = None) -> zmq.Socket[bytes]:
+    def _router(
+        self, address: str, curve: Curve | None = None, refused: RejectionCounter | None = None
+    ) -> zmq.Socket[bytes]:
         router: zmq.Socket[bytes] = self._zmq.socket(zmq.ROUTER)
         router.linger, router.sndhwm, router.rcvhwm = 200, _QUEUE, _HELD
         router.maxmsgsize = ARRAY_BYTES  # a snapshot, at most
-        bind(router, address, curve)
+        bind(router, address, curve, refused)
         self._poller.register(router, zmq.POLLIN)
         return router
 

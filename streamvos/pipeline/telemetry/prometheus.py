@@ -9,11 +9,17 @@ HTTP server reads the status in a thread of its own, so it must not change after
 
 from __future__ import annotations
 
+import io
+import socket
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily as Counter
 from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.core import Metric, SummaryMetricFamily
@@ -21,6 +27,12 @@ from prometheus_client.registry import Collector
 
 from streamvos.pipeline.config.tables import parse_address
 from streamvos.types import StreamvosError
+
+CONNECTIONS = 8
+"""How many connections are served at a time."""
+
+IDLE_SECONDS = 5.0
+"""A client that sends or takes nothing for so long is left."""
 
 STATES = ("starting", "running", "waiting", "paused", "recovering", "ended", "failed")
 """States of a stream. Every one is exported, those it is not in as 0, so that alerts can rely on them."""
@@ -51,18 +63,72 @@ def serve_metrics(address: str | int, status: Callable[[], Status]) -> Iterator[
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_StatusCollector(status))
     try:
-        server, thread = start_http_server(port, host, registry)
+        server = _Server((host, port), make_wsgi_app(registry))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StreamvosError(
             f"cannot serve metrics at {host}:{port}: {reason}; choose another port (0: any that is free)"
         ) from None
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}/metrics"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Handler(WSGIRequestHandler):
+    """Serves one connection."""
+
+    timeout = IDLE_SECONDS
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Write nothing: whoever can connect could fill the log."""
+
+    def get_stderr(self) -> io.StringIO:
+        """Where wsgiref writes tracebacks; the client is told of a failure, too."""
+        return io.StringIO()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """An HTTP server with few connections at a time: one too many ends the oldest."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], app: Any):
+        family, *_, place = next(iter(socket.getaddrinfo(*address, type=socket.SOCK_STREAM)))
+        self.address_family = family
+        self._connections: deque[socket.socket] = deque()  # the oldest first
+        self._lock = threading.Lock()
+        super().__init__((str(place[0]), int(place[1])), _Handler)
+        self.set_app(app)
+
+    def server_bind(self) -> None:
+        """Bind, without asking the network for this host's name, as the base class does."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own; the oldest one of too many ends."""
+        with self._lock:
+            if len(self._connections) == CONNECTIONS:
+                with suppress(OSError):  # its thread closes it
+                    self._connections.popleft().shutdown(socket.SHUT_RDWR)
+            self._connections.append(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection that was served."""
+        with self._lock, suppress(ValueError):
+            self._connections.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Do nothing: the client hung up, or sent no HTTP."""
 
 
 class _StatusCollector(Collector):

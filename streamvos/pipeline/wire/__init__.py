@@ -2,7 +2,7 @@
 
 `messages` are checked before use; `arenas` hold their arrays in shared memory; an edge (`spec`) has an
 `outbox` and an `inbox`; `endpoints` checks names and addresses, `runtime` holds the folder of sockets,
-`security` the keys; a `waker` ends a stage's poll. Edges in use:
+`security` the keys, and `admission` limits who connects; a `waker` ends a stage's poll. Edges in use:
 
     inbox = Inbox(context, edge, session, arenas)
     outbox = Outbox(context, edge, session, arenas)

@@ -11,51 +11,41 @@ authenticator about the key of each client; without an authenticator, no client 
 
     Curve("clients/laptop.key_secret", server_key="keys/server.key").connect(socket)
 
-pyzmq reads and writes the key files and authenticates. Its `ThreadAuthenticator` is not used, for two
-reasons: it does not see clients that fail before their key is known (no CURVE, another server's key), which
-only the sockets' monitors report; and its sockets keep their context from ending. Instead, a thread of this
-module runs pyzmq's `Authenticator`, reads the monitors, and ends with the context.
+pyzmq writes the key files; `admission` runs its authenticator.
 """
 
 from __future__ import annotations
 
-import itertools
+import logging
 import os
 import re
 import stat
 import struct
 import tempfile
-import threading
 import time
-import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import zmq
 import zmq.auth
+from zmq.utils import z85
 
 from streamvos.addresses import redact
+from streamvos.pipeline.wire.admission import HANDSHAKE_FAILURES, guard
 from streamvos.pipeline.wire.endpoints import check_address, check_name, is_loopback
 from streamvos.pipeline.wire.messages import RejectionCounter
 from streamvos.pipeline.wire.runtime import answers
 from streamvos.types import InputError, SinkError
 
-_Z85 = re.compile(rb"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # ZeroMQ RFC 32
-_CLOSING_SECONDS = 1.0  # ZeroMQ closes in the background; a socket that was just closed may still answer
-_PERIOD_MS = 200  # how often the authenticator's thread looks for new sockets to watch
+_logger = logging.getLogger("streamvos.pipeline")
 
-HANDSHAKE_FAILURES = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_Z85 = rb"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}"  # a key, ZeroMQ RFC 32
+_KEY_LINE = re.compile(
+    rb"^[ \t]*(public|secret)-key[ \t]*=[ \t]*[\"']?(" + _Z85 + rb")[\"']?[ \t\r]*$", re.MULTILINE
 )
-"""Events of a socket's monitor."""
-
-_CAUSES = {
-    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "no CURVE",
-    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "wrong server key",
-}
+_CLOSING_SECONDS = 1.0  # ZeroMQ closes in the background; a socket that was just closed may still answer
+_KEY_FILE_BYTES = 2**16
 
 
 class Curve:
@@ -67,6 +57,7 @@ class Curve:
             to other hosts. Our own key is always admitted: a pipeline's stages share one.
         server_key: public key of the server to connect to, a file or the key's 40 characters; None = our own.
         serves_own: without `clients`, admit clients with our own key, as stages serve each other.
+        warns: whether to warn of files in `clients` that hold no key now; of later ones it does always.
 
     Attributes:
         public: our public key, Z85.
@@ -83,6 +74,7 @@ class Curve:
         clients: str | Path | None = None,
         server_key: str | Path | None = None,
         serves_own: bool = False,
+        warns: bool = True,
     ):
         self.public, self._secret = read_secret_key(secret)
         self._server = self.public if server_key is None else read_public_key(server_key)
@@ -91,6 +83,8 @@ class Curve:
             raise InputError(f"there is no folder {clients} with the public keys of clients")
         self.admits = serves_own or clients is not None
         self.denied = RejectionCounter(f"clients of {clients}")
+        self._unreadable: dict[Path, str] = {}
+        self._listed(warn=warns)
 
     def serve(self, socket: zmq.Socket[Any]) -> None:
         """Make a socket a CURVE server that admits listed clients only; before it is bound.
@@ -100,7 +94,7 @@ class Curve:
         """
         if not self.admits:
             raise InputError("CURVE needs the folder with the public keys of clients (security.clients)")
-        _Authentication.of(socket.context).guard(socket, self)
+        guard(socket, self.denied, self)
         socket.curve_server = True
         socket.curve_secretkey = self._secret
         socket.curve_publickey = self.public
@@ -121,106 +115,36 @@ class Curve:
             self.denied.count("unknown key")
         return admitted
 
-    def _listed(self) -> set[bytes]:
-        keys = set()
+    def _listed(self, warn: bool = True) -> set[bytes]:
+        """The keys in the folder; a file that holds none is warned of once, until it is readable again."""
+        keys, unreadable = set(), dict[Path, str]()
         with suppress(OSError):  # without the folder, only our own key is admitted
             for path in () if self._clients is None else sorted(self._clients.glob("*.key")):
                 try:
-                    if path.is_file():  # reading anything else could block
-                        keys.add(read_public_key(path))
+                    keys.add(read_public_key(path))
                 except InputError as error:
-                    self.denied.count("unreadable key file", error)
+                    unreadable[path] = str(error)
+        for path, reason in unreadable.items():
+            if warn and self._unreadable.get(path) != reason:
+                _logger.warning("a client is left out: %s", reason)
+        self._unreadable = unreadable
         return keys
 
 
-class _Authentication:
-    """Runs the authenticator of one ZeroMQ context in a thread, which ends with the context."""
+class NoKeys:
+    """Stands for a `Curve` at the loopback, where everybody is admitted, but not too many at a time."""
 
-    _all: ClassVar[weakref.WeakKeyDictionary[zmq.Context[Any], _Authentication]] = weakref.WeakKeyDictionary()
-    _lock = threading.Lock()
-    _numbers = itertools.count(1)
+    admits = False
 
-    @classmethod
-    def of(cls, context: zmq.Context[Any]) -> _Authentication:
-        """The authenticator of a context, started on first use."""
-        with cls._lock:
-            if context not in cls._all:
-                cls._all[context] = cls(context)
-            return cls._all[context]
+    def __init__(self) -> None:
+        self.denied = RejectionCounter("connections without keys")
 
-    def __init__(self, context: zmq.Context[Any]):
-        # a shadow, so that `context.destroy()` in another thread does not close the sockets of this one
-        self._context: zmq.Context[Any] = zmq.Context.shadow(context.underlying)
-        self._authenticator = zmq.auth.Authenticator(self._context)
-        self._monitors: dict[zmq.Socket[bytes], Curve] = {}
-        try:
-            self._authenticator.start()
-        except zmq.ZMQError as error:
-            self._authenticator.stop()
-            raise InputError(
-                f"this ZeroMQ context has another authenticator already ({error.strerror})"
-            ) from None
-        threading.Thread(target=self._run, name="authenticator", daemon=True).start()
+    def serve(self, socket: zmq.Socket[Any]) -> None:
+        """As `Curve.serve`."""
+        guard(socket, self.denied)
 
-    def guard(self, socket: zmq.Socket[bytes], curve: Curve) -> None:
-        """Let `curve` decide who may connect to a socket that is not bound yet."""
-        with self._lock:
-            number = next(self._numbers)
-        domain, place = f"streamvos-{number}", f"inproc://streamvos-monitor-{number}"
-        self._authenticator.configure_curve_callback(domain, curve)
-        socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an authenticator no client is admitted
-        socket.monitor(place, HANDSHAKE_FAILURES | zmq.EVENT_MONITOR_STOPPED)
-        monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
-        monitor.linger = 0
-        monitor.rcvhwm = 0  # ZeroMQ's own thread writes to it and must never wait
-        monitor.connect(place)
-        with self._lock:  # from here on the thread owns the monitor
-            self._monitors[monitor] = curve
-
-    def _run(self) -> None:
-        import asyncio  # only pipelines with keys need it
-
-        zap, loop = self._authenticator.zap_socket, asyncio.new_event_loop()
-        try:
-            while True:
-                with self._lock:
-                    monitors = dict(self._monitors)
-                poller = zmq.Poller()
-                for socket in (zap, *monitors):
-                    poller.register(socket, zmq.POLLIN)
-                for socket, _ in poller.poll(_PERIOD_MS):
-                    if socket is zap:
-                        loop.run_until_complete(self._authenticator.handle_zap_message(zap.recv_multipart()))
-                    elif self._note(socket, monitors[socket]):
-                        with self._lock:
-                            del self._monitors[socket]
-                        socket.close()
-        except zmq.ZMQError:  # the context ends
-            pass
-        finally:
-            loop.close()
-            self._authenticator.stop()
-            with self._lock:
-                for socket in self._monitors:
-                    socket.close()
-                self._monitors.clear()
-
-    @staticmethod
-    def _note(monitor: zmq.Socket[bytes], curve: Curve) -> bool:
-        """Count a failed handshake; returns whether the socket has been closed."""
-        event, value = next_event(monitor)
-        if event == zmq.EVENT_MONITOR_STOPPED:
-            return True
-        if event != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # `Curve.callback` counts these
-            curve.denied.count(_CAUSES.get(value, "bad handshake"))
-        return False
-
-
-def next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
-    """The next event of a socket's monitor, and its value; `zmq.utils.monitor` would import asyncio."""
-    event, value = struct.unpack("=hi", monitor.recv_multipart()[0])
-    return event, value
+    def connect(self, socket: zmq.Socket[Any]) -> None:
+        """As `Curve.connect`."""
 
 
 def is_refusal(event: int, broken: int) -> bool:
@@ -286,8 +210,8 @@ def read_public_key(key: str | Path) -> bytes:
     Raises:
         InputError: it is neither.
     """
-    if isinstance(key, str) and _Z85.fullmatch(key.encode()) and not Path(key).exists():
-        return key.encode()
+    if isinstance(key, str) and _is_key(text := os.fsencode(key)) and not Path(key).exists():
+        return text
     public, _ = _load(key)
     if public is None:
         raise InputError(f"{key} holds no public key; give the file NAME.key of `streamvos keys new`")
@@ -297,14 +221,31 @@ def read_public_key(key: str | Path) -> bytes:
 def _load(path: str | Path) -> list[bytes | None]:
     """The public and the secret key in a file, each None if missing."""
     try:
-        return [key if key and _Z85.fullmatch(key) else None for key in zmq.auth.load_certificate(path)]
+        # neither a pipe nor a device may hold up whoever reads the keys
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a zero in the path
+        reason = getattr(error, "strerror", None) or "no such file"
+        raise InputError(f"cannot read the key {redact(str(path))[:200]}: {reason}") from None
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        text = os.read(descriptor, _KEY_FILE_BYTES) if regular else b""
     except OSError as error:
-        raise InputError(f"cannot read the key {path}: {error.strerror or 'no such file'}") from None
-    except (ValueError, IndexError):  # pyzmq raises both for files that hold no key
-        return [None, None]
+        raise InputError(f"cannot read the key {path}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    found = {match[1]: match[2] for match in _KEY_LINE.finditer(text) if _is_key(match[2])}
+    return [found.get(b"public"), found.get(b"secret")]
 
 
-def check_bind(address: str, curve: Curve | None = None) -> None:
+def _is_key(text: bytes) -> bool:
+    """Whether this is 40 characters of Z85, of which each five are a number below 2**32."""
+    try:
+        return re.fullmatch(_Z85, text) is not None and len(z85.decode(text)) == 32
+    except struct.error:
+        return False
+
+
+def check_bind(address: str, curve: Curve | NoKeys | None = None) -> None:
     """Refuse addresses that other hosts can reach without keys.
 
     Allowed are inproc://, ipc:// with a path, tcp:// at the loopback, and other tcp:// with keys and a list
@@ -324,8 +265,20 @@ def check_bind(address: str, curve: Curve | None = None) -> None:
         )
 
 
-def bind(socket: zmq.Socket[Any], address: str, curve: Curve | None = None) -> str:
+def bind(
+    socket: zmq.Socket[Any],
+    address: str,
+    curve: Curve | None = None,
+    refused: RejectionCounter | None = None,
+) -> str:
     """Bind a socket if that is safe: tcp:// with CURVE if keys are given, ipc:// for this user only.
+
+    Args:
+        socket: the socket.
+        address: where.
+        curve: keys, used for tcp://.
+        refused: counts connections that are refused for want of room; None allows any number of them. With
+            keys, `curve.denied` does.
 
     Returns:
         The address, with the port that the system chose for tcp://HOST:*.
@@ -339,6 +292,8 @@ def bind(socket: zmq.Socket[Any], address: str, curve: Curve | None = None) -> s
         _check_free(path)
     if curve is not None and curve.admits and address.startswith("tcp://"):
         curve.serve(socket)
+    elif refused is not None:
+        guard(socket, refused)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 import urllib.error
 import urllib.request
 
@@ -11,7 +13,7 @@ from fake_pipeline import FakePipeline, stream
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamvos.pipeline.config.tables import parse_address
-from streamvos.pipeline.telemetry.prometheus import STATES, serve_metrics
+from streamvos.pipeline.telemetry.prometheus import CONNECTIONS, STATES, serve_metrics
 from streamvos.pipeline.telemetry.statistics import STAGES
 from streamvos.types import InputError, StreamvosError
 
@@ -121,6 +123,20 @@ def test_it_listens_on_the_loopback_and_stops(snapshot):
     with socket.socket() as free:  # the port is free again at once
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
+
+
+def test_a_crowd_of_idle_connections_takes_few_descriptors_and_does_not_shut_out_the_next(snapshot):
+    with serve_metrics(0, snapshot) as url:
+        address = ("127.0.0.1", int(url.removesuffix("/metrics").rpartition(":")[2]))
+        before = len(os.listdir("/proc/self/fd"))
+        idle = [socket.create_connection(address) for _ in range(50)]
+        assert urllib.request.urlopen(url, timeout=20).status == 200
+        deadline = time.monotonic() + 20
+        while len(os.listdir("/proc/self/fd")) > before + len(idle) + CONNECTIONS:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for one in idle:
+            one.close()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipeline.small_server import (
 )
 
 from streamvos.pipeline.clients.publishing import Publisher
+from streamvos.pipeline.wire import admission
 from streamvos.pipeline.wire.endpoints import ipc_address, is_loopback
 from streamvos.pipeline.wire.runtime import Runtime, _bases, find_control, live_pipelines, runtime_folder
 from streamvos.pipeline.wire.security import (
@@ -233,7 +235,7 @@ def test_contexts_end_with_their_authenticators(keys):
         context.term()
 
     def authenticators():
-        return sum(one.name == "authenticator" for one in threading.enumerate())
+        return sum(one.name == "admission" for one in threading.enumerate())
 
     once()
     until(lambda: authenticators() == 0)
@@ -261,6 +263,124 @@ def test_connections_may_come_and_go_by_the_hundred(keys):
         with RawClient(loop.server.endpoints[1], curve=as_client(keys, "friend")) as friend:
             assert friend.request("status")["ok"] is True
         assert len(curve.denied) < 6
+
+
+def test_a_file_that_holds_no_key_is_one_warning_and_one_client_less(keys, caplog):
+    clients = keys / "clients"
+    bad = {
+        "short": b'public-key "abc"\n',
+        "unquoted": b"public-key = abc\n",
+        "noise": b"\xff" * 100,
+        "too-large": b'public-key = "' + b"#" * 40 + b'"',  # groups of Z85 that are no 32 bits
+        "empty": b"",
+    }
+    for name, content in bad.items():
+        (clients / f"{name}.key").write_bytes(content)
+    (clients / "loop.key").symlink_to("loop.key")
+    (clients / "folder.key").mkdir()
+    os.mkfifo(clients / "pipe.key")
+    curve = server_curve(keys)
+    warned = [one.getMessage() for one in caplog.records]
+    for name, text in zip(sorted((*bad, "loop", "folder", "pipe")), warned, strict=True):
+        assert f"{name}.key" in text
+    with (
+        short_folder() as folder,
+        serving(f"ipc://{folder}/c", Recorder(), "tcp://127.0.0.1:*", curve) as loop,
+    ):
+        for _ in range(3):
+            with RawClient(loop.server.endpoints[1], curve=as_client(keys, "friend")) as friend:
+                assert friend.request("status")["ok"] is True
+    assert len(caplog.records) == len(warned)
+
+
+def test_an_error_of_the_authenticator_costs_one_client(keys, monkeypatch):
+    curve = server_curve(keys)
+    answers = iter([ZeroDivisionError(), zmq.ZMQError(zmq.EINVAL)])
+
+    def listed(self, warn=True):
+        for error in answers:
+            raise error
+        return {read_public_key(keys / "friend.key")}
+
+    monkeypatch.setattr(Curve, "_listed", listed)
+    with (
+        short_folder() as folder,
+        serving(f"ipc://{folder}/c", Recorder(), "tcp://127.0.0.1:*", curve) as loop,
+    ):
+        for answered in (False, False, True):
+            with RawClient(loop.server.endpoints[1], seconds=0.5, curve=as_client(keys, "friend")) as friend:
+                friend.send("status")
+                assert bool(friend.socket.poll(15000 if answered else 300)) is answered
+            with RawClient(f"ipc://{folder}/c") as local:  # everybody else goes on
+                assert local.request("status")["ok"] is True
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_idle_connections_are_few_and_end(keys, monkeypatch, transport):
+    """They need no key to be opened."""
+    import socket
+
+    monkeypatch.setattr(admission, "most_connections", lambda: 8)
+    monkeypatch.setattr(admission, "HANDSHAKE_MS", 500)
+    curve, recorder = server_curve(keys), Recorder()
+    with short_folder() as folder, serving(f"ipc://{folder}/c", recorder, "tcp://127.0.0.1:*", curve) as loop:
+        host, _, port = loop.server.endpoints[1].removeprefix("tcp://").rpartition(":")
+        credentials = as_client(keys, "friend") if transport == "tcp" else None
+        with RawClient(loop.server.endpoints[transport == "tcp"], 20, credentials) as before:
+            assert before.request("status")["ok"] is True
+            idle = []
+            for _ in range(40):
+                idle.append(socket.socket(socket.AF_INET if transport == "tcp" else socket.AF_UNIX))
+                idle[-1].connect((host, int(port)) if transport == "tcp" else f"{folder}/c")
+            refused = curve.denied if transport == "tcp" else loop.server.refused
+            until(lambda: refused["too many connections"] >= 40 - 7)
+            assert before.request("status")["ok"] is True  # who was there stays
+        with RawClient(loop.server.endpoints[transport == "tcp"], 20, credentials) as after:
+            assert after.request("status")["ok"] is True
+        for one in idle:  # none is left open
+            one.settimeout(20)
+            with suppress(ConnectionError):
+                while one.recv(100):
+                    pass
+            one.close()
+
+
+def test_a_process_with_few_descriptors_survives_a_crowd(tmp_path):
+    """ZeroMQ would abort it at the next connection to a unix socket."""
+    import resource
+    import socket
+
+    server = """
+import sys, zmq
+from streamvos.pipeline.wire.messages import RejectionCounter
+from streamvos.pipeline.wire.security import bind
+context, refused = zmq.Context(), RejectionCounter("test")
+local, tcp = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
+bind(local, sys.argv[1], None, refused)
+print(bind(tcp, "tcp://127.0.0.1:*", None, refused), flush=True)
+local.send_multipart(local.recv_multipart())
+local.close(500)
+"""
+    with short_folder() as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-c", server, f"ipc://{folder}/local"],
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)),
+        )
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+        context: zmq.Context = zmq.Context()
+        with context.socket(zmq.DEALER) as client:
+            client.linger = 0
+            client.connect(f"ipc://{folder}/local")
+            client.send(b"hello")
+            assert client.poll(20000)
+        context.term()
+        assert process.wait(20) == 0
+        for one in crowd:
+            one.close()
 
 
 # what may be bound
