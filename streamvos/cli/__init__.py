@@ -22,6 +22,7 @@ import streamvos
 from streamvos.cli.options import examples, with_json_target
 from streamvos.cli.output import report_error, warnings_shown, write_output
 from streamvos.cli.signals import Stopped, signals_caught
+from streamvos.cli.standard_streams import open_standard_streams
 from streamvos.types import StreamvosError
 
 # UsageError of click, which Typer bundles since 0.26
@@ -109,6 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code, see the head of this module.
     """
+    open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (len(given) == 1 and given[0] in _GROUPS):
         given.append("--help")

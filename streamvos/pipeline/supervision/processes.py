@@ -145,7 +145,7 @@ class WorkerSlot:
 
 
 def start_worker(
-    worker: WorkerSlot, spare: bool, link: Mapping[str, Any], arenas: Mapping[str, int]
+    worker: WorkerSlot, spare: bool, link: Mapping[str, Any], arenas: Mapping[str, int], output: int
 ) -> Instance:
     """Start a process for a worker.
 
@@ -155,6 +155,7 @@ def start_worker(
         link: how it reaches the supervisor: `control` and `session` of its socket; `pipe`, the reading end of
             a pipe that closes when the supervisor is gone.
         arenas: name -> descriptor, which the process inherits.
+        output: descriptor of its standard output and error.
 
     Raises:
         OSError: the system has no resources for another process.
@@ -167,7 +168,8 @@ def start_worker(
         process = subprocess.Popen(
             [sys.executable, "-m", "streamvos.pipeline.stages.worker"],
             stdin=letter,
-            stdout=sys.stderr.fileno(),
+            stdout=output,
+            stderr=output,
             pass_fds=(link["pipe"], *arenas.values()),
             start_new_session=True,  # so that Ctrl-C reaches only the supervisor
         )

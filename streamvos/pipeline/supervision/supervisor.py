@@ -27,6 +27,7 @@ from streamvos.pipeline.supervision.dispatcher import Dispatcher
 from streamvos.pipeline.supervision.processes import Instance, WorkerSlot, start_worker
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.supervision.worker_pool import Context
+from streamvos.pipeline.telemetry.lines import WorkerOutput
 from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events
 from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.telemetry.trace import TraceWriter
@@ -125,6 +126,8 @@ class Supervisor:
         pipe, writing = os.pipe()
         for descriptor in (*(arena.fd for arena in self._arenas.values()), pipe, writing):
             stack.callback(os.close, descriptor)
+        # what a library prints in a worker; nobody may read our own standard error
+        self._output = stack.enter_context(WorkerOutput(lambda text: self._log.event("printed", text=text)))
         self._link = {"control": runtime.workers, "session": self._session.hex(), "pipe": pipe}
 
         self._zmq: zmq.Context[Any] = zmq.Context()
@@ -278,4 +281,4 @@ class Supervisor:
 
     def _start(self, worker: WorkerSlot, spare: bool) -> Instance:
         arenas = {name: arena.fd for name, arena in self._arenas.items()}
-        return start_worker(worker, spare, self._link, arenas)
+        return start_worker(worker, spare, self._link, arenas, self._output.descriptor)

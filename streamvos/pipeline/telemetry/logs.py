@@ -13,10 +13,12 @@ limits events with a `cause`, which strangers can provoke, to one line per secon
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import math
 import re
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,7 @@ from datetime import datetime
 from typing import Any, Literal, TextIO, get_args
 
 from streamvos.addresses import redact
+from streamvos.pipeline.telemetry.lines import LineWriter
 
 Form = Literal["text", "json"]
 Level = Literal["info", "warning", "error"]
@@ -50,7 +53,7 @@ class EventLog:
 
     Args:
         form: "text" or "json".
-        stream: where the lines go; None = the standard error.
+        stream: where the lines go; None = the standard error, which is never waited for (`lines`).
         clock: seconds of a monotonic clock.
     """
 
@@ -60,7 +63,8 @@ class EventLog:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._handler = _OncePerSecond(stream, clock)
+        self._lines = None if stream is not None else _standard_error(self._dropped)
+        self._handler = _OncePerSecond(self._lines or stream, clock)
         self._handler.addFilter(_without_credentials)
         self._handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
         self._logger = logging.Logger("streamvos.pipeline")
@@ -80,8 +84,15 @@ class EventLog:
         self._logger.log(number, event, extra={"fields": fields})
 
     def close(self) -> None:
-        """Write how many events have been suppressed; the log stays usable."""
+        """Write how many events have been suppressed, as far as somebody reads; the log stays usable."""
         self._handler.write_suppressed()
+        if self._lines is not None:
+            self._lines.finish()
+
+    def _dropped(self, count: int) -> str:
+        """The line that says how many lines nobody has read in time."""
+        fields = {"fields": {"count": count}, "levelno": logging.WARNING, "levelname": "WARNING"}
+        return self._handler.format(logging.makeLogRecord({"msg": "lines_dropped", **fields})) + "\n"
 
 
 @contextmanager
@@ -124,10 +135,20 @@ class _Repeated:
     suppressed: int = 0
 
 
+def _standard_error(note: Callable[[int], str]) -> LineWriter | None:
+    """The standard error of the moment; None if it is no file, as in tests, or closed."""
+    try:
+        lines = LineWriter(sys.stderr.fileno(), note)
+    except (AttributeError, OSError, ValueError):
+        return None
+    atexit.register(lines.finish)
+    return lines
+
+
 class _OncePerSecond(logging.StreamHandler[Any]):
     """Writes the first of events that repeat a cause within a second, and later the number of the others."""
 
-    def __init__(self, stream: TextIO | None, clock: Callable[[], float]) -> None:
+    def __init__(self, stream: Any, clock: Callable[[], float]) -> None:
         super().__init__(stream)
         self._clock = clock
         self._repeated: OrderedDict[tuple[str, ...], _Repeated] = OrderedDict()  # the oldest line first
