@@ -43,6 +43,10 @@ class InputError(StreamvosError, ValueError):
     """
 
 
+class TruncatedError(InputError):
+    """A source is damaged, or ends before the end that it promises; all frames before that were given."""
+
+
 class SourceError(StreamvosError, RuntimeError):
     """A source cannot be opened, or fails while it is read."""
 

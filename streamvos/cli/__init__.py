@@ -5,9 +5,9 @@
 
 Every command has `--help` with examples, and all but `stage` have `--json [FILE]` for programs; without FILE,
 the standard output holds JSON alone. Exit codes: 0 success; 1 `doctor` misses something, `serve` gave up a
-stream, or an engine failed `engines build --check`; 2 bad input, or a source or disk failed (one line on the
-standard error); 130 and 143 ended by Ctrl-C and SIGTERM, 141 by a closed pipe. `serve` ends in order on the
-first of these signals, with 0.
+stream, an engine failed `engines build --check`, or a video broke off (what came before is written); 2 bad
+input, or a source or disk failed (one line on the standard error); 130 and 143 ended by Ctrl-C and SIGTERM,
+141 by a closed pipe. `serve` ends in order on the first of these signals, with 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streamvos.cli.options import examples, with_json_target
 from streamvos.cli.output import report_error, warnings_shown, write_output
 from streamvos.cli.signals import Stopped, signals_caught
 from streamvos.cli.standard_streams import open_standard_streams
-from streamvos.types import StreamvosError
+from streamvos.types import StreamvosError, TruncatedError
 
 # UsageError of click, which Typer bundles since 0.26
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -121,6 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
             return code if isinstance(code, int) else 0
         except _USAGE_ERROR as error:
             report_error(_usage(error, given))
+        except TruncatedError as error:
+            report_error(error)
+            return 1
         except StreamvosError as error:
             report_error(error)
         except (MemoryError, RuntimeError) as error:

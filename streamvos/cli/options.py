@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -79,6 +79,21 @@ Height = Annotated[
 MaxFrames = Annotated[
     int | None, typer.Option("--max-frames", min=1, metavar="N", help="Stop after this many frames.")
 ]
+FirstFrame = Annotated[
+    int | None,
+    typer.Option(
+        "--first-frame",
+        min=0,
+        metavar="N",
+        help="Begin with the source's frame N, counted from 0: the one that the mask or box was drawn on.",
+    ),
+]
+AllowTruncated = Annotated[
+    bool,
+    typer.Option(
+        "--allow-truncated", help="Take a damaged or incomplete video as far as it goes, without an error."
+    ),
+]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the output.")]
 DatasetName = Annotated[
     str, typer.Option("--dataset", metavar="NAME", help="davis2016 (all objects as one) or davis2017 (each).")
@@ -102,6 +117,13 @@ def with_json_target(arguments: list[str]) -> list[str]:
         if argument == "--json" and following.startswith("-") and following != STANDARD_OUTPUT:
             result.append(STANDARD_OUTPUT)
     return result
+
+
+def checked_policy(policy: str | None) -> Literal["latest", "lossless"] | None:
+    """The value of `--policy`; InputError if there is no such policy."""
+    if policy not in (None, "latest", "lossless"):
+        raise InputError(f"--policy is latest or lossless, got {policy!r}")
+    return policy  # type: ignore[return-value]
 
 
 def weights_argument(weights: str) -> str | None:

@@ -29,7 +29,7 @@ def run(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Video file, folder or 'glob' of pictures, camera:N, rtsp://..., synthetic:...",
+            help="Video file, folder or 'glob' of pictures, camera:N, rtsp://..., synthetic:..., - (stdin).",
         ),
     ],
     mask: options.MaskPath = None,
@@ -44,6 +44,15 @@ def run(
     height: options.Height = None,
     stride: Annotated[int, typer.Option(min=1, metavar="N", help="Take every n-th frame.")] = 1,
     max_frames: options.MaxFrames = None,
+    first_frame: options.FirstFrame = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="latest|lossless",
+            help="Drop all but the newest frame (live sources), or none (what has an end).",
+        ),
+    ] = None,
+    allow_truncated: options.AllowTruncated = False,
     fps: Annotated[
         float | None, typer.Option(metavar="RATE", help="Frame rate of pictures; 24 by default.")
     ] = None,
@@ -76,7 +85,10 @@ def run(
         height=height,
         stride=stride,
         max_frames=max_frames,
+        first_frame=first_frame or 0,
         fps=fps,
+        policy=options.checked_policy(policy),
+        allow_truncated=allow_truncated,
         open_timeout=timeout,
         stall_timeout=timeout,
     )
@@ -85,7 +97,7 @@ def run(
             segmenting.save_frame(segmenting.next_frame(opened), save_first)
             segmenting.report_first_frame(opened, save_first, json_target)
             return
-        given = given_label_map(opened, mask, rectangles)
+        given = given_label_map(opened, mask, rectangles, first_frame)
         if given is None and not rectangles:
             raise InputError(
                 f"{opened.name}: name the objects in the first frame: --mask FILE.png, a label map of it, or "

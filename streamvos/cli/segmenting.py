@@ -27,12 +27,12 @@ from streamvos.metrics.evaluation import SequenceScorer
 from streamvos.metrics.latency import Latencies
 from streamvos.segmenter import Segmenter
 from streamvos.sources import GeneratedSource, LiveSource, Source
-from streamvos.types import Frame, InputError, SourceError
+from streamvos.types import Frame, InputError, SourceError, TruncatedError
 
 
 def segment(
     source: Source, first: Frame, label_map: np.ndarray, vos: Segmenter, folder: OutputFolder
-) -> tuple[dict[str, Any], Stopped | None]:
+) -> tuple[dict[str, Any], Stopped | TruncatedError | None]:
     """Segment a source into a folder, and score the result if the ground truth is known.
 
     Args:
@@ -43,14 +43,15 @@ def segment(
         folder: where label maps, overlay and results go.
 
     Returns:
-        The result as `report` takes it, and the signal that ended a live stream.
+        The result as `report` takes it, and what ended the source early: a signal (live), or damage.
 
     Raises:
         StreamvosError, Stopped: says where unfinished files are, if there are any.
     """
     latencies, scorer = Latencies(), _scorer(source, label_map)
     live = source if isinstance(source, LiveSource) else None
-    stopped, started, dropped_before = None, time.perf_counter(), live.dropped if live else 0
+    stopped: Stopped | TruncatedError | None = None
+    started, dropped_before = time.perf_counter(), live.dropped if live else 0
     result = vos.step(first.image, label_map)  # refuses a bad mask before anything is written
     with folder, output.make_progress() as progress:
         task = progress.add_task(source.name, total=source.length, info="")
@@ -66,6 +67,8 @@ def segment(
                 rate = f"{folder.written / max(time.perf_counter() - started, 1e-9):.1f} frames/s"
                 info = f"{rate}, {live.dropped} dropped" if live else rate
                 progress.update(task, completed=folder.written, info=info)
+        except TruncatedError as error:  # what came before it is whole
+            stopped = error
         except Stopped as error:
             if not live or not folder.written:
                 raise

@@ -19,7 +19,7 @@ from streamvos.addresses import redact
 from streamvos.cli import options
 from streamvos.cli.output import write_json
 from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.config.reading import config_from_options, read_config
+from streamvos.pipeline.config.reading import config_from_options, read_config, with_kinds_known
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.types import InputError
 
@@ -78,6 +78,8 @@ def serve(
         str | None, typer.Option(metavar="text|json", help="Format of the log; text by default.")
     ] = None,
     max_frames: options.MaxFrames = None,
+    first_frame: options.FirstFrame = None,
+    allow_truncated: options.AllowTruncated = False,
     realtime: Annotated[
         bool | None, typer.Option("--realtime", help="Play a file at its own speed, as if it were live.")
     ] = None,
@@ -108,7 +110,14 @@ def serve(
             "log": log,
         },
     }
-    of_stream = {"policy": policy, "height": height, "max_frames": max_frames, "realtime": realtime}
+    of_stream = {
+        "policy": policy,
+        "height": height,
+        "max_frames": max_frames,
+        "first_frame": first_frame,
+        "allow_truncated": allow_truncated or None,
+        "realtime": realtime,
+    }
     of_source = {"mask": mask, "box": boxes, "out": out, "publish": publish, **of_stream}
     if file is not None:
         if source is not None:
@@ -135,6 +144,7 @@ def serve(
             changes=_given(changes),
         )
     _check_files(config)
+    config = with_kinds_known(config)
     raise typer.Exit(_supervise(config, json_target))
 
 

@@ -22,10 +22,20 @@ import av
 import av.error
 import numpy as np
 
-from streamvos.addresses import scheme_of
+from streamvos.sources.container import (
+    comes_in_pieces,
+    credible_fps,
+    file_reason,
+    has_clock,
+    is_finite,
+    open_container,
+    rate_of,
+    reason_of,
+    video_stream,
+)
 from streamvos.sources.live_address import LiveAddress
-from streamvos.sources.video_file import upright
-from streamvos.types import SourceError
+from streamvos.sources.picture import PictureMaker
+from streamvos.types import InputError, SourceError, StreamvosError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +46,31 @@ class Grabbed:
         image: function that makes the picture, (H, W, 3) uint8 RGB.
         captured_ns: `time.monotonic_ns()` when it arrived.
         position: seconds on the stream's own clock; NaN if it has none.
+        pixel_aspect: width of a pixel divided by its height.
     """
 
     image: Callable[[], np.ndarray]
     captured_ns: int
     position: float
+    pixel_aspect: float = 1.0
+
+
+def no_answer(address: LiveAddress, seconds: float) -> SourceError:
+    """The error for an address that did not open within `seconds`."""
+    return SourceError(
+        f"cannot open {address.label}: no answer within {seconds:g} s (open_timeout); {address.advice}"
+    )
+
+
+def cannot_open(address: LiveAddress, error: Exception, seconds: float) -> Exception:
+    """The error for an address that FFmpeg cannot open; raise it "from None": `error` may hold a password."""
+    if isinstance(error, StreamvosError):
+        return error
+    if isinstance(error, av.error.ExitError):
+        return no_answer(address, seconds)
+    if address.kind == "file":
+        return InputError(f"cannot open the video {address.label}: {file_reason(address.label, error)}")
+    return SourceError(f"cannot open {address.label}: {reason_of(error).lower()}; {address.advice}")
 
 
 def stall_error(address: LiveAddress, seconds: float) -> SourceError:
@@ -78,6 +108,7 @@ class DeviceCapture:
         if not opened:
             raise SourceError(f"cannot open {address.label}: not a camera, or in use; {address.advice}")
         self.fps = credible_fps(self._capture.get(cv2.CAP_PROP_FPS))
+        self.paced, self.has_clock, self.comes_in_pieces = False, True, False
 
     def frames(self) -> Iterator[Grabbed]:
         import cv2
@@ -96,60 +127,72 @@ class DeviceCapture:
 
 
 class StreamCapture:
-    """A network stream or a file, by PyAV.
+    """A network stream, a pipe, or a file, by PyAV.
 
     Packets that cannot be decoded are skipped: they are common on a lossy line. `frames` then yields None,
     so that the caller can check whether to stop. The timeouts are in seconds.
+
+    Args:
+        container: the open container of `address`, if it was opened before.
+
+    Attributes:
+        paced: whether it has an end, so that it is played at its own speed.
+        has_clock: whether its time stamps are its own.
+        comes_in_pieces: whether frames come in bursts.
 
     Raises:
         SourceError: it cannot be opened.
     """
 
-    def __init__(self, address: LiveAddress, open_timeout: float, stall_timeout: float) -> None:
+    def __init__(
+        self,
+        address: LiveAddress,
+        open_timeout: float,
+        stall_timeout: float,
+        container: av.container.InputContainer | None = None,
+    ) -> None:
         self._address = address
         self._stall_timeout = stall_timeout
         target = str(address.target)
-        options = {}
-        if address.kind == "file":
-            options["protocol_whitelist"] = "file,crypto,data"
-        elif scheme_of(target) in ("rtsp", "rtsps"):
-            options["rtsp_transport"] = "tcp"  # over UDP, a busy line tears pictures apart
         try:
-            self._container = av.open(target, options=options, timeout=(open_timeout, stall_timeout))
+            self._container = container or open_container(target, open_timeout, stall_timeout)
+        except SourceError:
+            raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            # "from None", since the error's own text holds the address with its password
-            raise SourceError(f"cannot open {address.label}: {_reason(error)}; {address.advice}") from None
-        if not self._container.streams.video:
+            raise cannot_open(address, error, open_timeout) from None
+        try:
+            self._stream = video_stream(self._container, address.label)
+        except InputError as error:
             self._container.close()
-            raise SourceError(f"cannot open {address.label}: it holds no video; {address.advice}")
-        self._stream = self._container.streams.video[0]
-        self.fps = credible_fps(float(self._stream.average_rate or self._stream.guessed_rate or 0))
+            raise SourceError(f"cannot open {address.label}: {error}; {address.advice}") from None
+        self._make_image = PictureMaker(address.label, self._stream)
+        self.fps = rate_of(self._stream)
+        self.paced = address.kind != "pipe" and is_finite(self._container)
+        self.has_clock = has_clock(self._container)
+        self.comes_in_pieces = comes_in_pieces(self._container)
 
     def frames(self) -> Iterator[Grabbed | None]:
         try:
             for packet in self._container.demux(self._stream):
                 try:
                     frames = packet.decode()
-                except av.error.InvalidDataError:
+                except (av.error.InvalidDataError, ValueError):
                     frames = []
                 captured_ns = time.monotonic_ns()
                 for frame in frames:
                     position = math.nan if frame.time is None else frame.time
-                    yield Grabbed(partial(upright, frame), captured_ns, position)
+                    aspect = self._make_image.pixel_aspect(frame)
+                    yield Grabbed(partial(self._make_image, frame), captured_ns, position, aspect)
                 if not frames:
                     yield None
         except av.error.ExitError:  # FFmpeg's error for a deadline that has passed
             raise stall_error(self._address, self._stall_timeout) from None
         except (av.error.FFmpegError, OSError) as error:
-            raise SourceError(f"{self._address.label} broke off: {_reason(error)}; try again") from None
+            reason = reason_of(error).lower()
+            raise SourceError(f"{self._address.label} broke off: {reason}; try again") from None
 
     def close(self) -> None:
         self._container.close()
-
-
-def credible_fps(fps: float) -> float | None:
-    """The rate, or None for zero, NaN and a clock's tick rate (90000), which streams may claim."""
-    return float(fps) if 0 < fps <= 1000 else None
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
@@ -157,7 +200,3 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
     code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
     return np.asarray(cv2.cvtColor(image, code))
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or type(error).__name__).lower()

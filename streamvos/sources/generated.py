@@ -61,7 +61,7 @@ class GeneratedSource(Source):
         assert self.length is not None
         if not 0 <= index < self.length:
             raise InputError(f"{self.name} has the frames 0..{self.length - 1}, got {index}")
-        labels = self._render(index * self._selection.stride).label_map
+        labels = self._render(self._selection.number(index)).label_map
         if self.size == self.native_size:
             return labels.copy()
         import cv2

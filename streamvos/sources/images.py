@@ -11,9 +11,11 @@ the work begins.
 from __future__ import annotations
 
 import glob
+import hashlib
+import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +79,43 @@ class ImagesSource(Source):
 
     def stem(self, index: int) -> str:
         """The stem of the file that frame `index` came from, such as "00007" or "IMG_0042"."""
-        place = index * self._selection.stride
+        place = self._selection.number(index)
         if self._stems is None or not 0 <= place < len(self._stems):
             return super().stem(index)
         return self._stems[place]
+
+    def number_named(self, stem: str) -> int | None:
+        """The place of the picture with this stem, or else of the one that has its number at the end."""
+        if self.has_picture(stem):
+            return [path.stem for path in self.paths].index(stem)
+        match = re.fullmatch(r"(?:frame[-_. ]*)?(\d{1,9})", stem, re.IGNORECASE)
+        numbers = [re.search(r"(\d+)$", path.stem) for path in self.paths]
+        for place, number in enumerate(numbers if match else ()):
+            if number is not None and match is not None and int(number[1]) == int(match[1]):
+                return place
+        return None
+
+    def has_picture(self, stem: str) -> bool:
+        """Whether exactly one picture has this name, without its suffix."""
+        return [path.stem for path in self.paths].count(stem) == 1
+
+    def identity(self) -> Mapping[str, object]:
+        """Number, names, sizes and times of the files."""
+        names, sizes, times = (hashlib.sha256() for _ in range(3))
+        for path in self.paths:
+            try:
+                status = path.stat()
+            except OSError:  # it is gone, which reading will tell
+                continue
+            names.update(os.fsencode(path) + b"\0")
+            sizes.update(f"{status.st_size} ".encode())
+            times.update(f"{status.st_mtime_ns} ".encode())
+        return {
+            "number of pictures": len(self.paths),
+            "names of pictures": names.hexdigest(),
+            "sizes of files": sizes.hexdigest(),
+            "times of files": times.hexdigest(),
+        }
 
     def _read(self) -> Picture | None:
         if self._next >= len(self.paths):

@@ -22,7 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from streamvos.sources.capture import DeviceCapture, Grabbed, StreamCapture, stall_error
+import av
+import numpy as np
+
+from streamvos.sources.capture import DeviceCapture, Grabbed, StreamCapture, no_answer, stall_error
+from streamvos.sources.clock import LiveClock
 from streamvos.sources.live_address import LiveAddress, Policy, live_address
 from streamvos.sources.source import Picture, Selection, Source
 from streamvos.types import InputError, SourceError
@@ -36,16 +40,19 @@ _JOIN_SECONDS = 2.0
 class LiveSource(Source):
     """A camera, a network stream, or a file that is played as if it were a camera.
 
-    A file is played in real time, from the first request for a frame. `pts` follows the stream's own time
-    stamps while they rise, then the times at which frames were grabbed.
+    A file, or a finite video behind an address, is played in real time, from the first request for a frame.
+    `pts` follows the stream's own time stamps while they rise and keep pace with the arrival of frames, then
+    the times of arrival (`clock.LiveClock`).
 
     Args:
-        place: a camera's number, the path of a device or a video file, or a URL (`live_address.URL_SCHEMES`).
+        place: a camera's number, the path of a device, a pipe or a video file, or a URL
+            (`live_address.URL_SCHEMES`).
         name: name of the stream; "camera0", the file's stem or the URL's host if None.
         policy: "latest" or "lossless", see above.
         open_timeout: seconds within which the stream must be open.
         stall_timeout: seconds within which each next frame must come.
         selection: which frames, and how large.
+        container: the open container of `place`, if it was opened before.
 
     Raises:
         InputError: the address or an option cannot be used.
@@ -64,6 +71,7 @@ class LiveSource(Source):
         open_timeout: float = 10.0,
         stall_timeout: float = 10.0,
         selection: Selection | None = None,
+        container: av.container.InputContainer | None = None,
     ) -> None:
         if policy not in get_args(Policy):
             raise InputError(f"policy must be 'latest' or 'lossless', got {policy!r}")
@@ -71,22 +79,25 @@ class LiveSource(Source):
             if not 0 < seconds < float("inf"):
                 raise InputError(f"{option} must be a number of seconds > 0, got {seconds!r}")
         address = live_address(place)
-        self._reader = _Reader(address, policy, open_timeout, stall_timeout)
+        self._reader = _Reader(address, policy, open_timeout, stall_timeout, container)
         # Also stops the thread of a source that was not closed, at the latest when the interpreter ends.
         self._stop = weakref.finalize(self, self._reader.shut)
         self._reader.start()
         try:
-            size = self._reader.await_first_frame()
+            first = self._reader.await_first_frame()
         except BaseException:
             self._stop()
             raise
-        self._clock = _Clock()
+        # under "lossless" a slow reader makes frames arrive late
+        checked = policy == "latest" and not self._reader.comes_in_pieces
+        self._clock = LiveClock(self._reader.has_clock, checked)
         super().__init__(
             name=name or address.name,
-            native_size=size,
+            native_size=(int(first.shape[0]), int(first.shape[1])),
             fps=self._reader.fps,
             native_length=None,
             selection=selection or Selection(),
+            pixel_aspect=self._reader.pixel_aspect,
         )
 
     @property
@@ -103,27 +114,16 @@ class LiveSource(Source):
         grabbed = self._reader.next()
         if grabbed is None:
             return None
-        return Picture(grabbed.image(), grabbed.captured_ns, self._clock.pts(grabbed))
+        pts = self._clock(grabbed.position, grabbed.captured_ns)
+        return Picture(grabbed.image(), grabbed.captured_ns, pts)
 
+    def stem(self, index: int) -> str:
+        """The frame's number in this stream: a live source has no numbers of its own."""
+        return f"{index:05d}"
 
-class _Clock:
-    """Presentation times: the stream's own while they rise, then from the times of grabbing."""
-
-    def __init__(self) -> None:
-        self._last: tuple[float, int, float] | None = None  # position, time of grabbing, pts
-        self._trusted = True
-
-    def pts(self, grabbed: Grabbed) -> float:
-        if self._last is None:
-            pts = 0.0
-        else:
-            last_position, last_captured_ns, last_pts = self._last
-            step = grabbed.position - last_position
-            # Streams without time stamps give NaN or zeros; clocks that wrap or restart go back.
-            self._trusted = self._trusted and step > 0
-            pts = last_pts + (step if self._trusted else (grabbed.captured_ns - last_captured_ns) * 1e-9)
-        self._last = (grabbed.position, grabbed.captured_ns, pts)
-        return pts
+    def number_named(self, stem: str) -> int | None:
+        """None, since no name says a frame of a live stream."""
+        return None
 
 
 class _Reader(threading.Thread):
@@ -135,12 +135,20 @@ class _Reader(threading.Thread):
     """
 
     def __init__(
-        self, address: LiveAddress, policy: Policy, open_timeout: float, stall_timeout: float
+        self,
+        address: LiveAddress,
+        policy: Policy,
+        open_timeout: float,
+        stall_timeout: float,
+        container: av.container.InputContainer | None,
     ) -> None:
         super().__init__(name=f"source {address.name}", daemon=True)
         self.dropped = 0
         self.fps: float | None = None
-        self._address = address
+        self.pixel_aspect = 1.0
+        self.has_clock, self.comes_in_pieces = True, False
+        self._address, self._container = address, container
+        self._paced = False
         self._capacity = 1 if policy == "latest" else _LOSSLESS_CAPACITY
         self._drops = policy == "latest"
         self._open_timeout = open_timeout
@@ -149,7 +157,7 @@ class _Reader(threading.Thread):
         self._mailbox: deque[Grabbed] = deque()
         self._opened_at: float | None = None
         self._last_arrival = 0.0
-        self._playing = address.kind != "file"
+        self._playing = False
         self._holding = False  # a frame has arrived, but the mailbox is full
         self._stopped = False
         self._over = False
@@ -157,8 +165,8 @@ class _Reader(threading.Thread):
 
     # ---- the owner's side
 
-    def await_first_frame(self) -> tuple[int, int]:
-        """Wait until the stream is open and a frame is there; its (H, W)."""
+    def await_first_frame(self) -> np.ndarray:
+        """Wait until the stream is open and a frame is there, and return it without taking it."""
         deadline = time.monotonic() + self._open_timeout
         with self._changed:
             while not (self._mailbox or self._over):
@@ -169,8 +177,8 @@ class _Reader(threading.Thread):
                     break
                 self._changed.wait(remaining)
             if self._mailbox:
-                height, width = self._mailbox[0].image().shape[:2]
-                return int(height), int(width)
+                self.pixel_aspect = self._mailbox[0].pixel_aspect
+                return self._mailbox[0].image()
             if self._failure is not None:
                 raise SourceError(self._failure)
             label, advice = self._address.label, self._address.advice
@@ -178,9 +186,7 @@ class _Reader(threading.Thread):
                 raise SourceError(f"{label} was opened but ended without a frame; {advice}")
             if self._opened_at is not None:
                 raise stall_error(self._address, self._stall_timeout)
-            raise SourceError(
-                f"cannot open {label}: no answer within {self._open_timeout:g} s (open_timeout); {advice}"
-            )
+            raise no_answer(self._address, self._open_timeout)
 
     def next(self) -> Grabbed | None:
         """The next frame; None when the stream has ended.
@@ -190,10 +196,11 @@ class _Reader(threading.Thread):
         """
         with self._changed:
             if not self._playing:
-                # A file starts to play when its first frame is taken, not when it was opened.
+                # What has an end starts to play when its first frame is taken, not when it was opened.
                 self._playing = True
-                self._last_arrival = time.monotonic()
-                if self._mailbox:
+                if self._paced:
+                    self._last_arrival = time.monotonic()
+                if self._paced and self._mailbox:
                     self._mailbox[0] = replace(self._mailbox[0], captured_ns=time.monotonic_ns())
                 self._changed.notify_all()
             while True:
@@ -235,9 +242,12 @@ class _Reader(threading.Thread):
             else:
                 # These deadlines end a blocked read, and with it this thread, a little after the owner has
                 # reported the stall.
-                capture = StreamCapture(self._address, self._open_timeout + 0.5, self._stall_timeout + 0.5)
+                capture = StreamCapture(
+                    self._address, self._open_timeout + 0.5, self._stall_timeout + 0.5, self._container
+                )
             with self._changed:
-                self.fps = capture.fps
+                self.fps, self._paced = capture.fps, capture.paced
+                self.has_clock, self.comes_in_pieces = capture.has_clock, capture.comes_in_pieces
                 self._opened_at = self._last_arrival = time.monotonic()
                 self._changed.notify_all()
             self._read_all(capture)
@@ -261,7 +271,7 @@ class _Reader(threading.Thread):
                 return
             if grabbed is None:
                 continue
-            if self._address.kind == "file":
+            if self._paced:
                 if count == 0:
                     first_position = grabbed.position
                 elif count == 1:

@@ -1,6 +1,6 @@
 """Seeking to a frame of a video file by its number, without decoding all frames before it.
 
-    frames = frames_from(container, 54_000)     # an iterator whose first frame is number 54,000; or None
+    frames = frames_from(decoder, 54_000)       # an iterator whose first frame is number 54,000; or None
 
 Containers find times, not numbers. So the packets up to the frame are read, not decoded, for their times: in
 order of presentation the n-th time is that of frame n, if every packet becomes one frame. Decoding begins at
@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterator
 import av
 import av.error
 
+from streamvos.sources.decoding import BrokenError, Decoder
+from streamvos.types import SourceError
+
 _KEYFRAMES_BACK = 2
 
 _PACKETS_BEYOND = 64
@@ -25,21 +28,21 @@ _PACKETS_BEYOND = 64
 
 
 def frames_from(
-    container: av.container.InputContainer, number: int, note_progress: Callable[[], None] = lambda: None
+    decoder: Decoder, number: int, note_progress: Callable[[], None] = lambda: None
 ) -> Iterator[av.VideoFrame] | None:
-    """Frames of the first video stream from `number` on, identical to those of decoding from the start.
+    """Frames of a video from `number` on, identical to those of decoding from the start.
 
     Args:
-        container: a newly opened container.
+        decoder: a new decoder of a newly opened container.
         number: number of the first frame, from 0 in the order of decoding.
         note_progress: called for every packet and frame on the way.
 
     Returns:
         An iterator; None if the file does not allow it, and the container must be closed.
     """
-    stream = container.streams.video[0]
+    container, stream = decoder.container, decoder.stream
     try:
-        times = _times(container, number, note_progress)
+        times = _times(container, stream, number, note_progress)
         if times is None:
             return None
         shown, keys = times
@@ -48,7 +51,7 @@ def frames_from(
             return None  # at the beginning, or close to it
         first = bisect.bisect_left(shown, keys[key])
         container.seek(keys[key], stream=stream, backward=True, any_frame=False)
-        frames = container.decode(stream)
+        frames = decoder.frames()
         for expected in shown[first:number]:
             note_progress()
             frame = next(frames, None)
@@ -59,18 +62,21 @@ def frames_from(
         following = next(frames, None)
         if following is None or following.pts != shown[number]:
             return None
-    except (av.error.FFmpegError, OSError, ValueError):
+    except (av.error.FFmpegError, OSError, ValueError, BrokenError, SourceError):
         return None
     return itertools.chain([following], frames)
 
 
 def _times(
-    container: av.container.InputContainer, number: int, note_progress: Callable[[], None]
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    number: int,
+    note_progress: Callable[[], None],
 ) -> tuple[list[int], list[int]] | None:
     """Times of all frames up to `number`, and of the keyframes among them, ascending, in stream units."""
     shown: list[int] = []
     keys: list[int] = []
-    for packet in container.demux(container.streams.video[0]):
+    for packet in container.demux(stream):
         note_progress()
         if packet.size == 0 or packet.is_discard:
             continue
@@ -78,6 +84,8 @@ def _times(
             return None
         shown.append(packet.pts)
         if packet.is_keyframe:
+            if keys and packet.pts <= keys[-1]:
+                return None  # the clock goes back: joined files
             keys.append(packet.pts)
         if len(shown) > number + _PACKETS_BEYOND:
             break

@@ -11,15 +11,19 @@ the last. Subclasses implement `_read`; numbering, resizing, skipping and the ch
 from __future__ import annotations
 
 import math
+import re
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
 from streamvos.types import Frame, InputError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NOMINAL_FPS = 24.0
 """Frames per second that time stamps assume for a source without a clock (DAVIS plays at 24)."""
@@ -40,35 +44,54 @@ class Selection:
         height: number of rows to resize to, the width in proportion; None keeps the size.
         stride: 1 gives every frame, 2 every second one, beginning with the first.
         max_frames: number of frames to stop after; None reads to the end.
+        first_frame: the source's frame to begin with, counted from 0.
 
     Raises:
-        InputError: a value is not a whole number >= 1.
+        InputError: a value is not a whole number >= 1 (`first_frame`: >= 0).
     """
 
     height: int | None = None
     stride: int = 1
     max_frames: int | None = None
+    first_frame: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("height", "stride", "max_frames"):
+        for name, least in (("height", 1), ("stride", 1), ("max_frames", 1), ("first_frame", 0)):
             value = getattr(self, name)
-            if value is None and name != "stride":
+            if value is None and name in ("height", "max_frames"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
 
     def size(self, native: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of the frames of a source whose native size is `native`."""
+        """(H, W) of the frames of a source whose pictures are `native` with square pixels."""
         if self.height is None:
             return native
         return self.height, max(1, round(native[1] * self.height / native[0]))
+
+    def number(self, index: int) -> int:
+        """The source's own number of the frame that is given as number `index`."""
+        return self.first_frame + index * self.stride
 
     def length(self, native: int | None) -> int | None:
         """How many of `native` frames are given; None stays unknown, even with `max_frames`."""
         if native is None:
             return None
-        length = math.ceil(native / self.stride)
+        length = math.ceil(max(native - self.first_frame, 0) / self.stride)
         return length if self.max_frames is None else min(length, self.max_frames)
+
+
+def square_size(size: tuple[int, int], pixel_aspect: float) -> tuple[int, int]:
+    """(H, W) with square pixels: the shorter side of a pixel is stretched, so that no detail is lost.
+
+    Args:
+        size: (H, W) in pixels that need not be square.
+        pixel_aspect: width of a pixel divided by its height.
+    """
+    height, width = size
+    if pixel_aspect >= 1:
+        return height, max(1, math.floor(width * pixel_aspect + 0.5))
+    return max(1, math.floor(height / pixel_aspect + 0.5)), width
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +118,8 @@ class Source(ABC):
     Attributes:
         name: name of the stream; never holds credentials.
         size: (H, W) of every frame in pixels, after resizing.
-        native_size: (H, W) before resizing.
+        native_size: (H, W) of the stored pictures, upright, before resizing. Where pixels are not square,
+            `size` is that of the picture as it is shown.
         fps: frames per second, after `stride`; None where it is not known.
         length: number of frames, as far as it is known beforehand, or None. For a video file it is what the
             container claims.
@@ -103,7 +127,8 @@ class Source(ABC):
             for a frame that the source is skipping, not hanging.
 
     Raises (while iterating):
-        InputError: a file of the source is damaged or has another size than the first.
+        InputError: a file of the source cannot be read or has another size than the first.
+        TruncatedError: a video is damaged, or ends before the end that it promises.
         SourceError: a live source stalls, fails or changes its size; or the source is closed.
     """
 
@@ -118,14 +143,17 @@ class Source(ABC):
         fps: float | None,
         native_length: int | None,
         selection: Selection,
+        pixel_aspect: float = 1.0,
     ) -> None:
         self.name = name
-        self.size = selection.size(native_size)
+        self.size = selection.size(square_size(native_size, pixel_aspect))
         self.fps = None if fps is None else fps / selection.stride
-        self.length = selection.length(native_length)
         self.native_size = native_size
+        self._native_length = native_length
         self._selection = selection
         self._given = 0
+        self._next_number = 0  # the source's own number of the next picture to read
+        self.length = self._checked_length()
         self._ended = False
         self._closed = False
 
@@ -146,6 +174,35 @@ class Source(ABC):
         """Note that a picture was skipped."""
         self.alive_ns = time.monotonic_ns()
 
+    @property
+    def first_frame(self) -> int:
+        """The source's own number of the frame that is given first."""
+        return self._selection.first_frame
+
+    @property
+    def stride(self) -> int:
+        """Step between the source's own numbers of two frames."""
+        return self._selection.stride
+
+    def begin_at(self, first_frame: int) -> None:
+        """Begin with another frame of the source; only before the first frame was taken.
+
+        Raises:
+            InputError: the source has no such frame.
+        """
+        assert not self._given
+        self._selection = replace(self._selection, first_frame=first_frame)
+        self.length = self._checked_length()
+
+    def _checked_length(self) -> int | None:
+        length, first = self._selection.length(self._native_length), self._selection.first_frame
+        if length == 0 and first:
+            raise InputError(
+                f"{self.name} has {self._native_length} frames, numbered from 0; there is no frame "
+                f"{first} to begin with (first_frame)"
+            )
+        return length
+
     def pass_over(self, count: int) -> None:
         """Skip the next `count` frames; the frames after them keep their numbers.
 
@@ -155,17 +212,38 @@ class Source(ABC):
         left = self._selection.max_frames
         count = count if left is None else min(count, left - self._given)
         if count > 0 and not (self._ended or self._closed):
-            stride = self._selection.stride
-            self._skip(count * stride if self._given else 1 + (count - 1) * stride)
             self._given += count
+            self._skip_to(self._selection.number(self._given - 1) + 1)
+
+    def _skip_to(self, number: int) -> None:
+        count, self._next_number = number - self._next_number, number
+        if count:
+            self._skip(count)
+
+    def identity(self) -> Mapping[str, object]:
+        """What tells whether a source that is opened again is still the same, by what it is made of.
+
+        A stream that goes on after a crash refuses a source of another identity. Empty: nothing to tell.
+        """
+        return {}
 
     def _position(self) -> str:
         """Name of the last picture in error messages."""
         return f"frame {self._given} of {self.name}"
 
     def stem(self, index: int) -> str:
-        """File name without suffix for the results of frame `index`, such as "00007"."""
-        return f"{index:05d}"
+        """File name without suffix for the results of frame `index`: the source's own number, as "00007"."""
+        return f"{self._selection.number(index):05d}"
+
+    def number_named(self, stem: str) -> int | None:
+        """The source's own number of the frame that a file name says; None if it says none.
+
+        A video's frame is said by its number alone ("00007"), or with the word "frame" or the video's name.
+        """
+        match = re.fullmatch(rf"(?:(?:frame|{re.escape(self.name)})[-_. ]*)?(\d{{1,9}})", stem, re.IGNORECASE)
+        number = None if match is None else int(match[1])
+        known = self._native_length is None or number is None or number < self._native_length
+        return number if known else None
 
     def close(self) -> None:
         """Close files, devices and threads; a second call does nothing."""
@@ -187,8 +265,8 @@ class Source(ABC):
             raise SourceError(f"{self.name} is closed; open it again to read it again")
         if self._ended or self._given == self._selection.max_frames:
             raise StopIteration
-        if self._given and self._selection.stride > 1:
-            self._skip(self._selection.stride - 1)
+        self._skip_to(self._selection.number(self._given))
+        self._next_number += 1
         picture = self._read()
         if picture is None:
             self._ended = True

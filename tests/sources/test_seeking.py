@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamvos.sources import VideoFileSource
+from streamvos.sources.decoding import Decoder
 from streamvos.sources.seeking import frames_from
 from streamvos.types import Frame
 
@@ -91,7 +92,7 @@ def test_frames_after_a_seek_are_those_of_decoding_all(made, name, before, over)
 @pytest.mark.parametrize("number", [200, 333])
 def test_these_files_can_be_sought(made, name, number):
     with av.open(str(made(name)[0])) as container:
-        frames = frames_from(container, number)
+        frames = frames_from(Decoder(container, container.streams.video[0]), number)
         assert frames is not None
         assert sum(1 for _ in frames) == COUNT - number
 
@@ -115,7 +116,7 @@ def test_no_seek_past_the_end_or_to_the_beginning(made):
     path, _ = made("closed.mp4")
     for number in (0, 5, COUNT, COUNT + 1000):
         with av.open(str(path)) as container:
-            assert frames_from(container, number) is None
+            assert frames_from(Decoder(container, container.streams.video[0]), number) is None
     with VideoFileSource(path) as source:
         source.pass_over(COUNT + 50)
         assert list(source) == []

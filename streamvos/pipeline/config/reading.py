@@ -29,6 +29,8 @@ from streamvos.pipeline.config.tables import (
     SecurityConfig,
     SupervisionConfig,
 )
+from streamvos.sources.kind import ask
+from streamvos.sources.live_address import is_live
 from streamvos.types import InputError
 
 if sys.version_info >= (3, 11):
@@ -113,6 +115,29 @@ def make_config(
         return PipelineConfig.model_validate(dict(values), context=context)
     except ValidationError as error:
         raise InputError(_explain(error, values, where)) from None
+
+
+def with_kinds_known(config: PipelineConfig) -> PipelineConfig:
+    """The configuration with `finite` filled in, for sources that only opening them can tell.
+
+    What cannot be opened now counts as live. A source that another host opens is not looked at.
+
+    Raises:
+        InputError: the configuration is not valid for a source of this kind.
+    """
+    unknown = [
+        one
+        for one in config.streams
+        if one.finite is None and is_live(one.source) is None and f"source.{one.name}" not in config.remote
+    ]
+    if not unknown:
+        return config
+    found = ask({one.source: one.open_timeout for one in unknown})
+    values = config.model_dump(mode="json")
+    for number, stream in enumerate(config.streams):
+        if stream in unknown:
+            values["streams"][number]["finite"] = found[stream.source]
+    return make_config(values)
 
 
 def config_from_options(

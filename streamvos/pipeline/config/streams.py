@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from streamvos.addresses import is_url, redact, scheme_of
+from streamvos.addresses import STANDARD_INPUT, file_of, is_url, redact, scheme_of
 from streamvos.masks.boxes import parse_boxes
 from streamvos.pipeline.config.tables import ConfigPath, Name, Table, from_base
 from streamvos.pipeline.wire.endpoints import check_address
-from streamvos.sources.live_address import URL_SCHEMES
+from streamvos.sources.live_address import URL_SCHEMES, is_live
 from streamvos.synthetic.options import parse_parameters
 
 Policy = Literal["latest", "lossless"]
@@ -60,6 +60,11 @@ class StreamConfig(Table):
     Attributes:
         source: see `open_source`.
         mask: label map of the first frame; None waits for a mask from a client.
+        finite: whether an address (http://, a playlist) names a video with an end, and no live stream. None:
+            the supervisor opens it once, before the start, and looks (`streamvos.sources.kind`).
+        first_frame: the source's frame to begin with, counted from 0; None = the one that the mask's name
+            says, else the first.
+        allow_truncated: take a video that is damaged or ends too early as far as it goes.
         boxes: instead of a mask or in addition, "ID:LEFT,TOP,RIGHT,BOTTOM" each.
         policy: None = "latest" for live sources, "lossless" for the others.
         realtime: whether a source that is not live is paced by its time stamps.
@@ -74,10 +79,13 @@ class StreamConfig(Table):
     mask: ConfigPath | None = None
     boxes: tuple[str, ...] = Field((), strict=False)
     policy: Policy | None = None
+    finite: bool | None = None
     realtime: bool = False
+    allow_truncated: bool = False
     height: int | None = Field(None, ge=16, le=8192)
     stride: int = Field(1, ge=1, le=2**31)
     max_frames: int | None = Field(None, ge=1, le=2**53)
+    first_frame: int | None = Field(None, ge=0, le=2**53)
     fps: float | None = Field(None, gt=0)
     open_timeout: float = Field(10.0, gt=0)
     stall_timeout: float | None = Field(None, gt=0)
@@ -88,6 +96,9 @@ class StreamConfig(Table):
     @classmethod
     def _placed_source(cls, source: str, info: ValidationInfo) -> str:
         _check_source(source)
+        if scheme_of(source.removeprefix("camera:")) == "file":
+            prefix = "camera:" if source.startswith("camera:") else ""
+            source = f"{prefix}{file_of(source)}"
         if info.context is None or is_url(source) or _is_synthetic(source):
             return source
         if source.startswith("camera:"):
@@ -103,6 +114,12 @@ class StreamConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> StreamConfig:
+        known = is_live(self.source)
+        if known is not None and self.finite is known:
+            what = "live" if known else "a file"
+            raise ValueError(f"finite: {redact(self.source)} is {what}; the key is for http:// and playlists")
+        if self.first_frame and self.live:
+            raise ValueError("first_frame: a live source begins with the frame that comes; leave it out")
         if self.policy == "latest" and not self.live and not self.realtime:
             raise ValueError(
                 f'policy: "latest" drops frames of a live source, and {redact(self.source)} is not live; '
@@ -125,8 +142,15 @@ class StreamConfig(Table):
 
     @property
     def live(self) -> bool:
-        """Whether the source has a clock of its own: a camera or a network stream."""
-        return self.source.startswith("camera:") or scheme_of(self.source) in URL_SCHEMES
+        """Whether the source has a clock of its own: a camera or a network stream.
+
+        What only opening it can tell: an address counts as live, and a playlist on disk as a file, until
+        `finite` says.
+        """
+        known = is_live(self.source)
+        if known is None:
+            known = is_url(self.source) if self.finite is None else not self.finite
+        return known
 
     @property
     def reopens(self) -> bool:
@@ -165,8 +189,13 @@ def _check_source(source: str) -> None:
     """Check the form of a source; whether it exists shows when it is opened."""
     if not source.strip():
         raise ValueError("it is an empty text; expected a path, a glob, camera:N, a URL or synthetic:")
+    if source.removeprefix("camera:") == STANDARD_INPUT:
+        raise ValueError("the standard input has one reader: `streamvos run -`; here, give a FIFO")
     if is_url(source):
-        if scheme_of(source) not in URL_SCHEMES:
+        if scheme_of(source) == "file":
+            if file_of(source) is None:
+                raise ValueError(f"cannot read {redact(source)}; a file is file:///path, or just its path")
+        elif scheme_of(source) not in URL_SCHEMES:
             raise ValueError(f"cannot read {redact(source)}; expected one of {', '.join(URL_SCHEMES)}")
     elif source == "camera:":
         raise ValueError('"camera:" lacks its number or path; expected for example "camera:0"')

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -242,8 +243,11 @@ class SinksStage(Stage):
             self._goes_on_after(lines.last_index)
             return FileWriter(lines, lines.last_index)
         if sink.kind == "labels":
-            stems = self.context.facts.get(self.stream, {}).get("stems")
-            named = stems.split("\0").__getitem__ if stems else None
+            facts = self.context.facts.get(self.stream, {})
+            stems, numbers = facts.get("stems"), facts.get("numbers")
+            named: Callable[[int], str] | None = stems.split("\0").__getitem__ if stems else None
+            if named is None and numbers:  # the source's own numbers
+                named = partial(_number, *numbers)
             return FileWriter(LabelMapSink(sink.path, stems=named, resume=resume))
         if not resume:
             remove_partial_parts(sink.path)
@@ -341,3 +345,7 @@ def _no_probabilities() -> np.ndarray:
 
 def _no_objects() -> dict[int, ObjectResult]:
     raise InputError("no sink of this stream uses scores and boxes, so they were not computed")
+
+
+def _number(first: int, stride: int, seq: int) -> str:
+    return f"{first + seq * stride:05d}"

@@ -13,7 +13,9 @@ docs/protocol.md, 4 and 5.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +78,8 @@ class SourceStage(Stage):
     def prepare(self) -> dict[str, Any]:
         source = self._opened = self._open()
         self._size = source.size
-        self._given = given_label_map(source, self._config.mask, self._boxes)
+        self._given = given_label_map(source, self._config.mask, self._boxes, self._config.first_frame)
+        self._first_frame, self._identity = source.first_frame, dict(source.identity())
         spec = self._outbox.spec
         arena = self.context.arenas[f"{self.stream}/frames"] if spec.mode == "shared" else None
         slots = self.context.config.frame_slots(self.stream, source.size[0] * source.size[1] * 3)
@@ -88,6 +91,8 @@ class SourceStage(Stage):
             "length": source.length,
             "label": label_of(self._config.source),
             "live": self._config.live,
+            "numbers": [] if self._config.live else [source.first_frame, source.stride],
+            "identity": self._identity,
         }
         stems = "" if self._latest else _stems(source)
         return {**facts, "stems": stems} if stems else facts
@@ -144,6 +149,8 @@ class SourceStage(Stage):
         number = message["next"]
         if not isinstance(number, int) or number < 0:
             raise Refused("field", f"start: next is a number >= 0, got {number!r}")
+        if self._opened is not None and not self._config.live:
+            self._refuse_another(message.get("identity") or {}, self._opened)
         self._outbox.reset(message.incarnation)
         self._fresh, self._begun, self._end_sent = bool(message.get("fresh")), True, False
         self._written = message.get("written", 0)
@@ -201,8 +208,11 @@ class SourceStage(Stage):
             height=config.height,
             stride=config.stride,
             max_frames=config.max_frames,
+            first_frame=config.first_frame or 0,
             fps=config.fps,
+            finite=config.finite,
             policy=config.effective_policy if config.live else None,
+            allow_truncated=config.allow_truncated,
             open_timeout=config.open_timeout,
             stall_timeout=config.effective_stall_timeout,
         )
@@ -210,6 +220,9 @@ class SourceStage(Stage):
     def _reopen(self) -> Source:
         source = self._open()
         if source.size == self._size:
+            if not self._config.live:
+                source.begin_at(self._first_frame)
+                self._refuse_another(self._identity, source)
             return source
         source.close()
         (height, width), (new_height, new_width) = self._size, source.size
@@ -217,6 +230,17 @@ class SourceStage(Stage):
             f"{source.name} was {width}x{height} pixels and is {new_width}x{new_height} after it was opened "
             "again; restart the pipeline"
         )
+
+    def _refuse_another(self, identity: Mapping[str, Any], source: Source) -> None:
+        """Raise `InputError` if a source that is opened again is not the one that was opened first."""
+        changed = [f"{what} was {was}, is {source.identity().get(what)}" for what, was in identity.items()
+                   if source.identity().get(what) != was]  # fmt: skip
+        if changed:
+            source.close()
+            raise InputError(
+                f"{label_of(self._config.source)} has changed while it was read, so its frames may be other "
+                f"ones: {'; '.join(_shortened(changed))}; run it again from the beginning"
+            )
 
     def _without_credentials(self, text: str) -> str:
         source = self._config.source
@@ -346,10 +370,15 @@ def label_of(source: str) -> str:
     return prefix + redact(source.removeprefix(prefix))
 
 
+def _shortened(changes: list[str]) -> list[str]:
+    """The changes without digests, which tell nobody anything."""
+    return [re.sub(r" was [0-9a-f]{64}, is .*", " differ", change) for change in changes]
+
+
 def _stems(source: Source) -> str:
     """Names of the frames' label maps, separated by zeros, as headers limit lists; "" if they are numbers."""
     if source.length is None or source.length * 5 > _STEMS_BYTES:
         return ""
     stems = [source.stem(index) for index in range(source.length)]
-    own = any(stem != f"{index:05d}" for index, stem in enumerate(stems))
+    own = any(stem != f"{source.first_frame + index * source.stride:05d}" for index, stem in enumerate(stems))
     return "\0".join(stems) if own and sum(map(len, stems)) <= _STEMS_BYTES else ""

@@ -40,7 +40,7 @@ from streamvos.pipeline.wire.messages import Message, Refused, decode, encode
 from streamvos.pipeline.wire.security import Curve, NoKeys
 from streamvos.pipeline.wire.spec import EdgeSpec
 from streamvos.pipeline.wire.waker import Waker
-from streamvos.types import InputError, StreamvosError
+from streamvos.types import InputError, StreamvosError, TruncatedError
 
 BEAT_SECONDS = 0.25
 GONE_SECONDS = 10.0
@@ -231,6 +231,7 @@ class Worker:
             "error": text if known else f"{type(error).__name__}: {error}",
             "details": "" if known else text,
             "fatal": isinstance(error, InputError),
+            "broke_off": isinstance(error, TruncatedError),
             "ended": stage is not None and stage.ended,
         }
         self._tell(Message("failed", stage.stream if stage else "", fields=fields))

@@ -123,7 +123,8 @@ class Dispatcher:
         self._log.event("failed", "error", **where, error=error, details=message.get("details", ""))
         concerned = self.manager.streams.get(message.stream)
         if message["fatal"] and concerned is not None and stage.startswith("source."):
-            self.manager.source_failed(concerned, error, message["ended"])
+            broke_off = bool(message.get("broke_off"))
+            self.manager.source_failed(concerned, error, message["ended"], input_fault=not broke_off)
         elif message["fatal"] and not instance.spare:
             for stream in [concerned] if concerned else self.manager.of_worker(worker):
                 self.manager.end_badly(stream, error, input_fault=True)

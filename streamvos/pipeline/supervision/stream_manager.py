@@ -62,6 +62,7 @@ class StreamManager:
             if kind == "source":
                 stream = self.streams[name]
                 stream.facts, stream.tried = found, True
+                stream.identity = stream.identity or found.get("identity") or {}
                 stream.opened_at = stream.opened_at or self._clock()
                 self._fit_masks(stream)
 
@@ -233,7 +234,7 @@ class StreamManager:
         """Start the source, since all other stages have answered the reset."""
         stream.phase, stream.progress_at = "running", self._clock()
         start: dict[str, Any] = {"next": stream.next_seq, "fresh": stream.fresh, "written": stream.sinks_next}
-        self.tell(stream, "source", "start", **start, origin=stream.origin)
+        self.tell(stream, "source", "start", **start, origin=stream.origin, identity=stream.identity)
         if stream.paused:
             self.tell(stream, "source", "pause")
 
@@ -273,12 +274,12 @@ class StreamManager:
                 self._log.event("cut_short", "warning", stream=stream.name)
                 self._close_sinks(stream)
 
-    def source_failed(self, stream: StreamRecord, reason: str, ended: bool) -> None:
+    def source_failed(self, stream: StreamRecord, reason: str, ended: bool, input_fault: bool = True) -> None:
         """A source cannot go on; if it has sent `end`, frames on their way are still written."""
         if stream.phase != "running" or not ended:
-            self.end_badly(stream, reason, input_fault=True)
+            self.end_badly(stream, reason, input_fault)
             return
-        stream.phase, stream.reason, stream.input_fault = "ending", reason, True
+        stream.phase, stream.reason, stream.input_fault = "ending", reason, input_fault
 
     def end_badly(self, stream: StreamRecord, reason: str, input_fault: bool = False) -> None:
         """End a stream that cannot go on; its files are closed with the frames they have."""

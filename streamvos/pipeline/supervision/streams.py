@@ -57,6 +57,7 @@ class StreamRecord:
     facts: Mapping[str, Any] | None = None  # what the source found; None before it was opened
     tried: bool = False  # opening the source has succeeded or failed at least once
     opened_at: float | None = None  # when the source was first opened
+    identity: Mapping[str, Any] = field(default_factory=dict)  # of the source, when it was first opened
     origin: int | None = None  # when the time stamps of a live source began, in its host's monotonic ns
     # this incarnation
     incarnation: int = 0  # 0 before the first
