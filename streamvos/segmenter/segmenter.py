@@ -86,7 +86,8 @@ class Segmenter:
         """Continue from a snapshot.
 
         Raises:
-            InputError: this is no snapshot, or one of another method or other options; nothing is changed.
+            InputError: this is no snapshot, a damaged one, or one of another method or other options; nothing
+                is changed.
         """
         self._state.restore(blob)
 

@@ -9,6 +9,8 @@ make_result(decision.shown(), decision.object_ids, 0, 0.6)   # label map, and sc
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -25,7 +27,17 @@ from streamvos.nn.aggregation import all_ids, insert_given
 from streamvos.nn.labels import winners
 from streamvos.types import VOID, Annotation, Evidence, Features, InputError, ObjectResult, Result, State
 
-SNAPSHOT = "streamvos-snapshot-1"
+SNAPSHOT = "streamvos-snapshot-2"  # 1 had no checksum
+
+_MALFORMED = (
+    SafetensorError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # torch's, for wrong shapes; and the parser's, for deep nesting
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +171,7 @@ class StreamState:
             "count": self.count,
             "started": self.started,
         }
+        description["checksum"] = _checksum(description, state)
         # one entry only: safetensors writes several in an order that changes from call to call
         return save_tensors(state, metadata={SNAPSHOT: json.dumps(description)})
 
@@ -167,7 +180,8 @@ class StreamState:
         """Continue from a snapshot.
 
         Raises:
-            InputError: this is no snapshot, or one of another method or other options; nothing is changed.
+            InputError: this is no snapshot, a damaged one, or one of another method or other options; nothing
+                is changed.
         """
         description, tensors = _read_snapshot(blob)
         if description["method"] != self.method.name:
@@ -178,12 +192,19 @@ class StreamState:
             raise InputError(
                 "the snapshot is of other options than this segmenter's; load the method with the same"
             )
-        target = self._new_target()
-        target.load_state_dict({name: value.to(self.device) for name, value in tensors.items()})
-        size = description["size"]
-        self.target = target
-        self.size = None if size is None else (int(size[0]), int(size[1]))
-        self.count, self.started = int(description["count"]), bool(description["started"])
+        target, state = self._new_target(), {name: value.to(self.device) for name, value in tensors.items()}
+        try:
+            target.load_state_dict(state)
+            size = None
+            if description["size"] is not None:
+                height, width = description["size"]
+                size = int(height), int(width)
+            count, started = int(description["count"]), bool(description["started"])
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except _MALFORMED as error:
+            raise InputError(f"the snapshot holds no state of {self.method.name} ({error!r:.200})") from None
+        self.target, self.size, self.count, self.started = target, size, count, started
 
     def _new_target(self) -> Target:
         target = self.method.target()
@@ -270,12 +291,28 @@ def label_map_of(probabilities: torch.Tensor, object_ids: tuple[int, ...]) -> to
 
 
 def _read_snapshot(blob: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not isinstance(blob, bytes | bytearray | memoryview):
+        raise InputError(f"a snapshot is bytes, got {type(blob).__name__}")
+    blob = bytes(blob)
     try:
         length = int.from_bytes(blob[:8], "little")
         header = json.loads(blob[8 : 8 + length])
         description = cast("dict[str, Any]", json.loads(header["__metadata__"][SNAPSHOT]))
-        if not {"method", "options", "size", "count", "started"} <= description.keys():
+        if not {"method", "options", "size", "count", "started", "checksum"} <= description.keys():
             raise ValueError("description is incomplete")
-        return description, load_tensors(bytes(blob))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"this is no snapshot of a segmenter ({error})") from None
+        tensors = load_tensors(blob)
+    except _MALFORMED as error:
+        raise InputError(f"this is no snapshot of a segmenter, or a damaged one ({error!s:.200})") from None
+    if description.pop("checksum") != _checksum(description, tensors):
+        raise InputError("the snapshot is damaged: its checksum is another one")
+    return description, tensors
+
+
+def _checksum(description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> int:
+    """CRC-32 of a snapshot without its checksum: against damage, not against forgery, and fast."""
+    checksum = zlib.crc32(json.dumps(description).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        checksum = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), checksum)
+        checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum

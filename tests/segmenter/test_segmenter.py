@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import streamvos
 from streamvos import InputError, Segmenter
+from streamvos.segmenter import state
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
 
 NETWORK = {"depth": 18, "stages": 2, "planes": (16, 16), "embedding": 16, "normalize": True}
@@ -279,9 +283,40 @@ def test_a_damaged_or_foreign_snapshot_is_refused_and_changes_nothing(vos, clip)
     for bad in (b"", b"not a snapshot", blob[: len(blob) // 2], blob[:40], rng.bytes(200)):
         with pytest.raises(InputError, match="no snapshot"):
             vos.restore(bad)
+    for _ in range(200):  # one bit anywhere
+        bad, place = bytearray(blob), int(rng.integers(len(blob)))
+        bad[place] ^= 1 << int(rng.integers(8))
+        with pytest.raises(InputError, match="snapshot"):
+            vos.restore(bytes(bad))
+    for bad in (None, "text", 5, b"\xff" * 8 + b"[" * 10**6, blob + b"x", blob[:8] + b"[" * len(blob[8:])):
+        with pytest.raises(InputError, match="snapshot"):
+            vos.restore(bad)
+    assert vos.snapshot() == blob
+    vos.restore(memoryview(blob))
     assert vos.snapshot() == blob
     with pytest.raises(InputError, match="other options"):
         streamvos.load("tvos", None, device="cpu", **{**OPTIONS, "span": 30}).restore(blob)
+
+
+def test_a_snapshot_whose_tensors_do_not_fit_is_refused_and_changes_nothing(vos, clip, monkeypatch):
+    """Its checksum may be right all the same."""
+    vos.step(clip[0].image, clip[0].label_map)
+    blob = vos.snapshot()
+    monkeypatch.setattr(state, "_checksum", lambda *_: 0)
+    good = vos.snapshot()
+    tensors = safetensors.torch.load(good)
+    with_metadata = json.loads(good[8 : 8 + int.from_bytes(good[:8], "little")])["__metadata__"]
+    description = json.loads(with_metadata[state.SNAPSHOT])
+    for name in tensors:
+        fewer = {key: value for key, value in tensors.items() if key != name}
+        with pytest.raises(InputError, match="state|snapshot"):
+            vos.restore(safetensors.torch.save(fewer, with_metadata))
+    for change in ({"count": None}, {"size": [1]}, {"size": "ab"}, {"size": [[], 3]}, {"count": "x"}):
+        metadata = {state.SNAPSHOT: json.dumps({**description, **change})}
+        with pytest.raises(InputError, match="state|snapshot"):
+            vos.restore(safetensors.torch.save(tensors, metadata))
+    monkeypatch.undo()
+    assert vos.snapshot() == blob
 
 
 def test_unknown_names_are_refused():
