@@ -5,7 +5,9 @@
 
 ZeroMQ accepts every connection, and aborts the process when a unix socket finds no descriptor left. A thread
 of each context therefore follows the connections of its guarded sockets by their monitors, and shuts those
-beyond a number; ZeroMQ itself drops connections whose handshake takes too long. The same thread runs pyzmq's
+beyond a number; ZeroMQ itself drops connections whose handshake takes too long. Nor does ZeroMQ bound the
+parts of a message, which it keeps until the last one has come: if this process grows too fast, the thread
+shuts the connections that are sending. The same thread runs pyzmq's
 authenticator. pyzmq's own `ThreadAuthenticator` is not used, for two reasons: it does not see clients that
 fail before their key is known (no CURVE, another server's key), which only monitors report; and its sockets
 keep their context from ending. This thread ends with its context, and with nothing else.
@@ -13,15 +15,21 @@ keep their context from ending. This thread ends with its context, and with noth
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import itertools
 import resource
 import socket as sockets
 import struct
+import termios
 import threading
+import time
 import weakref
-from collections.abc import Mapping
+from array import array
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import zmq
@@ -45,6 +53,11 @@ _CAUSES = {
     int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "no CURVE",
     int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "wrong server key",
 }
+GROWTH_BYTES = 2**30
+"""By so much this process may grow while clients are connected; they are to send far less."""
+
+_WATCH_MS = 100
+_SAMPLES = 5  # how often a connection is looked at, to find out whether it is sending
 _WANTED_DESCRIPTORS = 65536
 _AT_ONCE = 256  # events of one socket
 _SHARE = 8  # one socket gets an eighth of this process's descriptors for its connections
@@ -111,6 +124,14 @@ class _Guarded:
         elif self.has_keys and event != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # the callback counts these
             self.refused.count(_CAUSES.get(value, "bad handshake"))
 
+    def shut_senders(self, all_of_them: bool) -> int:
+        """Refuse the connections that have sent more than was read, or all; returns their number."""
+        found = [one for one in self.connections.items() if all_of_them or _is_sending(one[0])]
+        for descriptor, endpoint in found:
+            _shut(descriptor, endpoint)
+            self.refused.count("too much memory")
+        return len(found)
+
     def shut_surplus(self) -> None:
         """Refuse the newest connections of those that are too many."""
         while len(self.connections) > self.most:
@@ -141,6 +162,7 @@ class _Admission:
         self._guarded: dict[zmq.Socket[bytes], _Guarded] = {}
         self._news = f"inproc://streamvos-admission-{next(self._numbers)}"
         self._failures = RejectionCounter("admission of clients")
+        self._grown_from = 0  # bytes of this process when the first connection came
         listener = self._context.socket(zmq.PULL)
         listener.bind(self._news)
         threading.Thread(target=self._run, args=(listener,), name="admission", daemon=True).start()
@@ -212,13 +234,30 @@ class _Admission:
         poller = zmq.Poller()
         for one in (listener, *guarded, *(() if zap is None else (zap,))):
             poller.register(one, zmq.POLLIN)
-        ready = dict(poller.poll())
+        is_used = any(one.connections for one in guarded.values())
+        ready = dict(poller.poll(_WATCH_MS if is_used else None))
+        self._watch_memory(guarded.values() if is_used else ())
         if listener in ready:
             listener.recv()
         for monitor in guarded.keys() & ready.keys():
             self._follow(monitor, guarded[monitor])
         if zap is not None and zap in ready:
             self._admit(zap)
+
+    def _watch_memory(self, guarded: Collection[_Guarded]) -> None:
+        """Shut connections that make this process grow; it may have other reasons to grow, slowly."""
+        if not guarded:
+            self._grown_from = 0
+            return
+        size = _resident()
+        self._grown_from = min(self._grown_from or size, size)
+        if size - self._grown_from > GROWTH_BYTES:
+            # unfinished messages may also come from clients that have paused
+            if not sum(one.shut_senders(all_of_them=False) for one in guarded):
+                sum(one.shut_senders(all_of_them=True) for one in guarded)
+            time.sleep(_WATCH_MS * 1e-3)  # ZeroMQ frees what they have sent
+            _give_memory_back()
+            self._grown_from = _resident()
 
     def _admit(self, zap: zmq.Socket[bytes]) -> None:
         """Answer a question about a client (ZeroMQ RFC 27)."""
@@ -260,3 +299,31 @@ def _shut(descriptor: int, endpoint: str) -> None:
                 connection.shutdown(sockets.SHUT_RDWR)
         finally:
             connection.detach()
+
+
+def _is_sending(descriptor: int) -> bool:
+    """Whether bytes wait to be read from a connection whenever one looks."""
+    for sample in range(_SAMPLES):
+        time.sleep(0.005 if sample else 0)
+        waiting = array("i", [0])
+        try:
+            fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
+        except OSError:
+            return False
+        if not waiting[0]:
+            return False
+    return True
+
+
+def _resident() -> int:
+    """Resident bytes of this process; 0 if no descriptor is left to read them with."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system, or this process would seem to be as large as before."""
+    with suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -345,15 +345,12 @@ def test_idle_connections_are_few_and_end(keys, monkeypatch, transport):
             one.close()
 
 
-def test_a_process_with_few_descriptors_survives_a_crowd(tmp_path):
-    """ZeroMQ would abort it at the next connection to a unix socket."""
-    import resource
-    import socket
-
-    server = """
+SERVER = """
 import sys, zmq
+from streamvos.pipeline.wire import admission
 from streamvos.pipeline.wire.messages import RejectionCounter
 from streamvos.pipeline.wire.security import bind
+admission.GROWTH_BYTES = 2**26
 context, refused = zmq.Context(), RejectionCounter("test")
 local, tcp = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
 bind(local, sys.argv[1], None, refused)
@@ -361,26 +358,70 @@ print(bind(tcp, "tcp://127.0.0.1:*", None, refused), flush=True)
 local.send_multipart(local.recv_multipart())
 local.close(500)
 """
+
+
+@contextmanager
+def echo_once(descriptors):
+    """A process that answers one message at an ipc address, then ends; yields it and both addresses."""
+    import resource
+
+    limits = (descriptors, descriptors)
     with short_folder() as folder:
         process = subprocess.Popen(
-            [sys.executable, "-c", server, f"ipc://{folder}/local"],
+            [sys.executable, "-c", SERVER, f"ipc://{folder}/local"],
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits),
         )
-        assert process.stdout is not None
-        port = int(process.stdout.readline().rpartition(":")[2])
+        try:
+            assert process.stdout is not None
+            yield process, f"ipc://{folder}/local", process.stdout.readline().strip()
+            context: zmq.Context = zmq.Context()
+            with context.socket(zmq.DEALER) as client:
+                client.linger = 0
+                client.connect(f"ipc://{folder}/local")
+                client.send(b"hello")
+                assert client.poll(20000)
+            context.term()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_process_with_few_descriptors_survives_a_crowd():
+    """ZeroMQ would abort it at the next connection to a unix socket."""
+    import socket
+
+    with echo_once(128) as (_, _, address):
+        port = int(address.rpartition(":")[2])
         crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
-        context: zmq.Context = zmq.Context()
-        with context.socket(zmq.DEALER) as client:
-            client.linger = 0
-            client.connect(f"ipc://{folder}/local")
-            client.send(b"hello")
-            assert client.poll(20000)
-        context.term()
-        assert process.wait(20) == 0
-        for one in crowd:
-            one.close()
+    for one in crowd:
+        one.close()
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_a_message_that_never_ends_does_not_take_the_memory(transport):
+    """Of each part ZeroMQ bounds the size, but not their number."""
+    import socket
+
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
+    ready = b"\x05READY\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
+    part = b"\x03" + (2**20).to_bytes(8, "big") + bytes(2**20)  # one more comes
+    with echo_once(1024) as (process, local, tcp):
+        statm, largest, sent = Path(f"/proc/{process.pid}/statm"), 0, 0
+        with socket.socket(socket.AF_UNIX if transport == "ipc" else socket.AF_INET) as sender:
+            sender.settimeout(20)
+            host, _, port = tcp.removeprefix("tcp://").rpartition(":")
+            sender.connect(local.removeprefix("ipc://") if transport == "ipc" else (host, int(port)))
+            sender.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
+            with suppress(ConnectionError):
+                while sent < 2000:
+                    sender.sendall(part)
+                    sent += 1
+                    largest = max(largest, int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        assert 64 < sent < 2000
+        assert largest < 1000 * 2**20
 
 
 # what may be bound
