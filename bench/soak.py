@@ -96,15 +96,15 @@ class Watch:
 
 def lines_of(folder: Path, stream: str) -> Iterator[dict[str, Any]]:
     path = folder / f"{stream}.jsonl"
-    path = path if path.exists() else folder / f"{stream}.partial.jsonl"
-    if path.exists():
+    path = path if path.exists() else next(folder.glob(f"{stream}.*.partial.jsonl"), None)
+    if path is not None:
         with path.open() as file:
             yield from (json.loads(line) for line in file if line.endswith("}\n"))
 
 
 def progress(folder: Path, stream: str) -> int:
     """Index of the last whole line; -1 before the first."""
-    path = folder / f"{stream}.partial.jsonl"
+    path = next(folder.glob(f"{stream}.*.partial.jsonl"), folder)
     with suppress(OSError, ValueError, LookupError), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 8192))
         lines = file.read().split(b"\n")

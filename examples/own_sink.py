@@ -2,7 +2,7 @@
 
     python examples/own_sink.py clip.mp4 first.png boxes.csv
 
-The file gets its name when it is complete; until then, and after a failure, it is boxes.partial.csv.
+The file gets its name when it is complete; until then, and after a failure, it is boxes.RANDOM.partial.csv.
 """
 
 import csv
@@ -10,13 +10,14 @@ import sys
 
 import streamvos
 from streamvos.sinks import Sink
-from streamvos.sinks.sink import partial_path
+from streamvos.sinks.record import new_partial
 
 
 class BoxSink(Sink):
     def __init__(self, path):
         super().__init__(path)
-        self.file = open(partial_path(self.path), "w", newline="")  # noqa: SIM115
+        self.partial, descriptor = new_partial(self.path)
+        self.file = open(descriptor, "w", newline="", encoding="utf-8")  # noqa: SIM115
         self.lines = csv.writer(self.file)
         self.lines.writerow(["seconds", "object", "state", "left", "top", "right", "bottom"])
 
@@ -26,7 +27,7 @@ class BoxSink(Sink):
 
     def _finish(self):
         self.file.close()
-        partial_path(self.path).replace(self.path)
+        self.partial.replace(self.path)
 
     def _abandon(self):
         self.file.close()

@@ -37,6 +37,7 @@ def demo(
     out: options.OutFolder = Path("out/demo"),
     weights: options.WeightsName = "default",
     device: options.DeviceName = "auto",
+    overwrite: options.Overwrite = False,
     json_target: options.JsonTarget = None,
 ) -> None:
     """Segment a video end to end, with the bundled weights.
@@ -44,4 +45,14 @@ def demo(
     Without a source of your own, photographed objects move over a photograph: a person, and a raccoon that
     leaves and returns. Their ground truth gives the scores.
     """
-    run(source, mask, boxes, save_first, out, weights=weights, device=device, json_target=json_target)
+    run(
+        source,
+        mask,
+        boxes,
+        save_first,
+        out,
+        weights=weights,
+        device=device,
+        overwrite=overwrite,
+        json_target=json_target,
+    )

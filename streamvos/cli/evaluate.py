@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,8 @@ import typer
 
 from streamvos.cli import options, output
 from streamvos.cli.signals import Stopped
-from streamvos.types import InputError
+from streamvos.sinks.conflicts import Place, refuse_conflicts, tree
+from streamvos.types import Frame, InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from streamvos.datasets.davis import DavisSequence
     from streamvos.metrics.scores import Scores, SequenceScore
     from streamvos.segmenter import Segmenter
+    from streamvos.sinks.record import OutputRecord
 
 YEARS = {"davis2016": "2016", "davis2017": "2017"}
 
@@ -49,6 +52,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Write the label maps here.")
     ] = None,
+    overwrite: options.Overwrite = False,
     json_target: options.JsonTarget = None,
 ) -> None:
     """Segment the sequences of a data set and score them.
@@ -59,6 +63,7 @@ def evaluate(
     import streamvos
     from streamvos.datasets.davis import DavisDataset
     from streamvos.metrics.scores import summarize
+    from streamvos.sinks.claim import Claim
 
     method_options = options.method_settings(settings)
     if dataset not in YEARS:
@@ -68,16 +73,31 @@ def evaluate(
     data = DavisDataset(root, year=YEARS[dataset], sequences=options.names_in(sequences), split=split)
     for sequence in data:
         check_can_be_scored(sequence)
+    folders = [] if out is None else [out / sequence.name for sequence in data]
+    stems = {path.stem for sequence in data for path in sequence.frame_paths}
+    homes = [] if out is None else [out]
+    claim = Claim(folders=folders, homes=homes, may_name=stems.__contains__, overwrite=overwrite)
+    refuse_conflicts(
+        [
+            *(Place(one, "--out", is_folder=True) for one in folders),
+            *options.places_of_files({"--json": json_target}),
+        ],
+        [
+            *(tree(root / name, "the data set") for name in ("JPEGImages", "Annotations", "ImageSets")),
+            *options.places_of_files({"--weights": weights}),
+        ],
+    )
+    claim.check()
     vos = streamvos.load(method, options.weights_argument(weights), device, backend, **method_options)
     scores: list[SequenceScore] = []
     frames, seconds = 0, 0.0
-    with output.make_progress() as progress:
+    with claim, output.make_progress() as progress:
         task = progress.add_task("", total=sum(len(sequence) for sequence in data), info="")
         for sequence in data:
             progress.update(task, description=sequence.name)
-            folder = None if out is None else out / sequence.name
+            record = None if out is None else claim.record(out / sequence.name)
             try:
-                score, spent = evaluate_one(vos, sequence, folder, lambda: progress.advance(task))
+                score, spent = evaluate_one(vos, sequence, record, lambda: progress.advance(task))
             except Stopped as error:
                 error.note = f"{len(scores)} of {len(data)} sequences were done"
                 raise
@@ -103,36 +123,41 @@ def check_can_be_scored(sequence: DavisSequence) -> None:
 
 
 def evaluate_one(
-    vos: Segmenter, sequence: DavisSequence, folder: Path | None, tick: Callable[[], object]
+    vos: Segmenter, sequence: DavisSequence, record: OutputRecord | None, tick: Callable[[], object]
 ) -> tuple[SequenceScore, float]:
     """Segment and score one sequence.
 
     Args:
         vos: a segmenter, which is reset first.
         sequence: a sequence with a label map for every frame.
-        folder: for the predicted label maps; None to write none.
+        record: of the folder for the predicted label maps; None to write none.
         tick: called after every frame.
 
     Returns:
         The score, and the seconds spent in `Segmenter.step` after the first frame.
     """
-    from streamvos.masks.labelmap import write_label_map
     from streamvos.metrics.evaluation import SequenceScorer
-    from streamvos.sinks.sink import make_folder
+    from streamvos.sinks import LabelMapSink
+    from streamvos.sources.source import NOMINAL_FPS
 
     scorer, spent = SequenceScorer(sequence.name, sequence.object_ids), 0.0
     vos.reset()
-    if folder is not None:
-        make_folder(folder)
-    for index, path in enumerate(sequence.frame_paths):
-        image, given = sequence.image(index), sequence.first_mask() if index == 0 else None
-        before = time.perf_counter()
-        result = vos.step(image, given)
-        spent += time.perf_counter() - before if index else 0.0
-        scorer.add(sequence.mask(index), result.mask)
-        if folder is not None:
-            write_label_map(folder / f"{path.stem}.png", result.mask)
-        tick()
+    stems = [path.stem for path in sequence.frame_paths]
+    folder = None if record is None else record.folder / record.of
+    with (
+        nullcontext()
+        if folder is None
+        else LabelMapSink(folder, stems=stems.__getitem__, record=record) as sink
+    ):
+        for index in range(len(sequence)):
+            image, given = sequence.image(index), sequence.first_mask() if index == 0 else None
+            before = time.perf_counter()
+            result = vos.step(image, given)
+            spent += time.perf_counter() - before if index else 0.0
+            scorer.add(sequence.mask(index), result.mask)
+            if sink is not None:
+                sink.write(Frame(image, index, 0, index / NOMINAL_FPS, sequence.name), result)
+            tick()
     return scorer.result(), spent
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.options import JsonTarget, examples, refuse_over_inputs
 from streamvos.cli.output import show
 from streamvos.types import InputError
 
@@ -34,6 +34,9 @@ def new(
     """
     from streamvos.pipeline.wire.security import make_keys, read_public_key
 
+    refuse_over_inputs(
+        json_target, {"the public key": Path(f"{path}.key"), "the secret key": Path(f"{path}.key_secret")}
+    )
     public_path, secret_path = make_keys(path.parent, path.name)
     public = read_public_key(public_path).decode()
     values = {"public_file": str(public_path), "secret_file": str(secret_path), "public_key": public}
@@ -48,6 +51,7 @@ def show_keys(
     """Show public keys. Secret keys are checked, but not shown."""
     from streamvos.pipeline.wire.security import read_public_key, read_secret_key
 
+    refuse_over_inputs(json_target, {}, {"PATH": path})
     files = sorted((*path.glob("*.key"), *path.glob("*.key_secret"))) if path.is_dir() else [path]
     if not files:
         raise InputError(f"there are no keys in {path}; `streamvos keys new {path}/NAME` makes some")

@@ -6,6 +6,7 @@ This module imports neither torch, OpenCV, PyAV nor NumPy, so that `--help` is q
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ import typer
 
 from streamvos.cli.output import STANDARD_OUTPUT, check_json_target
 from streamvos.engines import BACKENDS
+from streamvos.sinks.conflicts import Place, refuse_conflicts, tree
 from streamvos.types import DEFAULT_METHOD, InputError
 
 METHOD_NAMES = ("tvos", "rgmp", "frtm", "frtm-fast", "joint", "feelvos")
@@ -95,12 +97,48 @@ AllowTruncated = Annotated[
     ),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the output.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files that are in the way and that streamvos did not write."),
+]
 DatasetName = Annotated[
     str, typer.Option("--dataset", metavar="NAME", help="davis2016 (all objects as one) or davis2017 (each).")
 ]
 SequenceNames = Annotated[
     str | None, typer.Option("--sequences", metavar="A,B,...", help="Only these, separated by commas.")
 ]
+
+
+def places_of_files(options: Mapping[str, str | Path | None]) -> list[Place]:
+    """The files that options name, for `refuse_conflicts`: option -> its value.
+
+    "-" is the standard output; "default" and "none" are weights that are no file.
+    """
+    named = {option: str(value) for option, value in options.items() if value is not None}
+    return [
+        Place(Path(value), option)
+        for option, value in named.items()
+        if value != STANDARD_OUTPUT and value.lower() not in ("default", "none")
+    ]
+
+
+def refuse_over_inputs(
+    json_target: str | None,
+    inputs: Mapping[str, str | Path | None],
+    folders: Mapping[str, Path] | None = None,
+) -> None:
+    """Refuse a `--json` that would replace what a command reads; for commands that write nothing else.
+
+    Args:
+        json_target: the value of --json.
+        inputs: files that are read, by the option or argument that names them.
+        folders: folders of which everything is read, likewise.
+
+    Raises:
+        InputError: it would.
+    """
+    read = [*places_of_files(inputs), *(tree(path, name) for name, path in (folders or {}).items())]
+    refuse_conflicts(places_of_files({"--json": json_target}), read)
 
 
 def examples(*commands: str) -> str:

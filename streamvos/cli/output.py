@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamvos.cli.signals import Stopped
+from streamvos.sinks.sink import cannot_write
 from streamvos.types import InputError, SinkError
 
 if TYPE_CHECKING:
@@ -84,18 +86,24 @@ def write_json(value: Mapping[str, Any], target: str | None) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all, and make its folder; SinkError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file, whole or not at all, and make its folder; SinkError if it cannot be written.
+
+    What is there and is no file, such as /dev/stdout or a pipe, is written into.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         try:
-            temporary.write_bytes(content)
+            with open(temporary, "xb") as file:
+                file.write(content)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        reason = error.strerror or error
-        raise SinkError(f"cannot write {path}: {reason}; free some space or choose another place") from None
+        raise cannot_write(path, error) from None
 
 
 def write_output(text: str) -> None:
@@ -133,8 +141,27 @@ def check_json_target(target: str | None) -> str | None:
     path = Path(target)
     if path.is_dir():
         raise InputError(f"--json {target} is a folder; give a file in it, such as {path / 'results.json'}")
+    check_replaceable(path, "--json")
     check_writable(path.absolute().parent)
     return target
+
+
+def check_replaceable(path: Path, option: str) -> None:
+    """Refuse to write JSON over a file that holds something else; InputError."""
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            begin = file.read(512).lstrip()
+    except OSError as error:
+        raise InputError(f"{option}: cannot read {path}, which is there already: {error.strerror}") from None
+    if begin and begin[:1] not in (b"{", b"["):
+        last = (
+            "; put --json last, or give it another file" if option == "--json" else "; give it another file"
+        )
+        raise InputError(
+            f"{option} took {str(path)!r} for its file, which holds something else than JSON{last}"
+        )
 
 
 def check_writable(folder: Path) -> None:

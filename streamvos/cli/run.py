@@ -62,6 +62,7 @@ def run(
     labels: Annotated[bool, typer.Option(help="Write label-map PNGs.")] = True,
     overlay: Annotated[bool, typer.Option(help="Write a video with the objects drawn over it.")] = True,
     results: Annotated[bool, typer.Option(help="Write a JSON-lines file.")] = True,
+    overwrite: options.Overwrite = False,
     json_target: options.JsonTarget = None,
 ) -> None:
     """Segment one source, frame by frame, as it comes.
@@ -70,16 +71,19 @@ def run(
     """
     import streamvos
     from streamvos.cli import segmenting
-    from streamvos.cli.output_folder import OutputFolder, check_out
+    from streamvos.cli.output_folder import OutputFolder, claim_out
     from streamvos.masks.boxes import parse_boxes
     from streamvos.sources import LiveSource, open_source
     from streamvos.sources.first_frame import first_label_map, given_label_map
 
     # everything is checked before anything is written, what is quick to check first
     rectangles, method_options = parse_boxes(boxes), options.method_settings(settings)
+    written = options.places_of_files({"--json": json_target, "--save-first": save_first})
+    read = options.places_of_files({"--mask": mask, "--weights": weights})
+    kinds = {"labels": labels, "overlay": overlay, "results": results}
+    claim = claim_out(out, source, kinds, written, read, overwrite)
     if save_first is not None:
-        segmenting.check_save_first(save_first)
-    check_out(out, source)
+        segmenting.check_save_first(save_first, overwrite)
     opened = open_source(
         source,
         height=height,
@@ -111,7 +115,7 @@ def run(
         if save_first is not None:
             segmenting.save_frame(first, save_first)
         label_map = first_label_map(first, given, rectangles)
-        folder = OutputFolder(out, opened, labels, overlay, results)
+        folder = OutputFolder(out, opened, claim, kinds)
         values, stopped = segmenting.segment(opened, first, label_map, vos, folder)
     segmenting.report(values, json_target)
     if stopped is not None:

@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from streamvos.cli.options import DatasetName, JsonTarget, SequenceNames, examples, names_in
+from streamvos.cli.options import (
+    DatasetName,
+    JsonTarget,
+    SequenceNames,
+    examples,
+    names_in,
+    refuse_over_inputs,
+)
 from streamvos.cli.output import make_progress, show
 
 EXAMPLES = examples(
@@ -37,6 +44,7 @@ def score(
     from streamvos.metrics.folders import score_folders
     from streamvos.metrics.scores import SequenceScore
 
+    refuse_over_inputs(json_target, {}, {"GT_DIR": truth, "PRED_DIR": predicted})
     with make_progress() as progress:
         task = progress.add_task("scoring", total=None, info="")
 

@@ -9,6 +9,7 @@ report(values, json_target=None)
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Mapping
 from itertools import chain
@@ -133,8 +134,10 @@ def next_frame(source: Source) -> Frame:
     return frame
 
 
-def check_save_first(path: Path) -> None:
+def check_save_first(path: Path, overwrite: bool) -> None:
     """Check before the work that the first frame can be stored; InputError or SinkError if not."""
+    if os.path.lexists(path) and not overwrite:  # somebody may have painted on it
+        raise InputError(f"--save-first: {path} is there already; give another name, or --overwrite")
     if path.suffix.lower() != ".png":  # lossy formats would blur what is painted on the frame
         raise InputError(f"--save-first {path}: the frame is stored as PNG; give a name that ends in .png")
     output.check_writable(path.absolute().parent)

@@ -17,10 +17,12 @@ import typer
 
 from streamvos.addresses import redact
 from streamvos.cli import options
-from streamvos.cli.output import write_json
+from streamvos.cli.output import check_replaceable, write_json
+from streamvos.pipeline.config.files import claim_of, local_stages, read_by, written_by
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import config_from_options, read_config, with_kinds_known
 from streamvos.pipeline.telemetry.logs import EventLog
+from streamvos.sinks.conflicts import refuse_conflicts
 from streamvos.types import InputError
 
 EXAMPLES = options.examples(
@@ -64,6 +66,7 @@ def serve(
         Path | None,
         typer.Option("--out", "-o", metavar="FOLDER", help="Folder for label maps, overlay and JSON lines."),
     ] = None,
+    overwrite: options.Overwrite = False,
     publish: Annotated[
         bool | None,
         typer.Option("--publish/--no-publish", help="Publish masks on a socket; the default with --source."),
@@ -97,6 +100,7 @@ def serve(
     changes = {  # paths are relative to the current folder here, to the file's folder in a file
         "name": name,
         "placement": placement,
+        "overwrite": overwrite or None,
         "method": {
             "name": method,
             "weights": weights if weights in (None, "default", "none") else str(Path(weights).absolute()),
@@ -143,7 +147,7 @@ def serve(
             stream=of_stream,
             changes=_given(changes),
         )
-    _check_files(config)
+    _check_files(config, file, json_target)
     config = with_kinds_known(config)
     raise typer.Exit(_supervise(config, json_target))
 
@@ -161,8 +165,13 @@ def _supervise(config: PipelineConfig, json_target: str | None) -> int:
     return code
 
 
-def _check_files(config: PipelineConfig) -> None:
-    """Refuse missing files before anything starts."""
+def _check_files(config: PipelineConfig, file: Path | None, json_target: str | None) -> None:
+    """Refuse missing files, and outputs over files of the user, before anything starts."""
+    result = options.places_of_files({"--json": json_target})
+    refuse_conflicts([*written_by(config), *result], read_by(config, file))
+    if config.observe.trace is not None:
+        check_replaceable(config.observe.trace, "--trace")
+    claim_of(config, local_stages(config)).check()
     for stream in config.streams:
         if stream.mask is not None and not stream.mask.is_file():
             raise InputError(

@@ -16,7 +16,7 @@ import typer
 import zmq
 
 from streamvos.cli.ctl import Secret, ServerKey, Timeout, connect
-from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.options import JsonTarget, Overwrite, examples
 from streamvos.cli.output import check_writable, error_console, make_table, report_error, show
 from streamvos.cli.signals import Stopped
 from streamvos.metrics.latency import Latencies
@@ -25,6 +25,8 @@ from streamvos.pipeline.clients.subscribing import FORMS, End, Form, Mask, Subsc
 from streamvos.pipeline.wire.endpoints import is_loopback
 from streamvos.pipeline.wire.messages import Refused
 from streamvos.pipeline.wire.security import Curve
+from streamvos.sinks.claim import Claim
+from streamvos.sinks.record import OutputRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -127,6 +129,7 @@ def watch(
         Path | None,
         typer.Option("--save", metavar="FOLDER", help="Store label maps as FOLDER/STREAM/SEQ.png."),
     ] = None,
+    overwrite: Overwrite = False,
     maximum: Annotated[
         int | None, typer.Option("--max", min=1, metavar="N", help="Stop after N frames.")
     ] = None,
@@ -141,6 +144,7 @@ def watch(
     """
     if save is not None:
         check_writable(save)
+    saving = None if save is None else _Saving(save, overwrite)
     addresses = _addresses(place, stream, secret, server_key, timeout)
     curve = Curve(secret, server_key=server_key) if secret and server_key else None
     is_local = all(one.startswith("ipc://") or is_loopback(one) for one in addresses.values())
@@ -150,11 +154,13 @@ def watch(
     try:
         with Subscription(context, addresses.values(), stream, cast(Form, form), curve) as subscription:
             try:
-                _follow(subscription, views, is_local, save, maximum)
+                _follow(subscription, views, is_local, saving, maximum)
             except Stopped as error:
                 stopped = error
         refused = dict(subscription.refused)
     finally:
+        if saving is not None:
+            saving.close()
         context.term()
     lines = [f"refused messages: {cause} {count}" for cause, count in sorted(refused.items())]
     values = {"streams": {name: view.to_json() for name, view in views.items()}, "refused": refused}
@@ -167,7 +173,7 @@ def _follow(
     subscription: Subscription,
     views: dict[str, StreamView],
     is_local: bool,
-    save: Path | None,
+    saving: _Saving | None,
     maximum: int | None,
 ) -> None:
     """Take messages until all streams have ended, or `maximum` frames have arrived."""
@@ -196,24 +202,48 @@ def _follow(
             if isinstance(one, Mask):
                 view.add(one)
                 frames += 1
-                if save is not None:
-                    _save(save, one, subscription)
+                if saving is not None:
+                    saving.add(one, subscription)
             elif all(each.ended for each in views.values()):
                 return
 
 
-def _save(folder: Path, mask: Mask, subscription: Subscription) -> None:
-    from streamvos.masks.labelmap import write_label_map
-    from streamvos.sinks.sink import make_folder
+class _Saving:
+    """Stores label maps in one folder per stream.
 
-    try:
-        label_map = mask.label_map
-    except Refused as error:
-        subscription.refused.count(error.cause, error)
-        return
-    place = folder / mask.stream  # a name, as the subscription has checked
-    make_folder(place)
-    write_label_map(place / f"{mask.seq:05d}.png", label_map)
+    Args:
+        folder: the folder of these folders.
+        overwrite: whether files that streamvos did not write are replaced.
+    """
+
+    def __init__(self, folder: Path, overwrite: bool):
+        self._folder, self._overwrite = folder, overwrite
+        self._claims: dict[str, tuple[Claim, OutputRecord]] = {}
+
+    def add(self, mask: Mask, subscription: Subscription) -> None:
+        """Store one mask; InputError if the folder holds files of the user that it would replace."""
+        from streamvos.masks.labelmap import write_label_map
+
+        try:
+            label_map = mask.label_map
+        except Refused as error:
+            subscription.refused.count(error.cause, error)
+            return
+        place = self._folder / mask.stream  # a name, as the subscription has checked
+        if mask.stream not in self._claims:
+            claim = Claim(folders=[place], may_name=str.isdecimal, overwrite=self._overwrite)
+            claim.check()
+            claim.enter(begin=False)
+            self._claims[mask.stream] = claim, claim.record(place)
+        path, record = place / f"{mask.seq:05d}.png", self._claims[mask.stream][1]
+        record.expect(path)
+        write_label_map(path, label_map)
+        record.finished(path)
+
+    def close(self) -> None:
+        """Release the folders."""
+        for claim, _ in self._claims.values():
+            claim.release()
 
 
 def _addresses(

@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamvos.cli.options import BUNDLED_NAMES, METHOD_NAMES, JsonTarget, examples
+from streamvos.cli.options import (
+    BUNDLED_NAMES,
+    METHOD_NAMES,
+    JsonTarget,
+    examples,
+    places_of_files,
+    refuse_over_inputs,
+)
 from streamvos.cli.output import make_table, show
+from streamvos.sinks.conflicts import refuse_conflicts
 from streamvos.types import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +71,7 @@ def inspect(path: WeightFile, backbone: Backbone = None, json_target: JsonTarget
     """Show which method's weights a file holds, and whether they fit. Nothing in it is executed."""
     from streamvos.weights import read_checkpoint, recognize
 
+    refuse_over_inputs(json_target, {"FILE": path, "--backbone": backbone})
     checkpoint = read_checkpoint(path)
     method = recognize(checkpoint)
     report: dict[str, Any] = {
@@ -101,6 +110,8 @@ def convert(
     """Write a published checkpoint as a streamvos file."""
     from streamvos.weights import read_checkpoint, recognize, save_weights
 
+    written, read = {"--out": out, "--json": json_target}, {"FILE": path, "--backbone": backbone}
+    refuse_conflicts(places_of_files(written), places_of_files(read))
     if out.exists() and not force:
         raise InputError(f"{out} is there already; choose another name, or give --force")
     if not out.parent.is_dir():

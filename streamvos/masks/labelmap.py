@@ -12,7 +12,7 @@ Writing always gives a palette PNG, which image viewers show in color and other 
 from __future__ import annotations
 
 import os
-import threading
+import secrets
 from pathlib import Path
 from typing import Literal
 
@@ -97,7 +97,7 @@ def read_label_map(path: str | Path, binary: Binary = "auto") -> np.ndarray:
     return _from_colors(path, values, binary)
 
 
-def write_label_map(path: str | Path, mask: np.ndarray) -> None:
+def write_label_map(path: str | Path, mask: np.ndarray, temporary: Path | None = None) -> None:
     """Write a label map as a palette PNG with the DAVIS palette.
 
     The file appears whole or not at all: it is written under a temporary name in the same folder and then
@@ -106,6 +106,7 @@ def write_label_map(path: str | Path, mask: np.ndarray) -> None:
     Args:
         path: file to write or replace; its folder must exist.
         mask: (H, W) of any integer dtype or bool, values 0..255 (255 is void).
+        temporary: the temporary name, in the same folder and not taken; None draws one.
 
     Raises:
         InputError: `mask` has another shape or dtype, is empty, or has values outside 0..255.
@@ -115,10 +116,10 @@ def write_label_map(path: str | Path, mask: np.ndarray) -> None:
     picture = Image.fromarray(check_label_map(mask))
     picture.putpalette(davis_palette().tobytes())
     # Hidden, so that *.png does not match it; unique, so that two writers do not mix.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary or path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "xb") as file:  # neither a file nor a link that is there already
                 picture.save(file, format="PNG", compress_level=6, optimize=False)
             os.replace(temporary, path)
         except BaseException:

@@ -7,15 +7,17 @@ sinks.paths  # {'labels': Path('out/labels'), 'overlay': Path('out/overlay.mp4')
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from streamvos.sinks.claim import Claim, always
 from streamvos.sinks.json_lines import JsonLinesSink
 from streamvos.sinks.label_maps import LabelMapSink
 from streamvos.sinks.overlay import Overlay
 from streamvos.sinks.overlay_video import OverlayVideoSink
-from streamvos.sinks.sink import Sink, make_folder
+from streamvos.sinks.sink import Sink
 from streamvos.types import Frame, Result
 
 
@@ -27,18 +29,24 @@ class MultiSink(Sink):
     Args:
         path: the folder that they share.
         sinks: name -> sink; this sink closes them.
+        claim: what holds the folder for them; released when they are closed.
     """
 
     _repeatable: ClassVar[bool] = False  # some of the sinks have the frame already
 
-    def __init__(self, path: str | Path, sinks: Mapping[str, Sink]) -> None:
+    def __init__(self, path: str | Path, sinks: Mapping[str, Sink], claim: Claim | None = None) -> None:
         super().__init__(path)
-        self._sinks = dict(sinks)
+        self._sinks, self._claim = dict(sinks), claim
 
     @property
     def paths(self) -> dict[str, Path]:
         """Name of each sink -> its path."""
         return {name: sink.path for name, sink in self._sinks.items()}
+
+    @property
+    def places(self) -> list[Path]:
+        """Where the sinks write before they are closed, in their order."""
+        return [sink.place for sink in self._sinks.values()]
 
     def _write(self, frame: Frame, result: Result) -> None:
         for sink in self._sinks.values():
@@ -51,12 +59,53 @@ class MultiSink(Sink):
                 sink.close()
             except Exception as error:
                 errors.append(error)
+        if self._claim is not None:
+            self._claim.release()
         if errors:
             raise errors[0]
 
     def _abandon(self) -> None:
         for sink in self._sinks.values():
             sink.abort()
+        if self._claim is not None:
+            self._claim.release()
+
+
+LABELS, OVERLAY, RESULTS = "labels", "overlay.mp4", "results.jsonl"
+"""Names of the usual outputs in their folder."""
+
+_FIRST = 10_000  # frames whose names are looked up before anything is written
+
+
+def claim_folder(
+    folder: str | Path,
+    *,
+    labels: bool = True,
+    overlay: bool = True,
+    results: bool = True,
+    may_name: Callable[[str], bool] = always,
+    overwrite: bool = False,
+    hint: str = "--overwrite",
+) -> Claim:
+    """The claim of the usual outputs in a folder; what an earlier run wrote there is replaced as a whole.
+
+    Args:
+        folder: the folder; made if missing.
+        labels, overlay, results: which of them are written.
+        may_name: whether a label map may get a name (without suffix).
+        overwrite: whether files of the user are replaced.
+        hint: how a user insists, for messages.
+    """
+    folder = Path(folder)
+    return Claim(
+        [folder / OVERLAY] * overlay + [folder / RESULTS] * results,
+        [folder / LABELS] * labels,
+        homes=[folder],
+        replaced=[folder / name for name in (LABELS, OVERLAY, RESULTS)],
+        may_name=may_name,
+        overwrite=overwrite,
+        hint=hint,
+    )
 
 
 def open_sinks(
@@ -66,8 +115,13 @@ def open_sinks(
     labels: bool = True,
     overlay: Overlay | bool = True,
     results: bool = True,
+    overwrite: bool = False,
+    claim: Claim | None = None,
 ) -> MultiSink:
     """The usual sinks in one folder: labels/ (PNG), overlay.mp4 and results.jsonl.
+
+    The folder is locked until the sinks are closed. What an earlier run wrote there is removed; files of the
+    user stay, and one in the place of an output is an error.
 
     Args:
         folder: the folder; made if missing.
@@ -75,23 +129,48 @@ def open_sinks(
         labels: whether to write labels/.
         overlay: whether to write overlay.mp4, or how to draw it.
         results: whether to write results.jsonl.
+        overwrite: whether files of the user are replaced.
+        claim: the folder's claim, which these sinks enter and release; None makes one.
 
     Raises:
+        InputError: another run is writing to the folder, or a file of the user is in the place of an output.
         SinkError: a file or folder cannot be made; nothing is left open.
     """
     folder = Path(folder)
-    make_folder(folder)
+    if claim is None:
+        claim = claim_folder(
+            folder,
+            labels=labels,
+            overlay=overlay is not False,
+            results=results,
+            may_name=_may_name(stems),
+            overwrite=overwrite,
+            hint="overwrite=True",
+        )
     sinks: dict[str, Sink] = {}
+    claim.__enter__()
     try:
         if labels:
-            sinks["labels"] = LabelMapSink(folder / "labels", stems=stems)
+            path = folder / LABELS
+            sinks["labels"] = LabelMapSink(path, stems=stems, record=claim.record(path))
         if overlay is not False:
-            drawing = overlay if isinstance(overlay, Overlay) else None
-            sinks["overlay"] = OverlayVideoSink(folder / "overlay.mp4", overlay=drawing)
+            drawing, path = overlay if isinstance(overlay, Overlay) else None, folder / OVERLAY
+            sinks["overlay"] = OverlayVideoSink(path, overlay=drawing, record=claim.record(path))
         if results:
-            sinks["results"] = JsonLinesSink(folder / "results.jsonl")
+            path = folder / RESULTS
+            sinks["results"] = JsonLinesSink(path, record=claim.record(path))
     except BaseException:
         for sink in sinks.values():
             sink.abort()
+        claim.release()
         raise
-    return MultiSink(folder, sinks)
+    return MultiSink(folder, sinks, claim)
+
+
+def _may_name(stems: Callable[[int], str] | None) -> Callable[[str], bool]:
+    """Which names of label maps count as possible: numbers, and the names of the first frames."""
+    names: set[str] = set()
+    with contextlib.suppress(Exception):  # there are not so many frames
+        for index in range(_FIRST if stems is not None else 0):
+            names.add(stems(index))  # type: ignore[misc]
+    return lambda stem: stem in names or (len(stem) >= 5 and stem.isdecimal())

@@ -1,25 +1,27 @@
 """An overlay video in parts: what a killed writer leaves, and how the next writer continues.
 
-A killed process leaves NAME.partial.mp4, a fragmented MP4 that plays except for its last fragment
+A killed process leaves a partial file, a fragmented MP4 that plays except for its last fragment
 (`OverlayVideoSink(recoverable=True)`). It cannot be appended to, so it gets its final name and the next
-writer starts a new part: overlay.mp4, overlay.2.mp4, ...
+writer starts a new part: overlay.mp4, overlay.2.mp4, ... The record of the folder says which files are parts
+of which video; their names alone do not.
 
-    last = rescue_parts("out/overlay.mp4")           # index of the last frame that is safe
-    sink = OverlayVideoSink(part_path("out/overlay.mp4", 2), recoverable=True)
+    last = rescue_parts(path, record)                # index of the last frame that is safe
+    part = free_part(path, 2, record)
+    sink = OverlayVideoSink(path, recoverable=True, record=record, part=part)
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import os
-import re
+from collections.abc import Collection
 from pathlib import Path
 
 import av
 import av.error
 
+from streamvos.sinks.record import OutputRecord, give_name
 from streamvos.sinks.sink import cannot_write
 
 logger = logging.getLogger(__name__)
@@ -34,11 +36,35 @@ def part_path(path: str | Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
-def rescue_parts(path: str | Path) -> int | None:
+def free_part(path: str | Path, number: int, record: OutputRecord, taken: Collection[Path] = ()) -> int:
+    """The first part from `number` on whose name is free.
+
+    Args:
+        path: the video.
+        number: at least 1; the first part is the video itself and always free.
+        record: of the video.
+        taken: paths of other outputs.
+    """
+    others = {one.absolute() for one in taken}
+    while number > 1:
+        part = part_path(path, number)
+        is_free = not os.path.lexists(part) or record.overwrite or record.is_ours(part)
+        if is_free and part.absolute() not in others:
+            break
+        number += 1
+    return number
+
+
+def rescue_parts(path: str | Path, record: OutputRecord, taken: Collection[Path] = ()) -> int | None:
     """Give the partial files of killed writers their final names, without their torn ends.
 
     A file without a single playable frame is removed; the others are logged. It takes as long as reading the
     files once, and a quarter of a second.
+
+    Args:
+        path: the video.
+        record: lists its partial files.
+        taken: paths of other outputs.
 
     Returns:
         Index of the last frame of the last part; None if there is none.
@@ -47,22 +73,20 @@ def rescue_parts(path: str | Path) -> int | None:
         SinkError: the folder cannot be written.
     """
     last = None
-    for number, partial in _partial_parts(Path(path)):
+    for number, partial in record.partials():
+        part = part_path(path, free_part(path, number, record, taken))
         try:
             found = cut_torn_end(partial)
             if found is None:
                 partial.unlink(missing_ok=True)
                 continue
-            os.replace(partial, part_path(path, number))
+            give_name(partial, part, record)
         except OSError as error:
             raise cannot_write(partial, error) from error
         first, frames = found
         last = first + frames - 1
         logger.warning(
-            "%s: a killed writer's frames %d to %d; the video continues in a new part",
-            part_path(path, number),
-            first,
-            last,
+            "%s: a killed writer's frames %d to %d; the video continues in a new part", part, first, last
         )
     return last
 
@@ -109,16 +133,8 @@ def _end_of_fragments(path: Path) -> int:
     return end if is_fragmented else size
 
 
-def remove_partial_parts(path: str | Path) -> None:
+def remove_partial_parts(record: OutputRecord) -> None:
     """Remove partial files of an earlier run, so that they are not taken for this run's."""
-    for _, partial in _partial_parts(Path(path)):
+    for _, partial in record.partials():
         with contextlib.suppress(OSError):
             partial.unlink()
-
-
-def _partial_parts(path: Path) -> list[tuple[int, Path]]:
-    """Number and path of each partial file of a video, in order."""
-    name = re.compile(re.escape(path.stem) + r"(?:\.(\d+))?\.partial" + re.escape(path.suffix))
-    candidates = path.parent.glob(f"{glob.escape(path.stem)}*.partial{path.suffix}")
-    matches = [(name.fullmatch(one.name), one) for one in candidates if one.is_file()]
-    return sorted((int(match[1] or 1), one) for match, one in matches if match is not None)

@@ -24,8 +24,9 @@ import cv2
 import numpy as np
 
 from streamvos.sinks.overlay import Overlay
-from streamvos.sinks.overlay_parts import FIRST_FRAME, cut_torn_end
-from streamvos.sinks.sink import Sink, cannot_write, make_folder, partial_path
+from streamvos.sinks.overlay_parts import FIRST_FRAME, cut_torn_end, part_path
+from streamvos.sinks.record import OutputRecord, check_is_there, file_identity, give_name, new_partial
+from streamvos.sinks.sink import Sink, cannot_write, make_folder
 from streamvos.types import Frame, InputError, Result, SinkError
 
 _ENCODERS = {
@@ -54,9 +55,9 @@ _LIMITED_RANGE = 1
 class OverlayVideoSink(Sink):
     """Writes each frame with its result drawn over it into an H.264 video.
 
-    The video is written as NAME.partial.mp4 and renamed when closed. After an exception the partial file is
-    completed with the frames so far and keeps that name; if that fails, or no frame was written, it is
-    removed. Odd widths and heights get one more column or row, as yuv420p requires.
+    The video is written as NAME.RANDOM.partial.mp4 and renamed when closed. After an exception the partial
+    file is completed with the frames so far and keeps that name; if that fails, or no frame was written, it
+    is removed. Odd widths and heights get one more column or row, as yuv420p requires.
 
     Args:
         path: the final file, ending in .mp4; its folder is made if missing.
@@ -65,6 +66,11 @@ class OverlayVideoSink(Sink):
             after the process was killed; `overlay_parts.rescue_parts` finishes it. A file that cannot be
             completed is kept, and `on_full` can wait for room. The index comes last, which makes closing
             cheap; otherwise it comes first, and a browser can play the file while loading it.
+        record: lists the file; without it, an earlier file at `path` is replaced when the sink is closed.
+        part: number of the part of the video (`overlay_parts`), which is in its name.
+
+    Attributes:
+        partial: the file while it is written.
 
     Raises:
         InputError: the name does not end in .mp4. Later: a frame has another size than the first.
@@ -74,14 +80,20 @@ class OverlayVideoSink(Sink):
     _repeatable: ClassVar[bool] = False  # the encoder has the frame already
 
     def __init__(
-        self, path: str | Path, *, overlay: Overlay | None = None, recoverable: bool = False
+        self,
+        path: str | Path,
+        *,
+        overlay: Overlay | None = None,
+        recoverable: bool = False,
+        record: OutputRecord | None = None,
+        part: int = 1,
     ) -> None:
-        super().__init__(path)
+        super().__init__(part_path(path, part))
         if self.path.suffix.lower() != ".mp4":
             raise InputError(f"the overlay video is an MP4: its name must end in .mp4, got {self.path.name}")
         self._encoder = _find_encoder()
         self._overlay = overlay or Overlay()
-        self._partial = partial_path(self.path)
+        self._record = record
         self._size: tuple[int, int] | None = None
         self._written = 0
         self._first_pts = 0.0
@@ -91,13 +103,18 @@ class OverlayVideoSink(Sink):
         self._duration = _TICKS // 24  # of a video of a single frame
         self._file: _WaitingFile | None = None
         make_folder(self.path.parent)
+        if record is None:
+            self.partial, descriptor = new_partial(self.path)
+        else:
+            self.partial, descriptor = record.new_partial(self.path, part)
+        self._identity = file_identity(descriptor)
         try:
-            # PyAV opens the file with the first frame, but an error must show now.
-            self._partial.write_bytes(b"")
             if recoverable:
-                self._file = _WaitingFile(self._partial, self._may_try_again)
+                self._file = _WaitingFile(descriptor, self._may_try_again)
+            else:
+                os.close(descriptor)
             self._container = av.open(
-                self._file or f"file:{self._partial.absolute()}",  # the index in front needs the file's name
+                self._file or f"file:{self.partial.absolute()}",  # the index in front needs the file's name
                 mode="w",
                 format="mp4",
                 options=dict(_RECOVERABLE if recoverable else _INDEX_FIRST),
@@ -105,8 +122,12 @@ class OverlayVideoSink(Sink):
         except _ERRORS as error:
             if self._file is not None:
                 self._file.close()
-            raise cannot_write(self._partial, error) from error
+            raise cannot_write(self.partial, error) from error
         self._stream: av.video.stream.VideoStream | None = None
+
+    @property
+    def place(self) -> Path:
+        return self.partial
 
     def _write(self, frame: Frame, result: Result) -> None:
         if self._size is not None and frame.size != self._size:
@@ -134,7 +155,7 @@ class OverlayVideoSink(Sink):
             self._mux(coded)
         except _ERRORS as error:
             self._failure = error
-            raise cannot_write(self._partial, error) from error
+            raise cannot_write(self.partial, error) from error
         self._written += 1
 
     def _start(self, height: int, width: int) -> av.video.stream.VideoStream:
@@ -170,11 +191,12 @@ class OverlayVideoSink(Sink):
         self._container.close()
         if self._file is not None:
             self._file.close()
-        with av.open(f"file:{self._partial.absolute()}") as container:
+        check_is_there(self.partial, self._identity)
+        with av.open(f"file:{self.partial.absolute()}") as container:
             counted = container.streams.video[0].frames if container.streams.video else 0
         if counted != self._written:
             raise SinkError(
-                f"{self._partial} holds {counted} frames after writing {self._written}; is the disk full?"
+                f"{self.partial} holds {counted} frames after writing {self._written}; is the disk full?"
             )
 
     def _finish(self) -> None:
@@ -183,7 +205,7 @@ class OverlayVideoSink(Sink):
             return
         try:
             self._complete()
-            os.replace(self._partial, self.path)
+            give_name(self.partial, self.path, self._record)
         except SinkError:
             self._give_up()
             raise
@@ -207,10 +229,10 @@ class OverlayVideoSink(Sink):
             with contextlib.suppress(OSError):
                 self._file.close()
             with contextlib.suppress(OSError):
-                found = cut_torn_end(self._partial)
+                found = cut_torn_end(self.partial)
         if found is None:
             with contextlib.suppress(OSError):
-                self._partial.unlink()
+                self.partial.unlink()
 
 
 class _WaitingFile(io.FileIO):
@@ -220,8 +242,8 @@ class _WaitingFile(io.FileIO):
     piece is continued for as long as `may_try_again` says so.
     """
 
-    def __init__(self, path: Path, may_try_again: Callable[[Exception], bool]):
-        super().__init__(path, "wb")
+    def __init__(self, descriptor: int, may_try_again: Callable[[Exception], bool]):
+        super().__init__(descriptor, "wb")
         self._may_try_again = may_try_again
 
     def write(self, data: bytes) -> int:  # type: ignore[override]

@@ -1,7 +1,7 @@
 """What every sink of results has in common: one way to open, write and close it.
 
 A sink is a context manager. Its output gets its final name only when the block ends without an exception.
-A sink of one file writes NAME.partial.SUFFIX in the same folder and renames it when closed. After an
+A sink of one file writes NAME.RANDOM.partial.SUFFIX in the same folder and renames it when closed. After an
 exception the partial file is finished as far as possible (a video plays, lines are whole) and keeps its
 partial name, so that a file with the final name is always whole.
 
@@ -20,8 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, TypeVar
-
-import numpy as np
 
 from streamvos.types import Frame, InputError, Result, SinkError
 
@@ -47,6 +45,11 @@ class Sink(ABC):
         self.path = Path(path)
         self._open = True
 
+    @property
+    def place(self) -> Path:
+        """Where the output is until the sink is closed, and after a failure."""
+        return self.path
+
     def write(self, frame: Frame, result: Result) -> None:
         """Write one frame's result.
 
@@ -56,7 +59,7 @@ class Sink(ABC):
         """
         if not self._open:
             raise InputError(f"the sink for {self.path} is closed; open it again to write")
-        if result.mask.dtype != np.uint8:
+        if result.mask.dtype != "uint8":
             raise InputError(f"the mask of frame {frame.index} is {result.mask.dtype}; a label map is uint8")
         if result.mask.shape != frame.size:
             raise InputError(
@@ -111,11 +114,6 @@ class Sink(ABC):
     def _abandon(self) -> None: ...
 
 
-def partial_path(path: Path) -> Path:
-    """Name of a file while it is written: results.jsonl -> results.partial.jsonl, in the same folder."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
-
-
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, or raise a `SinkError`."""
     try:
@@ -125,9 +123,22 @@ def make_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> SinkError:
-    """The error for a `path` that cannot be written, with the reason."""
+    """The error for a `path` that cannot be written, with the reason and what to do about it."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return SinkError(f"cannot write {path}: {reason}; free some space or choose another place")
+    number = getattr(error, "errno", None)
+    advice = _ADVICE.get(number, "choose another place") if number is not None else "choose another place"
+    return SinkError(f"cannot write {path}: {reason}; {advice}")
+
+
+_ADVICE = {
+    errno.ENOSPC: "free some space or choose another place",
+    errno.EDQUOT: "free some space or choose another place",
+    errno.EISDIR: "a folder is in the way: choose another place",
+    errno.EEXIST: "something is in the way: choose another place",
+    errno.ENOTDIR: "a file is in the way: choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "was its folder removed?",
+}
 
 
 def full_reason(error: BaseException) -> str:

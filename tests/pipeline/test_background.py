@@ -43,7 +43,7 @@ def configuration(folder: Path, iterations: int, **stream: Any) -> dict[str, Any
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    for path in (folder / "out.jsonl", folder / "out.partial.jsonl"):
+    for path in (folder / "out.jsonl", *folder.glob("out.*.partial.jsonl")):
         if path.exists():
             return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     return []

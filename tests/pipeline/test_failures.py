@@ -53,7 +53,7 @@ def configuration(
 
 
 def written(folder: Path, name: str) -> list[dict[str, Any]]:
-    for path in (folder / f"{name}.jsonl", folder / f"{name}.partial.jsonl"):
+    for path in (folder / f"{name}.jsonl", *folder.glob(f"{name}.*.partial.jsonl")):
         if path.exists():
             return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     return []
@@ -286,7 +286,7 @@ def test_a_sink_whose_file_cannot_grow_fails_alone_if_live_and_restarts_if_lossl
     with serving(config, tmp_path / "run") as pipeline:
         for name in ("latest", "lossless"):
             pipeline.wait_for(lambda name=name: len(written(tmp_path, name)) > 20)
-            size = (tmp_path / f"{name}.partial.jsonl").stat().st_size
+            size = next(tmp_path.glob(f"{name}.*.partial.jsonl")).stat().st_size
             limit = (size + 1000, resource.RLIM_INFINITY)  # no file of this process grows beyond it
             resource.prlimit(pipeline.pids()[f"sinks.{name}"], resource.RLIMIT_FSIZE, limit)
         assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]

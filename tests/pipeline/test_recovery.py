@@ -43,9 +43,10 @@ def configuration(folder: Path, placement: str, policy: str, **stream: Any) -> d
 
 
 def written(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "out.jsonl"
-    path = path if path.exists() else folder / "out.partial.jsonl"
-    if not path.exists():
+    path = next(
+        (one for one in (folder / "out.jsonl", *folder.glob("out.*.partial.jsonl")) if one.exists()), None
+    )
+    if path is None:
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
 

@@ -130,7 +130,7 @@ def check_masks(folder: Path, masks: list[np.ndarray]) -> None:
 
 
 def written(folder: Path) -> list[dict[str, Any]]:
-    for path in (folder / "out.jsonl", folder / "out.partial.jsonl"):
+    for path in (folder / "out.jsonl", *folder.glob("out.*.partial.jsonl")):
         if path.exists():
             return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     return []

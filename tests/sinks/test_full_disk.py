@@ -30,14 +30,21 @@ class Waits:
         return self.left >= 0
 
 
+def fill(descriptor: int) -> None:
+    """Make the disk full for an open file: what is written to it goes to /dev/full."""
+    full = os.open("/dev/full", os.O_RDWR)
+    os.dup2(full, descriptor)
+    os.close(full)
+
+
 def write_all(sink, pairs):
     for pair in pairs:
         sink.write(*pair)
 
 
 def test_a_line_is_tried_again_until_on_full_gives_up(tmp_path, make_pair):
-    (tmp_path / "results.partial.jsonl").symlink_to("/dev/full")
     sink, waits = JsonLinesSink(tmp_path / "results.jsonl"), Waits(3)
+    fill(sink._file.fileno())
     sink.on_full = waits
     with pytest.raises(SinkError, match="No space left on device"):
         sink.write(*make_pair(0))
@@ -59,9 +66,8 @@ def test_on_full_is_not_called_for_another_error(tmp_path, make_pair):
 @pytest.mark.parametrize("ends", ["closed", "aborted"])
 @pytest.mark.parametrize("times", [None, 0, 5])
 def test_a_video_calls_on_full_while_a_piece_is_written(tmp_path, make_pair, times, ends):
-    partial = tmp_path / "overlay.partial.mp4"
-    partial.symlink_to("/dev/full")
     sink = OverlayVideoSink(tmp_path / "overlay.mp4", recoverable=True)
+    fill(sink._file.fileno())
     waits = None if times is None else Waits(times)
     sink.on_full = waits
     with pytest.raises(SinkError, match="No space left on device"):
@@ -71,5 +77,5 @@ def test_a_video_calls_on_full_while_a_piece_is_written(tmp_path, make_pair, tim
         with pytest.raises(SinkError, match=r"overlay\.mp4: No space left on device"):
             sink.close()
     sink.abort()
-    assert not partial.is_symlink()  # nothing of it can be played
+    assert not sink.partial.exists()  # nothing of it can be played
     assert not (tmp_path / "overlay.mp4").exists()

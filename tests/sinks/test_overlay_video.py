@@ -99,7 +99,7 @@ def test_after_an_exception_the_partial_video_plays_and_the_final_name_is_untouc
             sink.write(*make_pair(index))
         raise KeyError
     assert (tmp_path / "overlay.mp4").read_bytes() == b"of an earlier run"
-    with VideoFileSource(tmp_path / "overlay.partial.mp4") as source:
+    with VideoFileSource(sink.partial) as source:
         assert len(list(source)) == 5
 
 
@@ -135,7 +135,18 @@ def test_other_kinds_of_file_are_refused(tmp_path, name):
         OverlayVideoSink(tmp_path / name)
 
 
-def test_a_folder_in_the_way(tmp_path):
-    (tmp_path / "overlay.partial.mp4").mkdir()
-    with pytest.raises(SinkError, match="overlay"):
-        OverlayVideoSink(tmp_path / "overlay.mp4")
+def test_a_folder_in_the_way(tmp_path, make_pair):
+    (tmp_path / "overlay.mp4").mkdir()
+    sink = OverlayVideoSink(tmp_path / "overlay.mp4")
+    sink.write(*make_pair(0))
+    with pytest.raises(SinkError, match=r"overlay\.mp4: Is a directory; a folder is in the way"):
+        sink.close()
+
+
+def test_a_file_that_is_removed_while_it_is_written_is_an_error(tmp_path, make_pair):
+    sink = OverlayVideoSink(tmp_path / "overlay.mp4", recoverable=True)
+    sink.write(*make_pair(0))
+    sink.partial.unlink()
+    with pytest.raises(SinkError, match=r"partial\.mp4"):
+        sink.close()
+    assert not sink.path.exists()

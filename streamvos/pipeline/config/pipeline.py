@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from streamvos.pipeline.config.streams import StreamConfig, resolved
+from streamvos.pipeline.config.streams import StreamConfig
 from streamvos.pipeline.config.tables import (
     ExtractorConfig,
     MethodConfig,
@@ -41,6 +40,8 @@ class PipelineConfig(Table):
     """tcp:// address of a second socket for users, besides the one in the pipeline's folder."""
     host: str | None = None
     """Address at which remote stages reach this host; required if there are any."""
+    overwrite: bool = False
+    """Whether sinks replace files that are in their way and that streamvos did not write."""
     port: int = Field(5600, ge=1, le=65535)
     """Port of the socket that remote stages connect to."""
     remote: dict[str, RemoteConfig] = Field(default_factory=dict)
@@ -68,7 +69,7 @@ class PipelineConfig(Table):
             )
         if self.remote and (self.host is None or self.placement != "split"):
             raise ValueError('remote stages need placement = "split", and host = the address of this machine')
-        _check_places(self)
+        _check_addresses(self)
         _check_safety(self)
         return self
 
@@ -105,26 +106,22 @@ class PipelineConfig(Table):
         return max(1, (self.frame_slots(stream, frame_bytes) - LIVE_SLOTS // 2) // 2)
 
 
-def _check_places(config: PipelineConfig) -> None:
-    """Refuse two sinks in one place, and two publishers at one address."""
-    taken: dict[Path, str] = {}
+def _check_addresses(config: PipelineConfig) -> None:
+    """Refuse two publishers at one address."""
     addresses: dict[str, str] = {}
     for stream in config.streams:
         for sink in stream.sinks:
-            owner = f'the {sink.kind} sink of "{stream.name}"'
-            if sink.path is not None:
-                _take(taken, sink.path, owner)
-            elif sink.kind == "publish":
-                address = sink.address or f"the socket of {stream.name}"
-                if address in addresses:
-                    raise ValueError(
-                        f'{owner} and {addresses[address]} publish at the same address, "{address}"; '
-                        "give each stream its own"
-                    )
-                if not address.endswith(":*"):
-                    addresses[address] = owner
-    if config.observe.trace is not None:
-        _take(taken, config.observe.trace, "the trace")
+            if sink.kind != "publish":
+                continue
+            owner = f'the publish sink of "{stream.name}"'
+            address = sink.address or f"the socket of {stream.name}"
+            if address in addresses:
+                raise ValueError(
+                    f'{owner} and {addresses[address]} publish at the same address, "{address}"; '
+                    "give each stream its own"
+                )
+            if not address.endswith(":*"):
+                addresses[address] = owner
     if config.control is not None and config.control in addresses:
         raise ValueError(f'control and {addresses[config.control]} have the same address, "{config.control}"')
 
@@ -156,10 +153,3 @@ def _check_safety(config: PipelineConfig) -> None:
                 f'{owner}: "{shown}" can be reached from other hosts; that needs keys: make them with '
                 "`streamvos keys new` and name them in [security]"
             )
-
-
-def _take(taken: dict[Path, str], path: Path, owner: str) -> None:
-    place = resolved(path)
-    if place in taken:
-        raise ValueError(f'{owner} and {taken[place]} write to the same place, "{path}"; give each its own')
-    taken[place] = owner

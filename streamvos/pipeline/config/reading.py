@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from streamvos.addresses import is_url, redact
+from streamvos.pipeline.config.files import read_by, written_by
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.streams import SinkConfig, StreamConfig
 from streamvos.pipeline.config.tables import (
@@ -29,6 +30,7 @@ from streamvos.pipeline.config.tables import (
     SecurityConfig,
     SupervisionConfig,
 )
+from streamvos.sinks.conflicts import refuse_conflicts
 from streamvos.sources.kind import ask
 from streamvos.sources.live_address import is_live
 from streamvos.types import InputError
@@ -94,11 +96,14 @@ def read_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> P
         raise InputError(f"{path} is no TOML; a video or camera is given with --source") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is no TOML: {error} (docs/pipeline.md)") from None
-    return make_config(_merged(values, changes or {}), str(path), path.parent)
+    return make_config(_merged(values, changes or {}), str(path), path.parent, path)
 
 
 def make_config(
-    values: Mapping[str, Any], where: str = "the pipeline", base: Path | None = None
+    values: Mapping[str, Any],
+    where: str = "the pipeline",
+    base: Path | None = None,
+    file: Path | None = None,
 ) -> PipelineConfig:
     """Check a pipeline's description.
 
@@ -106,15 +111,21 @@ def make_config(
         values: as read from TOML, or from `config.model_dump(mode="json")`.
         where: name of the description in error messages.
         base: folder that relative paths start from; None = the current one.
+        file: the file that the description was read from.
 
     Raises:
-        InputError: the description is not valid.
+        InputError: the description is not valid, or an output would replace an input.
     """
     try:
         context = None if base is None else {"base": base}
-        return PipelineConfig.model_validate(dict(values), context=context)
+        config = PipelineConfig.model_validate(dict(values), context=context)
     except ValidationError as error:
         raise InputError(_explain(error, values, where)) from None
+    try:
+        refuse_conflicts(written_by(config), read_by(config, file))
+    except InputError as error:
+        raise InputError(f"{where}: {error} (docs/pipeline.md)") from None
+    return config
 
 
 def with_kinds_known(config: PipelineConfig) -> PipelineConfig:

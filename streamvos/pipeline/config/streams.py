@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -137,7 +136,6 @@ class StreamConfig(Table):
                 'policy "lossless" drops no frame, so the first one needs objects to follow; '
                 'add mask = "first.png" or boxes = ["ID:LEFT,TOP,RIGHT,BOTTOM"]'
             )
-        _check_paths(self)
         return self
 
     @property
@@ -206,27 +204,3 @@ def _check_source(source: str) -> None:
 def _is_synthetic(source: str) -> bool:
     """Whether a source is generated, so that its true masks are known."""
     return source == "synthetic" or source.startswith("synthetic:")
-
-
-def resolved(path: Path) -> Path:
-    """A path without links and "..", whether or not it exists."""
-    return Path(os.path.realpath(path))
-
-
-def _check_paths(stream: StreamConfig) -> None:
-    """Refuse a sink that would overwrite the source or the mask."""
-    place = Path(stream.source.removeprefix("camera:"))
-    is_path = not is_url(stream.source) and not _is_synthetic(stream.source)
-    mask = None if stream.mask is None else resolved(stream.mask)
-    for number, sink in enumerate(stream.sinks, start=1):
-        if sink.path is None:
-            continue
-        path, place_of_sink = resolved(sink.path), f'sink {number} ("{sink.kind}"): {sink.path}'
-        # label maps are named after frames, so their folder must not hold the source or the mask
-        read = {resolved(place), resolved(place.parent)} if sink.kind == "labels" else {resolved(place)}
-        if is_path and path in read:
-            raise ValueError(
-                f"{place_of_sink} would replace what is read from {stream.source}; write elsewhere"
-            )
-        if mask is not None and path in ({mask, mask.parent} if sink.kind == "labels" else {mask}):
-            raise ValueError(f"{place_of_sink} could replace the mask {stream.mask}; write elsewhere")

@@ -25,6 +25,7 @@ import numpy as np
 import zmq
 from pydantic import BaseModel, Field, StrictFloat, StrictInt, ValidationError
 
+from streamvos.pipeline.config.files import claim_of, local_stages, written_by
 from streamvos.pipeline.config.streams import SinkConfig
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
 from streamvos.pipeline.stages.stage import Stage, StageContext, now, remember_command
@@ -32,7 +33,7 @@ from streamvos.pipeline.wire.inbox import Inbox
 from streamvos.pipeline.wire.messages import Message, Refused, public_session
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
-from streamvos.sinks.overlay_parts import part_path, remove_partial_parts, rescue_parts
+from streamvos.sinks.overlay_parts import free_part, remove_partial_parts, rescue_parts
 from streamvos.types import Frame, InputError, ObjectResult, Result, SinkError, StreamvosError
 
 ACK_SECONDS = 0.02
@@ -67,6 +68,10 @@ class SinksStage(Stage):
         self._ack_due = self._ending = self._ended = self._cut = False
         self._ack_after = 0.0
         self._failure: StreamvosError | None = None
+        remote = name in context.config.remote
+        # the supervisor holds the claim of all sinks of its host; a remote stage holds its own
+        self._claim = claim_of(context.config, [name] if remote else local_stages(context.config))
+        self._claims = remote
 
     # ---- the worker's calls
 
@@ -79,6 +84,8 @@ class SinksStage(Stage):
                 noted = json.loads(note.read_text())
                 resume = noted["session"] == session
                 self._shown = noted["shown"] if resume else {}
+        if self._claims:
+            self._claim.enter(begin=not resume)
         for sink in self._config.sinks:
             writer = self._publisher(sink) if sink.kind == "publish" else self._file(sink, resume)
             waits = self._config.overflow_of(sink) == "wait"
@@ -137,6 +144,7 @@ class SinksStage(Stage):
         deadline = time.monotonic() + _CLOSE_SECONDS
         for queue in self._queues:
             queue.join(deadline - time.monotonic())
+        self._claim.release()
         super().close()
         self._waker.close()
 
@@ -238,8 +246,10 @@ class SinksStage(Stage):
 
     def _file(self, sink: SinkConfig, resume: bool) -> Writer:
         assert sink.path is not None
+        config = self.context.config
+        record = self._claim.record(sink.path)
         if sink.kind == "json":
-            lines = JsonLinesSink(sink.path, resume=resume)
+            lines = JsonLinesSink(sink.path, resume=resume, record=record)
             self._goes_on_after(lines.last_index)
             return FileWriter(lines, lines.last_index)
         if sink.kind == "labels":
@@ -248,17 +258,18 @@ class SinksStage(Stage):
             named: Callable[[int], str] | None = stems.split("\0").__getitem__ if stems else None
             if named is None and numbers:  # the source's own numbers
                 named = partial(_number, *numbers)
-            return FileWriter(LabelMapSink(sink.path, stems=named, resume=resume))
+            return FileWriter(LabelMapSink(sink.path, stems=named, resume=resume, record=record))
+        taken = [place.path for place in written_by(config)]
         if not resume:
-            remove_partial_parts(sink.path)
-        last = rescue_parts(sink.path) if resume else None
+            remove_partial_parts(record)
+        last = rescue_parts(sink.path, record, taken) if resume else None
         if last is None:  # the last worker finished no part, but an earlier one may have
             last = self._shown.get(str(sink.path))
         else:
             self._shown[str(sink.path)] = last
         self._goes_on_after(last)
-        part = part_path(sink.path, self.context.life + 1 if resume else 1)
-        return FileWriter(OverlayVideoSink(part, recoverable=True), last)
+        part = free_part(sink.path, self.context.life + 1, record, taken) if resume else 1
+        return FileWriter(OverlayVideoSink(sink.path, recoverable=True, record=record, part=part), last)
 
     def _goes_on_after(self, last: int | None) -> None:
         if last is not None:

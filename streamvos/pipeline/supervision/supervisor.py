@@ -21,6 +21,7 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.clients.control import ControlServer
+from streamvos.pipeline.config.files import claim_of, local_stages
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.supervision.commands import Commands
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
@@ -115,6 +116,7 @@ class Supervisor:
         config, security = self._config, self._config.security
         curve = None if security.secret is None else Curve(security.secret, security.clients)
         runtime = stack.enter_context(Runtime.claim(config.name))
+        stack.enter_context(claim_of(config, local_stages(config)))
         topology = Topology.of(config, runtime)
         trace = None
         if config.observe.trace is not None:

@@ -6,8 +6,10 @@ import json
 import os
 import random
 import resource
+import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -20,6 +22,7 @@ from single_stage import Bench, Process, Running, bench, descriptors, until
 from streamvos.masks.labelmap import read_label_map
 from streamvos.pipeline.stages.sinks import SinksStage
 from streamvos.pipeline.wire.messages import Array, Message, Place
+from streamvos.sinks import JsonLinesSink
 from streamvos.types import SinkError
 
 SIZE = (48, 64)
@@ -110,6 +113,11 @@ def acknowledged(messages: list[Message]) -> list[list]:
     return [frame for message in messages for frame in message["frames"]]
 
 
+def shown(folder: Path) -> list[str]:
+    """Names in a folder that are not hidden."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def indices(path: Path) -> list[int]:
     text = path.read_text()
     assert not text or text.endswith("\n")
@@ -146,7 +154,7 @@ def test_every_sink_gets_every_result_and_each_is_acknowledged_once(tmp_path):
     assert record["objects"][0]["box"] == [1, 2, 13, 12]
     for seq in range(40):
         np.testing.assert_array_equal(read_label_map(tmp_path / f"labels/{seq:05d}.png"), label_map(seq))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "overlay.mp4", "results.jsonl"]
+    assert shown(tmp_path) == ["labels", "overlay.mp4", "results.jsonl"]
 
 
 def test_a_stream_without_sinks_is_acknowledged_too(tmp_path):
@@ -186,11 +194,10 @@ def test_what_was_written_is_passed_over_and_the_first_new_result_is_recovered(t
 
 
 @pytest.fixture
-def slow_json(tmp_path):
-    """A results.partial.jsonl that takes lines only while somebody reads: a pipe."""
-    pipe = tmp_path / "results.partial.jsonl"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+def slow_json(monkeypatch):
+    """Makes the file of a JSON sink a pipe, which takes lines only while somebody reads."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    os.set_blocking(writer, True)
     taken, stop = bytearray(), threading.Event()
 
     def drain() -> None:
@@ -203,6 +210,7 @@ def slow_json(tmp_path):
             if not data:
                 time.sleep(0.005)
 
+    replace_file(monkeypatch, lambda: writer)
     thread = threading.Thread(target=drain)
     yield thread, taken
     stop.set()
@@ -210,6 +218,18 @@ def slow_json(tmp_path):
         thread.start()
     thread.join()
     os.close(reader)
+    os.close(writer)
+
+
+def replace_file(monkeypatch: pytest.MonkeyPatch, descriptor: Callable[[], int]) -> None:
+    """Let JSON sinks write to a descriptor instead of their files."""
+    opened = JsonLinesSink.__init__
+
+    def init(self, *arguments, **options):
+        opened(self, *arguments, **options)
+        os.dup2(descriptor(), self._file.fileno())
+
+    monkeypatch.setattr(JsonLinesSink, "__init__", init)
 
 
 def test_under_lossless_a_slow_sink_holds_the_stream_and_nothing_is_lost(tmp_path, slow_json):
@@ -262,11 +282,11 @@ FULL = "no space left on device (json sink: "
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_makes_a_sink_wait_and_loses_it_no_frame_under_lossless(tmp_path):
+def test_a_full_disk_makes_a_sink_wait_and_loses_it_no_frame_under_lossless(tmp_path, monkeypatch):
+    replace_file(monkeypatch, lambda: os.open("/dev/full", os.O_RDWR))
     for policy in ("latest", "lossless"):
         folder = tmp_path / policy
         folder.mkdir()
-        (folder / "results.partial.jsonl").symlink_to("/dev/full")
         with bench(stream(folder, "json", "labels", policy=policy, queue=8)) as made:
             stage, decoder = begun(made)
             sent = 0
@@ -298,7 +318,7 @@ def test_another_error_ends_one_sink_of_a_live_stream_and_a_lossless_stream(tmp_
         folder = tmp_path / policy
         with bench(stream(folder, "json", "labels", policy=policy)) as made:
             _, decoder = begun(made)
-            (folder / "labels").rmdir()
+            shutil.rmtree(folder / "labels")
             decoder.send(0)
             if policy == "lossless":
                 (error,) = until(lambda made=made: made.failures, "the failure")
@@ -336,8 +356,8 @@ def test_a_stage_that_just_ends_leaves_partial_files(tmp_path):
             decoder.send(seq)
         until(lambda: len(acknowledged(made.heard("ack"))) == 8, "acknowledgements")
         stage.end()
-    assert indices(tmp_path / "results.partial.jsonl") == list(range(8))
-    assert numbers(tmp_path / "overlay.partial.mp4") == list(range(8))
+    assert indices(*tmp_path.glob("results.*.partial.jsonl")) == list(range(8))
+    assert numbers(*tmp_path.glob("overlay.*.partial.mp4")) == list(range(8))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -379,16 +399,20 @@ def test_killed_at_any_moment_it_continues_its_files(tmp_path, seed):
 
 
 def test_files_of_an_earlier_run_are_not_continued(tmp_path):
-    for name in ("results.partial.jsonl", "results.jsonl"):
-        (tmp_path / name).write_text('{"index": 99}\n')
-    (tmp_path / "overlay.3.partial.mp4").write_bytes(b"of an earlier run")
+    with bench(stream(tmp_path, "json", "overlay")) as made:  # which another session has begun
+        stage, decoder = begun(made)
+        decoder.send(0)
+        until(lambda: len(acknowledged(made.heard("ack"))) == 1, "the acknowledgement")
+        stage.end()
+    assert len(list(tmp_path.glob("*partial*"))) == 2
+    (tmp_path / "overlay.3.partial.mp4").write_bytes(b"the user's")
     with bench(stream(tmp_path, "json", "overlay")) as made:
         _, decoder = begun(made, life=1)  # the first life died before it began
         decoder.send(0)
         decoder.end(1)
         ended(made)
     assert indices(tmp_path / "results.jsonl") == [0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["overlay.mp4", "results.jsonl"]
+    assert shown(tmp_path) == ["overlay.3.partial.mp4", "overlay.mp4", "results.jsonl"]
 
 
 def test_subscribers_get_the_masks_and_the_end(tmp_path):
@@ -448,7 +472,7 @@ def test_a_gap_in_a_lossless_stream_is_never_written(tmp_path):
         decoder.send(2)
         (error,) = until(lambda: made.failures, "the failure")
         assert "result 2 but expected 1" in str(error)
-    assert indices(tmp_path / "results.partial.jsonl") == [0]
+    assert indices(*tmp_path.glob("results.*.partial.jsonl")) == [0]
 
 
 def test_nothing_is_left_open(tmp_path):
