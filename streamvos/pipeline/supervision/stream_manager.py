@@ -78,6 +78,8 @@ class StreamManager:
     def on_ready(self, worker: WorkerSlot) -> None:
         """Begin the streams for which this was the last worker to get READY."""
         for stream in self.of_worker(worker):
+            if stream.closing and worker is self._worker(stream, "sinks"):  # it has opened its files again
+                self.tell(stream, "sinks", "stop", drain=False)
             self._begin_if_possible(stream)
 
     def on_death(self, worker: WorkerSlot, reason: str) -> bool:
@@ -87,12 +89,13 @@ class StreamManager:
         for stream in [one for one in streams if one.reason]:  # already failing
             if stream.cut_at is None:
                 self.end_badly(stream, stream.reason, stream.input_fault)
-            elif worker is self.pool.of_stage(stage_name("sinks", stream.name)):
-                self._over(stream)
+            elif worker is self._worker(stream, "sinks"):
+                self._over(stream, unfinished=True)
             streams.remove(stream)
         for stream in streams:
             stream.trouble = without_credentials(f"{worker.name}: {reason}")
-            stream.phase = "recovering" if stream.incarnation else "opening"
+            if not stream.closing:  # else only the sinks are still needed
+                stream.phase = "recovering" if stream.incarnation else "opening"
             stream.tried = stream.tried or worker.is_source
         if not streams:
             return False
@@ -130,6 +133,7 @@ class StreamManager:
             answer(stream.refused(message["number"]), False, error=message["error"])
             self._log.event("refused", "warning", stream=stream.name, error=message["error"])
         elif kind == "sink_failed":
+            stream.failed_sinks[str(message["sink"])] = str(message["error"])
             self._log.event(
                 "sink_failed", "error", stream=stream.name, sink=message["sink"], error=message["error"]
             )
@@ -155,7 +159,7 @@ class StreamManager:
         """End a stream that takes too long to end."""
         if stream.cut_at is not None:
             if now - stream.cut_at > CLOSE_SECONDS:
-                self._over(stream)
+                self._over(stream, unfinished=True)
         elif self._observation.waiting(stream.name) is not None:  # such as for space on a disk
             stream.progress_at = now
         elif now - stream.progress_at > self._limits.hang_timeout:
@@ -235,7 +239,9 @@ class StreamManager:
         stream.phase, stream.progress_at = "running", self._clock()
         start: dict[str, Any] = {"next": stream.next_seq, "fresh": stream.fresh, "written": stream.sinks_next}
         self.tell(stream, "source", "start", **start, origin=stream.origin, identity=stream.identity)
-        if stream.paused:
+        if stream.stopping:  # a worker died after the source had been told
+            self.ask_to_end(stream)
+        elif stream.paused:
             self.tell(stream, "source", "pause")
 
     def _release(self, stream: StreamRecord, slots: Iterable[int]) -> None:
@@ -291,6 +297,7 @@ class StreamManager:
 
     def ask_to_end(self, stream: StreamRecord) -> None:
         """End a stream in order; if it is not running, its files are closed with the frames they have."""
+        stream.stopping = True
         if stream.phase == "running":
             stream.phase = "ending"
             self.tell(stream, "source", "stop")
@@ -305,21 +312,35 @@ class StreamManager:
     def _answer_stops(self) -> None:
         for streams, reply in self._stops:
             if all(stream.over for stream in streams):
-                answer(reply, True)
+                failed = [f"stream {one.name} has failed: {one.reason}" for one in streams if one.reason]
+                answer(reply, not failed, **({"error": "; ".join(failed)} if failed else {}))
         self._stops = [one for one in self._stops if not all(stream.over for stream in one[0])]
 
     def _close_sinks(self, stream: StreamRecord) -> None:
-        """Close the sinks with the frames they have; without ready sinks the stream is over."""
-        stream.phase = "ending"
-        sinks = self._instance(stream, "sinks")
-        if sinks is None or sinks.state != "ready":
-            self._over(stream)
-        else:
+        """Close the sinks with the frames they have; those that are being restarted, when they are ready."""
+        stream.phase, stream.closing = "ending", True
+        worker = self._worker(stream, "sinks")
+        if worker.is_ready:
             self.tell(stream, "sinks", "stop", drain=False)
+            return
+        returns = worker.current is not None or (worker.start_at is not None and not self.pool.leaving)
+        if not stream.has_files or stream.cut_at is not None or not returns:
+            self._over(stream, unfinished=True)
 
-    def _over(self, stream: StreamRecord) -> None:
-        """Note that a stream has ended; a reason means that it failed."""
-        reason = stream.reason = without_credentials(stream.reason)
+    def _over(self, stream: StreamRecord, unfinished: bool = False) -> None:
+        """Note that a stream has ended; a reason means that it failed.
+
+        Args:
+            stream: the stream.
+            unfinished: its sinks have not said that they closed their files.
+        """
+        failures = [f"the {kind} sink failed: {error}" for kind, error in stream.failed_sinks.items()]
+        if unfinished and stream.has_files:
+            cause = f" ({stream.trouble})" if stream.trouble else ""
+            failures.append(
+                f"its sinks did not finish their files{cause}; what they have is in partial files"
+            )
+        reason = stream.reason = without_credentials("; ".join(filter(None, (stream.reason, *failures))))
         stream.phase = "over"
         self.tell(stream, "memory", "over")
         for command in stream.commands.values():
@@ -367,7 +388,10 @@ class StreamManager:
             self._send(instance, Message(what, stream.name, stream.incarnation, seq, fields, arrays or {}))
 
     def _instance(self, stream: StreamRecord, kind: str) -> Instance | None:
-        return self.pool.of_stage(stage_name(kind, stream.name)).current
+        return self._worker(stream, kind).current
+
+    def _worker(self, stream: StreamRecord, kind: str) -> WorkerSlot:
+        return self.pool.of_stage(stage_name(kind, stream.name))
 
 
 def answer(reply: Reply | None, ok: bool, **fields: Any) -> None:

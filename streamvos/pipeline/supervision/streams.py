@@ -77,6 +77,9 @@ class StreamRecord:
     trouble: str = ""  # why one of its workers died last
     # pause and end
     paused: bool = False
+    stopping: bool = False  # a user or a signal has asked it to end
+    closing: bool = False  # its sinks close with the frames they have, as soon as they are ready
+    failed_sinks: dict[str, str] = field(default_factory=dict)  # kind -> error; the others went on
     cut_at: float | None = None  # when the sinks were asked to close at once
     reason: str = ""  # why it failed; "" if it did not
     input_fault: bool = False  # the reason is a fault of the user's input
@@ -96,6 +99,11 @@ class StreamRecord:
     def over(self) -> bool:
         """Whether it has ended."""
         return self.phase == "over"
+
+    @property
+    def has_files(self) -> bool:
+        """Whether its sinks have begun files."""
+        return self.incarnation > 0 and any(sink.path is not None for sink in self.config.sinks)
 
     @property
     def activity(self) -> str:

@@ -384,6 +384,89 @@ def test_stop_during_a_recovery_closes_the_files_with_what_they_have():
     assert (pipeline.manager.code, pipeline.manager.all_over) == (0, True)
 
 
+FILES = [{"kind": "json", "path": "/nowhere/cam.jsonl"}]
+
+
+def with_files():
+    pipeline = FakePipeline(stream("cam", sinks=FILES), placement="split")
+    pipeline.begin()
+    pipeline.forget_sent()
+    return pipeline
+
+
+def test_stop_waits_for_sinks_that_are_being_restarted_to_finish_their_files():
+    pipeline, reply = with_files(), Reply()
+    pipeline.process("sinks.cam").die(-9)
+    pipeline.watch()
+    Commands(pipeline.dispatcher).stop("cam", reply)
+    assert reply.answers == []
+    pipeline.watch()
+    pipeline.revive("sinks.cam")
+    assert pipeline.order() == [("sinks.cam", "stop")]  # and no reset: nothing runs any more
+    pipeline.process("sinks.cam").die(-9)  # once more
+    pipeline.watch()
+    pipeline.wait(1)
+    pipeline.revive("sinks.cam")
+    assert reply.answers == []
+    pipeline.says("sinks.cam", "ended", "cam")
+    assert reply.answers == [(True, {})]
+    assert pipeline.manager.code == 0
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_files_that_nobody_finishes_are_told_of(leaving):
+    pipeline, reply = with_files(), Reply()
+    pipeline.process("sinks.cam").die(-9)
+    pipeline.watch()
+    if leaving:  # a signal: no worker is restarted
+        pipeline.process("sinks.cam").die(-9)
+        pipeline.pool.leaving = True
+        pipeline.watch()
+    Commands(pipeline.dispatcher).stop("cam", reply)
+    for _ in range(20):
+        if (current := pipeline.pool.workers["sinks.cam"].current) is not None:
+            current.process.die(-9)
+        pipeline.watch()
+        pipeline.wait(30)
+    ((ok, said),) = reply.answers
+    assert not ok
+    assert "cam has failed" in said["error"]
+    assert "sinks" in said["error"]
+    assert (pipeline.manager.code, pipeline.phase("cam")) == (1, "over")
+
+
+def test_a_stream_without_files_leaves_none_unfinished():
+    pipeline = running()
+    pipeline.process("sinks.cam").die(-9)
+    pipeline.pool.leaving = True
+    pipeline.watch()
+    pipeline.manager.close()
+    pipeline.manager.cut_short()
+    assert (pipeline.manager.code, pipeline.phase("cam")) == (0, "over")
+
+
+def test_a_stop_is_not_forgotten_when_a_worker_dies_before_the_end():
+    pipeline, reply = with_files(), Reply()
+    Commands(pipeline.dispatcher).stop("cam", reply)
+    kill_and_revive(pipeline, "source.cam")
+    pipeline.forget_sent()
+    pipeline.reset_done("cam")
+    assert [kind for stage, kind in pipeline.order() if stage == "source.cam"] == ["start", "stop"]
+    pipeline.says("sinks.cam", "ended", "cam")
+    assert reply.answers == [(True, {})]
+
+
+def test_a_live_stream_that_lost_a_sink_has_not_ended_in_order():
+    pipeline, reply = running("latest"), Reply()
+    pipeline.says("sinks.cam", "sink_failed", "cam", sink="json", error="cam.jsonl: File too large")
+    Commands(pipeline.dispatcher).stop("cam", reply)
+    pipeline.says("sinks.cam", "ended", "cam")
+    ((ok, said),) = reply.answers
+    assert not ok
+    assert "the json sink failed: cam.jsonl: File too large" in said["error"]
+    assert pipeline.manager.code == 1
+
+
 def test_a_death_while_the_stream_ends_does_not_keep_it_alive():
     pipeline = running()
     pipeline.pool.leaving = True
