@@ -185,7 +185,7 @@ def test_commands_apply_in_the_order_in_which_they_were_accepted(tmp_path):
 
     with serving(configuration(DRIFT, stream(tmp_path)), tmp_path / "run") as pipeline:
         pipeline.wait_for(lambda: len(label_maps_of(tmp_path)) > 3)
-        with RawClient(address(pipeline), seconds=30) as client:
+        with RawClient(address(pipeline), seconds=55) as client:
             receive(client, send(client, 8))
             client.request("pause", "s")
             sent = send(client, 8)
