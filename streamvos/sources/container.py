@@ -142,6 +142,9 @@ def video_stream(container: av.container.InputContainer, name: str) -> av.video.
         if found:
             raise InputError(f"{name} holds no video, only a cover picture; give a video")
         raise InputError(f"{name} holds no video stream; is the file complete?")
+    videos = [one for one in videos if one.codec_context is not None]
+    if not videos:
+        raise InputError(f"{name} holds a video in a format that FFmpeg does not know; re-encode it")
     if len(videos) > 1 and any(one.frames > 1 for one in videos):
         videos = [one for one in videos if one.frames != 1] or videos  # a cover that is not called one
     chosen = max(videos, key=_rank)
@@ -185,6 +188,9 @@ class _Pipe(io.RawIOBase):
         self._fd = 0 if place == "-" else os.open(place, os.O_RDONLY | os.O_NONBLOCK)
         self._timeout, self._begun = open_timeout, False
         self._read_timeout = read_timeout
+
+    def readable(self) -> bool:
+        return True
 
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes, b"" at the end."""

@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,10 @@ from streamvos.types import InputError
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _PHOTOGRAPHS = {"JPEG", "MPO", "TIFF", "WEBP"}  # the EXIF of a PNG is known only after decoding all of it
 _EXIF_ORIENTATION = 0x0112
+_TIMES = "times of the files"
+_TIMES_BYTES = 2**16
+"""Times of further pictures are not compared."""
+
 _ON_ITS_SIDE = {5, 6, 7, 8}
 
 
@@ -100,8 +105,8 @@ class ImagesSource(Source):
         return [path.stem for path in self.paths].count(stem) == 1
 
     def identity(self) -> Mapping[str, object]:
-        """Number, names, sizes and times of the files."""
-        names, sizes, times = (hashlib.sha256() for _ in range(3))
+        """Names and sizes of the files, as digests, and 4 bytes of the time of each, in order."""
+        names, sizes, times = hashlib.sha256(), hashlib.sha256(), []
         for path in self.paths:
             try:
                 status = path.stat()
@@ -109,13 +114,22 @@ class ImagesSource(Source):
                 continue
             names.update(os.fsencode(path) + b"\0")
             sizes.update(f"{status.st_size} ".encode())
-            times.update(f"{status.st_mtime_ns} ".encode())
+            times.append(zlib.crc32(str(status.st_mtime_ns).encode()).to_bytes(4, "big"))
         return {
             "number of pictures": len(self.paths),
-            "names of pictures": names.hexdigest(),
-            "sizes of files": sizes.hexdigest(),
-            "times of files": times.hexdigest(),
+            "names of the pictures": names.hexdigest(),
+            "sizes of the files": sizes.hexdigest(),
+            _TIMES: b"".join(times)[:_TIMES_BYTES],
         }
+
+    def changes(self, earlier: Mapping[str, object], given: int) -> list[str]:
+        """What has changed; a picture that was not given yet may have been written anew."""
+        found, own = super().changes({**earlier, _TIMES: None}, given), self.identity()[_TIMES]
+        was, read = earlier.get(_TIMES), 4 * min(self._selection.number(given), len(self.paths))
+        if not found and isinstance(was, bytes) and isinstance(own, bytes) and was[:read] != own[:read]:
+            place = next(n for n in range(read // 4) if was[4 * n : 4 * n + 4] != own[4 * n : 4 * n + 4])
+            found.append(f"{self.paths[place]} was written anew")
+        return found
 
     def _read(self) -> Picture | None:
         if self._next >= len(self.paths):

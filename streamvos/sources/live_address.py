@@ -38,7 +38,7 @@ class LiveAddress:
         target: camera number, path or URL, with its password; never shown.
         label: name for error messages.
         name: default name of the stream.
-        kind: "device", "file" (played as if it were a camera), "pipe" or "url".
+        kind: "device", "file" (played as if it were a camera), "pipe", or "url" (also an SDP file).
     """
 
     target: int | str = field(repr=False)
@@ -99,7 +99,8 @@ def live_address(place: int | str | Path) -> LiveAddress:
     if path.is_fifo():
         return LiveAddress(text, text, path.stem, "pipe")
     if path.is_file():
-        return LiveAddress(str(path.absolute()), text, path.stem, "file")
+        kind: Literal["file", "url"] = "url" if path.suffix.lower() == ".sdp" else "file"
+        return LiveAddress(str(path.absolute()), text, path.stem, kind)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a camera; leave out 'camera:' to read the pictures in it")
     _check_device(path, f"camera {path}")

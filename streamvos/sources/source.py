@@ -221,11 +221,24 @@ class Source(ABC):
             self._skip(count)
 
     def identity(self) -> Mapping[str, object]:
-        """What tells whether a source that is opened again is still the same, by what it is made of.
-
-        A stream that goes on after a crash refuses a source of another identity. Empty: nothing to tell.
-        """
+        """What tells whether a source that is opened again is still the same; see `changes`."""
         return {}
+
+    def changes(self, earlier: Mapping[str, object], given: int) -> list[str]:
+        """What is not as it was when the source was opened before; empty = nothing that matters.
+
+        A stream that goes on after a crash refuses a source that has changed.
+
+        Args:
+            earlier: the `identity` of then.
+            given: number of frames that were given then.
+        """
+        now = self.identity()
+        different = {what: was for what, was in earlier.items() if was is not None and was != now.get(what)}
+        return [
+            f"the {what} differ" if isinstance(was, str) else f"the {what} was {was} and is {now.get(what)}"
+            for what, was in different.items()
+        ]
 
     def _position(self) -> str:
         """Name of the last picture in error messages."""

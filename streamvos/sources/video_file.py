@@ -130,7 +130,7 @@ class VideoFileSource(Source):
 
     def _identify(self) -> dict[str, object]:
         if is_pipe(self._place):
-            return {"opening of the pipe, which can be read once": time.time_ns()}
+            return {"time of opening the pipe, which can be read once,": time.time_ns()}
         if not self._seekable:
             return {}
         status = self.path.stat()
