@@ -248,12 +248,17 @@ class Source(ABC):
         """File name without suffix for the results of frame `index`: the source's own number, as "00007"."""
         return f"{self._selection.number(index):05d}"
 
+    def _called(self) -> tuple[str, ...]:
+        """What names of files may call this source."""
+        return (self.name,)
+
     def number_named(self, stem: str) -> int | None:
         """The source's own number of the frame that a file name says; None if it says none.
 
         A video's frame is said by its number alone ("00007"), or with the word "frame" or the video's name.
         """
-        match = re.fullmatch(rf"(?:(?:frame|{re.escape(self.name)})[-_. ]*)?(\d{{1,9}})", stem, re.IGNORECASE)
+        words = "|".join(map(re.escape, ("frame", *self._called())))
+        match = re.fullmatch(rf"(?:(?:{words})[-_. ]*)?(\d{{1,9}})", stem, re.IGNORECASE)
         number = None if match is None else int(match[1])
         known = self._native_length is None or number is None or number < self._native_length
         return number if known else None

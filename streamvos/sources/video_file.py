@@ -122,6 +122,9 @@ class VideoFileSource(Source):
         """Size and time of the file, and the number of frames that it claims; a pipe is never the same."""
         return {**self._identity, "number of frames": self._native_length}
 
+    def _called(self) -> tuple[str, ...]:
+        return (*super()._called(), self.path.stem)
+
     def close(self) -> None:
         if not self._closed:
             self._frames = iter(())  # the decoder's iterator must go before its container

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.server
+import os
 import random
+import shutil
 import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 import zmq
 from PIL import Image
 from single_stage import Bench, Process, bench, descriptors, until
+from small_videos import write_video
 
 from streamvos.masks.labelmap import write_label_map
 from streamvos.pipeline.stages.source import SourceStage, label_of
@@ -428,6 +432,85 @@ def test_realtime_is_paced_by_the_time_stamps(videos):
 
 
 # ---- what goes wrong
+
+
+def _delete(folder: Path) -> None:
+    (folder / "shot2.png").unlink()
+
+
+def _become_a_pipe(folder: Path) -> None:
+    (folder / "shot2.png").unlink()
+    os.mkfifo(folder / "shot2.png")
+
+
+def _add(folder: Path) -> None:
+    shutil.copy(folder / "shot2.png", folder / "shot1b.png")
+
+
+def _rename(folder: Path) -> None:
+    (folder / "shot2.png").rename(folder / "shot2b.png")
+
+
+def _write_anew(folder: Path) -> None:
+    os.utime(folder / "shot2.png", ns=(1, 1))
+
+
+def _write_a_later_one_anew(folder: Path) -> None:
+    os.utime(folder / "shot20.png", ns=(1, 1))
+
+
+def _nothing(folder: Path) -> None:
+    pass
+
+
+CHANGES = {
+    _delete: "number of pictures was 30 and is 29",
+    _become_a_pipe: "number of pictures was 30 and is 29",
+    _add: "number of pictures was 30 and is 31",
+    _rename: "names of the pictures differ",
+    _write_anew: "shot2.png was written anew",
+    _write_a_later_one_anew: "",
+    _nothing: "",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_folder_that_changed_while_its_worker_was_dead(videos, tmp_path, change):
+    folder = tmp_path / "shots"
+    shutil.copytree(videos / "shots", folder)
+    _check_resumed(folder, change, CHANGES[change])
+
+
+@pytest.mark.parametrize("shorter", [True, False])
+def test_a_video_that_changed_while_its_worker_was_dead(videos, tmp_path, shorter):
+    path = tmp_path / "clip.mp4"
+    shutil.copy2(videos / "clip.mp4", path)
+    frames = given(str(path))[:20]
+
+    def change(path: Path) -> None:
+        if shorter:
+            write_video(path, frames, FPS)
+
+    _check_resumed(path, change, "size of the file was" if shorter else "")
+
+
+def _check_resumed(source: Path, change: Callable[[Path], None], error: str) -> None:
+    """A second worker goes on at frame 5, after the source was changed."""
+    with open_source(str(source)) as opened:
+        identity = dict(opened.identity())
+    change(source)
+    with bench({"source": str(source)}) as made:
+        extractor, stage = Extractor(made), made.run(SourceStage, "source.s")
+        stage.order(extractor.connect)
+        extractor.inbox.reset(2)
+        stage.order(Message("start", "s", 2, 0, {"next": 5, "fresh": False, "identity": identity}))
+        if not error:
+            assert extractor.wait().seq == 5
+            return
+        (failure,) = until(lambda: made.failures, "the failure")
+        assert isinstance(failure, InputError)
+        assert error in str(failure)
+        assert not extractor.frames
 
 
 def test_a_damaged_picture_ends_the_stream_behind_the_frames_before_it(videos, tmp_path):
