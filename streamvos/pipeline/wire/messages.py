@@ -356,5 +356,6 @@ def is_count(value: Any) -> bool:
 def _packer() -> msgpack.Packer:
     packer = getattr(_packers, "packer", None)
     if packer is None:
-        packer = _packers.packer = msgpack.Packer()
+        # a name of a file that is no UTF-8 must not keep an error from being told
+        packer = _packers.packer = msgpack.Packer(unicode_errors="backslashreplace")
     return packer

@@ -265,3 +265,10 @@ def test_clients_may_leave_out_what_has_a_default():
     assert (came.stream, came.incarnation, came.seq, came.fields) == ("", 0, 0, {"verb": "status"})
     with pytest.raises(Refused, match="request lacks object"):
         came["object"]
+
+
+def test_text_that_is_no_utf_8_is_sent_readably():
+    """A worker's error names a file, whose name may be any bytes."""
+    name = b"/data/\xff.mp4".decode(errors="surrogateescape")
+    message = decode(encode(Message("failed", fields={"error": name}), SESSION), SESSION)
+    assert message["error"] == "/data/\\udcff.mp4"
