@@ -12,6 +12,8 @@ objects, so that 1 + K counts the background too.
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -53,6 +55,26 @@ class SourceError(StreamvosError, RuntimeError):
 
 class SinkError(StreamvosError, RuntimeError):
     """A sink cannot write a result (full disk, missing permission)."""
+
+
+_NO_MEMORY = re.compile(
+    r"(can't|cannot) allocate memory|not enough memory|out of memory|insufficient memory|bad_alloc"
+    r"|failed to map segment|can't start new thread|MemoryError",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that this machine or its GPU has too little memory.
+
+    Libraries say so in different ways: torch on a processor, OpenCV and the loader of shared libraries raise
+    errors of their usual types.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    return not isinstance(error, StreamvosError) and _NO_MEMORY.search(str(error)) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ import typer
 
 import streamvos
 from streamvos.cli.options import examples, with_json_target
-from streamvos.cli.output import report_error, warnings_shown, write_output
+from streamvos.cli.output import encode_everything, report_bug, report_error, warnings_shown, write_output
 from streamvos.cli.signals import Stopped, signals_caught
 from streamvos.cli.standard_streams import open_standard_streams
-from streamvos.types import StreamvosError, TruncatedError
+from streamvos.types import StreamvosError, TruncatedError, is_out_of_memory
 
 # UsageError of click, which Typer bundles since 0.26
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -111,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code, see the head of this module.
     """
     open_standard_streams()
+    encode_everything()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (len(given) == 1 and given[0] in _GROUPS):
         given.append("--help")
@@ -126,16 +127,20 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         except StreamvosError as error:
             report_error(error)
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's
-                raise
-            report_error(f"out of memory ({_first_line(error)}); try a smaller --height, or another --device")
-        except OSError as error:
-            report_error(f"{error.filename}: {error.strerror}" if error.filename else _first_line(error))
         except Stopped as stopped:
             if stopped.exit_code != 141:
                 report_error(stopped, "stopped")
             return stopped.exit_code
+        except Exception as error:
+            if is_out_of_memory(error):
+                report_error(
+                    f"out of memory ({_first_line(error)}); try a smaller --height, or another --device"
+                )
+            elif isinstance(error, OSError):
+                report_error(f"{error.filename}: {error.strerror}" if error.filename else _first_line(error))
+            else:
+                report_bug(error)
+                return 1
     return 2
 
 

@@ -6,19 +6,24 @@ rich, which draws tables and progress, is imported when one is drawn.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
 import logging
 import os
 import secrets
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamvos.cli.signals import Stopped
-from streamvos.sinks.sink import cannot_write
+from streamvos.sinks.sink import cannot_write, full_reason
 from streamvos.types import InputError, SinkError
 
 if TYPE_CHECKING:
@@ -30,14 +35,42 @@ STANDARD_OUTPUT = "-"
 """The value of `--json` without a file."""
 
 
+def encode_everything() -> None:
+    """Let the standard streams take names and signs that their encoding lacks, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def remark(text: str) -> None:
-    """Print a line on the standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line on the standard error, if it takes one."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
-def report_error(error: object, kind: str = "error") -> None:
-    """Print an error on the standard error, in one line."""
-    remark(f"streamvos: {kind}: {' '.join(str(error).split())}")
+def report_bug(error: BaseException) -> None:
+    """Print one line for an error that nobody has foreseen, and store its traceback."""
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("STREAMVOS_TRACEBACK"):
+        remark(text.rstrip())
+        where = "the traceback above"
+    else:
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w",
+                prefix="streamvos-",
+                suffix=".txt",
+                delete=False,
+                encoding="utf-8",
+                errors="backslashreplace",
+            ) as file:
+                file.write(text)
+            where = file.name
+        except OSError:
+            where = "the traceback, which STREAMVOS_TRACEBACK=1 shows"
+    first = (str(error).strip() or "no message").splitlines()[0]
+    advice = f"please report it where you got streamvos from, with {where}"
+    report_error(f"{type(error).__name__}: {first}; this is a bug: {advice}")
 
 
 @contextmanager
@@ -118,10 +151,17 @@ def write_output(text: str) -> None:
         sys.stdout.flush()
     except OSError as error:
         # the rest of the buffer would fail again at exit, with a traceback
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
         if isinstance(error, BrokenPipeError):
             raise Stopped(getattr(signal, "SIGPIPE", 13)) from None
-        raise SinkError(f"cannot write the standard output: {error.strerror}; free some space") from None
+        if error.errno == errno.EBADF:
+            raise SinkError(
+                "the standard output is closed; --json FILE writes the result to a file"
+            ) from None
+        advice = "; free some space" if full_reason(error) else ""
+        raise SinkError(f"cannot write the standard output: {error.strerror}{advice}") from None
 
 
 def _plain(value: Any) -> Any:

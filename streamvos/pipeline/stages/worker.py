@@ -40,7 +40,7 @@ from streamvos.pipeline.wire.messages import Message, Refused, decode, encode
 from streamvos.pipeline.wire.security import Curve, NoKeys
 from streamvos.pipeline.wire.spec import EdgeSpec
 from streamvos.pipeline.wire.waker import Waker
-from streamvos.types import InputError, StreamvosError, TruncatedError
+from streamvos.types import InputError, StreamvosError, is_out_of_memory, TruncatedError
 
 BEAT_SECONDS = 0.25
 GONE_SECONDS = 10.0
@@ -228,7 +228,7 @@ class Worker:
         text = str(error) if known else "".join(traceback.format_exception(error)).strip()
         fields = {
             "stage": stage.name if stage else self.name,
-            "error": text if known else f"{type(error).__name__}: {error}",
+            "error": text if known else _said(error),
             "details": "" if known else text,
             "fatal": isinstance(error, InputError),
             "broke_off": isinstance(error, TruncatedError),
@@ -251,6 +251,14 @@ class Worker:
             if not any(thread.is_alive() for thread in threads):
                 self._zmq.destroy(linger=200)
         os._exit(self._code or 0)
+
+
+def _said(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    first = (str(error).strip() or "no message").splitlines()[0]
+    if is_out_of_memory(error):
+        return f"out of memory ({first}); try a smaller height, or another device"
+    return f"{type(error).__name__}: {error}"
 
 
 def run_remote(name: str, address: str, secret: str | Path | None = None) -> int:
