@@ -73,6 +73,11 @@ def report_bug(error: BaseException) -> None:
     report_error(f"{type(error).__name__}: {first}; this is a bug: {advice}")
 
 
+def report_error(error: object, kind: str = "error") -> None:
+    """Print an error on the standard error, in one line."""
+    remark(f"streamvos: {kind}: {' '.join(str(error).split())}")
+
+
 @contextmanager
 def warnings_shown() -> Iterator[None]:
     """Print the warnings that streamvos logs within the block on the standard error, one line each."""

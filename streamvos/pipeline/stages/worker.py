@@ -40,7 +40,7 @@ from streamvos.pipeline.wire.messages import Message, Refused, decode, encode
 from streamvos.pipeline.wire.security import Curve, NoKeys
 from streamvos.pipeline.wire.spec import EdgeSpec
 from streamvos.pipeline.wire.waker import Waker
-from streamvos.types import InputError, StreamvosError, is_out_of_memory, TruncatedError
+from streamvos.types import InputError, StreamvosError, TruncatedError, is_out_of_memory
 
 BEAT_SECONDS = 0.25
 GONE_SECONDS = 10.0
