@@ -78,6 +78,15 @@ Height = Annotated[
         "--height", min=16, max=8192, metavar="N", help="Resize frames, and a mask of their size, to N rows."
     ),
 ]
+MaskSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="source|frames",
+        help="With --height: label maps and results at the source's own size, or at that of the frames. By "
+        "default, the source's if --mask has it.",
+        show_default=False,
+    ),
+]
 MaxFrames = Annotated[
     int | None, typer.Option("--max-frames", min=1, metavar="N", help="Stop after this many frames.")
 ]

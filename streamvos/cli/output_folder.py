@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import numpy as np
 
 from streamvos.cli.output import check_writable
 from streamvos.cli.signals import Stopped, signals_held
@@ -80,6 +83,8 @@ class OutputFolder:
         source: names the label maps.
         claim: of the folder's outputs.
         kinds: "labels", "overlay" and "results" -> whether it is written.
+        mask_size: (H, W) of label maps and results; None = that of the frames.
+        given: (H, W) uint8 of that size, the label map that the first frame was given.
 
     Attributes:
         written: frames that every sink has written.
@@ -90,13 +95,22 @@ class OutputFolder:
         StreamvosError, Stopped: on exit; says where unfinished files are, if there are any.
     """
 
-    def __init__(self, folder: Path, source: Source, claim: Claim, kinds: dict[str, bool]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        claim: Claim,
+        kinds: dict[str, bool],
+        mask_size: tuple[int, int] | None = None,
+        given: np.ndarray | None = None,
+    ) -> None:
         self.folder, self._stem = folder, source.stem
-        self._claim, self._kinds = claim, kinds
+        self._options: dict[str, Any] = {**kinds, "mask_size": mask_size, "given": given}
+        self._claim = claim
         self.written = 0
 
     def __enter__(self) -> OutputFolder:
-        self._sinks: MultiSink = open_sinks(self.folder, stems=self._stem, claim=self._claim, **self._kinds)
+        self._sinks: MultiSink = open_sinks(self.folder, stems=self._stem, claim=self._claim, **self._options)
         return self
 
     @property

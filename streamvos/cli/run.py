@@ -42,6 +42,7 @@ def run(
     backend: options.BackendName = "eager",
     settings: options.MethodSettings = None,
     height: options.Height = None,
+    mask_size: options.MaskSize = None,
     stride: Annotated[int, typer.Option(min=1, metavar="N", help="Take every n-th frame.")] = 1,
     max_frames: options.MaxFrames = None,
     first_frame: options.FirstFrame = None,
@@ -82,6 +83,8 @@ def run(
     read = options.places_of_files({"--mask": mask, "--weights": weights})
     kinds = {"labels": labels, "overlay": overlay, "results": results}
     claim = claim_out(out, source, kinds, written, read, overwrite)
+    if mask_size not in (None, "source", "frames"):
+        raise InputError(f"--mask-size {mask_size!r} is unknown; choose source or frames")
     if save_first is not None:
         segmenting.check_save_first(save_first, overwrite)
     opened = open_source(
@@ -115,7 +118,8 @@ def run(
         if save_first is not None:
             segmenting.save_frame(first, save_first)
         label_map = first_label_map(first, given, rectangles)
-        folder = OutputFolder(out, opened, claim, kinds)
+        size, whole = segmenting.masks_of(opened, mask, mask_size)
+        folder = OutputFolder(out, opened, claim, kinds, size, whole)
         values, stopped = segmenting.segment(opened, first, label_map, vos, folder)
     segmenting.report(values, json_target)
     if stopped is not None:

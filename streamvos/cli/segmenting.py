@@ -24,6 +24,7 @@ from streamvos.cli import output
 from streamvos.cli.output_folder import OutputFolder
 from streamvos.cli.signals import Stopped
 from streamvos.masks.checks import object_ids
+from streamvos.masks.labelmap import read_label_map
 from streamvos.metrics.evaluation import SequenceScorer
 from streamvos.metrics.latency import Latencies
 from streamvos.segmenter import Segmenter
@@ -132,6 +133,27 @@ def next_frame(source: Source) -> Frame:
     if frame is None:
         raise SourceError(f"{source.name} ended before its first frame")
     return frame
+
+
+def masks_of(
+    source: Source, mask: Path | None, wanted: str | None
+) -> tuple[tuple[int, int] | None, np.ndarray | None]:
+    """The size of the masks that are written.
+
+    Args:
+        source: an open source.
+        mask: file of the first label map.
+        wanted: the value of --mask-size.
+
+    Returns:
+        (H, W), or None where it is that of the frames; and the first label map, if it has this size.
+    """
+    if source.size == source.native_size or wanted == "frames":
+        return None, None
+    given = None if mask is None else read_label_map(mask)
+    if given is None or given.shape != source.native_size:
+        return (source.native_size if wanted == "source" else None), None
+    return source.native_size, given
 
 
 def check_save_first(path: Path, overwrite: bool) -> None:

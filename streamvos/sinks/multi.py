@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from streamvos.sinks.claim import Claim, always
 from streamvos.sinks.json_lines import JsonLinesSink
 from streamvos.sinks.label_maps import LabelMapSink
 from streamvos.sinks.overlay import Overlay
 from streamvos.sinks.overlay_video import OverlayVideoSink
+from streamvos.sinks.resizing import at_size
 from streamvos.sinks.sink import Sink
 from streamvos.types import Frame, Result
 
@@ -30,12 +33,22 @@ class MultiSink(Sink):
         path: the folder that they share.
         sinks: name -> sink; this sink closes them.
         claim: what holds the folder for them; released when they are closed.
+        mask_size: (H, W) of the masks that all sinks but "overlay" get; None = that of the frames.
+        given: (H, W) uint8 of that size, the label map of the first frame.
     """
 
     _repeatable: ClassVar[bool] = False  # some of the sinks have the frame already
 
-    def __init__(self, path: str | Path, sinks: Mapping[str, Sink], claim: Claim | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        sinks: Mapping[str, Sink],
+        claim: Claim | None = None,
+        mask_size: tuple[int, int] | None = None,
+        given: np.ndarray | None = None,
+    ) -> None:
         super().__init__(path)
+        self._mask_size, self._given = mask_size, given
         self._sinks, self._claim = dict(sinks), claim
 
     @property
@@ -49,8 +62,12 @@ class MultiSink(Sink):
         return [sink.place for sink in self._sinks.values()]
 
     def _write(self, frame: Frame, result: Result) -> None:
-        for sink in self._sinks.values():
-            sink.write(frame, result)
+        others = frame, result
+        if self._mask_size is not None and self._sinks.keys() - {"overlay"}:
+            others = at_size(frame, result, self._mask_size, self._given)
+            self._given = None
+        for name, sink in self._sinks.items():
+            sink.write(*((frame, result) if name == "overlay" else others))
 
     def _finish(self) -> None:
         errors: list[Exception] = []
@@ -117,6 +134,8 @@ def open_sinks(
     results: bool = True,
     overwrite: bool = False,
     claim: Claim | None = None,
+    mask_size: tuple[int, int] | None = None,
+    given: np.ndarray | None = None,
 ) -> MultiSink:
     """The usual sinks in one folder: labels/ (PNG), overlay.mp4 and results.jsonl.
 
@@ -131,6 +150,8 @@ def open_sinks(
         results: whether to write results.jsonl.
         overwrite: whether files of the user are replaced.
         claim: the folder's claim, which these sinks enter and release; None makes one.
+        mask_size: (H, W) of label maps and results, such as `source.native_size`; None = that of the frames.
+        given: (H, W) uint8 of that size, the label map that the first frame was given.
 
     Raises:
         InputError: another run is writing to the folder, or a file of the user is in the place of an output.
@@ -164,7 +185,7 @@ def open_sinks(
             sink.abort()
         claim.release()
         raise
-    return MultiSink(folder, sinks, claim)
+    return MultiSink(folder, sinks, claim, mask_size, given)
 
 
 def _may_name(stems: Callable[[int], str] | None) -> Callable[[str], bool]:

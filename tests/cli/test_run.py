@@ -107,14 +107,30 @@ def test_stride_and_max_frames_choose_frames(run, inputs):
     assert pngs(inputs / "out/labels") == ["shot_1.png", "shot_3.png"]
 
 
-def test_a_mask_of_the_source_s_size_is_resized_with_the_frames(run, inputs):
-    assert run("frames", "--mask", "first.png", "--height", 24).code == 0
+def test_a_mask_of_the_source_s_size_is_resized_with_the_frames_and_masks_come_at_its_size(run, inputs):
     given = read_label_map(inputs / "first.png")
     expected = cv2.resize(given, (32, 24), interpolation=cv2.INTER_NEAREST_EXACT)
-    np.testing.assert_array_equal(read_label_map(inputs / "out/labels/shot_1.png"), expected)
-    # and one of the frames' size is taken as it is
     write_label_map("resized.png", expected)
-    assert run("frames", "--mask", "resized.png", "--height", 24).code == 0
+    for mask, option, first in (
+        ("first.png", [], given),
+        ("first.png", ["--mask-size", "frames"], expected),
+        ("resized.png", [], expected),  # of the frames' size: taken as it is
+        ("resized.png", ["--mask-size", "source"], None),
+    ):
+        assert run("frames", "--mask", mask, "--height", 24, *option).code == 0
+        label_maps = [read_label_map(inputs / f"out/labels/shot_{k + 1}.png") for k in range(LENGTH)]
+        assert {one.shape for one in label_maps} == {(48, 64) if first is None else first.shape}
+        if first is not None:
+            np.testing.assert_array_equal(label_maps[0], first)
+        assert set(np.unique(label_maps[0])) == {0, 1, 2}
+        assert decoded(inputs / "out/overlay.mp4")[0].shape == (24, 32, 3)
+        lines = [json.loads(line) for line in (inputs / "out/results.jsonl").read_text().splitlines()]
+        for line, label_map in zip(lines, label_maps, strict=True):
+            assert line["size"] == list(label_map.shape)
+            for one in line["objects"]:
+                np.testing.assert_array_equal(decode_rle(one["rle"]), label_map == one["id"])
+                assert one["area"] == (label_map == one["id"]).sum()
+    assert "choose source or frames" in run("frames", "--mask", "first.png", "--mask-size", "big").error
 
 
 def test_an_object_that_vanishes_by_resizing_is_an_error(run, inputs):
