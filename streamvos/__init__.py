@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from streamvos.pipeline.clients.client import Client, PipelineError
     from streamvos.segmenter import Segmenter
     from streamvos.sources import open_source
+    from streamvos.types import TruncatedError
 
 __all__ = ["Client", "Frame", "InputError", "ObjectResult", "PipelineError", "Result", "Segmenter"]
-__all__ += ["SinkError", "SourceError", "StreamvosError", "load", "open_source", "read_label_map"]
+__all__ += ["SinkError", "SourceError", "StreamvosError", "TruncatedError", "load", "open_source"]
+__all__ += ["read_label_map"]
 __version__ = "0.1.0"
 
 __getattr__ = import_on_use(
@@ -43,6 +45,7 @@ __getattr__ = import_on_use(
         "streamvos.pipeline.clients.client": ["Client", "PipelineError"],
         "streamvos.segmenter": ["Segmenter"],
         "streamvos.sources": ["open_source"],
+        "streamvos.types": ["TruncatedError"],
     },
 )
 

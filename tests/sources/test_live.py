@@ -80,8 +80,9 @@ class RtspServer:
         "m=video 0 RTP/AVP 33\r\nc=IN IP4 0.0.0.0\r\na=control:track0\r\n"
     )
 
-    def __init__(self, data: bytes, stall: bool = False) -> None:
-        self._data, self._stall = data, stall
+    def __init__(self, data: bytes, stall: bool = False, udp: bool = False) -> None:
+        self._data, self._stall, self._udp = data, stall, udp
+        self._port = 0
         self._done = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -124,6 +125,12 @@ class RtspServer:
             elif method == "DESCRIBE":
                 body = self.SDP
                 answer += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
+            elif method == "SETUP" and self._udp and "TCP" in headers["transport"]:
+                answer[0] = "RTSP/1.0 461 Unsupported Transport"
+            elif method == "SETUP" and self._udp:
+                self._port = int(headers["transport"].partition("client_port=")[2].partition("-")[0])
+                transport = f"RTP/AVP;unicast;client_port={self._port}-{self._port + 1};server_port=5000-5001"
+                answer += ["Session: 1", f"Transport: {transport}"]
             elif method == "SETUP":
                 answer += ["Session: 1", "Transport: RTP/AVP/TCP;unicast;interleaved=0-1"]
             connection.sendall(("\r\n".join(answer) + "\r\n\r\n" + body).encode())
@@ -137,7 +144,12 @@ class RtspServer:
         for number, place in enumerate(range(0, len(self._data), 7 * 188)):
             payload = self._data[place : place + 7 * 188]
             packet = struct.pack(">BBHII", 0x80, 33, number % 65536, number * 900, 1) + payload
-            connection.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
+            if self._udp:
+                time.sleep(0.002)  # or the kernel drops some
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+                    line.sendto(packet, ("127.0.0.1", self._port))
+            else:
+                connection.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
 
 
 @pytest.fixture
@@ -394,3 +406,10 @@ def test_errors_give_the_reason_but_no_secrets(capfd, caplog):
             assert SECRET not in chain(caught.value)
     written = capfd.readouterr()
     assert SECRET not in written.out + written.err + caplog.text
+
+
+def test_a_camera_that_speaks_udp_only(make_video):
+    with RtspServer(make_video(30), stall=True, udp=True) as server:
+        address = f"rtsp://admin:{SECRET}@{server.address}/stream"
+        with LiveSource(address, stall_timeout=2.0) as source:
+            assert next(source).size == (48, 64)
