@@ -15,6 +15,8 @@ import streamvos
 PACKAGE = Path(streamvos.__file__).parent
 ROOMS = [
     {"types", "addresses", "lazy"},
+    {"files"},
+    {"pictures"},
     {"masks"},
     {"synthetic", "nn"},
     {"methods"},

@@ -55,7 +55,11 @@ MethodSettings = Annotated[
 ]
 MaskPath = Annotated[
     Path | None,
-    typer.Option("--mask", metavar="FILE", help="Label map (PNG) of the first frame; the values are ids."),
+    typer.Option(
+        "--mask",
+        metavar="FILE",
+        help="Label map (PNG) of the first frame: ids, white on black, or colors on black.",
+    ),
 ]
 Boxes = Annotated[
     list[str] | None,

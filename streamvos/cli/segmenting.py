@@ -23,7 +23,7 @@ from PIL import Image
 from streamvos.cli import output
 from streamvos.cli.output_folder import OutputFolder
 from streamvos.cli.signals import Stopped
-from streamvos.masks.checks import object_ids
+from streamvos.masks.checks import describe_areas, label_areas, object_ids
 from streamvos.masks.labelmap import read_label_map
 from streamvos.metrics.evaluation import SequenceScorer
 from streamvos.metrics.latency import Latencies
@@ -56,6 +56,8 @@ def segment(
     started, dropped_before = time.perf_counter(), live.dropped if live else 0
     result = vos.step(first.image, label_map)  # refuses a bad mask before anything is written
     with folder, output.make_progress() as progress:
+        if progress.console.is_terminal:  # elsewhere the report says it
+            progress.console.print(f"following {describe_areas(label_areas(label_map))}")
         task = progress.add_task(source.name, total=source.length, info="")
         try:
             for frame in chain([first], source):
@@ -80,6 +82,7 @@ def segment(
     values = {
         "source": source.name,
         "size": list(source.size),
+        "labels": label_areas(label_map),
         "method": vos.method.loaded_as,
         "device": str(vos.device),
         "frames": folder.written,
@@ -114,7 +117,8 @@ def report(values: Mapping[str, Any], json_target: str | None) -> None:
     table.add_row("peak memory", output.in_mib(values["peak_memory_mib"]))
     if values["peak_gpu_memory_mib"] is not None:
         table.add_row("peak GPU memory", output.in_mib(values["peak_gpu_memory_mib"]))
-    lines = [f"{kind:8} {path}" for kind, path in values["paths"].items()]
+    lines = [f"objects  {describe_areas(values['labels'])}"]
+    lines += [f"{kind:8} {path}" for kind, path in values["paths"].items()]
     lines += [f"{part:8} {line}" for part, of_part in values["engines"].items() for line in of_part]
     output.show(values, json_target, table, *lines)
 

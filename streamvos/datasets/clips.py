@@ -1,6 +1,6 @@
 """What DAVIS and YouTube-VOS have in common: videos as folders of numbered pictures.
 
-A video is a folder of JPEGs; its label maps are PNGs of the same names in another folder. A clip is a few
+A video is a folder of pictures; its label maps are PNGs of the same names in another folder. A clip is a few
 consecutive frames with their label maps, for training.
 
     clip = dataset.frames(10, count=3)
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from streamvos.masks.labelmap import read_label_map
+from streamvos.pictures.listing import choose_frames, list_folder, list_pictures
+from streamvos.pictures.opening import read_rgb
 from streamvos.types import VOID, InputError
 
-FRAME_SUFFIXES = (".jpg", ".jpeg")
 LABEL_SUFFIXES = (".png",)
 
 
@@ -66,7 +66,7 @@ class Video(ABC):
         Raises:
             InputError: the file cannot be read.
         """
-        return read_image(self.frame_paths[index])
+        return read_rgb(self.frame_paths[index])
 
     @abstractmethod
     def training_files(self) -> list[tuple[Path, Path]]:
@@ -135,7 +135,7 @@ class VideoDataset(ABC, Generic[VideoType]):
         video = self[which]
         files = video.training_files()
         chosen = [files[k] for k in window(position, count, len(files), video.name)]
-        images = [read_image(picture) for picture, _ in chosen]
+        images = [read_rgb(picture) for picture, _ in chosen]
         masks = [video.read_mask(labels) for _, labels in chosen]
         height, width = images[0].shape[:2]
         paths = (path for pair in zip(*chosen, strict=True) for path in pair)
@@ -149,25 +149,34 @@ class VideoDataset(ABC, Generic[VideoType]):
         return Clip(video.name, names, np.stack(images), np.stack(masks))
 
 
-def list_pictures(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The pictures in a folder: name without suffix -> path, in the order of the frames.
+def frames_in(folder: Path) -> dict[str, Path]:
+    """The frames in a folder: name without suffix -> path, in their order.
 
-    If all names are numbers, they are ordered as numbers (9 before 10), else as text. Hidden files are
-    skipped; macOS puts `._00000.png` next to `00000.png`.
+    The rule is that of `streamvos.pictures.listing`: masks and previews among the frames are left out.
 
     Raises:
         InputError: the folder cannot be read, or one name occurs with two suffixes.
     """
+    return _by_stem(folder, choose_frames(list_pictures(folder))[0])
+
+
+def label_maps_in(folder: Path) -> dict[str, Path]:
+    """The label maps (PNG) in a folder: name without suffix -> path, in the order of the frames.
+
+    Raises:
+        InputError: the folder cannot be read, or one name occurs with two suffixes.
+    """
+    return _by_stem(folder, list_pictures(folder, LABEL_SUFFIXES))
+
+
+def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
-    for path in _children(folder):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in pictures:
-                raise InputError(
-                    f"{folder} holds both {pictures[path.stem].name} and {path.name}; remove one of them"
-                )
-            pictures[path.stem] = path
-    if all(stem.isdecimal() for stem in pictures):
-        return dict(sorted(pictures.items(), key=lambda item: int(item[0])))
+    for path in paths:
+        if path.stem in pictures:
+            raise InputError(
+                f"{folder} holds both {pictures[path.stem].name} and {path.name}; remove one of them"
+            )
+        pictures[path.stem] = path
     return pictures
 
 
@@ -177,30 +186,9 @@ def list_folders(folder: Path) -> list[str]:
     Raises:
         InputError: the folder cannot be read.
     """
-    return [path.name for path in _children(folder) if path.is_dir() and not path.name.startswith(".")]
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
-
-
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a picture file.
-
-    Pillow decodes it, as in the TVOS authors' code; orientation tags are ignored.
-
-    Raises:
-        InputError: the file is missing or is not a readable picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"cannot read the picture {path}: {reason}") from error
+    return sorted(
+        path.name for path in list_folder(folder) if path.is_dir() and not path.name.startswith(".")
+    )
 
 
 def holds_binary_mask(raw: np.ndarray) -> bool:

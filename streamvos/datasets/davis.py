@@ -24,18 +24,18 @@ from pathlib import Path
 import numpy as np
 
 from streamvos.datasets.clips import (
-    FRAME_SUFFIXES,
-    LABEL_SUFFIXES,
     Video,
     VideoDataset,
     common_folders,
+    frames_in,
     holds_binary_mask,
+    label_maps_in,
     list_folders,
-    list_pictures,
     listing,
     pick,
     read_labels,
 )
+from streamvos.files import read_text
 from streamvos.masks.checks import object_ids
 from streamvos.masks.labelmap import read_label_map
 from streamvos.types import InputError
@@ -179,10 +179,10 @@ class DavisDataset(VideoDataset[DavisSequence]):
         return names
 
     def _find(self, name: str) -> DavisSequence:
-        frames = list_pictures(self._frames / name, FRAME_SUFFIXES)
-        annotations = list_pictures(self._annotations / name, LABEL_SUFFIXES)
+        frames = frames_in(self._frames / name)
+        annotations = label_maps_in(self._annotations / name)
         if not frames:
-            raise InputError(f"{self._frames / name} holds no {' or '.join(FRAME_SUFFIXES)} file")
+            raise InputError(f"{self._frames / name} holds no .jpg or other picture")
         stray = [stem for stem in annotations if stem not in frames]
         if stray:
             raise InputError(
@@ -201,10 +201,7 @@ class DavisDataset(VideoDataset[DavisSequence]):
 
 def _names_in(path: Path) -> list[str]:
     """The sequences in a list, which has a name or (DAVIS 2016) a frame and its label map per line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the list of sequences {path}: {error}") from error
+    lines = read_text(path, "the list of sequences").splitlines()
     first_words = (line.split()[0] for line in lines if line.strip())
     names = (Path(word).parent.name if "/" in word else word for word in first_words)
     return list(dict.fromkeys(names))

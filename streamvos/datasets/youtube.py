@@ -15,7 +15,6 @@ gets its mask. Without meta.json the first frames come from the label maps, and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,18 +25,21 @@ from typing import Any
 import numpy as np
 
 from streamvos.datasets.clips import (
-    FRAME_SUFFIXES,
-    LABEL_SUFFIXES,
     Video,
     VideoDataset,
     common_folders,
-    list_pictures,
+    frames_in,
+    label_maps_in,
     listing,
     pick,
     read_labels,
 )
+from streamvos.files import read_json
 from streamvos.masks.checks import object_ids
 from streamvos.types import MAX_OBJECT_ID, InputError
+
+META_BYTES = 2**28
+"""The largest meta.json; that of YouTube-VOS has some MiB."""
 
 _LAYOUT = "expected JPEGImages/<video>/*.jpg, Annotations/<video>/*.png and optionally meta.json"
 
@@ -182,8 +184,8 @@ class YouTubeVosDataset(VideoDataset[YouTubeVideo]):
         return self._meta is not None
 
     def _find(self, name: str) -> YouTubeVideo:
-        frames = list_pictures(self.root / "JPEGImages" / name, FRAME_SUFFIXES)
-        annotations = list_pictures(self.root / "Annotations" / name, LABEL_SUFFIXES)
+        frames = frames_in(self.root / "JPEGImages" / name)
+        annotations = label_maps_in(self.root / "Annotations" / name)
         index_of = {stem: index for index, stem in enumerate(frames)}
         stray = [stem for stem in annotations if stem not in index_of]
         if stray or not frames or not annotations:
@@ -199,12 +201,7 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
     """The content of meta.json, video -> entry; None without such a file."""
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read {path}: {error}; correct it, or remove it to work without categories"
-        ) from error
+    content = read_json(path, "the descriptions of videos", META_BYTES)
     videos = content.get("videos") if isinstance(content, dict) else None
     if not isinstance(videos, dict):
         raise InputError(f'{path}: expected {{"videos": {{name: {{"objects": ...}}}}}}')

@@ -10,6 +10,7 @@ mistake has the same message everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,23 @@ def check_label_map(mask: Any, size: tuple[int, int] | None = None, name: str = 
 
 def object_ids(label_map: np.ndarray) -> list[int]:
     """The object ids in a (H, W) uint8 label map, ascending, without background and void."""
-    present = np.flatnonzero(np.bincount(label_map.ravel(), minlength=VOID + 1))
-    return [int(one) for one in present if 0 < one < VOID]
+    return [label for label in label_areas(label_map) if label != VOID]
+
+
+def label_areas(label_map: np.ndarray) -> dict[int, int]:
+    """The number of pixels of each label but 0 in a (H, W) uint8 label map, by ascending label."""
+    counts = np.bincount(label_map.ravel(), minlength=VOID + 1)
+    return {one: int(counts[one]) for one in range(1, VOID + 1) if counts[one]}
+
+
+def describe_areas(areas: Mapping[int, int]) -> str:
+    """What `label_areas` found, for people.
+
+    >>> describe_areas(label_areas(np.array([[0, 3], [255, 3]], np.uint8)))
+    'object 3 (2 pixels), void (1 pixel)'
+    """
+    names = {label: "void" if label == VOID else f"object {label}" for label in areas}
+    return ", ".join(f"{names[one]} ({area} pixel{'s' * (area != 1)})" for one, area in areas.items())
 
 
 def named_objects(label_map: np.ndarray, name: str = "the mask") -> list[int]:

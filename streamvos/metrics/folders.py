@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from streamvos.datasets.clips import (
-    LABEL_SUFFIXES,
     holds_binary_mask,
+    label_maps_in,
     list_folders,
-    list_pictures,
     listing,
     pick,
     read_labels,
@@ -114,9 +113,9 @@ def _match_folders(
 
 def _label_folders(folder: Path, what: str) -> dict[str, Path]:
     """Name of the sequence -> the folder that holds its PNGs."""
-    own = list_pictures(folder, LABEL_SUFFIXES)
+    own = label_maps_in(folder)
     inside = {name: folder / name for name in list_folders(folder)}
-    inside = {name: path for name, path in inside.items() if list_pictures(path, LABEL_SUFFIXES)}
+    inside = {name: path for name, path in inside.items() if label_maps_in(path)}
     if own and inside:
         raise InputError(
             f"{folder} holds PNGs itself and in {listing(list(inside))}; expected the {what} label maps of "
@@ -135,7 +134,7 @@ def _label_folders(folder: Path, what: str) -> dict[str, Path]:
 
 
 def _match(name: str, truth: Path, prediction: Path) -> MatchedSequence:
-    true_files = list_pictures(truth, LABEL_SUFFIXES)
+    true_files = label_maps_in(truth)
     predicted_files = find_predictions(name, list(true_files), prediction)
     extra = [stem for stem in predicted_files if stem not in true_files]
     if extra:
@@ -152,7 +151,7 @@ def find_predictions(name: str, stems: Sequence[str], folder: Path) -> dict[str,
     Raises:
         InputError: one of `stems` is missing.
     """
-    found = list_pictures(folder, LABEL_SUFFIXES)
+    found = label_maps_in(folder)
     missing = [stem for stem in stems if stem not in found]
     if missing:
         raise InputError(

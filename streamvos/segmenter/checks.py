@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import torch
 
-from streamvos.masks.checks import check_label_map, named_objects
+from streamvos.masks.checks import check_label_map, describe_areas, label_areas, named_objects
 from streamvos.types import Annotation, InputError
+
+logger = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 16
 """Pixels; frames with a shorter side have too few cells to follow anything in."""
@@ -16,6 +19,8 @@ SMALLEST_SIDE = 16
 
 def check_mask(mask: np.ndarray | torch.Tensor, size: tuple[int, int], device: torch.device) -> Annotation:
     """A mask as an annotation of the frame.
+
+    The objects and their sizes are logged (INFO).
 
     Args:
         mask: (H, W) integer or bool label map, as the caller gave it.
@@ -33,6 +38,7 @@ def check_mask(mask: np.ndarray | torch.Tensor, size: tuple[int, int], device: t
             raise InputError(f"the mask must be an integer label map {size}, got {_describe(mask)}") from None
     label_map = check_label_map(given, size)
     ids = named_objects(label_map)
+    logger.info("the mask names %s", describe_areas(label_areas(label_map)))
     return Annotation(torch.from_numpy(label_map.astype(np.int64)).to(device), tuple(ids))
 
 

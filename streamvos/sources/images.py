@@ -1,8 +1,9 @@
-"""A folder of pictures (or a glob, or a single picture) as a stream of frames.
+"""A folder of pictures (or a glob, or a single file) as a stream of frames.
 
-Data sets such as DAVIS have one numbered JPEG per frame. Files are read in natural order: frame2 precedes
-frame10. Opening the source reads the headers of all files, so that a picture of another size is found before
-the work begins.
+Data sets such as DAVIS have one numbered JPEG per frame. `streamvos.pictures.listing` says which files of a
+folder are frames, and in which order. A single file may hold a sequence: an animated GIF, WebP, PNG or AVIF,
+or a stack of TIFF. Opening the source reads the headers of all files, so that a picture of another size is
+found before the work begins.
 
     with ImagesSource("DAVIS/JPEGImages/480p/goat", fps=24) as source:
         first = next(source)
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
 import re
 import time
@@ -19,45 +21,46 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-
-from streamvos.sources.source import IMAGE_SUFFIXES, NOMINAL_FPS, Picture, Selection, Source
+from streamvos.pictures.listing import (
+    IMAGE_SUFFIXES,
+    choose_frames,
+    is_picture,
+    list_folder,
+    match_pictures,
+    natural_key,
+)
+from streamvos.pictures.opening import PictureFile, check_mode, read_rgb, to_rgb
+from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
 from streamvos.types import InputError
 
-_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-_PHOTOGRAPHS = {"JPEG", "MPO", "TIFF", "WEBP"}  # the EXIF of a PNG is known only after decoding all of it
-_EXIF_ORIENTATION = 0x0112
+__all__ = ["ImagesSource", "natural_key"]
+
 _TIMES = "times of the files"
 _TIMES_BYTES = 2**16
 """Times of further pictures are not compared."""
 
-_ON_ITS_SIDE = {5, 6, 7, 8}
 
-
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key under which numbers in names count as numbers: frame2 < frame10 < frame11b."""
-    parts = re.split(r"(\d+)", str(path))
-    # The text after the number gives 07 and 7 a fixed order too.
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+logger = logging.getLogger(__name__)
 
 
 class ImagesSource(Source):
-    """Pictures from files, in natural order of their names.
+    """Pictures from files, in natural order of their names, or the pictures of one file.
 
-    Photographs are turned as their EXIF orientation says; alpha is dropped. `stem(index)` is the file's own
-    stem, or the frame's number if any two files share a stem.
+    Each is turned as its EXIF orientation says; alpha is dropped. Masks and thumbnails among the frames are
+    left out, with a warning. `stem(index)` is the file's own stem, or the frame's number if any two files
+    share a stem or one file holds all frames.
 
     Args:
-        place: a folder, a glob ("shots/*.jpg", "**" goes into sub-folders), or one picture.
+        place: a folder, a glob ("shots/*.jpg", "**" goes into sub-folders), or one picture file.
         name: name of the stream; the folder's name if None.
         fps: frames per second, from which `pts` follows. If None, `fps` stays None and `pts` assumes
-            `NOMINAL_FPS`.
+            `NOMINAL_FPS`. An animation has times of its own.
         selection: which frames, and how large.
 
     Raises:
-        InputError: there is no such place or no picture in it, or a picture is damaged, has another size
-            than the first, or more than 8 bits per value.
+        InputError: there is no such place or no picture in it; or a picture is damaged, has another size
+            than the first, more than 8 bits per value, or is one of several in a file beside other files; or
+            `fps` is given with an animation.
     """
 
     def __init__(
@@ -69,16 +72,25 @@ class ImagesSource(Source):
         selection: Selection | None = None,
     ) -> None:
         self.paths = _find_images(place)
-        native_size = _check_sizes(self.paths)
+        native_size, length = _check_all(self.paths)
         self._period = 1.0 / (fps or NOMINAL_FPS)
-        self._next = 0
+        self._next, self._count = 0, length
+        self._sequence: PictureFile | None = None
+        self._seconds = 0.0  # from the start of an animation to its next picture
+        if length > len(self.paths):
+            self._sequence = PictureFile(self.paths[0])
+            if self._sequence.timed and fps is not None:
+                self._sequence.close()
+                raise InputError(
+                    f"{self.paths[0]} says how long each picture is shown; fps is for pictures without a time"
+                )
         stems = [path.stem for path in self.paths]
-        self._stems = stems if len(set(stems)) == len(stems) else None
+        self._stems = stems if len(set(stems)) == len(stems) == length else None
         super().__init__(
             name=name or _name_of(place),
             native_size=native_size,
             fps=fps,
-            native_length=len(self.paths),
+            native_length=length,
             selection=selection or Selection(),
         )
 
@@ -91,6 +103,8 @@ class ImagesSource(Source):
 
     def number_named(self, stem: str) -> int | None:
         """The place of the picture with this stem, or else of the one that has its number at the end."""
+        if self._sequence is not None:
+            return super().number_named(stem)
         if self.has_picture(stem):
             return [path.stem for path in self.paths].index(stem)
         match = re.fullmatch(r"(?:frame[-_. ]*)?(\d{1,9})", stem, re.IGNORECASE)
@@ -122,6 +136,7 @@ class ImagesSource(Source):
             _TIMES: b"".join(times)[:_TIMES_BYTES],
         }
 
+<<<<<<< HEAD
     def changes(self, earlier: Mapping[str, object], given: int) -> list[str]:
         """What has changed; a picture that was not given yet may have been written anew."""
         found, own = super().changes({**earlier, _TIMES: None}, given), self.identity()[_TIMES]
@@ -130,47 +145,67 @@ class ImagesSource(Source):
             place = next(n for n in range(read // 4) if was[4 * n : 4 * n + 4] != own[4 * n : 4 * n + 4])
             found.append(f"{self.paths[place]} was written anew")
         return found
+=======
+    def close(self) -> None:
+        if self._sequence is not None and not self._closed:
+            self._sequence.close()
+        super().close()
+>>>>>>> 255b499 (pictures: masks are read by their histogram, frames by one rule of order and membership)
 
     def _read(self) -> Picture | None:
-        if self._next >= len(self.paths):
+        if self._next >= self._count:
             return None
-        image = _read_image(self.paths[self._next])
         pts = self._next * self._period
+        if self._sequence is None:
+            image = read_rgb(self.paths[self._next])
+        else:
+            picture, seconds = self._sequence.read(self._next)
+            image = to_rgb(picture)
+            if self._sequence.timed:
+                pts = self._seconds
+                self._seconds += seconds
         self._next += 1
         return Picture(image, time.monotonic_ns(), pts)
 
     def _skip(self, count: int) -> None:
-        self._next += count
+        if self._sequence is not None and self._sequence.timed:
+            super()._skip(count)  # the times of later pictures follow from those of all before
+        else:
+            self._next += count
 
     def _position(self) -> str:
+        if self._sequence is not None:
+            return f"picture {self._next - 1} of {self.paths[0]}"
         return str(self.paths[self._next - 1])
 
 
 def _find_images(place: str | Path) -> list[Path]:
     path = Path(place)
     if path.is_dir():
-        try:
-            inside = list(path.iterdir())
-        except OSError as error:
-            raise InputError(f"cannot list the folder {path}: {error.strerror}") from error
-        found = [file for file in inside if _is_image(file)]
+        inside = list_folder(path)
+        found = [file for file in inside if is_picture(file)]
         if not found:
             raise InputError(f"the folder {path} holds no pictures{_what_instead(inside)}")
     elif path.is_file():
-        found = [path]
+        return [path]
     else:
-        found = [Path(match) for match in glob.glob(str(place), recursive=True) if _is_image(Path(match))]
+        found = match_pictures(str(place))
         if not found:
             raise InputError(
                 f"nothing matches {place}; expected a folder of pictures, a glob that matches pictures "
                 f"({', '.join(sorted(IMAGE_SUFFIXES))}), or a picture"
             )
-    return sorted(found, key=natural_key)
-
-
-def _is_image(path: Path) -> bool:
-    # Hidden files are not frames: macOS adds "._00000.jpg" to "00000.jpg".
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    frames, others = choose_frames(found)
+    if others:
+        shown = ", ".join(one.name for one in others[:3]) + (", ..." if len(others) > 3 else "")
+        logger.warning(
+            "%s: %d of %d pictures are masks or previews by their names or contents, and no frames: %s",
+            place,
+            len(others),
+            len(found),
+            shown,
+        )
+    return frames
 
 
 def _what_instead(inside: Sequence[Path]) -> str:
@@ -193,49 +228,23 @@ def _name_of(place: str | Path) -> str:
     return Path(*fixed).resolve().name if fixed else "images"
 
 
-def _check_sizes(paths: Sequence[Path]) -> tuple[int, int]:
-    """(H, W) that all pictures share, by their headers."""
-    sizes = []
+def _check_all(paths: Sequence[Path]) -> tuple[tuple[int, int], int]:
+    """(H, W) that all pictures share, by their headers, and the number of pictures."""
+    sizes: list[tuple[int, int]] = []
     for path in paths:
-        try:
-            with Image.open(path) as picture:
-                if picture.mode not in _EIGHT_BIT_MODES:
-                    raise InputError(
-                        f"{path} has more than 8 bits per value (mode {picture.mode}); frames are 8-bit RGB: "
-                        "convert it, choosing the part of its range to show"
-                    )
-                width, height = picture.size
-                is_photograph = picture.format in _PHOTOGRAPHS
-                if is_photograph and picture.getexif().get(_EXIF_ORIENTATION) in _ON_ITS_SIDE:
-                    width, height = height, width
-        except InputError:
-            raise
-        except Exception as error:
-            raise _damaged(path, error) from error
-        sizes.append((height, width))
+        with PictureFile(path) as file:
+            check_mode(file)
+            sizes.append(file.size)
+            if len(file) > 1 and len(paths) > 1:
+                raise InputError(
+                    f"{path} holds {len(file)} pictures, the other files one each; move it elsewhere, or "
+                    "give it alone to read all of its pictures"
+                )
+            count = len(file)
         if sizes[-1] != sizes[0]:
+            (height, width), (first_height, first_width) = sizes[-1], sizes[0]
             raise InputError(
-                f"{path} is {width}x{height} pixels, but {paths[0].name} is {sizes[0][1]}x{sizes[0][0]}; "
+                f"{path} is {width}x{height} pixels, but {paths[0].name} is {first_width}x{first_height}; "
                 "all frames of a stream must have one size: remove or resize it"
             )
-    return sizes[0]
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Pillow, since OpenCV silently turns a truncated JPEG gray."""
-    try:
-        with Image.open(path) as picture:
-            turned = ImageOps.exif_transpose(picture) if picture.format in _PHOTOGRAPHS else picture
-            return np.array(turned.convert("RGB"))
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    if isinstance(error, OSError) and error.strerror:
-        return InputError(f"cannot read the picture {path}: {error.strerror}")
-    if isinstance(error, UnidentifiedImageError):
-        reason = "unknown format"  # Pillow's own text repeats the path
-    else:
-        reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"the picture {path} is damaged or not a picture ({reason}); replace or remove it")
+    return sizes[0], count if len(paths) == 1 else len(paths)

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamvos.addresses import STANDARD_INPUT, file_of, is_url, redact, scheme_of
+from streamvos.pictures.listing import IMAGE_SUFFIXES
 from streamvos.sources.live_address import URL_SCHEMES, Policy, is_live, live_address
-from streamvos.sources.source import IMAGE_SUFFIXES, Selection, Source
+from streamvos.sources.source import Selection, Source
 from streamvos.types import InputError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def open_source(
             f"there is no {shown}; expected a video file, a folder of pictures, a glob, camera:N, a URL or "
             "synthetic:"
         )
-    is_picture = path.suffix.lower() in IMAGE_SUFFIXES - {".gif"} and not is_remote
+    is_picture = path.suffix.lower() in IMAGE_SUFFIXES and not is_remote
     if is_remote or str(spec) == STANDARD_INPUT or path.is_fifo() or (path.is_file() and not is_picture):
         _refuse_fps(fps, shown)
         from streamvos.sources.video_file import VideoFileSource

@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 NOMINAL_FPS = 24.0
 """Frames per second that time stamps assume for a source without a clock (DAVIS plays at 24)."""
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif"}
-)
-"""File names that count as pictures; all others in a folder are skipped."""
-
 SourceType = TypeVar("SourceType", bound="Source")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamvos.datasets.clips import list_pictures, locate, read_image, starts, window
+from streamvos.datasets.clips import frames_in, label_maps_in, locate, starts, window
+from streamvos.pictures.opening import read_rgb
 from streamvos.types import InputError
 
 
@@ -43,19 +44,19 @@ class TestPictures:
     def test_numbers_are_ordered_as_numbers_and_words_as_words(self, tmp_path):
         for name in ("10.png", "9.png", "1.PNG", ".hidden.png", "._9.png", "notes.txt", "2.jpg"):
             (tmp_path / name).touch()
-        assert list(list_pictures(tmp_path, (".png",))) == ["1", "9", "10"]
+        assert list(label_maps_in(tmp_path)) == ["1", "9", "10"]
         (tmp_path / "b.png").touch()
-        assert list(list_pictures(tmp_path, (".png",))) == ["1", "10", "9", "b"]
+        assert list(label_maps_in(tmp_path)) == ["1", "9", "10", "b"]
 
     def test_one_name_twice(self, tmp_path):
         for name in ("00000.jpg", "00000.jpeg"):
             (tmp_path / name).touch()
         with pytest.raises(InputError, match=r"both 00000\.jpeg and 00000\.jpg"):
-            list_pictures(tmp_path, (".jpg", ".jpeg"))
+            frames_in(tmp_path)
 
     def test_any_kind_of_picture_becomes_rgb(self, tmp_path):
         Image.fromarray(np.full((4, 5), 7, np.uint8)).save(tmp_path / "gray.png")
-        assert read_image(tmp_path / "gray.png").tolist() == np.full((4, 5, 3), 7).tolist()
+        assert read_rgb(tmp_path / "gray.png").tolist() == np.full((4, 5, 3), 7).tolist()
 
     def test_a_broken_picture(self, tmp_path):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(
@@ -66,4 +67,4 @@ class TestPictures:
         (tmp_path / "text.jpg").write_text("no picture")
         for name in ("cut.jpg", "text.jpg", "missing.jpg"):
             with pytest.raises(InputError, match=name):
-                read_image(tmp_path / name)
+                read_rgb(tmp_path / name)

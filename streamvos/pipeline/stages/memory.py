@@ -15,8 +15,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from streamvos.masks.checks import check_label_map, describe_areas, label_areas
 from streamvos.methods.background import TrainingTask
 from streamvos.methods.base import Target
 from streamvos.pipeline.stages.method import shared_extraction
@@ -201,7 +203,7 @@ class MemoryStage(Stage):
         annotation, applied = None, []
         if "mask" in message.arrays and not self._state.started:
             # an unusable first mask ends the stream: nothing else says what to track
-            annotation = check_mask(self._features.array(message, "mask"), size, self._device)
+            annotation = self._checked(self._features.array(message, "mask"), size)
         while self._commands and annotation is None:
             command = self._commands[0]
             due = command.get("due")  # its frame in an earlier incarnation; None: the next frame
@@ -212,13 +214,19 @@ class MemoryStage(Stage):
                 if command["verb"] == "forget":
                     self._state.forget(int(command["object"]))
                 else:
-                    annotation = check_mask(command.arrays["mask"].numpy(), size, self._device)
+                    annotation = self._checked(command.arrays["mask"].numpy(), size)
             except InputError as error:
                 self.tell("refused", number=command["number"], error=str(error))
                 continue
             applied.append(command)
             self._tell_applied(command["number"], message.seq, message.incarnation)
         return annotation, applied
+
+    def _checked(self, mask: np.ndarray, size: tuple[int, int]) -> Annotation:
+        """A mask as an annotation; the log tells its objects."""
+        annotation = check_mask(mask, size, self._device)
+        self.tell("event", event="objects", given=describe_areas(label_areas(check_label_map(mask))))
+        return annotation
 
     def _tell_applied(self, number: int, seq: int, incarnation: int) -> None:
         remember_command(self._applied_at, number, seq)
