@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 import streamvos.engines
 from streamvos.engines.manifest import Manifest
+from streamvos.files import read_bytes
 from streamvos.types import InputError
 
 FILE, MANIFEST = "engine.pt2", "manifest.json"
@@ -163,8 +164,9 @@ class EngineCache:
 
     def _read(self, plan: str) -> Manifest | None:
         try:
-            manifest = Manifest.model_validate_json((self.folder / plan / MANIFEST).read_bytes())
-        except (OSError, ValidationError):
+            content = read_bytes(self.folder / plan / MANIFEST, "the manifest")
+            manifest = Manifest.model_validate_json(content)
+        except (InputError, ValidationError):
             return None
         return manifest if manifest.name == plan else None
 

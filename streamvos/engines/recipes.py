@@ -8,20 +8,15 @@ the wheel. A stream looks up its part's recipe too: an engine built with another
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from streamvos.files import read_toml
 from streamvos.methods import METHODS
 from streamvos.types import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _CHECKOUT = Path(__file__).parents[2]
 FOLDER = _CHECKOUT / "engines" if (_CHECKOUT / "setup.py").is_file() else Path(__file__).with_name("files")
@@ -61,12 +56,17 @@ class Recipe(BaseModel):
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a file; InputError if it cannot be read, or is no recipe."""
     try:
-        return Recipe.model_validate({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
-    except OSError as error:
-        known = ", ".join(recipes())
-        raise InputError(f"cannot read {path}: {error.strerror}; known recipes: {known}") from None
-    except ValueError as error:  # of TOML or pydantic
+        values = read_toml(path, "the recipe")
+    except InputError as error:
+        raise InputError(f"{error}; known recipes: {', '.join(_names())}") from None
+    try:
+        return Recipe.model_validate({"name": path.stem, **values})
+    except ValidationError as error:
         raise InputError(f"{path} is no TOML file of a recipe: {error}") from None
+
+
+def _names() -> list[str]:
+    return [path.stem for path in sorted(FOLDER.glob("*.toml"))]
 
 
 @lru_cache

@@ -27,6 +27,7 @@ _CORES = 0.5  # of all cores outside of the background that must belong to the f
 _SMALL = 0.01  # of the picture; an object that small needs no core
 _FAINTEST = 64  # the brightest value of such an object
 
+_RADII = (2, 4, 8)  # in which a fringe looks for the regions that it lies between
 _AXES = ((0, 1), (1, 0), (1, 1), (1, -1))  # of opposite neighbors, as (rows, columns)
 
 
@@ -64,13 +65,48 @@ def find_regions(pixels: np.ndarray) -> Regions:
     core, ramp = _cores_and_ramps(pixels, index)
     cores = np.bincount(index[1:-1, 1:-1][core], minlength=len(colors))
     ramps = ramp.sum() / max((~core).sum(), 1)
-    if ramps <= _RAMPS and not _is_gradual(pixels, len(colors)) and not _has_halos(colors, counts, cores):
+    is_noisy = (
+        _is_gradual(pixels, len(colors)) or _has_halos(colors, counts, cores) or _is_nearly_white(colors)
+    )
+    if ramps <= _RAMPS and not is_noisy:
         return Regions(colors.astype(np.uint8), index, 0)
     strong = _strong(colors, counts, cores)
     fringe = _check(colors, counts, cores, strong)
     chosen = colors[sorted(strong)]  # ascending, as the histogram is
-    nearest = np.abs(colors[:, None] - chosen).sum(2).argmin(1)
-    return Regions(chosen.astype(np.uint8), nearest[index], fringe)
+    distances = np.abs(colors[:, None] - chosen).sum(2)  # (values, strong values)
+    firm = np.abs(colors[:, None] - chosen).max(2) <= _tolerance(colors)
+    _check_fringe(pixels, ~firm.any(1)[index], _tolerance(colors))
+    return Regions(chosen.astype(np.uint8), _assign(index, distances, firm), fringe)
+
+
+def _assign(index: np.ndarray, distances: np.ndarray, firm: np.ndarray) -> np.ndarray:
+    """The strong value of each pixel, (H, W): the closest of those that fill a region near it.
+
+    Between white and black an edge has gray pixels, though gray may be another object, far away.
+    """
+    closest = distances.argmin(1)[index]
+    if distances.shape[1] == 2:
+        return closest
+    regions = []
+    for row in range(distances.shape[1]):
+        own = firm[index, row]
+        regions.append(own & _near(~_near(~own, 1), 1))  # without what is thinner than 3 pixels
+    is_open = ~np.any(regions, axis=0)
+    result = np.where(is_open, closest, np.argmax(regions, axis=0))
+    for radius in _RADII:
+        near = np.stack([_near(region, radius) for region in regions], axis=2)
+        found = is_open & (near.sum(2) >= 2)
+        result[found] = np.where(near[found], distances[index[found]], np.inf).argmin(1)
+        is_open &= ~found
+    return result
+
+
+def _near(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Where `mask` holds within a square of this radius, (H, W) bool."""
+    sums = np.zeros((mask.shape[0] + 2 * radius + 1, mask.shape[1] + 2 * radius + 1), np.int32)
+    sums[1:, 1:] = np.pad(mask, radius).cumsum(0, dtype=np.int32).cumsum(1)
+    side = 2 * radius + 1
+    return (sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]) > 0
 
 
 def _histogram(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,6 +159,14 @@ def _has_halos(colors: np.ndarray, counts: np.ndarray, cores: np.ndarray) -> boo
     return len(large) > 1 and all(halo.any() for halo in halos)
 
 
+def _is_nearly_white(colors: np.ndarray) -> bool:
+    """Whether gray values lie right below 255, where no ids do unless there are very many."""
+    values = colors[:, 0]
+    return bool(
+        colors.shape[1] == 1 and len(values) < 100 and values[-1] == 255 and values[-2] >= 255 - _TOLERANCE
+    )
+
+
 def _strong(colors: np.ndarray, counts: np.ndarray, cores: np.ndarray) -> list[int]:
     """Rows of the strong values: those with the most cores, each far from the others."""
     tolerance = _tolerance(colors)
@@ -169,6 +213,21 @@ def _check(colors: np.ndarray, counts: np.ndarray, cores: np.ndarray, strong: li
     if rest and cores[[row for row in strong if row != top]].sum() < _CORES * rest:
         raise UnclearError(f"{seen}, few of which fill a region")
     return int(counts.sum() - counts[strong].sum())
+
+
+def _check_fringe(pixels: np.ndarray, far: np.ndarray, tolerance: int) -> None:
+    """Unclear if the pixels (H, W) that are far from all strong values are flat, as regions of noise are."""
+    flat = np.ones(np.subtract(far.shape, 2), bool)
+    height, width = far.shape
+    middle = pixels[1:-1, 1:-1].astype(np.int16)
+    for down, right in _AXES:
+        for sign in (1, -1):
+            y, x = 1 + sign * down, 1 + sign * right
+            other = pixels[y : height - 2 + y, x : width - 2 + x]
+            flat &= np.abs(middle - other).max(2) <= tolerance
+    fringe = int(far.sum())
+    if fringe > 0.001 * far.size and (flat & far[1:-1, 1:-1]).sum() > 0.5 * fringe:
+        raise UnclearError("few values that fill a region, and whole regions of others")
 
 
 def _tolerance(colors: np.ndarray) -> int:

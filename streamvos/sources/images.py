@@ -136,7 +136,6 @@ class ImagesSource(Source):
             _TIMES: b"".join(times)[:_TIMES_BYTES],
         }
 
-<<<<<<< HEAD
     def changes(self, earlier: Mapping[str, object], given: int) -> list[str]:
         """What has changed; a picture that was not given yet may have been written anew."""
         found, own = super().changes({**earlier, _TIMES: None}, given), self.identity()[_TIMES]
@@ -145,12 +144,11 @@ class ImagesSource(Source):
             place = next(n for n in range(read // 4) if was[4 * n : 4 * n + 4] != own[4 * n : 4 * n + 4])
             found.append(f"{self.paths[place]} was written anew")
         return found
-=======
+
     def close(self) -> None:
         if self._sequence is not None and not self._closed:
             self._sequence.close()
         super().close()
->>>>>>> 255b499 (pictures: masks are read by their histogram, frames by one rule of order and membership)
 
     def _read(self) -> Picture | None:
         if self._next >= self._count:

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from streamvos.addresses import is_url
-from streamvos.sources.source import IMAGE_SUFFIXES
+from streamvos.pictures.listing import IMAGE_SUFFIXES
 
 _MOST = 10_000  # files of a glob that are looked at one by one; what they link to is protected, too
 
@@ -71,8 +71,9 @@ def may_name(source: str) -> Callable[[str], bool]:
     before the source is opened counts as possible.
     """
     places = files_of(source)
-    if not places or (places[0][0].is_file() and places[0][0].suffix.lower() not in IMAGE_SUFFIXES):
-        return lambda stem: len(stem) >= 5 and stem.isdecimal()
+    if not places or places[0][0].is_file():  # also the pictures of one file are numbered
+        own = places[0][0].stem if places and places[0][0].suffix.lower() in IMAGE_SUFFIXES else None
+        return lambda stem: stem == own or (len(stem) >= 5 and stem.isdecimal())
     path, _ = places[0]
     folder = path if path.is_dir() else path.parent
     if glob.has_magic(str(folder)):

@@ -27,6 +27,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from streamvos.datasets.davis import DavisDataset
+from streamvos.files import read_json, read_text
 from streamvos.nn.efficientnet import EfficientNetLite0
 from streamvos.training.composites import LabeledClip, Photographs, composed_video, still_clip
 from streamvos.training.loop import Say, say_in_log
@@ -125,8 +126,8 @@ def make_features(data: Path, folder: Path, options: FeatureOptions, say: Say = 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "set.json").touch()
-        before = (folder / "set.json").read_text(encoding="utf-8")
-        if before and json.loads(before) != identity:
+        before = read_text(folder / "set.json", "the description of features")
+        if before and read_json(folder / "set.json", "the description of features") != identity:
             raise InputError(
                 f"{folder} holds features made with other options ({before}); choose another folder"
             )
@@ -222,9 +223,7 @@ class _Stored:
     def __init__(self, folder: Path):
         self.folder = folder
         self.is_still = folder.name.startswith(STILLS)
-        self.segments: list[tuple[int, int]] = json.loads(
-            (folder / "segments.json").read_text(encoding="utf-8")
-        )
+        self.segments: list[tuple[int, int]] = read_json(folder / "segments.json", "the list of segments")
         self._arrays: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -252,7 +251,7 @@ class FeatureClips:
         self.videos = [s for s in stored if not s.is_still]
         if not stored or not (folder / "set.json").exists():
             raise InputError(f"{folder} holds no features; make them with `streamvos train features`")
-        self.made_of: dict[str, Any] = json.loads((folder / "set.json").read_text(encoding="utf-8"))
+        self.made_of: dict[str, Any] = read_json(folder / "set.json", "the description of features")
 
     def describe(self) -> dict[str, Any]:
         """What defines the clips besides the seed, in JSON types."""

@@ -16,9 +16,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from streamvos.files import read_text
 from streamvos.training.loop import OF_THE_MACHINE, Say, Trained, TrainingOptions
 from streamvos.types import InputError, SinkError, StreamvosError
 from streamvos.weights import save_weights
+
+LOG_BYTES = 2**30
+"""The largest log of losses; a step takes about 100 bytes."""
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -121,10 +125,10 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 def _read(log: Path) -> dict[str, np.ndarray]:
     """The log's columns: "step" and at least one loss."""
     try:
-        rows = [dict(json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
+        rows = [dict(json.loads(line)) for line in read_text(log, "the log", LOG_BYTES).splitlines()]
         names = rows[0] if rows else ()
         columns = {name: np.array([row[name] for row in rows], np.float64) for name in names}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{log} is not a log of losses ({error})") from None
     if "step" not in columns or len(columns) < 2:
         raise InputError(f"{log} holds no losses of any step")

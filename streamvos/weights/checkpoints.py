@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from streamvos.files import open_file
 from streamvos.types import InputError, SinkError
 from streamvos.weights.safe_unpickle import authors_classes_as_stand_ins, foreign_names
 
@@ -33,8 +34,8 @@ FORMAT = "streamvos"
 COUNTER = "num_batches_tracked"
 """End of the names of batch normalization's counters, which no network here needs."""
 
-LARGEST = 16 * 2**30
-"""Bytes of all arrays of an .npz when unpacked; the published networks take less than one GiB."""
+LARGEST = 2 * 2**30
+"""Bytes of a weight file, and of what it says that it unpacks to; published networks take less than 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no weight file {path}")
-    try:
-        with path.open("rb") as file:
+        raise InputError(f"there is no weight file {path}; expected a file")
+    with open_file(path, "the weight file", LARGEST) as file:
+        try:
             head = file.read(16)
-    except OSError as error:
-        raise InputError(f"the weight file {path} cannot be read: {error.strerror}") from None
-    if zipfile.is_zipfile(path):
+        except OSError as error:
+            raise InputError(f"cannot read the weight file {path}: {error.strerror}") from None
+        is_archive = zipfile.is_zipfile(file)
+    if is_archive:
+        _check_unpacked(path)
         return _read_npz(path) if _holds_only_arrays(path) else _read_torch(path)
     # a safetensors file begins with the length of its header, whose first byte may be that of a pickle
     is_pickle = head[:1] == b"\x80" and head[8:9] != b"{"
@@ -78,6 +81,20 @@ def plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict without DataParallel's prefix "module." and without batch norm's counters."""
     plain = {name.removeprefix("module."): value for name, value in tensors.items()}
     return {name: value for name, value in plain.items() if not name.endswith(COUNTER)}
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise InputError if an archive says that it unpacks to more than `LARGEST` bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # damaged, which its reader tells
+    if size > LARGEST:
+        raise InputError(
+            f"the weight file {path} would unpack to {size / 2**30:.1f} GiB; expected at most "
+            f"{LARGEST / 2**30:.0f} GiB"
+        )
 
 
 def _holds_only_arrays(path: Path) -> bool:
@@ -91,10 +108,6 @@ def _holds_only_arrays(path: Path) -> bool:
 
 def _read_npz(path: Path) -> Checkpoint:
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > LARGEST:
-            raise ValueError(f"it would unpack to {size / 2**30:.0f} GiB")
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         # a number on its own (a step counter) is not a weight

@@ -86,7 +86,8 @@ def jpeg(folder: Path) -> np.ndarray:
 def levels(folder: Path) -> np.ndarray:
     soft = blurred(np.array([0, 128, 255], np.uint8)[TWO])
     Image.fromarray(soft).save(folder / "mask.png")
-    return np.abs(soft[..., None].astype(int) - [0, 128, 255]).argmin(2).astype(np.uint8)
+    # the rim of object 2 passes 128 on its way to black, and is not object 1
+    return np.where(np.arange(64) < 33, soft > 64, 2 * (soft >= 128)).astype(np.uint8)
 
 
 @mask_row("gray levels 128 and 255 without a fringe are two objects", says="gray levels")
@@ -482,6 +483,6 @@ def deep_frames(folder: Path) -> Case:
 @row("a walk meets every picture once, through links too", doors=["api", "run"])
 def walk(folder: Path) -> Case:
     frames_in(folder)
-    (folder / "frames/loop").symlink_to("..")
+    (folder / "frames/loop").symlink_to(".")
     Image.fromarray(FIRST).save(folder / "mask.pgm")
-    return Case("**/*.png", first=FIRST, mask=folder / "mask.pgm", pictures=FRAMES)
+    return Case("frames/**/*.png", first=FIRST, mask=folder / "mask.pgm", pictures=FRAMES)

@@ -90,14 +90,14 @@ def _run(case: Case, weights: Path, capsys: pytest.CaptureFixture[str], caplog) 
     command = ["run", case.source, *mask, "--out", "out", "--weights", str(weights), "--device", "cpu"]
     capsys.readouterr()
     code = main([*command, *options, *case.run_options])
-    errors = capsys.readouterr().err
+    printed, errors = capsys.readouterr()
     lines = [line for line in errors.splitlines() if line.startswith("streamvos: error: ")]
     assert "Traceback" not in errors, errors
     _check_refusal(case, lines[0] if lines else None)
     assert len(lines) <= 1, errors
     assert code == (2 if case.error and not case.code else case.code), errors
     if case.says:
-        assert re.search(case.says, errors), errors
+        assert re.search(case.says, errors + printed), errors + printed
     _check_files(case, Path("out/labels"), Path("out/results.jsonl"))
 
 

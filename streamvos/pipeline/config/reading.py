@@ -11,7 +11,7 @@ pipeline.toml: [[streams]] "front": unknown key "sorce"; did you mean "source"? 
 from __future__ import annotations
 
 import difflib
-import sys
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from streamvos.addresses import is_url, redact
+from streamvos.files import read_toml
 from streamvos.pipeline.config.files import read_by, written_by
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.streams import SinkConfig, StreamConfig
@@ -34,11 +35,6 @@ from streamvos.sinks.conflicts import refuse_conflicts
 from streamvos.sources.kind import ask
 from streamvos.sources.live_address import is_live
 from streamvos.types import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Location = tuple[int | str, ...]
 
@@ -87,15 +83,12 @@ def read_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> P
         InputError: the file cannot be read, is no TOML, or is not valid; the message names the key.
     """
     path = Path(path)
+    if not os.path.lexists(path):
+        raise InputError(f"cannot read {path}: No such file or directory; expected a pipeline.toml")
     try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; expected a pipeline.toml") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is no TOML; a video or camera is given with --source") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is no TOML: {error} (docs/pipeline.md)") from None
+        values = read_toml(path, "the pipeline's file")
+    except InputError as error:
+        raise InputError(f"{error}; a video or camera is given with --source (docs/pipeline.md)") from None
     return make_config(_merged(values, changes or {}), str(path), path.parent, path)
 
 

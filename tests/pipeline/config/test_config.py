@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from streamvos.files import tomllib
 from streamvos.pipeline.config.pipeline import LIVE_SLOTS, PipelineConfig
-from streamvos.pipeline.config.reading import config_from_options, make_config, read_config, tomllib
+from streamvos.pipeline.config.reading import config_from_options, make_config, read_config
 from streamvos.pipeline.config.streams import SinkConfig, StreamConfig
 from streamvos.pipeline.config.tables import (
     ExtractorConfig,
