@@ -59,9 +59,12 @@ setup(
         "train": ["matplotlib>=3.9"],
         "tensorrt": ["torch-tensorrt>=2.13,<2.14"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.5"],
+        "sam": ["onnxruntime>=1.20"],
         "dev": [
             "build>=1.2",
             "matplotlib>=3.9",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
             "pytest>=8",
             "pytest-benchmark>=5",
             "pytest-timeout>=2.3",

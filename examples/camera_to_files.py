@@ -13,7 +13,9 @@ from pathlib import Path
 from PIL import Image
 
 import streamvos
-from streamvos.masks.boxes import label_map_from_boxes, parse_boxes
+from streamvos.masks.boxes import parse_boxes
+from streamvos.selection.grabcut import GrabCut
+from streamvos.selection.objects import select_objects
 from streamvos.sinks import Overlay
 
 
@@ -25,7 +27,7 @@ def main(address: str, box: str, folder: str) -> None:
     with streamvos.open_source(address) as source:
         started = time.monotonic()
         for frame in source:
-            mask = label_map_from_boxes(frame.image, boxes) if frame.index == 0 else None
+            mask = select_objects(GrabCut(), frame.image, boxes) if frame.index == 0 else None
             result = vos.step(frame.image, mask)
             Image.fromarray(draw(frame.image, result)).save(f"{folder}/{frame.index:06d}.jpg")
             rate = (frame.index + 1) / (time.monotonic() - started)

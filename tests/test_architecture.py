@@ -22,7 +22,7 @@ ROOMS = [
     {"methods"},
     {"weights"},
     {"engines"},
-    {"segmenter"},
+    {"segmenter", "selection"},
     {"sources", "sinks"},
     {"datasets"},
     {"metrics"},

@@ -28,6 +28,7 @@ app = typer.Typer(
     epilog=examples(
         "streamvos train features --data DATA --out features",
         "streamvos train frtm-fast --features features --out runs/frtm-fast",
+        "streamvos train selector --data DATA --features crops --out runs/selector",
     )
 )
 
@@ -158,6 +159,35 @@ def _add_head(method: str) -> None:
 
 for _method in HEADS[1:]:
     _add_head(_method)
+
+
+@app.command(
+    "selector", epilog=examples("streamvos train selector --data DATA --features crops --out runs/selector")
+)
+def selector(
+    out: OutFolder,
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="As for `streamvos train features`.")],
+    features: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Receives features of windows around objects (about 9 GB); work is resumed.",
+        ),
+    ],
+    settings: Settings = None,
+    json_target: JsonTarget = None,
+) -> None:
+    """Train what makes masks of clicks and boxes; resumable, reproducible from the seed."""
+    from streamvos.training.loop import TrainingOptions
+    from streamvos.training.selection import TRAINING, make_crops, train_selector
+
+    training = _options(TrainingOptions, {**TRAINING, **parse_settings(settings)})
+    make_crops(data, features, remark)
+
+    def run(report: Report, say: Say) -> Path:
+        return train_selector(features, training, out, report, say)
+
+    _train(run, training.steps, out, json_target)
 
 
 def _train_head(

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from streamvos.masks.boxes import Box, label_map_from_boxes
+from streamvos.masks.boxes import Box
 from streamvos.masks.checks import fit_label_map, named_objects, object_ids
 from streamvos.masks.labelmap import read_label_map
+from streamvos.selection.grabcut import GrabCut
+from streamvos.selection.objects import select_objects
 from streamvos.sources.generated import GeneratedSource
 from streamvos.sources.images import ImagesSource
 from streamvos.sources.source import Source
@@ -99,7 +101,7 @@ def first_label_map(frame: Frame, given: np.ndarray | None, boxes: Mapping[int, 
     if not boxes:
         assert given is not None
         return given
-    label_map = label_map_from_boxes(frame.image, boxes)
+    label_map = select_objects(GrabCut(), frame.image, boxes)
     if given is not None:
         label_map = np.where(given != 0, given, label_map)
         hidden = sorted(set(boxes) - set(object_ids(label_map)))

@@ -102,7 +102,7 @@ class FeatureClipOptions(BaseModel):
         return size
 
 
-class _Source(NamedTuple):
+class Frames(NamedTuple):
     """Frames to be stored; `segments` are (first, count) of frames that belong together."""
 
     clip: LabeledClip
@@ -132,27 +132,27 @@ def make_features(data: Path, folder: Path, options: FeatureOptions, say: Say = 
                 f"{folder} holds features made with other options ({before}); choose another folder"
             )
         (folder / "set.json").write_text(json.dumps(identity), encoding="utf-8")
-        network = _frozen_backbone()
+        network = frozen_backbone()
         for name, make in _sources(data, options).items():
             if not (folder / name).exists():
-                _store(folder / name, make(), network)
+                store_features(folder / name, make(), network)
                 say(f"{name} is stored")
     except OSError as error:
         raise SinkError(f"cannot write features below {folder}: {error.strerror or error}") from None
 
 
-def _frozen_backbone() -> EfficientNetLite0:
+def frozen_backbone() -> EfficientNetLite0:
     network = EfficientNetLite0(stages=6)
     network.load_state_dict(bundled_backbone())
     return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _sources(data: Path, options: FeatureOptions) -> dict[str, Callable[[], _Source]]:
+def _sources(data: Path, options: FeatureOptions) -> dict[str, Callable[[], Frames]]:
     """Name -> what makes the source. Everything random depends on the seed and the name alone."""
     photographs = Photographs(data)
     dataset = DavisDataset(data / "davis2016-train", year="2016")
     names = [name for name in dataset.names if name not in VALIDATION]
-    sources: dict[str, Callable[[], _Source]] = {}
+    sources: dict[str, Callable[[], Frames]] = {}
 
     def read(name: str, every: int) -> LabeledClip:
         sequence = dataset[name]
@@ -161,27 +161,27 @@ def _sources(data: Path, options: FeatureOptions) -> dict[str, Callable[[], _Sou
             np.stack([sequence.image(t) for t in kept]), np.stack([sequence.mask(t) for t in kept])
         )
 
-    def plain(name: str) -> _Source:
+    def plain(name: str) -> Frames:
         clip = read(name, 1)
-        return _Source(clip, [(0, len(clip.images))])
+        return Frames(clip, [(0, len(clip.images))])
 
-    def composed(name: str, rendition: int) -> _Source:
+    def composed(name: str, rendition: int) -> Frames:
         rng = np.random.default_rng([options.seed, 2, names.index(name), rendition])
         video = read(name, options.every)
         others = [other for other in names if other != name]
         playing = [read(str(rng.choice(others)), options.every)] if others else []
         height, width = (round(options.scales[rendition] * side) for side in video.labels.shape[1:])
         clip = composed_video(rng, video, playing, photographs, (height, width))
-        return _Source(clip, [(0, len(clip.images))])
+        return Frames(clip, [(0, len(clip.images))])
 
-    def stills(number: int) -> _Source:
+    def stills(number: int) -> Frames:
         count, length = min(100, options.still_clips - 100 * number), options.still_frames
         rngs = [np.random.default_rng([options.seed, 1, number, k]) for k in range(count)]
         clips = [still_clip(rng, photographs, options.still_size, length) for rng in rngs]
         joined = LabeledClip(
             np.concatenate([clip.images for clip in clips]), np.concatenate([clip.labels for clip in clips])
         )
-        return _Source(joined, [(k * length, length) for k in range(count)])
+        return Frames(joined, [(k * length, length) for k in range(count)])
 
     for name in names:
         sources[name] = partial(plain, name)
@@ -192,7 +192,7 @@ def _sources(data: Path, options: FeatureOptions) -> dict[str, Callable[[], _Sou
     return sources
 
 
-def _store(folder: Path, source: _Source, network: EfficientNetLite0) -> None:
+def store_features(folder: Path, source: Frames, network: EfficientNetLite0) -> None:
     """Write the features of a source under another name, and rename the folder when it is complete."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
@@ -217,7 +217,7 @@ def _store(folder: Path, source: _Source, network: EfficientNetLite0) -> None:
     shutil.rmtree(part, ignore_errors=True)
 
 
-class _Stored:
+class StoredFeatures:
     """The features of one source, mapped into memory when they are first used."""
 
     def __init__(self, folder: Path):
@@ -246,7 +246,7 @@ class FeatureClips:
 
     def __init__(self, folder: Path, options: FeatureClipOptions | None = None, seed: int = 0):
         self.options, self.seed = options or FeatureClipOptions(), seed
-        stored = [_Stored(path.parent) for path in sorted(folder.glob("[!.]*/segments.json"))]
+        stored = [StoredFeatures(path.parent) for path in sorted(folder.glob("[!.]*/segments.json"))]
         self.stills = [s for s in stored if s.is_still]
         self.videos = [s for s in stored if not s.is_still]
         if not stored or not (folder / "set.json").exists():
@@ -314,7 +314,7 @@ class FeatureClips:
         return times if rng.random() < 0.5 else times[::-1]
 
     def _crop(
-        self, rng: np.random.Generator, stored: _Stored, times: list[int], labels: np.ndarray
+        self, rng: np.random.Generator, stored: StoredFeatures, times: list[int], labels: np.ndarray
     ) -> dict[str, np.ndarray] | None:
         """A crop around an object of the reference frame; None if it has none that is large enough."""
         counts = np.bincount(labels[0].ravel(), minlength=256)

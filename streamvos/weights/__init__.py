@@ -19,6 +19,7 @@ from streamvos.weights.registry import (
     load_method,
     method_of,
     recognize,
+    selector_path,
     with_backbone,
     without_backbone,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "read_checkpoint",
     "recognize",
     "save_weights",
+    "selector_path",
     "with_backbone",
     "without_backbone",
 ]

@@ -126,6 +126,11 @@ def backbone_path() -> Path:
     return FILES / f"{BACKBONE}.safetensors"
 
 
+def selector_path() -> Path:
+    """Path of the bundled weights of `streamvos.selection`."""
+    return FILES / "selector.safetensors"
+
+
 def bundled_backbone() -> dict[str, torch.Tensor]:
     """The state dict of the bundled `EfficientNetLite0(stages=6)`, float16."""
     return read_checkpoint(backbone_path()).tensors

@@ -1,0 +1,1 @@
+"""What a click, a box or an earlier mask selects: one object of a frame."""
