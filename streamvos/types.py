@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # the command line imports this file and starts faster without NumPy
     import numpy as np
     import torch
+    from supervision import Detections
 
 DEFAULT_METHOD = "tvos"
 """The method where the caller names none; docs/results.md says why."""
@@ -198,3 +199,28 @@ class Result:
     def objects(self) -> dict[int, ObjectResult]:
         """Score, state, box and area by object id; computed on access."""
         return self._objects()
+
+    def to_supervision(self) -> Detections:
+        """The objects that are seen, as `supervision.Detections`.
+
+        `tracker_id` and `class_id` are the object's id, `confidence` is its score, `data["state"]` its state.
+
+        Raises:
+            InputError: supervision is not installed.
+        """
+        import numpy as np
+
+        try:
+            from supervision import Detections
+        except ImportError:
+            raise InputError("supervision is not installed: pip install 'streamvos[supervision]'") from None
+        seen = [one for one in self.objects.values() if one.box is not None]
+        ids = np.array([one.id for one in seen], int)
+        return Detections(
+            xyxy=np.array([one.box for one in seen], np.float32).reshape(-1, 4),
+            mask=self.mask[None] == ids[:, None, None],
+            confidence=np.array([one.score for one in seen], np.float32),
+            class_id=ids,
+            tracker_id=ids.copy(),
+            data={"state": np.array([one.state for one in seen], str)},
+        )

@@ -42,10 +42,11 @@ COMMANDS = {
     "weights": "List, inspect and convert weights.",
     "engines": "Build, list, prune and export compiled networks.",
     "keys": "Make and show keys for pipelines that other hosts reach.",
+    "export": "Write results in the formats of other tools.",
 }
 """Command -> its line in `streamvos --help`, which is shown without importing any command."""
 
-_GROUPS = ("ctl", "train", "weights", "engines", "keys")
+_GROUPS = ("ctl", "train", "weights", "engines", "keys", "export")
 
 
 def make_app(wanted: str | None = None) -> typer.Typer:

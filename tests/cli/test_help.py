@@ -13,12 +13,12 @@ import pytest
 import streamvos
 from streamvos.cli import COMMANDS as COMMAND_LINES
 
-GROUPS = ["train", "weights", "engines", "ctl", "keys"]
+GROUPS = ["train", "weights", "engines", "ctl", "keys", "export"]
 COMMANDS = ["run", "serve", "watch", "stage", "demo", "eval", "score", "doctor", *GROUPS]
 COMMANDS += ["train tvos", "weights list", "weights inspect", "weights convert"]
 COMMANDS += [f"engines {verb}" for verb in ("build", "list", "prune", "export")]
 COMMANDS += [f"ctl {verb}" for verb in ("status", "annotate", "forget", "pause", "resume", "stop")]
-COMMANDS += ["keys new", "keys show"]
+COMMANDS += ["keys new", "keys show", "export coco"]
 
 
 def example_lines(text: str) -> list[str]:
