@@ -13,21 +13,20 @@ from pathlib import Path
 from PIL import Image
 
 import streamvos
-from streamvos.masks.boxes import parse_boxes
-from streamvos.selection.grabcut import GrabCut
-from streamvos.selection.objects import select_objects
+from streamvos.masks.pointing import Pointing
+from streamvos.selection.objects import make_selector, select_objects
 from streamvos.sinks import Overlay
 
 
 def main(address: str, box: str, folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
-    boxes = parse_boxes([box])
+    pointing, selector = Pointing.parse([box], []), make_selector()
     vos = streamvos.load()
     draw = Overlay()
     with streamvos.open_source(address) as source:
         started = time.monotonic()
         for frame in source:
-            mask = select_objects(GrabCut(), frame.image, boxes) if frame.index == 0 else None
+            mask = select_objects(selector, frame.image, pointing) if frame.index == 0 else None
             result = vos.step(frame.image, mask)
             Image.fromarray(draw(frame.image, result)).save(f"{folder}/{frame.index:06d}.jpg")
             rate = (frame.index + 1) / (time.monotonic() - started)

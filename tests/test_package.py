@@ -123,7 +123,11 @@ def test_every_import_is_declared(wheel):
         required = email.message_from_bytes(archive.read(name)).get_all("Requires-Dist", [])
         sources = [ast.parse(archive.read(name)) for name in archive.namelist() if name.endswith(".py")]
     always = {_distribution(line) for line in required if "extra ==" not in line}
-    extras = {_distribution(line) for line in required if re.search(r"extra == .(train|tensorrt|onnx|sam|supervision)", line)}
+    extras = {
+        _distribution(line)
+        for line in required
+        if re.search(r"extra == .(train|tensorrt|onnx|sam|supervision)", line)
+    }
     at_import = _imported(node for tree in sources for node in tree.body)
     at_any_time = _imported(node for tree in sources for node in ast.walk(tree))
     assert at_import <= always, "imported at the top of a module"

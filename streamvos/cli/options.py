@@ -70,6 +70,29 @@ Boxes = Annotated[
         "stores; instead of a mask or with one. Repeatable.",
     ),
 ]
+Points = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--point",
+        metavar="ID:X,Y",
+        help="A point on an object in the first frame, in pixels; ID:X,Y,-1 is one beside it. Repeatable.",
+    ),
+]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        "--select",
+        metavar="learned|grabcut|sam",
+        help="What makes masks of boxes and points: the bundled network (default); color alone, of boxes; or "
+        "your own model of the SAM family.",
+    ),
+]
+SamEncoder = Annotated[
+    Path | None, typer.Option("--sam-encoder", metavar="FILE", help="ONNX file for --select sam.")
+]
+SamDecoder = Annotated[
+    Path | None, typer.Option("--sam-decoder", metavar="FILE", help="ONNX file for --select sam.")
+]
 SaveFirst = Annotated[
     Path | None,
     typer.Option(

@@ -34,6 +34,10 @@ def run(
     ],
     mask: options.MaskPath = None,
     boxes: options.Boxes = None,
+    points: options.Points = None,
+    select: options.Select = None,
+    sam_encoder: options.SamEncoder = None,
+    sam_decoder: options.SamDecoder = None,
     save_first: options.SaveFirst = None,
     out: options.OutFolder = Path("out"),
     method: options.MethodName = None,
@@ -68,19 +72,24 @@ def run(
 ) -> None:
     """Segment one source, frame by frame, as it comes.
 
-    The first frame needs a label map (--mask), or a rectangle around each object (--box).
+    The first frame needs a label map (--mask), or a rectangle or a point for each object
+    (--box, --point).
     """
     import streamvos
     from streamvos.cli import segmenting
     from streamvos.cli.output_folder import OutputFolder, claim_out
-    from streamvos.masks.boxes import parse_boxes
+    from streamvos.masks.pointing import Pointing
+    from streamvos.selection.objects import check_selection, make_selector
     from streamvos.sources import LiveSource, open_source
     from streamvos.sources.first_frame import first_label_map, given_label_map
 
     # everything is checked before anything is written, what is quick to check first
-    rectangles, method_options = parse_boxes(boxes), options.method_settings(settings)
+    pointing, method_options = Pointing.parse(boxes, points), options.method_settings(settings)
+    select = select or "learned"
+    check_selection(select, sam_encoder, sam_decoder)
     written = options.places_of_files({"--json": json_target, "--save-first": save_first})
-    read = options.places_of_files({"--mask": mask, "--weights": weights})
+    models = {"--sam-encoder": sam_encoder, "--sam-decoder": sam_decoder}
+    read = options.places_of_files({"--mask": mask, "--weights": weights, **models})
     kinds = {"labels": labels, "overlay": overlay, "results": results}
     claim = claim_out(out, source, kinds, written, read, overwrite)
     if mask_size not in (None, "source", "frames"):
@@ -100,24 +109,25 @@ def run(
         stall_timeout=timeout,
     )
     with opened:
-        if save_first is not None and mask is None and not rectangles:
+        if save_first is not None and mask is None and not pointing.ids:
             segmenting.save_frame(segmenting.next_frame(opened), save_first)
             segmenting.report_first_frame(opened, save_first, json_target)
             return
-        given = given_label_map(opened, mask, rectangles, first_frame)
-        if given is None and not rectangles:
+        given = given_label_map(opened, mask, pointing, first_frame)
+        if given is None and not pointing.ids:
             raise InputError(
                 f"{opened.name}: name the objects in the first frame: --mask FILE.png, a label map of it, or "
-                "--box ID:LEFT,TOP,RIGHT,BOTTOM, a rectangle around an object; --save-first FILE.png stores "
-                "that frame, to paint a mask on or to read off pixels"
+                "--box ID:LEFT,TOP,RIGHT,BOTTOM, a rectangle around an object, or --point ID:X,Y; --save-first "
+                "FILE.png stores that frame, to paint a mask on or to read off pixels"
             )
         vos = streamvos.load(method, options.weights_argument(weights), device, backend, **method_options)
+        selector = make_selector(select, sam_encoder, sam_decoder, device) if pointing.ids else None
         if isinstance(opened, LiveSource):
             segmenting.warm_up(vos, opened.size)
         first = segmenting.next_frame(opened)
         if save_first is not None:
             segmenting.save_frame(first, save_first)
-        label_map = first_label_map(first, given, rectangles)
+        label_map = first_label_map(first, given, pointing, selector)
         size, whole = segmenting.masks_of(opened, mask, mask_size)
         folder = OutputFolder(out, opened, claim, kinds, size, whole)
         values, stopped = segmenting.segment(opened, first, label_map, vos, folder)

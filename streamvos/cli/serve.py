@@ -44,6 +44,10 @@ def serve(
     ] = None,
     mask: options.MaskPath = None,
     boxes: options.Boxes = None,
+    points: options.Points = None,
+    select: options.Select = None,
+    sam_encoder: options.SamEncoder = None,
+    sam_decoder: options.SamDecoder = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the pipeline, and of the stream of --source.")
     ] = None,
@@ -108,6 +112,11 @@ def serve(
             "backend": backend,
             "options": options.method_settings(settings) or None,
         },
+        "selection": {
+            "by": select,
+            "sam_encoder": None if sam_encoder is None else str(sam_encoder.absolute()),
+            "sam_decoder": None if sam_decoder is None else str(sam_decoder.absolute()),
+        },
         "observe": {
             "trace": None if trace is None else str(trace.absolute()),
             "prometheus": prometheus,
@@ -122,7 +131,7 @@ def serve(
         "allow_truncated": allow_truncated or None,
         "realtime": realtime,
     }
-    of_source = {"mask": mask, "box": boxes, "out": out, "publish": publish, **of_stream}
+    of_source = {"mask": mask, "box": boxes, "point": points, "out": out, "publish": publish, **of_stream}
     if file is not None:
         if source is not None:
             raise InputError("a PIPELINE.toml names its own sources, so --source adds none; give one of them")
@@ -134,7 +143,7 @@ def serve(
         config = read_config(file, _given(changes))
     elif source is None:
         raise InputError(
-            "there is nothing to serve; give a PIPELINE.toml, or --source with --mask or --box: "
+            "there is nothing to serve; give a PIPELINE.toml, or --source with --mask, --box or --point: "
             "streamvos serve --source camera:0 --mask first.png"
         )
     else:
@@ -142,6 +151,7 @@ def serve(
             source,
             mask=mask,
             boxes=boxes or (),
+            points=points or (),
             out=out,
             publish=publish is not False,
             stream=of_stream,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from streamvos.masks.boxes import Box, Point
+from streamvos.masks.pointing import Box, Point
 from streamvos.types import InputError
 
 SMALLEST_BOX = 4

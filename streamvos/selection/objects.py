@@ -1,19 +1,20 @@
 """The label map of several objects that are pointed at, each with a box, clicks or both.
 
 selector = make_selector("learned")
-label_map = select_objects(selector, frame.image, boxes={1: (200, 120, 420, 460)}, points={2: [(80, 60, 1)]})
+pointing = Pointing(boxes={1: (200, 120, 420, 460)}, points={2: [(80, 60, 1)]})
+label_map = select_objects(selector, frame.image, pointing)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from streamvos.masks.boxes import Box, Point
 from streamvos.masks.checks import object_ids
+from streamvos.masks.pointing import Point, Pointing
 from streamvos.types import InputError
 
 Selection = Literal["learned", "grabcut", "sam"]
@@ -49,11 +50,7 @@ def make_selector(
         InputError: an unknown selection; files that are missing or not wanted; see `Selector` and
             `SamSelector`.
     """
-    files = [path for path in (sam_encoder, sam_decoder) if path is not None]
-    if selection not in get_args(Selection):
-        raise InputError(f"unknown selection {selection!r}; choose {', '.join(get_args(Selection))}")
-    if selection != "sam" and files:
-        raise InputError(f"{files[0]} is a model for the selection 'sam', not for {selection!r}")
+    check_selection(selection, sam_encoder, sam_decoder)
     if selection == "grabcut":
         from streamvos.selection.grabcut import GrabCut
 
@@ -61,25 +58,31 @@ def make_selector(
     if selection == "sam":
         from streamvos.selection.sam import SamSelector
 
-        if sam_encoder is None or sam_decoder is None:
-            raise InputError("the selection 'sam' needs two ONNX files, an encoder and a decoder")
+        assert sam_encoder is not None
+        assert sam_decoder is not None
         return SamSelector(sam_encoder, sam_decoder)
     from streamvos.selection.selector import Selector
 
     return Selector(device=device)
 
 
-def select_objects(
-    selector: Selects,
-    image: np.ndarray,
-    boxes: Mapping[int, Box] | None = None,
-    points: Mapping[int, Sequence[Point]] | None = None,
-) -> np.ndarray:
+def check_selection(selection: str, sam_encoder: Path | None, sam_decoder: Path | None) -> None:
+    """Raise the `InputError` of `make_selector` that needs no model: names and files that do not fit."""
+    files = [path for path in (sam_encoder, sam_decoder) if path is not None]
+    if selection not in get_args(Selection):
+        raise InputError(f"unknown selection {selection!r}; choose {', '.join(get_args(Selection))}")
+    if selection != "sam" and files:
+        raise InputError(f"{files[0]} is a model for the selection 'sam', not for {selection!r}")
+    if selection == "sam" and len(files) < 2:
+        raise InputError("the selection 'sam' needs two ONNX files, an encoder and a decoder")
+
+
+def select_objects(selector: Selects, image: np.ndarray, pointing: Pointing) -> np.ndarray:
     """The label map of the objects that are pointed at.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        boxes, points: by object id. Where two objects overlap, the smaller one is in front.
+        pointing: at one object or several. Where two objects overlap, the smaller one is in front.
 
     Returns:
         (H, W) uint8; 0 is background.
@@ -87,11 +90,11 @@ def select_objects(
     Raises:
         InputError: see `Selector.select`; or nothing is found, or an object is entirely behind others.
     """
-    boxes, points = boxes or {}, points or {}
     masks: dict[int, np.ndarray] = {}
-    for object_id in sorted({*boxes, *points}):
+    for object_id in pointing.ids:
+        points, box = pointing.points.get(object_id, ()), pointing.boxes.get(object_id)
         try:
-            mask, _ = selector.select(image, points.get(object_id, ()), boxes.get(object_id))
+            mask, _ = selector.select(image, points, box)
         except InputError as error:
             raise InputError(f"object {object_id}: {error}") from None
         if not mask.any():

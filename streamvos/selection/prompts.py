@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from streamvos.masks.boxes import Point
+from streamvos.masks.pointing import Point
 from streamvos.selection.network import PROMPTS, STRIDE
 
 RADIUS = 1.5

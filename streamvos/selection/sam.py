@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamvos.masks.boxes import Point
+from streamvos.masks.pointing import Point
 from streamvos.types import InputError
 
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)

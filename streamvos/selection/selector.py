@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from streamvos.engines.eager import choose_device
-from streamvos.masks.boxes import Point
+from streamvos.masks.pointing import Point
 from streamvos.nn.efficientnet import EfficientNetLite0
 from streamvos.nn.precision import in_precision
 from streamvos.selection.network import SelectorNetwork

@@ -1,26 +1,24 @@
 """The label map of a stream's first frame, which says which objects to follow.
 
-The objects come from a label map, from rectangles, from both, or, for a synthetic source, from its ground
-truth. The command line and the pipeline both start their streams this way.
+The objects come from a label map, from boxes and clicks, from both, or, for a synthetic source, from its
+ground truth. The command line and the pipeline both start their streams this way.
 
-    given = given_label_map(source, Path("first.png"), boxes)
+    given = given_label_map(source, Path("first.png"), pointing)
     frame = next(source)
-    label_map = first_label_map(frame, given, boxes)
+    label_map = first_label_map(frame, given, pointing, selector)
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from streamvos.masks.boxes import Box
 from streamvos.masks.checks import fit_label_map, named_objects, object_ids
 from streamvos.masks.labelmap import read_label_map
-from streamvos.selection.grabcut import GrabCut
-from streamvos.selection.objects import select_objects
+from streamvos.masks.pointing import Pointing
+from streamvos.selection.objects import Selects, select_objects
 from streamvos.sources.generated import GeneratedSource
 from streamvos.sources.images import ImagesSource
 from streamvos.sources.source import Source
@@ -63,48 +61,54 @@ def begin_at_frame_of(mask: Path, source: Source, first_frame: int | None) -> No
 
 
 def given_label_map(
-    source: Source, path: Path | None, boxes: Mapping[int, Box], first_frame: int | None = None
+    source: Source, path: Path | None, pointing: Pointing, first_frame: int | None = None
 ) -> np.ndarray | None:
     """The label map that is known before the first frame, (H, W) uint8 of the frames' size, or None.
 
     The source begins at the frame that the mask was drawn on (`begin_at_frame_of`).
 
-    A mask of the source's native size is resized like its frames (nearest neighbor). Without mask and boxes
-    a synthetic source gives its ground truth.
+    A mask of the source's native size is resized like its frames (nearest neighbor). Without a mask, and
+    if nothing is pointed at, a synthetic source gives its ground truth.
 
     Args:
         source: an open source.
         path: the mask's file.
-        boxes: rectangles by object id.
+        pointing: further objects.
         first_frame: the frame that the user says it was drawn on; None = as its name says, or the first.
 
     Raises:
-        InputError: the mask has another size than the frames, names no object, names one with a box, or is
-            named after another frame.
+        InputError: the mask has another size than the frames, names no object, names one that is also
+            pointed at, or is named after another frame.
     """
     if path is None:
-        return source.label_map(0) if isinstance(source, GeneratedSource) and not boxes else None
+        return source.label_map(0) if isinstance(source, GeneratedSource) and not pointing.ids else None
     begin_at_frame_of(path, source, first_frame)
     label_map, name = read_label_map(path), f"the mask {path}"
-    twice = sorted(set(named_objects(label_map, name)) & set(boxes))
+    twice = sorted(set(named_objects(label_map, name)) & set(pointing.ids))
     if twice:
-        raise InputError(f"object {twice[0]} is in {name} and has a box too; give it in one of them")
+        raise InputError(f"object {twice[0]} is in {name} and has a box or a point too; give it in one way")
     return fit_label_map(label_map, source.size, source.native_size, name)
 
 
-def first_label_map(frame: Frame, given: np.ndarray | None, boxes: Mapping[int, Box]) -> np.ndarray:
-    """The label map of the first frame: `given` where it names something, elsewhere the boxes' objects.
+def first_label_map(
+    frame: Frame, given: np.ndarray | None, pointing: Pointing, selector: Selects | None
+) -> np.ndarray:
+    """The label map of the first frame: `given` where it names something, elsewhere what is pointed at.
+
+    Args:
+        selector: makes masks of boxes and clicks; not needed where nothing is pointed at.
 
     Raises:
-        InputError: a box cannot be used, or the mask covers its whole object.
+        InputError: see `select_objects`; or the mask covers a whole object.
     """
-    if not boxes:
+    if not pointing.ids:
         assert given is not None
         return given
-    label_map = select_objects(GrabCut(), frame.image, boxes)
+    assert selector is not None
+    label_map = select_objects(selector, frame.image, pointing)
     if given is not None:
         label_map = np.where(given != 0, given, label_map)
-        hidden = sorted(set(boxes) - set(object_ids(label_map)))
+        hidden = sorted(set(pointing.ids) - set(object_ids(label_map)))
         if hidden:
-            raise InputError(f"the mask covers all of object {hidden[0]}, which has a box; leave the box out")
+            raise InputError(f"the mask covers all of object {hidden[0]}; leave its box and points out")
     return label_map

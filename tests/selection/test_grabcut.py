@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from streamvos.datasets.davis import DavisDataset
+from streamvos.masks.pointing import Pointing
 from streamvos.selection.grabcut import GrabCut, object_in_box
 from streamvos.selection.objects import select_objects
 from streamvos.types import InputError
@@ -91,12 +92,13 @@ def test_boxes_that_hold_nothing_are_refused(rng, box, part):
 
 def test_several_objects_keep_their_ids_and_the_smaller_is_in_front(rng):
     image, disk = scene(rng)
-    label_map = select_objects(GrabCut(), image, {9: (0, 0, 160, 120), 3: (40, 30, 101, 91)})
+    label_map = select_objects(GrabCut(), image, Pointing({9: (0, 0, 160, 120), 3: (40, 30, 101, 91)}))
     assert label_map.dtype == np.uint8
     assert set(np.unique(label_map)) == {0, 3, 9}
     assert overlap(label_map == 3, disk) > 0.95
+    boxes = {1: (5, 5, 40, 40), 2: (5, 5, 40, 40)}
     with pytest.raises(InputError, match="object 1"):
-        select_objects(GrabCut(), np.zeros((50, 50, 3), np.uint8), {1: (5, 5, 40, 40), 2: (5, 5, 40, 40)})
+        select_objects(GrabCut(), np.zeros((50, 50, 3), np.uint8), Pointing(boxes))
 
 
 def test_real_objects_are_cut_out_better_than_by_an_ellipse(shared):

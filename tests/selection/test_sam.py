@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from streamvos.masks.pointing import Pointing
 from streamvos.selection.objects import make_selector, select_objects
 from streamvos.selection.sam import SamSelector
 from streamvos.types import InputError
@@ -101,7 +102,7 @@ def test_several_objects_of_the_users_model_make_a_label_map(tmp_path):
     encoder, decoder = write_encoder(tmp_path / "e.onnx"), write_decoder(tmp_path / "d.onnx")
     selector = make_selector("sam", encoder, decoder)
     label_map = select_objects(
-        selector, np.zeros((64, 64, 3), np.uint8), {7: (5, 5, 30, 30)}, {3: [(50.0, 50.0, 1)]}
+        selector, np.zeros((64, 64, 3), np.uint8), Pointing({7: (5, 5, 30, 30)}, {3: [(50.0, 50.0, 1)]})
     )
     assert set(np.unique(label_map)) == {0, 3, 7}
     assert label_map[50, 50] == 3

@@ -14,6 +14,7 @@ from streamvos.pipeline.config.tables import (
     ObserveConfig,
     RemoteConfig,
     SecurityConfig,
+    SelectionConfig,
     SupervisionConfig,
     Table,
 )
@@ -32,6 +33,7 @@ class PipelineConfig(Table):
     placement: Placement = "fused"
     method: MethodConfig = Field(default_factory=MethodConfig)
     streams: tuple[StreamConfig, ...] = Field(strict=False)
+    selection: SelectionConfig = Field(default_factory=SelectionConfig)
     supervision: SupervisionConfig = Field(default_factory=SupervisionConfig)
     extractor: ExtractorConfig = Field(default_factory=ExtractorConfig)
     observe: ObserveConfig = Field(default_factory=ObserveConfig)

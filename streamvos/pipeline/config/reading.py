@@ -149,6 +149,7 @@ def config_from_options(
     *,
     mask: Path | None = None,
     boxes: Sequence[str] = (),
+    points: Sequence[str] = (),
     out: Path | None = None,
     publish: bool = True,
     stream: Mapping[str, Any] | None = None,
@@ -157,7 +158,7 @@ def config_from_options(
     """A pipeline of one stream, without a file; the stream has the pipeline's name.
 
     Args:
-        source, mask, boxes: the stream's.
+        source, mask, boxes, points: the stream's.
         out: folder for label maps, overlay and JSON lines; None writes none.
         publish: whether masks are published on a socket.
         stream: further keys of the stream; None values are ignored.
@@ -173,7 +174,8 @@ def config_from_options(
     if publish:
         sinks.append({"kind": "publish"})
     name = (changes or {}).get("name", "default")
-    keys: dict[str, Any] = {"name": name, "source": source, "boxes": list(boxes), "sinks": sinks}
+    pointing = {"boxes": list(boxes), "points": list(points)}
+    keys: dict[str, Any] = {"name": name, "source": source, **pointing, "sinks": sinks}
     if mask is not None:
         keys["mask"] = str(mask)
     keys |= {key: value for key, value in (stream or {}).items() if value is not None}

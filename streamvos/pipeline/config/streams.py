@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from streamvos.addresses import STANDARD_INPUT, file_of, is_url, redact, scheme_of
-from streamvos.masks.boxes import parse_boxes
+from streamvos.masks.pointing import parse_boxes, parse_points
 from streamvos.pipeline.config.tables import ConfigPath, Name, Table, from_base
 from streamvos.pipeline.wire.endpoints import check_address
 from streamvos.sources.live_address import URL_SCHEMES, is_live
@@ -64,7 +64,7 @@ class StreamConfig(Table):
         first_frame: the source's frame to begin with, counted from 0; None = the one that the mask's name
             says, else the first.
         allow_truncated: take a video that is damaged or ends too early as far as it goes.
-        boxes: instead of a mask or in addition, "ID:LEFT,TOP,RIGHT,BOTTOM" each.
+        boxes, points: instead of a mask or in addition, "ID:LEFT,TOP,RIGHT,BOTTOM" and "ID:X,Y" each.
         policy: None = "latest" for live sources, "lossless" for the others.
         realtime: whether a source that is not live is paced by its time stamps.
         stall_timeout: seconds within which each next frame must come. None = 10 for live sources, 30 for
@@ -77,6 +77,7 @@ class StreamConfig(Table):
     source: str = Field(repr=False)
     mask: ConfigPath | None = None
     boxes: tuple[str, ...] = Field((), strict=False)
+    points: tuple[str, ...] = Field((), strict=False)
     policy: Policy | None = None
     finite: bool | None = None
     realtime: bool = False
@@ -111,6 +112,12 @@ class StreamConfig(Table):
         parse_boxes(boxes)
         return boxes
 
+    @field_validator("points")
+    @classmethod
+    def _readable_points(cls, points: tuple[str, ...]) -> tuple[str, ...]:
+        parse_points(points)
+        return points
+
     @model_validator(mode="after")
     def _check(self) -> StreamConfig:
         known = is_live(self.source)
@@ -130,7 +137,7 @@ class StreamConfig(Table):
             raise ValueError(
                 "reopen: only cameras and network streams without max_frames can be reopened; leave it out"
             )
-        nothing = self.mask is None and not self.boxes and not _is_synthetic(self.source)
+        nothing = self.mask is None and not self.boxes and not self.points and not _is_synthetic(self.source)
         if nothing and self.effective_policy == "lossless":
             raise ValueError(
                 'policy "lossless" drops no frame, so the first one needs objects to follow; '

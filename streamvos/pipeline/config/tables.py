@@ -6,9 +6,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from streamvos.pipeline.wire.endpoints import check_name
+from streamvos.selection.objects import check_selection
 from streamvos.types import DEFAULT_METHOD, InputError
 
 
@@ -29,6 +39,22 @@ ConfigPath = Annotated[Path, Strict(False), AfterValidator(from_base)]
 
 Name = Annotated[str, AfterValidator(check_name)]
 """Name of a pipeline or a stream."""
+
+
+class SelectionConfig(Table):
+    """What makes masks of boxes and points; see `streamvos.selection.objects.make_selector`."""
+
+    by: str = "learned"
+    sam_encoder: ConfigPath | None = None
+    sam_decoder: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SelectionConfig:
+        try:
+            check_selection(self.by, self.sam_encoder, self.sam_decoder)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 class MethodConfig(Table):

@@ -22,11 +22,12 @@ import numpy as np
 import zmq
 
 from streamvos.addresses import redact
-from streamvos.masks.boxes import parse_boxes
+from streamvos.masks.pointing import Pointing
 from streamvos.pipeline.stages.mailbox import Arrival, FrameReader, FrameStore, Mailbox, StoredFrame
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
 from streamvos.pipeline.wire.messages import Message, Refused
 from streamvos.pipeline.wire.waker import Waker
+from streamvos.selection.objects import Selects, make_selector
 from streamvos.sources import Source, open_source
 from streamvos.sources.first_frame import first_label_map, given_label_map
 from streamvos.types import Frame, InputError, SourceError, StreamvosError
@@ -58,7 +59,8 @@ class SourceStage(Stage):
         self._mailbox = Mailbox(self._latest, self._waker.wake)
         self._reader: FrameReader | None = None
         self._opened: Source | None = None  # by `prepare`, until the reader takes it
-        self._boxes = parse_boxes(self._config.boxes)
+        self._pointing = Pointing.parse(self._config.boxes, self._config.points)
+        self._selector: Selects | None = None
         self._given: np.ndarray | None = None
         self._size = (0, 0)
         self._store: FrameStore  # made by `prepare`, which knows the size of the frames
@@ -77,7 +79,10 @@ class SourceStage(Stage):
     def prepare(self) -> dict[str, Any]:
         source = self._opened = self._open()
         self._size = source.size
-        self._given = given_label_map(source, self._config.mask, self._boxes, self._config.first_frame)
+        self._given = given_label_map(source, self._config.mask, self._pointing, self._config.first_frame)
+        if self._pointing.ids:  # before the first frame of a live stream comes
+            chosen = self.context.config.selection
+            self._selector = make_selector(chosen.by, chosen.sam_encoder, chosen.sam_decoder, "cpu")
         self._first_frame, self._identity = source.first_frame, dict(source.identity())
         spec = self._outbox.spec
         arena = self.context.arenas[f"{self.stream}/frames"] if spec.mode == "shared" else None
@@ -331,10 +336,11 @@ class SourceStage(Stage):
         self.frames += 1
 
     def _first_mask(self, stored: StoredFrame) -> np.ndarray | None:
-        if self._given is None and not self._boxes:
+        if self._given is None and not self._pointing.ids:
             return None
         frame = Frame(self._store.picture(stored), stored.seq, stored.captured, stored.pts, self.stream)
-        return np.ascontiguousarray(first_label_map(frame, self._given, self._boxes), np.uint8)
+        label_map = first_label_map(frame, self._given, self._pointing, self._selector)
+        return np.ascontiguousarray(label_map, np.uint8)
 
     def _conclude(self) -> None:
         """End the stream after its last frame, or raise the reader's error."""

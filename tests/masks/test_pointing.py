@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamvos.masks.boxes import parse_boxes, parse_points
+from streamvos.masks.pointing import parse_boxes, parse_points
 from streamvos.types import InputError
 
 

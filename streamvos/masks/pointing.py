@@ -1,9 +1,7 @@
 """Rectangles and clicks on objects, as the command line and pipeline.toml write them.
 
-    >>> parse_boxes(["1:200,120,420,460"])
-    {1: (200, 120, 420, 460)}
-    >>> parse_points(["1:310,200", "1:350,90,-1"])
-    {1: [(310.0, 200.0, 1), (350.0, 90.0, -1)]}
+    >>> Pointing.parse(["1:200,120,420,460"], ["2:310,200", "2:350,90,-1"])
+    Pointing(boxes={1: (200, 120, 420, 460)}, points={2: [(310.0, 200.0, 1), (350.0, 90.0, -1)]})
 
 `streamvos.selection` makes masks of them.
 """
@@ -11,7 +9,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from streamvos.types import MAX_OBJECT_ID, InputError
 
@@ -21,6 +20,29 @@ Box = tuple[int, int, int, int]
 Point = tuple[float, float, int]
 """(x, y, sign): a click in pixels, (0, 0) is the corner of the first pixel; sign is 1 on the object and -1
 beside it."""
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """What a user points at in a frame, by object id.
+
+    Attributes:
+        boxes: a rectangle around the object.
+        points: clicks on it and beside it.
+    """
+
+    boxes: Mapping[int, Box] = field(default_factory=dict)
+    points: Mapping[int, Sequence[Point]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, boxes: Iterable[str] | None, points: Iterable[str] | None) -> Pointing:
+        """See `parse_boxes` and `parse_points`."""
+        return cls(parse_boxes(boxes), parse_points(points))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The objects that are pointed at, ascending."""
+        return tuple(sorted({*self.boxes, *self.points}))
 
 
 def parse_boxes(texts: Iterable[str] | None) -> dict[int, Box]:
