@@ -22,6 +22,10 @@ Point = tuple[float, float, int]
 beside it."""
 
 
+SMALLEST_BOX = 4
+"""Smallest width and height of a rectangle in pixels; smaller ones are taken for mistakes."""
+
+
 @dataclass(frozen=True)
 class Pointing:
     """What a user points at in a frame, by object id.
@@ -93,6 +97,31 @@ def parse_points(texts: Iterable[str] | None) -> dict[int, list[Point]]:
         _check_id(object_id, f"the point {text!r}")
         points.setdefault(object_id, []).append((x, y, int(match[4] or 1)))
     return points
+
+
+def box_within(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of a box that lies within a frame.
+
+    Args:
+        box: left, top, right, bottom in pixels; may reach beyond the frame.
+        size: (H, W) of the frame.
+
+    Raises:
+        InputError: the box lies outside of the frame, has its sides swapped, or is too small.
+    """
+    left, top, right, bottom = box
+    shown, (height, width) = f"{left:g},{top:g},{right:g},{bottom:g}", size
+    if not (left < right and top < bottom):
+        raise InputError(
+            f"the box {shown} is empty; expected LEFT,TOP,RIGHT,BOTTOM with LEFT < RIGHT and TOP < BOTTOM"
+        )
+    cut = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if cut[2] - cut[0] < SMALLEST_BOX or cut[3] - cut[1] < SMALLEST_BOX:
+        raise InputError(
+            f"the box {shown} has less than {SMALLEST_BOX} x {SMALLEST_BOX} pixels within the frame, which "
+            f"is {width} x {height} (W x H)"
+        )
+    return cut
 
 
 def _check_id(object_id: int, what: str) -> None:

@@ -14,11 +14,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from streamvos.masks.pointing import Box, Point
+from streamvos.masks.pointing import Box, Point, box_within
 from streamvos.types import InputError
-
-SMALLEST_BOX = 4
-"""Smallest width and height of a rectangle in pixels; smaller ones are taken for mistakes."""
 
 _SIDE = 400  # pixels; larger windows are shrunk for GrabCut, which gets slower but no better with size
 _MARGIN = 0.5  # of the box's longer side, added around it to learn the background from
@@ -63,7 +60,7 @@ def object_in_box(image: np.ndarray, box: Box) -> np.ndarray:
     Raises:
         InputError: the box lies outside of the picture, has its sides swapped, or is too small.
     """
-    left, top, right, bottom = _inside(box, image.shape[0], image.shape[1])
+    left, top, right, bottom = map(int, box_within(box, (image.shape[0], image.shape[1])))
     margin = max(round(_MARGIN * max(right - left, bottom - top)), 8)
     window = np.s_[
         max(top - margin, 0) : min(bottom + margin, image.shape[0]),
@@ -78,22 +75,6 @@ def object_in_box(image: np.ndarray, box: Box) -> np.ndarray:
         y, x = ((np.arange(n) + 0.5) / n * 2 - 1 for n in (bottom - top, right - left))
         mask[top:bottom, left:right] = y[:, None] ** 2 + x**2 <= 1
     return mask
-
-
-def _inside(box: Box, height: int, width: int) -> Box:
-    left, top, right, bottom = box
-    shown = f"{left},{top},{right},{bottom}"
-    if right <= left or bottom <= top:
-        raise InputError(
-            f"the box {shown} is empty; expected LEFT,TOP,RIGHT,BOTTOM with LEFT < RIGHT and TOP < BOTTOM"
-        )
-    cut = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    if cut[2] - cut[0] < SMALLEST_BOX or cut[3] - cut[1] < SMALLEST_BOX:
-        raise InputError(
-            f"the box {shown} has less than {SMALLEST_BOX} x {SMALLEST_BOX} pixels within the frame, which "
-            f"is {width} x {height} (W x H)"
-        )
-    return cut
 
 
 def _cut(window: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from streamvos.engines.eager import choose_device
-from streamvos.masks.pointing import Point
+from streamvos.masks.pointing import Point, box_within
 from streamvos.nn.efficientnet import EfficientNetLite0
 from streamvos.nn.precision import in_precision
 from streamvos.selection.network import SelectorNetwork
@@ -176,11 +176,7 @@ def _check(
         if not (0 <= x < width and 0 <= y < height) or sign not in (1, -1):
             raise InputError(f"the click {(x, y, sign)} is not (x, y, 1 or -1) {within}")
     if box is not None:
-        left, top, right, bottom = box
-        if not (left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0):
-            raise InputError(
-                f"the box {left:g},{top:g},{right:g},{bottom:g} is no LEFT,TOP,RIGHT,BOTTOM {within}"
-            )
+        box_within(box, (height, width))
     if mask is not None and mask.shape != (height, width):
         raise InputError(f"the mask is {mask.shape}, the frame {(height, width)} (H, W)")
     is_given = mask is not None and bool(np.any(mask))

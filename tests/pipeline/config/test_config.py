@@ -19,6 +19,7 @@ from streamvos.pipeline.config.tables import (
     ObserveConfig,
     RemoteConfig,
     SecurityConfig,
+    SelectionConfig,
     SupervisionConfig,
 )
 from streamvos.types import InputError
@@ -385,6 +386,7 @@ def test_every_block_of_the_guide_is_right():
 SECTIONS = {
     "Top level": PipelineConfig,
     "[method]": MethodConfig,
+    "[selection]": SelectionConfig,
     "[[streams]]": StreamConfig,
     "Sinks": SinkConfig,
     "[supervision]": SupervisionConfig,
