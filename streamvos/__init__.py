@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from streamvos.masks.labelmap import read_label_map
     from streamvos.pipeline.clients.client import Client, PipelineError
     from streamvos.segmenter import Segmenter
+    from streamvos.selection.selector import Selector
     from streamvos.sources import open_source
     from streamvos.types import TruncatedError
 
 __all__ = ["Client", "Frame", "InputError", "ObjectResult", "PipelineError", "Result", "Segmenter"]
-__all__ += ["SinkError", "SourceError", "StreamvosError", "TruncatedError", "load", "open_source"]
-__all__ += ["read_label_map"]
+__all__ += ["Selector", "SinkError", "SourceError", "StreamvosError", "TruncatedError", "load"]
+__all__ += ["open_source", "read_label_map"]
 __version__ = "0.1.0"
 
 __getattr__ = import_on_use(
@@ -44,6 +45,7 @@ __getattr__ = import_on_use(
         "streamvos.masks.labelmap": ["read_label_map"],
         "streamvos.pipeline.clients.client": ["Client", "PipelineError"],
         "streamvos.segmenter": ["Segmenter"],
+        "streamvos.selection.selector": ["Selector"],
         "streamvos.sources": ["open_source"],
         "streamvos.types": ["TruncatedError"],
     },
