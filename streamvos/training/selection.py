@@ -47,16 +47,20 @@ from streamvos.weights import BACKBONE
 SIDE = 320
 """Of a crop, in pixels."""
 
-RENDITIONS = 2
-"""Crops of every photograph."""
+RENDITIONS = {"duts": 2, "voc": 10}
+"""Crops of every photograph of a set; those of VOC show several objects, of which each crop has one."""
 
 PER_FOLDER = 400
 
-FRAMES = 12
+FRAMES = 24
 """Frames of every video."""
 
+SHARES = {"duts": 0.5, "voc": 0.3, "video": 0.2}
+"""Of the crops of a batch. Photographs with one object that stands out teach borders, the others teach what
+was pointed at."""
+
 TRAINING = {
-    "steps": 3000,
+    "steps": 2000,
     "batch": 16,
     "learning_rate": 1.5e-3,
     "weight_decay": 0.01,
@@ -95,22 +99,22 @@ def make_crops(data: Path, folder: Path, say: Say = say_in_log) -> None:
 
 def _make_crops(data: Path, folder: Path, say: Say) -> None:
     photographs, network = Photographs(data), frozen_backbone()
-    samples = [
-        (kind, name, rendition)
-        for kind in photographs.OBJECTS
-        for name in photographs.names.get(kind, ())
-        if not is_held_out(Path(name).stem)
-        for rendition in range(RENDITIONS)
-    ]
-    for number, start in enumerate(range(0, len(samples), PER_FOLDER)):
-        place = folder / f"photographs-{number:03d}"
-        if not place.exists():
-            found = []
-            for kind, name, rendition in samples[start : start + PER_FOLDER]:
-                rng = np.random.default_rng([3, zlib.crc32(name.encode()), rendition])
-                found.append(_crop(rng, *photographs.read(kind, name)))
-            _store(place, [one for one in found if one is not None], network)
-            say(f"{place.name} is stored")
+    for kind in photographs.OBJECTS:
+        samples = [
+            (name, rendition)
+            for name in photographs.names.get(kind, ())
+            if not is_held_out(Path(name).stem)
+            for rendition in range(RENDITIONS[kind])
+        ]
+        for number, start in enumerate(range(0, len(samples), PER_FOLDER)):
+            place = folder / f"{kind}-{number:03d}"
+            if not place.exists():
+                found = []
+                for name, rendition in samples[start : start + PER_FOLDER]:
+                    rng = np.random.default_rng([3, zlib.crc32(name.encode()), rendition])
+                    found.append(_crop(rng, *photographs.read(kind, name)))
+                _store(place, [one for one in found if one is not None], network)
+                say(f"{place.name} is stored")
     dataset = DavisDataset(data / "davis2016-train", year="2016")
     for number, video in enumerate(name for name in dataset.names if name not in VALIDATION):
         place = folder / f"video-{video}"
@@ -174,14 +178,20 @@ class SelectionCrops:
     def __init__(self, folder: Path, seed: int = 0):
         self.seed = seed
         self.stored = [StoredFeatures(path.parent) for path in sorted(folder.glob("[!.]*/segments.json"))]
-        self.counts = np.array([one.segments[0][1] for one in self.stored])
         if not self.stored:
             raise InputError(f"{folder} holds no crops")
+        self.counts = np.array([one.segments[0][1] for one in self.stored])
+        kinds = [one.folder.name.partition("-")[0] for one in self.stored]
+        weights = np.zeros(len(kinds))
+        for kind in set(kinds):
+            own = np.array([one == kind for one in kinds])
+            weights[own] = SHARES[kind] * self.counts[own] / self.counts[own].sum()
+        self._weights = weights / weights.sum()
 
     def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
         """ "stage2" ... "stage6": (B, C, h, w) bfloat16; "labels": (B, SIDE, SIDE) uint8, 1 is the object."""
         rng = np.random.default_rng([self.seed, step])
-        chosen = rng.choice(len(self.stored), size, p=self.counts / self.counts.sum())
+        chosen = rng.choice(len(self.stored), size, p=self._weights)
         places = [(self.stored[k], int(rng.integers(self.counts[k]))) for k in chosen]
         batch = {"labels": torch.from_numpy(np.stack([one["labels"][t] for one, t in places]))}
         for name in STAGES:

@@ -76,9 +76,9 @@ def test_a_user_points_at_the_object_and_then_at_errors(rng, begin):
 def test_held_out_photographs_are_not_trained_on(crops):
     count = sum(not is_held_out(str(k)) for k in range(4))
     assert count > 0
-    stored = np.load(crops / "photographs-000" / "labels.npy")
+    stored = np.load(crops / "duts-000" / "labels.npy")
     assert len(stored) == 2 * count
-    assert {path.name for path in crops.iterdir()} == {"photographs-000", "video-square"}
+    assert {path.name for path in crops.iterdir()} == {"duts-000", "video-square"}
 
 
 def test_batches_depend_on_the_step_alone(crops):
