@@ -117,8 +117,8 @@ def run(
         if given is None and not pointing.ids:
             raise InputError(
                 f"{opened.name}: name the objects in the first frame: --mask FILE.png, a label map of it, or "
-                "--box ID:LEFT,TOP,RIGHT,BOTTOM, a rectangle around an object, or --point ID:X,Y; --save-first "
-                "FILE.png stores that frame, to paint a mask on or to read off pixels"
+                "--box ID:LEFT,TOP,RIGHT,BOTTOM, a rectangle around an object, or --point ID:X,Y on it; "
+                "--save-first FILE.png stores that frame, to paint a mask on or to read off pixels"
             )
         vos = streamvos.load(method, options.weights_argument(weights), device, backend, **method_options)
         selector = make_selector(select, sam_encoder, sam_decoder, device) if pointing.ids else None

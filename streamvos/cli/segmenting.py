@@ -154,6 +154,8 @@ def masks_of(
     """
     if source.size == source.native_size or wanted == "frames":
         return None, None
+    if wanted is None and source.pixel_aspect != 1:  # a mask of the stored size is stretched like the frames
+        return None, None
     given = None if mask is None else read_label_map(mask)
     if given is None or given.shape != source.native_size:
         return (source.native_size if wanted == "source" else None), None

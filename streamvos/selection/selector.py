@@ -171,10 +171,13 @@ def _check(
         got = f"{getattr(frame, 'shape', type(frame).__name__)} {getattr(frame, 'dtype', '')}"
         raise InputError(f"the frame must be (H, W, 3) uint8 RGB, got {got}")
     height, width = frame.shape[:2]
-    within = f"within the frame, {width} x {height} (W x H)"
     for x, y, sign in points:
-        if not (0 <= x < width and 0 <= y < height) or sign not in (1, -1):
-            raise InputError(f"the click {(x, y, sign)} is not (x, y, 1 or -1) {within}")
+        if sign not in (1, -1):
+            raise InputError(f"the sign of the point {x:g},{y:g} must be 1 or -1, got {sign!r}")
+        if not (0 <= x < width and 0 <= y < height):
+            raise InputError(
+                f"the point {x:g},{y:g} lies outside of the frame, which is {width} x {height} (W x H)"
+            )
     if box is not None:
         box_within(box, (height, width))
     if mask is not None and mask.shape != (height, width):

@@ -15,7 +15,9 @@ from __future__ import annotations
 import heapq
 import math
 import os
+from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,9 @@ _DURATION_TOLERANCE = 0.5
 
 _GAP = 1.75
 """Lost packets: a step in time of so many frames, at a packet that is marked as corrupt."""
+
+_REORDERED = 17
+"""Frames within which a codec stores pictures in another order than it shows them, and one more."""
 
 _SPLICE_SECONDS = 10.0
 """A longer step is a splice, not a loss."""
@@ -83,6 +88,7 @@ class Decoder:
         self._suspect = False  # the packet before was marked as corrupt
         self._end = -math.inf  # seconds; of all streams
         self._due: list[int] = []  # heap: times of packets whose frames have not come
+        self._last_times: deque[float] = deque(maxlen=_REORDERED)  # seconds; of the last frames
         stream.thread_type = "AUTO"
         if stream.codec_context.name in _INDEPENDENT:
             stream.codec_context.options = {"err_detect": "explode"}
@@ -161,6 +167,8 @@ class Decoder:
                 if not strict:
                     continue
                 self._break("the picture is damaged")
+            if frame.time is not None:
+                self._last_times.append(frame.time)
             while self._due and frame.pts is not None and self._due[0] <= frame.pts:
                 heapq.heappop(self._due)
             yield frame
@@ -196,6 +204,9 @@ class Decoder:
             tolerance = min(0.6 * self._period, _DURATION_TOLERANCE) if self._short else _DURATION_TOLERANCE
             if lacking > tolerance:
                 return f"the last {lacking:.1f} s are missing"
+            steps = [after - before for before, after in pairwise(self._last_times)]
+            if self._short and (self._due or any(step > self._period * _GAP for step in steps)):
+                return "a picture near its end is missing"  # stored behind one that is shown later
         return None
 
     def _missing_in_index(self) -> str | None:

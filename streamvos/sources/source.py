@@ -115,6 +115,7 @@ class Source(ABC):
         size: (H, W) of every frame in pixels, after resizing.
         native_size: (H, W) of the stored pictures, upright, before resizing. Where pixels are not square,
             `size` is that of the picture as it is shown.
+        pixel_aspect: width of a stored pixel divided by its height.
         fps: frames per second, after `stride`; None where it is not known.
         length: number of frames, as far as it is known beforehand, or None. For a video file it is what the
             container claims.
@@ -143,7 +144,7 @@ class Source(ABC):
         self.name = name
         self.size = selection.size(square_size(native_size, pixel_aspect))
         self.fps = None if fps is None else fps / selection.stride
-        self.native_size = native_size
+        self.native_size, self.pixel_aspect = native_size, pixel_aspect
         self._native_length = native_length
         self._selection = selection
         self._given = 0

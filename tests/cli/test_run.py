@@ -158,7 +158,7 @@ def test_a_box_begins_where_there_is_no_mask(run, inputs, video):
     first = read_label_map(inputs / "out/labels/00000.png")
     assert set(np.unique(first)) == {0, 7}
     inside = np.s_[box[1] : box[3], box[0] : box[2]]
-    assert (first[inside] == 7).sum() == (first == 7).sum() > 0
+    assert (first[inside] == 7).sum() > 0.75 * (first == 7).sum() > 0
 
 
 def test_a_mask_and_a_box_together(run, inputs):

@@ -70,7 +70,7 @@ def test_a_mask_has_the_frames_size_and_repeats_itself(untrained, frame):
         ({"points": [(10, 10, -1)]}, "nothing points"),
         ({"points": [(200, 10, 1)]}, "200 x 120"),
         ({"points": [(10, 10, 2)]}, "1 or -1"),
-        ({"points": [(float("nan"), 10, 1)]}, "within the frame"),
+        ({"points": [(float("nan"), 10, 1)]}, "outside of the frame"),
         ({"box": (50, 10, 20, 40)}, "LEFT,TOP,RIGHT,BOTTOM"),
         ({"box": (300, 10, 320, 40)}, "200 x 120"),
         ({"mask": np.ones((3, 3), bool)}, r"\(3, 3\)"),
