@@ -78,6 +78,7 @@ def run(
     import streamvos
     from streamvos.cli import segmenting
     from streamvos.cli.output_folder import OutputFolder, claim_out
+    from streamvos.masks.exports import file_of_mask
     from streamvos.masks.pointing import Pointing
     from streamvos.selection.objects import check_selection, make_selector
     from streamvos.sources import LiveSource, open_source
@@ -89,7 +90,8 @@ def run(
     check_selection(select, sam_encoder, sam_decoder)
     written = options.places_of_files({"--json": json_target, "--save-first": save_first})
     models = {"--sam-encoder": sam_encoder, "--sam-decoder": sam_decoder}
-    read = options.places_of_files({"--mask": mask, "--weights": weights, **models})
+    mask_file = None if mask is None else file_of_mask(mask)
+    read = options.places_of_files({"--mask": mask_file, "--weights": weights, **models})
     kinds = {"labels": labels, "overlay": overlay, "results": results}
     claim = claim_out(out, source, kinds, written, read, overwrite)
     if mask_size not in (None, "source", "frames"):

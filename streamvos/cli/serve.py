@@ -18,6 +18,7 @@ import typer
 from streamvos.addresses import redact
 from streamvos.cli import options
 from streamvos.cli.output import check_replaceable, write_json
+from streamvos.masks.exports import file_of_mask
 from streamvos.pipeline.config.files import claim_of, local_stages, read_by, written_by
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import config_from_options, read_config, with_kinds_known
@@ -183,7 +184,7 @@ def _check_files(config: PipelineConfig, file: Path | None, json_target: str | N
         check_replaceable(config.observe.trace, "--trace")
     claim_of(config, local_stages(config)).check()
     for stream in config.streams:
-        if stream.mask is not None and not stream.mask.is_file():
+        if stream.mask is not None and not file_of_mask(stream.mask).is_file():
             raise InputError(
                 f"there is no mask {stream.mask} for the stream {stream.name!r}; "
                 f"`streamvos run {redact(stream.source)} --save-first first.png` saves a frame to paint on"

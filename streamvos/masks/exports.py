@@ -21,10 +21,13 @@ from xml.parsers.expat import ExpatError, ParserCreate
 
 import numpy as np
 
+from streamvos.files import read_bytes
 from streamvos.types import MAX_OBJECT_ID, InputError
 
 MOST_BYTES = 64 * 2**20
 """Of an export's file."""
+
+_SUFFIXES = (".xml", ".json")
 
 MOST_PIXELS = 8192 * 8192
 """Of a picture."""
@@ -56,7 +59,18 @@ class _Shape:
 
 def is_export(path: Path) -> bool:
     """Whether a file's name, without "#NAME" behind it, is that of an export rather than of a picture."""
-    return Path(str(path).partition("#")[0]).suffix.lower() in (".xml", ".json")
+    return file_of_mask(path) != path or path.suffix.lower() in _SUFFIXES
+
+
+def file_of_mask(path: Path) -> Path:
+    """The file of a mask: of an export, the part before "#NAME"."""
+    place, separator, _ = str(path).partition("#")
+    return Path(place) if separator and Path(place).suffix.lower() in _SUFFIXES else path
+
+
+def stem_of_mask(path: Path) -> str:
+    """The name of the picture that a mask was drawn on, without its ending, as far as the path says it."""
+    return path.stem if file_of_mask(path) == path else PurePath(str(path).partition("#")[2]).stem
 
 
 def read_export(path: Path) -> list[ExportedPicture]:
@@ -65,12 +79,7 @@ def read_export(path: Path) -> list[ExportedPicture]:
     Raises:
         InputError: the file cannot be read, is no such export, or holds shapes that cannot be used.
     """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size} bytes; an export has at most {MOST_BYTES}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    content = read_bytes(path, "the export", MOST_BYTES)
     try:
         pictures = list(_cvat(content) if path.suffix.lower() == ".xml" else _label_studio(content))
     except InputError as error:
@@ -99,9 +108,9 @@ def label_map_of_export(path: Path) -> np.ndarray:
     Raises:
         InputError: see `read_export`; or the export has several pictures and none, or no such one, is named.
     """
-    place, separator, wanted = str(path).partition("#")
-    pictures = read_export(Path(place))
-    chosen = [one for one in pictures if not separator or one.name == wanted]
+    place = file_of_mask(path)
+    pictures, wanted = read_export(place), str(path)[len(str(place)) + 1 :]
+    chosen = [one for one in pictures if not wanted or one.name == wanted]
     if len(chosen) != 1:
         names = ", ".join(one.name for one in pictures[:5]) + (", ..." if len(pictures) > 5 else "")
         raise InputError(

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from streamvos.masks.checks import MASK_BYTES, check_label_map
+from streamvos.masks.exports import is_export, label_map_of_export
 from streamvos.masks.painting import Binary, Painting, davis_palette
 from streamvos.pictures.opening import PictureFile, check_single
 from streamvos.types import InputError, SinkError
@@ -58,7 +59,7 @@ def read_label_map(path: str | Path, binary: Binary = "auto") -> np.ndarray:
     A mask is turned as its own EXIF orientation says, like a frame: draw it on the frame as viewers show it.
 
     Args:
-        path: a picture file of one picture.
+        path: a picture file of one picture; or an export of CVAT or Label Studio (`streamvos.masks.exports`).
         binary: for gray and black-and-white files: "auto" as above; "always" makes every value other than 0
             object 1; "never" keeps the values, 255 is void.
 
@@ -71,6 +72,8 @@ def read_label_map(path: str | Path, binary: Binary = "auto") -> np.ndarray:
     """
     if binary not in ("auto", "always", "never"):
         raise InputError(f"binary must be 'auto', 'always' or 'never', got {binary!r}")
+    if is_export(Path(path)):
+        return label_map_of_export(Path(path))
     painting = _open(Path(path))
     labels = painting.labels(binary)
     if painting.remarks:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from streamvos.masks.checks import fit_label_map, named_objects, object_ids
+from streamvos.masks.exports import stem_of_mask
 from streamvos.masks.labelmap import read_label_map
 from streamvos.masks.pointing import Pointing
 from streamvos.selection.objects import Selects, select_objects
@@ -43,10 +44,10 @@ def begin_at_frame_of(mask: Path, source: Source, first_frame: int | None) -> No
     """
     if first_frame is not None:
         return
-    number, place = source.number_named(mask.stem), source.first_frame
+    number, place = source.number_named(stem_of_mask(mask)), source.first_frame
     if number is None or number == place:
         return
-    if isinstance(source, ImagesSource) and source.has_picture(mask.stem):
+    if isinstance(source, ImagesSource) and source.has_picture(stem_of_mask(mask)):
         _LOGGER.warning(
             "the mask %s is named like a picture, so %s begins there: %d pictures before it are left out",
             mask, source.name, number,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from inputs.table import SIZE, Case, row, scene
 from PIL import Image, ImageFilter
+from small_videos import write_video
 
 FRAMES, TRUTH = scene(3)
 FIRST = TRUTH[0]
@@ -486,3 +487,16 @@ def walk(folder: Path) -> Case:
     (folder / "frames/loop").symlink_to(".")
     Image.fromarray(FIRST).save(folder / "mask.pgm")
     return Case("frames/**/*.png", first=FIRST, mask=folder / "mask.pgm", pictures=FRAMES)
+
+
+@row("a polygon of CVAT's export")
+def cvat(folder: Path) -> Case:
+    images, _ = scene(3)
+    write_video(folder / "clip.mp4", images)
+    first = np.zeros(SIZE, np.uint8)
+    first[10:30, 20:50] = 1
+    (folder / "annotations.xml").write_text(
+        '<annotations><version>1.1</version><image id="0" name="frame_000000.PNG" width="64" height="48">'
+        '<polygon label="goat" points="20,10;50,10;50,30;20,30"/></image></annotations>'
+    )
+    return Case("clip.mp4", first=first, mask=Path("annotations.xml"), says="has the objects 1 goat")

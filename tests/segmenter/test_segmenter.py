@@ -309,11 +309,11 @@ def test_a_snapshot_whose_tensors_do_not_fit_is_refused_and_changes_nothing(vos,
     description = json.loads(with_metadata[state.SNAPSHOT])
     for name in tensors:
         fewer = {key: value for key, value in tensors.items() if key != name}
-        with pytest.raises(InputError, match="state|snapshot"):
+        with pytest.raises(InputError, match=r"state|snapshot"):
             vos.restore(safetensors.torch.save(fewer, with_metadata))
     for change in ({"count": None}, {"size": [1]}, {"size": "ab"}, {"size": [[], 3]}, {"count": "x"}):
         metadata = {state.SNAPSHOT: json.dumps({**description, **change})}
-        with pytest.raises(InputError, match="state|snapshot"):
+        with pytest.raises(InputError, match=r"state|snapshot"):
             vos.restore(safetensors.torch.save(tensors, metadata))
     monkeypatch.undo()
     assert vos.snapshot() == blob

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from streamvos.masks.exports import file_of_mask
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.streams import StreamConfig
 from streamvos.sinks.claim import Claim
@@ -36,7 +37,10 @@ def read_by(config: PipelineConfig, file: Path | None = None) -> list[Place]:
         owner = f'of "{stream.name}"'
         places += [Place(path, f"the source {owner}", reads=reads) for path, reads in files_of(stream.source)]
         if stream.mask is not None:
-            places.append(Place(stream.mask, f"the mask {owner}"))
+            places.append(Place(file_of_mask(stream.mask), f"the mask {owner}"))
+    for model in (config.selection.sam_encoder, config.selection.sam_decoder):
+        if model is not None:
+            places.append(Place(model, "the model of the selection"))
     if config.method.weights not in (None, "default"):
         places.append(Place(Path(config.method.weights), "the weights"))
     security = config.security
