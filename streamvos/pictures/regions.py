@@ -116,12 +116,13 @@ def _histogram(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values = np.flatnonzero(all_counts)
         rows = np.cumsum(all_counts > 0) - 1
         return values[:, None], rows[pixels[..., 0]], all_counts[values]
-    packed = np.zeros(pixels.shape[:2], np.int64)
-    for channel in range(pixels.shape[2]):
-        packed = packed << 8 | pixels[..., channel]
-    values, index, counts = np.unique(packed, return_inverse=True, return_counts=True)
-    colors = np.stack([values >> shift & 255 for shift in range(8 * pixels.shape[2] - 8, -8, -8)], axis=1)
-    return colors, index.reshape(packed.shape), counts
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    packed = red << 16 | green << 8 | blue
+    values, counts = np.unique(packed, return_counts=True)
+    rows = np.zeros(1 << 24, np.int32)  # a look-up, which is faster than unique's inverse
+    rows[values] = np.arange(len(values))
+    colors = np.stack([values >> 16, values >> 8 & 255, values & 255], axis=1).astype(np.int64)
+    return colors, rows[packed], counts
 
 
 def _cores_and_ramps(pixels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,8 +134,11 @@ def _cores_and_ramps(pixels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray,
         one = np.s_[1 + down : height - 1 + down, 1 + right : width - 1 + right]
         other = np.s_[1 - down : height - 1 - down, 1 - right : width - 1 - right]
         as_one, as_other = index[one] == own, index[other] == own
-        low, high = np.minimum(pixels[one], pixels[other]), np.maximum(pixels[one], pixels[other])
-        ramp |= ((low <= middle) & (middle <= high)).all(2) & ~as_one & ~as_other
+        between = ~as_one & ~as_other
+        for channel in range(pixels.shape[2]):
+            first, second, own_value = (part[..., channel] for part in (pixels[one], pixels[other], middle))
+            between &= (np.minimum(first, second) <= own_value) & (own_value <= np.maximum(first, second))
+        ramp |= between
         core &= as_one & as_other
     return core, ramp
 
@@ -224,7 +228,8 @@ def _check_fringe(pixels: np.ndarray, far: np.ndarray, tolerance: int) -> None:
         for sign in (1, -1):
             y, x = 1 + sign * down, 1 + sign * right
             other = pixels[y : height - 2 + y, x : width - 2 + x]
-            flat &= np.abs(middle - other).max(2) <= tolerance
+            for channel in range(pixels.shape[2]):
+                flat &= np.abs(middle[..., channel] - other[..., channel]) <= tolerance
     fringe = int(far.sum())
     if fringe > 0.001 * far.size and (flat & far[1:-1, 1:-1]).sum() > 0.5 * fringe:
         raise UnclearError("few values that fill a region, and whole regions of others")

@@ -51,7 +51,7 @@ def test_a_log_without_losses_is_refused_and_nothing_is_written(tmp_path, conten
 
 def test_a_missing_log_is_refused(tmp_path):
     pytest.importorskip("matplotlib")
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         plot_losses(tmp_path / "losses.jsonl", tmp_path / "losses.png")
 
 
