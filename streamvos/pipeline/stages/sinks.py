@@ -268,7 +268,7 @@ class SinksStage(Stage):
         else:
             self._shown[str(sink.path)] = last
         self._goes_on_after(last)
-        part = free_part(sink.path, self.context.life + 1, record, taken) if resume else 1
+        part = 1 if last is None else free_part(sink.path, self.context.life + 1, record, taken)
         return FileWriter(OverlayVideoSink(sink.path, recoverable=True, record=record, part=part), last)
 
     def _goes_on_after(self, last: int | None) -> None:
