@@ -81,7 +81,7 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel):
     data = {name for name in names if name.startswith("streamvos/") and not name.endswith(".py")}
     weights = {
         f"streamvos/weights/files/{name}.{kind}"
-        for name in (*BUNDLED, BACKBONE)
+        for name in (*BUNDLED, BACKBONE, "selector")
         for kind in ("md", "safetensors")
     }
     weights.add("streamvos/weights/files/scores.json")
