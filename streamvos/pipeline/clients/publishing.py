@@ -1,4 +1,4 @@
-"""Publish masks in the forms that have subscribers (docs/protocol.md, 9).
+"""Publish masks, and frames as JPEG, in the forms that have subscribers (docs/protocol.md, 9).
 
 with Publisher(context, runtime.masks("front"), "front", session) as publisher:
     publisher.publish(frame, result, header)        # never blocks; slow subscribers lose messages
@@ -8,7 +8,9 @@ with Publisher(context, runtime.masks("front"), "front", session) as publisher:
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 
 from streamvos.masks.labelmap import davis_palette
 from streamvos.masks.rle import encode_rles
-from streamvos.pipeline.clients.subscribing import FORMS, QUEUE
+from streamvos.pipeline.clients.subscribing import FORMS, JPEG, QUEUE
 from streamvos.pipeline.wire.messages import Array, Message, Refused, RejectionCounter, encode
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import Frame, InputError, Result
@@ -26,6 +28,7 @@ _PEER_BYTES = 1024  # the longest topic has 70; the handshake of CURVE needs som
 _BUDGET = 4096  # subscriptions taken per message
 _LINGER_MS = 250  # so that `end` still leaves when the socket is closed
 _PALETTE = davis_palette().tobytes()
+_JPEG_QUALITY = 88
 
 
 class Publisher:
@@ -37,9 +40,11 @@ class Publisher:
         stream: name of the stream.
         session: the public session, 8 bytes.
         curve: keys and list of clients, for tcp://.
+        forms: what can be subscribed to.
 
     Attributes:
         endpoint: where it is bound, with port.
+        socket: to poll for subscriptions.
         refused: cause -> subscriptions that match no topic, messages that cannot be sent, and connections
             for which there was no room.
 
@@ -54,24 +59,25 @@ class Publisher:
         stream: str,
         session: bytes,
         curve: Curve | None = None,
+        forms: Sequence[str] = FORMS,
     ):
         self.stream = stream
         self.refused = RejectionCounter(f"subscribers of {stream}")
         self._session = session
-        self._topics: dict[str, bytes] = {form: f"{form}/{stream}/".encode() for form in FORMS}
+        self._topics: dict[str, bytes] = {form: f"{form}/{stream}/".encode() for form in forms}
         # ZeroMQ reports the first subscription to a topic and the end of the last one, so a set is enough;
-        # it stays small, since only prefixes of the three topics enter it
+        # it stays small, since only prefixes of the topics enter it
         self._wanted: set[bytes] = set()
-        self._socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
-        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
-        self._socket.setsockopt(zmq.SNDHWM, QUEUE)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, _PEER_BYTES)  # of what subscribers send
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # drops subscribers that were unplugged
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
+        self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self.socket.setsockopt(zmq.SNDHWM, QUEUE)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, _PEER_BYTES)  # of what subscribers send
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # drops subscribers that were unplugged
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
         try:
-            self.endpoint = bind(self._socket, address, curve, self.refused)
+            self.endpoint = bind(self.socket, address, curve, self.refused)
         except InputError:
-            self._socket.close(linger=0)
+            self.socket.close(linger=0)
             raise
 
     @property
@@ -105,16 +111,16 @@ class Publisher:
         ]
         fields = {**header, "size": [int(n) for n in result.mask.shape], "objects": objects}
         for form in forms:
-            self._send(form, "mask", *_encoded(form, result.mask, fields))
+            self.send(form, "mask", *_encoded(form, result.mask, fields))
 
     def end(self, header: Mapping[str, Any]) -> None:
         """Tell all subscribers that the stream has ended; `header`: seq of the last frame, incarnation."""
         for form in self.forms:
-            self._send(form, "end", header, {})
+            self.send(form, "end", header, {})
 
     def close(self) -> None:
         """Close the socket, within 0.25 s, in which queued messages are still sent."""
-        self._socket.close(linger=_LINGER_MS)
+        self.socket.close(linger=_LINGER_MS)
 
     def __enter__(self) -> Publisher:
         return self
@@ -122,7 +128,8 @@ class Publisher:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _send(self, form: str, kind: str, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    def send(self, form: str, kind: str, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """Send one message in one form; its fields, with seq and incarnation, and its arrays."""
         fields = dict(header)
         seq, incarnation = int(fields.pop("seq", 0)), int(fields.pop("incarnation", 0))
         try:
@@ -131,12 +138,12 @@ class Publisher:
             self.refused.count(error.cause, error)
             return
         # never blocks: XPUB drops messages for subscribers whose queue is full
-        self._socket.send_multipart([self._topics[form], *rest], zmq.NOBLOCK)
+        self.socket.send_multipart([self._topics[form], *rest], zmq.NOBLOCK)
 
     def _take_subscriptions(self) -> None:
         for _ in range(_BUDGET):
             try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             topic = parts[0][1:]
@@ -148,6 +155,76 @@ class Publisher:
                 self._wanted.add(topic)
             else:
                 self._wanted.discard(topic)
+
+
+class FramePublisher:
+    """Sends a stream's frames as JPEG while somebody is subscribed to them; the newest frame wins.
+
+    Frames are encoded in a thread of their own, which starts with the first subscriber. Without subscribers
+    a frame costs one look at the socket.
+
+    Args:
+        context, address, stream, session: as for `Publisher`.
+
+    Raises:
+        InputError: the address cannot be bound.
+    """
+
+    def __init__(self, context: zmq.Context[Any], address: str, stream: str, session: bytes):
+        self._publisher = Publisher(context, address, stream, session, forms=(JPEG,))
+        self.socket, self.refused = self._publisher.socket, self._publisher.refused
+        self._changed = threading.Condition()  # held for whatever touches the socket
+        self._newest: tuple[np.ndarray, Mapping[str, Any]] | None = None
+        self._thread: threading.Thread | None = None
+        self._over = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody is subscribed."""
+        with self._changed:
+            return bool(self._publisher.forms)
+
+    def offer(self, picture: Callable[[], np.ndarray], header: Mapping[str, Any]) -> None:
+        """Send a frame if somebody wants it; it replaces one that still waits.
+
+        Args:
+            picture: gives the frame, (H, W, 3) uint8 RGB, which is copied; called only if it is wanted.
+            header: seq, incarnation, captured (ns), pts (s).
+        """
+        if not self.wanted:
+            return
+        image = np.array(picture())
+        with self._changed:
+            self._newest = (image, header)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close the socket."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+            self.socket.close(linger=0)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._newest is None and not self._over:
+                    self._changed.wait()
+                if self._over or self._newest is None:
+                    return
+                (image, header), self._newest = self._newest, None
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+            jpeg = Array.of(np.frombuffer(buffer.getvalue(), np.uint8))
+            fields = {**header, "size": [int(n) for n in image.shape[:2]]}
+            with self._changed:
+                if self._over:
+                    return
+                with suppress(zmq.ZMQError):
+                    self._publisher.send(JPEG, "frame", fields, {"image": jpeg})
 
 
 def _encoded(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import zmq
 
-from streamvos.masks.rle import decode_rle
+from streamvos.masks.rle import Rle, decode_rle
 from streamvos.pipeline.wire.admission import HANDSHAKE_FAILURES, next_event
 from streamvos.pipeline.wire.endpoints import NAME
 from streamvos.pipeline.wire.messages import (
@@ -36,6 +36,9 @@ from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
 
 Form = Literal["rle", "png", "raw"]
 FORMS: tuple[Form, ...] = ("rle", "png", "raw")
+
+JPEG = "jpeg"
+"""The one form of frames."""
 
 QUEUE = 16
 """Messages that wait for one subscriber, on either side; more are dropped for that one."""
@@ -59,6 +62,7 @@ class Mask:
         recovered: whether this frame is the first after a recovery.
         stamps: stage -> [received, started, done], monotonic ns.
         received_ns: when the message was received, monotonic ns of this host.
+        runs: id -> run lengths, with form "rle" only; not decoded yet, so they may be wrong.
     """
 
     stream: str
@@ -72,6 +76,7 @@ class Mask:
     recovered: bool
     stamps: Mapping[str, list[int]]
     received_ns: int
+    runs: Mapping[int, Rle]
     _decode: Callable[[], np.ndarray] = field(repr=False)
 
     @property
@@ -82,6 +87,24 @@ class Mask:
             Refused: the message does not hold a label map of this size.
         """
         return self._decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A frame of a stream, as JPEG.
+
+    Attributes:
+        stream, seq, incarnation, captured_ns, pts, size: as in `Mask`.
+        jpeg: the file's bytes.
+    """
+
+    stream: str
+    seq: int
+    incarnation: int
+    captured_ns: int
+    pts: float
+    size: tuple[int, int]
+    jpeg: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +246,80 @@ class Subscription:
         self.close()
 
 
+class FrameSubscription:
+    """The frames of one stream, as its source takes them; the newest one wins. Not thread-safe.
+
+    Args:
+        context: ZeroMQ context of the socket.
+        address: as `Client.status` gives it under "frames".
+        stream: name of the stream.
+
+    Raises:
+        InputError: invalid address.
+    """
+
+    def __init__(self, context: zmq.Context[Any], address: str, stream: str):
+        self.refused = RejectionCounter("frames")
+        self._topic = f"{JPEG}/{stream}/".encode()
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVHWM, QUEUE)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, ARRAY_BYTES)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise InputError(f"{address!r:.200} is no address ({error.strerror})") from None
+        self._socket.setsockopt(zmq.SUBSCRIBE, self._topic)
+
+    def receive(self, timeout: float) -> Picture | None:
+        """The next valid frame; None if none came within `timeout` seconds.
+
+        Raises:
+            zmq.ZMQError: the subscription is closed.
+        """
+        if not self._socket.poll(round(1000 * timeout)):
+            return None
+        parts = self._socket.recv_multipart()
+        try:
+            return self._read(parts)
+        except Refused as error:
+            self.refused.count(error.cause, error)
+            return None
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def __enter__(self) -> FrameSubscription:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _read(self, parts: list[bytes]) -> Picture:
+        _need(parts[0] == self._topic, "topic", parts[0][:80])
+        message = decode([self._topic.split(b"/")[1], *parts[1:]], None)
+        _need(message.kind == "frame", "kind", message.kind)
+        size, captured, pts = message["size"], message["captured"], message["pts"]
+        _need(_are_counts(size, 2) and 0 < size[0] * size[1] <= ARRAY_BYTES, "size", size)
+        _need(is_count(captured) and _is_number(pts), "captured or pts")
+        image = message.arrays.get("image")
+        if image is None or image.dtype != "uint8" or isinstance(image.data, Place) or len(image.shape) != 1:
+            raise Refused("image")
+        return Picture(
+            message.stream,
+            message.seq,
+            message.incarnation,
+            captured,
+            float(pts),
+            (size[0], size[1]),
+            bytes(image.data),
+        )
+
+
 def _read(parts: list[bytes], form: Form) -> Mask | End:
     received = time.monotonic_ns()
     form_text, _, name = parts[0].decode(errors="replace").partition("/")
@@ -252,6 +349,7 @@ def _read(parts: list[bytes], form: Form) -> Mask | End:
         recovered=message.get("recovered", False) is True,
         stamps=stamps,
         received_ns=received,
+        runs={one["id"]: one["rle"] for one in objects} if form == "rle" else {},
         _decode=_decoder(form, message, (size[0], size[1])),
     )
 

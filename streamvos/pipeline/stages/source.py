@@ -23,9 +23,11 @@ import zmq
 
 from streamvos.addresses import redact
 from streamvos.masks.pointing import Pointing
+from streamvos.pipeline.clients.publishing import FramePublisher
 from streamvos.pipeline.stages.mailbox import Arrival, FrameReader, FrameStore, Mailbox, StoredFrame
 from streamvos.pipeline.stages.stage import Stage, StageContext, now
-from streamvos.pipeline.wire.messages import Message, Refused
+from streamvos.pipeline.wire.endpoints import frames_address
+from streamvos.pipeline.wire.messages import Message, Refused, public_session
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.selection.objects import Selects, make_selector
 from streamvos.sources import Source, open_source
@@ -64,6 +66,7 @@ class SourceStage(Stage):
         self._given: np.ndarray | None = None
         self._size = (0, 0)
         self._store: FrameStore  # made by `prepare`, which knows the size of the frames
+        self._incarnation = 0
         self._next, self._last = 0, -1  # the frame to send, and the highest one sent
         self._pending: Counter[str] = Counter()  # drops not yet reported in a header
         self._origin: int | None = None  # monotonic ns at which a live stream's time stamps are 0
@@ -73,6 +76,7 @@ class SourceStage(Stage):
         self._waited_from = 0  # monotonic ns; the time that a read took before it does not count
         self._looked_at = 0
         self._begun = self._fresh = self._paused = self._stopping = self._end_sent = False
+        self._frames: FramePublisher | None = None  # for viewers; made by `prepare`
 
     # ---- the worker's calls
 
@@ -88,6 +92,9 @@ class SourceStage(Stage):
         arena = self.context.arenas[f"{self.stream}/frames"] if spec.mode == "shared" else None
         slots = self.context.config.frame_slots(self.stream, source.size[0] * source.size[1] * 3)
         self._store = FrameStore(arena, slots, source.size)
+        if (address := frames_address(spec.endpoint)) is not None:
+            session = public_session(self.context.session)
+            self._frames = FramePublisher(self.context.zmq, address, self.stream, session)
         facts = {
             "size": list(source.size),
             "native_size": list(source.native_size),
@@ -140,6 +147,8 @@ class SourceStage(Stage):
         if self._opened is not None:
             self._opened.close()
         self._outbox.close(linger=1000)  # an `end` may not have left yet
+        if self._frames is not None:
+            self._frames.close()
         super().close()
         self._waker.close()
 
@@ -156,6 +165,7 @@ class SourceStage(Stage):
         if self._opened is not None and not self._config.live:
             self._refuse_changed(message.get("identity") or {}, self._opened, number)
         self._outbox.reset(message.incarnation)
+        self._incarnation = message.incarnation
         self._fresh, self._begun, self._end_sent = bool(message.get("fresh")), True, False
         self._written = message.get("written", 0)
         if self._origin is None:
@@ -330,6 +340,10 @@ class SourceStage(Stage):
             "stamps": {"source": [stored.received, started, now()]},
         }
         self._outbox.send("frame", stored.seq, fields, arrays)
+        if self._frames is not None:
+            header = {"seq": stored.seq, "incarnation": self._incarnation}
+            header |= {name: fields[name] for name in ("captured", "pts")}
+            self._frames.offer(lambda: self._store.picture(stored), header)
         self._fresh = False
         self._last = max(self._last, stored.seq)
         self._next = stored.seq + 1

@@ -87,6 +87,11 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def frames_address(endpoint: str) -> str | None:
+    """The address at which the source behind an edge of frames publishes them; None on another host."""
+    return f"{endpoint}.view" if endpoint.startswith("ipc://") else None
+
+
 def ipc_address(path: Path) -> str:
     """The ZeroMQ address of a unix socket.
 
