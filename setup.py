@@ -36,6 +36,7 @@ setup(
             "weights/files/*.safetensors",
             "weights/files/*.md",
             "weights/files/*.json",
+            "console/page/*",
         ]
     },
     install_requires=[
@@ -53,6 +54,9 @@ setup(
         "prometheus-client>=0.21",
         "platformdirs>=4.3",
         "filelock>=3.16",
+        "fastapi>=0.115",
+        "uvicorn>=0.32",
+        "websockets>=13",
         'tomli>=2.0; python_version < "3.11"',
     ],
     extras_require={
@@ -75,6 +79,8 @@ setup(
             "scipy>=1.13",
             'triton>=3.6; platform_system == "Linux" and platform_machine == "x86_64"',
             "ruff>=0.9",
+            "httpx>=0.27",
+            "playwright>=1.50",  # drives the system's chromium, whose tests skip where there is none
             "mypy>=1.15",
             "setuptools>=77",
         ],

@@ -27,6 +27,7 @@ ROOMS = [
     {"datasets"},
     {"metrics"},
     {"pipeline", "training"},
+    {"console"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

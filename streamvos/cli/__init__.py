@@ -32,6 +32,8 @@ COMMANDS = {
     "run": "Segment one source, frame by frame, as it comes.",
     "serve": "Run many streams in processes that supervise each other.",
     "watch": "Show what a pipeline publishes, until it ends or Ctrl-C.",
+    "console": "Show a running pipeline in the browser, and select objects in it.",
+    "pick": "Select objects in one frame, in the browser, and write their label map.",
     "demo": "Segment a video end to end, with the bundled weights.",
     "eval": "Segment the sequences of a data set and score them.",
     "score": "Score existing label maps against true ones.",

@@ -17,6 +17,11 @@ from streamvos.engines import BACKENDS
 from streamvos.sinks.conflicts import Place, refuse_conflicts, tree
 from streamvos.types import DEFAULT_METHOD, InputError
 
+CONSOLE_ANYWHERE = "any"
+"""The value of `--console` without one: on this machine only, at the usual port or a free one."""
+
+_DEFAULT_VALUES = {"--json": STANDARD_OUTPUT, "--console": CONSOLE_ANYWHERE}
+
 METHOD_NAMES = ("tvos", "rgmp", "frtm", "frtm-fast", "joint", "feelvos")
 """As in `streamvos.methods`, whose import takes seconds."""
 
@@ -184,12 +189,12 @@ def examples(*commands: str) -> str:
 
 
 def with_json_target(arguments: list[str]) -> list[str]:
-    """`--json` without a file, at the end or before another option, means the standard output."""
+    """`--json` and `--console` without a value, at the end or before another option, get their default."""
     result = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         result.append(argument)
-        if argument == "--json" and following.startswith("-") and following != STANDARD_OUTPUT:
-            result.append(STANDARD_OUTPUT)
+        if argument in _DEFAULT_VALUES and following.startswith("-") and following != STANDARD_OUTPUT:
+            result.append(_DEFAULT_VALUES[argument])
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,20 +17,21 @@ import typer
 
 from streamvos.addresses import redact
 from streamvos.cli import options
-from streamvos.cli.output import check_replaceable, write_json
+from streamvos.cli.output import check_replaceable, remark, write_json
 from streamvos.masks.exports import file_of_mask
 from streamvos.pipeline.config.files import claim_of, local_stages, read_by, written_by
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import config_from_options, read_config, with_kinds_known
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.sinks.conflicts import refuse_conflicts
-from streamvos.types import InputError
+from streamvos.types import InputError, StreamvosError
 
 EXAMPLES = options.examples(
     "streamvos serve examples/pipeline.toml",
     "streamvos serve --source camera:0 --mask first.png",
     "streamvos serve --source camera:0 --box 1:200,120,420,460 --height 240 --out out/",
     "streamvos serve --source clip.mp4 --mask first.png --out out/ --no-publish --json",
+    "streamvos serve --source camera:0 --console",
     "streamvos serve pipeline.toml --placement split --trace trace.json --prometheus 9464",
 )
 
@@ -81,6 +82,12 @@ def serve(
     ] = None,
     prometheus: Annotated[
         str | None, typer.Option(metavar="[HOST:]PORT", help="Serve metrics; by default on 127.0.0.1.")
+    ] = None,
+    console: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]", help="Serve a page to watch and select objects; by default here."
+        ),
     ] = None,
     log: Annotated[
         str | None, typer.Option(metavar="text|json", help="Format of the log; text by default.")
@@ -142,6 +149,8 @@ def serve(
                 f"{', '.join(given)} belongs to --source; a PIPELINE.toml sets it for each of its [[streams]]"
             )
         config = read_config(file, _given(changes))
+    elif console is not None and publish is False:
+        raise InputError("the console shows published masks; leave out --no-publish")
     elif source is None:
         raise InputError(
             "there is nothing to serve; give a PIPELINE.toml, or --source with --mask, --box or --point: "
@@ -160,20 +169,38 @@ def serve(
         )
     _check_files(config, file, json_target)
     config = with_kinds_known(config)
-    raise typer.Exit(_supervise(config, json_target))
+    raise typer.Exit(_supervise(config, json_target, console))
 
 
-def _supervise(config: PipelineConfig, json_target: str | None) -> int:
+def _supervise(config: PipelineConfig, json_target: str | None, console: str | None = None) -> int:
     """Run the pipeline to its end, and return the exit code; the supervisor handles signals meanwhile."""
     from streamvos.pipeline.supervision.supervisor import Supervisor
 
     _check_method(config)
     _check_backend(config)
-    with closing(EventLog(config.observe.log)) as log:
+    with closing(EventLog(config.observe.log)) as log, _console(config.name, console, log):
         supervisor = Supervisor(config, log)
         code = supervisor.run()
     write_json(supervisor.summary(), json_target)
     return code
+
+
+def _console(name: str, place: str | None, log: EventLog) -> AbstractContextManager[object]:
+    """The console's process; `place` is the value of --console."""
+    if place is None:
+        return nullcontext()
+    from streamvos.console.process import ConsoleProcess
+    from streamvos.console.server import DEFAULT_PORT, address
+
+    if place != options.CONSOLE_ANYWHERE:
+        console = ConsoleProcess(name, *address(place), log.event)
+    else:
+        try:
+            console = ConsoleProcess(name, "127.0.0.1", DEFAULT_PORT, log.event)
+        except StreamvosError:  # the port is taken
+            console = ConsoleProcess(name, "127.0.0.1", 0, log.event)
+    remark(f"console: {console.url}")  # not in the log, since it ends with the token
+    return console
 
 
 def _check_files(config: PipelineConfig, file: Path | None, json_target: str | None) -> None:

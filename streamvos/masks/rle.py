@@ -71,7 +71,8 @@ def decode_rle(rle: Mapping[str, object]) -> np.ndarray:
         raise InputError(f"an RLE needs size [H, W] and packed counts, got {dict(rle)!r:.100}")
     height, width = size
     runs = _unpack(counts)
-    if (runs < 0).any() or int(runs.sum()) != height * width:
+    # no run is longer than all of them, so the sum cannot overflow
+    if ((runs < 0) | (runs > height * width)).any() or int(runs.sum()) != height * width:
         raise InputError(f"an RLE of size {height}x{width} has counts that add up to {int(runs.sum())}")
     values = (np.arange(len(runs)) % 2).astype(np.uint8)
     return np.repeat(values, runs).reshape((height, width), order="F")
@@ -119,4 +120,7 @@ def _unpack(text: str) -> np.ndarray:
         value = place = 0
     if place:
         raise InputError("an RLE ends in the middle of a count")
-    return np.array(counts, np.int64)
+    try:
+        return np.array(counts, np.int64)
+    except OverflowError:
+        raise InputError("an RLE holds a count that no mask can have") from None

@@ -19,7 +19,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily as Counter
 from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.core import Metric, SummaryMetricFamily
@@ -77,6 +77,13 @@ def serve_metrics(address: str | int, status: Callable[[], Status]) -> Iterator[
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def metrics_text(status: Status) -> bytes:
+    """The metrics of one status in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_StatusCollector(lambda: status))
+    return generate_latest(registry)
 
 
 class _Handler(WSGIRequestHandler):
