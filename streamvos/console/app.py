@@ -48,7 +48,7 @@ _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".
 _DESCRIPTION = """Everything but `/healthz` and `/readyz` needs `Authorization: Bearer TOKEN`.
 Errors are `{"error": "what came, what was expected"}`: 400 bad input, 401 no token, 404 no such stream,
 409 the object is not in the newest frame any more, 413 too large, 429 too much at once, 503 the pipeline
-does not answer. Masks travel as COCO's compressed run lengths or as palette PNGs whose index is the object's id."""
+does not answer. Masks are COCO's compressed run lengths, or palette PNGs whose index is the object's id."""
 
 
 class _Model(BaseModel):

@@ -213,7 +213,7 @@ class PictureBackend:
         self._followers: list[OnMask] = []
 
     def status(self) -> dict[str, Any]:
-        stream = {
+        stream: dict[str, Any] = {
             "state": "ended" if self.finished.is_set() else "still",
             "objects": object_ids(self.label_map),
             "size": list(self._picture.size),

@@ -80,7 +80,7 @@ class Viewer:
         self._view = view
         self._changed.set()
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def say(self, kind: str, /, **fields: Any) -> None:
         """Send a message; the newest of a kind wins, but events are collected."""
         if kind == "events" and kind in self._texts:
             fields["events"] = (json.loads(self._texts[kind])["events"] + fields["events"])[-EVENTS:]
@@ -330,7 +330,7 @@ class Hub:
 
     # ---- events
 
-    def event(self, kind: str, stream: str = "", **fields: Any) -> None:
+    def event(self, kind: str, stream: str = "", /, **fields: Any) -> None:
         """Note that something happened, and tell all viewers."""
         self._event_number += 1
         one = {"number": self._event_number, "time": time.time(), "kind": kind, "stream": stream, **fields}
