@@ -25,6 +25,8 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+const ms = (value) => (value === null || value === undefined ? "–" : `${value.toFixed(value < 100 ? 1 : 0)} ms`);
+const isLong = (text) => (text.length > 16 ? { class: "long" } : {});
 const number = (value, digits = 0) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
 /** Keep a list's rows in step with items: `make(item)` gives a row with a function `update`. */
@@ -89,7 +91,7 @@ export class StreamList {
     const rows = [["source", one.source ?? "–"], ["size", one.size ? `${one.size[1]} × ${one.size[0]}` : "–"]];
     if (one.state !== "still") {
       const { p50, p95, p99 } = one.latency_ms;
-      rows.push(["policy", one.policy ?? "–"], ["latency p50 / p95 / p99", p50 == null ? "–" : `${number(p50)} / ${number(p95)} / ${number(p99)} ms`]);
+      rows.push(["policy", one.policy ?? "–"], ["latency p50", ms(p50)], ["p95", ms(p95)], ["p99", ms(p99)]);
       for (const [cause, count] of Object.entries(one.dropped)) rows.push([`dropped: ${cause}`, String(count)]);
       rows.push(["restarts", String(one.restarts ?? 0)]);
     }
@@ -98,7 +100,7 @@ export class StreamList {
     const text = JSON.stringify(rows);
     if (text === this.shown) return;
     this.shown = text;
-    this.detail.replaceChildren(h("dl", {}, ...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, value)])));
+    this.detail.replaceChildren(h("dl", {}, ...rows.flatMap(([key, value]) => [h("dt", isLong(value), key), h("dd", isLong(value), value)])));
   }
 }
 

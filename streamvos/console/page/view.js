@@ -27,7 +27,12 @@ export class Picture {
     this.bitmap = bitmap;
     if (size[0] !== this.height || size[1] !== this.width) {
       [this.height, this.width] = size;
-      for (const one of [this.canvas, this.layer]) { one.width = this.width; one.height = this.height; }
+      // names on a small picture would be coarse, so its canvas is a multiple of it
+      this.zoom = Math.max(1, Math.round(800 / this.width));
+      this.canvas.width = this.width * this.zoom;
+      this.canvas.height = this.height * this.zoom;
+      this.layer.width = this.width;
+      this.layer.height = this.height;
       this.layout();
     }
     this.setObjects(objects);
@@ -42,11 +47,11 @@ export class Picture {
 
   draw() {
     if (!this.bitmap) return;
-    const { context, width, height } = this;
-    context.drawImage(this.bitmap, 0, 0, width, height);
+    const { context, canvas } = this;
+    context.drawImage(this.bitmap, 0, 0, canvas.width, canvas.height);
     if (this.labels) {
       this.paint();
-      context.drawImage(this.layer, 0, 0);
+      context.drawImage(this.layer, 0, 0, canvas.width, canvas.height);
     }
     if (this.style.names) this.drawNames();
   }
@@ -79,14 +84,14 @@ export class Picture {
   }
 
   drawNames() {
-    const { context, width } = this;
-    const size = Math.max(11, Math.round(width / 56));
+    const { context, zoom, canvas: { width } } = this;
+    const size = Math.max(12, Math.round(width / 60));
     context.font = `600 ${size}px system-ui, sans-serif`;
     context.textBaseline = "top";
     for (const { id, name, box } of this.objects) {
       if (!box) continue;
       const text = name || `${id}`, wide = context.measureText(text).width + size * 0.7;
-      const x = Math.min(Math.max(0, box[0]), width - wide), y = Math.max(0, box[1] - size * 1.4);
+      const x = Math.min(Math.max(0, box[0] * zoom), width - wide), y = Math.max(0, box[1] * zoom - size * 1.5);
       context.fillStyle = this.style.color(id);
       context.fillRect(x, y, wide, size * 1.35);
       context.fillStyle = isBright(this.style.color(id)) ? "#111" : "#fff";
