@@ -21,6 +21,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from fastapi import HTTPException
+
 BODY_BYTES = 16 * 2**20
 """Largest body of a request."""
 
@@ -32,6 +34,8 @@ READ_RATE, READ_BURST = 200.0, 400.0
 
 WEBSOCKET = "streamvos"
 """The subprotocol of the console's WebSocket."""
+
+_TOO_LARGE = f"a body has at most {BODY_BYTES} bytes"
 
 _CLIENTS = 1024  # whose rates are remembered
 
@@ -47,10 +51,6 @@ _SECURITY_HEADERS = [
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class _TooLargeError(Exception):
-    pass
 
 
 class Guard:
@@ -135,7 +135,7 @@ class Guard:
         return allowed
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size, begun = 0, False
+        size = 0
 
         async def counted() -> MutableMapping[str, Any]:
             nonlocal size
@@ -143,13 +143,11 @@ class Guard:
             if message["type"] == "http.request":
                 size += len(message.get("body", b""))
                 if size > BODY_BYTES:
-                    raise _TooLargeError
+                    raise HTTPException(413, _TOO_LARGE)  # the application answers it
             return message
 
         async def with_headers(message: MutableMapping[str, Any]) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 given = {name for name, _ in message.get("headers", [])}
                 more = [one for one in _SECURITY_HEADERS if one[0] not in given]
                 message["headers"] = [*message.get("headers", []), *more]
@@ -160,13 +158,9 @@ class Guard:
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > BODY_BYTES:
-            await _answer(send, 413, f"a body has at most {BODY_BYTES} bytes")
+            await _answer(send, 413, _TOO_LARGE)
             return
-        try:
-            await self._app(scope, counted, with_headers)
-        except _TooLargeError:
-            if not begun:
-                await _answer(send, 413, f"a body has at most {BODY_BYTES} bytes")
+        await self._app(scope, counted, with_headers)
 
 
 def urlsplit_netloc(origin: str) -> str:

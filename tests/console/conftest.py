@@ -8,7 +8,9 @@ import shutil
 import pytest
 from console.scene import scene_console
 
-CHROMIUM = next((one for one in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if one), None)
+CHROMIUM = next(
+    (one for one in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if one), None
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +31,12 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_followed(request):
+    if "scene" in request.fixturenames:
+        backend = request.getfixturevalue("scene").backend
+        for objects in backend.objects.values():
+            objects.clear()
+        backend.states.update(dict.fromkeys(backend.states, "running"))

@@ -86,7 +86,9 @@ class ColorSelector:
             like = near(frame, frame[int(y), int(x)])
             found = found | like if sign > 0 else found & ~like
         if box is None and mask is None and not any(sign > 0 for *_, sign in points):
-            raise InputError("nothing points at an object: give a box, an earlier mask, or a click with sign 1")
+            raise InputError(
+                "nothing points at an object: give a box, an earlier mask, or a click with sign 1"
+            )
         return found, 0.9
 
 
@@ -162,7 +164,12 @@ class SceneBackend:
             }
             for name in self.objects
         }
-        return {"pipeline": "scene", "method": "tvos", "streams": streams, "publish": dict.fromkeys(streams, "")}
+        return {
+            "pipeline": "scene",
+            "method": "tvos",
+            "streams": streams,
+            "publish": dict.fromkeys(streams, ""),
+        }
 
     def annotate(self, stream: str, mask: np.ndarray) -> int:
         if mask.shape != SIZE:
@@ -274,7 +281,9 @@ class Console:
         self.url = f"http://127.0.0.1:{self.port}"
         self.page = f"{self.url}/#token={TOKEN}"
         self._server = make_server(backend, TOKEN, selecting, names_file=names_file)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
+        )
         self._thread.start()
         self.http = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE, trust_env=False

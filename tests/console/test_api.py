@@ -15,15 +15,6 @@ from streamvos.masks.labelmap import write_label_map
 from streamvos.masks.rle import decode_rle, encode_rles
 
 
-@pytest.fixture(autouse=True)
-def nothing_followed(request):
-    if "scene" in request.fixturenames:
-        backend = request.getfixturevalue("scene").backend
-        for objects in backend.objects.values():
-            objects.clear()
-        backend.states.update(dict.fromkeys(backend.states, "running"))
-
-
 def center(n: int, number: int) -> list[float]:
     rows, columns = np.nonzero(truth(n) == number)
     return [float(columns.mean()), float(rows.mean())]
@@ -105,7 +96,9 @@ def test_forgetting_and_naming(scene):
     renamed = scene.http.patch("/api/streams/front/objects/2", json={"name": "blue"}).json()
     assert renamed == {"id": 2, "name": "blue"}
     names = until(
-        lambda: {one["id"]: one["name"] for one in scene.http.get("/api/streams/front/objects").json()["objects"]}
+        lambda: {
+            one["id"]: one["name"] for one in scene.http.get("/api/streams/front/objects").json()["objects"]
+        }
     )
     assert names == {1: "", 2: "blue"}
     assert scene.http.delete("/api/streams/front/objects/2").json()["id"] == 2
@@ -173,7 +166,10 @@ def _png_header(width: int, height: int) -> bytes:
     import struct
     import zlib
 
-    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(bytes(99))]
+    chunks = [
+        b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0),
+        b"IDAT" + zlib.compress(bytes(99)),
+    ]
     sealed = [struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(sealed)
 
@@ -204,7 +200,13 @@ BAD = [
     ("POST", "annotate", {"objects": [{"id": 255, "rle": GOOD}]}, 400, "id"),
     ("POST", "annotate", {"objects": [{"id": 1, "rle": runs(np.zeros(SIZE))}]}, 400, "empty"),
     ("POST", "annotate", {"objects": [{"id": 1, "rle": runs(np.eye(9))}]}, 400, "mask is"),
-    ("POST", "annotate", {"objects": [{"id": 1, "rle": {"size": [2**30, 2**30], "counts": "0"}}]}, 400, "pixels"),
+    (
+        "POST",
+        "annotate",
+        {"objects": [{"id": 1, "rle": {"size": [2**30, 2**30], "counts": "0"}}]},
+        400,
+        "pixels",
+    ),
     ("POST", "frames", {"seq": 10**9}, 400, "not there any more"),
     ("POST", "frames", {"seq": -1}, 400, "seq"),
     ("PATCH", "objects/999", {"name": "x"}, 400, "1..254"),
@@ -265,12 +267,16 @@ def test_names_survive_the_console(tmp_path):
 
     backend = SceneBackend()
     for turn in range(2):
-        console = Console(backend, Selecting(ColorSelector, ColorSegmenter), names_file=tmp_path / "names.json")
+        console = Console(
+            backend, Selecting(ColorSelector, ColorSegmenter), names_file=tmp_path / "names.json"
+        )
         if turn == 0:
             console.http.patch("/api/streams/front/objects/4", json={"name": "cup"})
         else:
             backend.annotate("front", 4 * (truth(backend.seq) == 1).astype(np.uint8))
-            objects = until(lambda http=console.http: http.get("/api/streams/front/objects").json()["objects"])
+            objects = until(
+                lambda http=console.http: http.get("/api/streams/front/objects").json()["objects"]
+            )
             assert objects[0]["name"] == "cup"
         console.close()
     backend.close()

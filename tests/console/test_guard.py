@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import string
+import time
 
 import httpx
 import pytest
@@ -19,8 +21,12 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["frame", "points", "box", "mask", "objects", "id", "rle", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["frame", "points", "box", "mask", "objects", "id", "rle", "x"]), inner
+        )
+    ),
     max_leaves=12,
 )
 
@@ -52,6 +58,14 @@ def connect(scene, protocols=("streamvos", f"token.{TOKEN}"), **options):
     return websockets.connect(address, subprotocols=list(protocols), proxy=None, **options)
 
 
+async def closed(socket) -> int:
+    """The code with which the console closes a connection."""
+    with contextlib.suppress(websockets.ConnectionClosed):
+        while True:
+            await socket.recv()
+    return socket.close_code
+
+
 def run(coroutine):
     return asyncio.run(asyncio.wait_for(coroutine, 30))
 
@@ -62,7 +76,6 @@ def run(coroutine):
         (["streamvos"], {}),
         (["streamvos", "token.wrong"], {}),
         (["streamvos", f"token.{TOKEN}"], {"origin": "http://evil.example"}),
-        (["streamvos", f"token.{TOKEN}"], {"additional_headers": {"Host": "evil.example"}}),
     ],
 )
 def test_a_foreign_websocket_is_refused(scene, protocols, options):
@@ -91,7 +104,7 @@ def test_bodies_are_bounded(scene):
     until(lambda: scene.http.get("/healthz").status_code == 200)
 
 
-@given(body=JSON, place=st.sampled_from(["select", "annotate", "frames", "pause", "objects/1"]))
+@given(body=JSON, place=st.sampled_from(["select", "annotate", "frames", "objects/1"]))
 @QUICK
 def test_any_json_gets_an_answer(scene, body, place):
     method = "PATCH" if "objects" in place else "POST"
@@ -134,14 +147,13 @@ def test_any_request_gets_an_answer(scene, place, method, body):
 def test_any_message_leaves_the_console_alive(scene, messages):
     async def go():
         async with connect(scene) as socket:
-            try:
+            with contextlib.suppress(websockets.ConnectionClosed):
                 for one in messages:
                     await socket.send(one)
-                await socket.close()
-            except websockets.ConnectionClosed as closed:
-                assert closed.rcvd is None or closed.rcvd.code in (1000, 1008), closed
+            await socket.close()
+            return socket.close_code
 
-    run(go())
+    assert run(go()) in (1000, 1005, 1008)
     assert scene.http.get("/healthz").status_code == 200
 
 
@@ -152,24 +164,22 @@ def test_all_who_left_are_forgotten(scene):
 def test_a_flood_of_messages_ends_the_connection(scene):
     async def go():
         async with connect(scene) as socket:
-            with pytest.raises(websockets.ConnectionClosed):
+            with contextlib.suppress(websockets.ConnectionClosed):
                 for _ in range(3000):
                     await socket.send('{"type": "drawn"}')
-                while True:
-                    await socket.recv()
+            return await closed(socket)
 
-    run(go())
+    assert run(go()) == 1008
 
 
 def test_a_message_that_is_too_large_ends_the_connection(scene):
     async def go():
         async with connect(scene) as socket:
-            with pytest.raises(websockets.ConnectionClosed):
+            with contextlib.suppress(websockets.ConnectionClosed):
                 await socket.send("x" * 2**20)
-                while True:
-                    await socket.recv()
+            return await closed(socket)
 
-    run(go())
+    assert run(go()) == 1009
 
 
 def test_a_flood_of_requests_is_slowed_down(scene):
@@ -184,18 +194,16 @@ async def watch(scene, seconds: float, drawing: bool) -> list[int]:
     seen = []
     async with connect(scene, max_size=None) as socket:
         await socket.send('{"type": "watch", "stream": "front"}')
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    message = await socket.recv()
-                    if isinstance(message, bytes):
-                        length = int.from_bytes(message[:4], "little")
-                        seen.append(json.loads(message[4 : 4 + length])["seq"])
-                        assert message[4 + length :][:2] == b"\xff\xd8"
-                        if drawing:
-                            await socket.send('{"type": "drawn"}')
-        except TimeoutError:
-            pass
+        end = time.monotonic() + seconds
+        with contextlib.suppress(asyncio.TimeoutError):
+            while (left := end - time.monotonic()) > 0:
+                message = await asyncio.wait_for(socket.recv(), left)
+                if isinstance(message, bytes):
+                    length = int.from_bytes(message[:4], "little")
+                    seen.append(json.loads(message[4 : 4 + length])["seq"])
+                    assert message[4 + length :][:2] == b"\xff\xd8"
+                    if drawing:
+                        await socket.send('{"type": "drawn"}')
     return seen
 
 

@@ -133,6 +133,7 @@ export class ObjectList {
     };
     field.addEventListener("keydown", (event) => {
       event.stopPropagation();
+      if (event.key === "Enter" || event.key === "Escape") event.preventDefault(); // else it presses the button that gets the focus
       if (event.key === "Enter") done(true);
       if (event.key === "Escape") done(false);
     });
