@@ -321,7 +321,8 @@ def test_a_foreign_page_gets_nothing(browser, scene):
         const headers = {Authorization: "Bearer " + token};
         const read = await fetch(url + "/api/streams", {headers}).then(a => a.status, () => "refused");
         const options = {method: "POST", mode: "no-cors"};
-        const write = await fetch(url + "/api/streams/front/pause", options).then(() => "sent", () => "refused");
+        const place = url + "/api/streams/front/pause";
+        const write = await fetch(place, options).then(() => "sent", () => "refused");
         const socket = await new Promise(done => {
             const one = new WebSocket(url.replace("http", "ws") + "/api/ws", ["streamvos", "token." + token]);
             one.onopen = () => done("open"); one.onerror = () => done("refused");
