@@ -55,8 +55,9 @@ setup(
         "platformdirs>=4.3",
         "filelock>=3.16",
         "fastapi>=0.115",
+        "anyio>=4",
         "uvicorn>=0.32",
-        "websockets>=13",
+        "websockets>=13",  # uvicorn's WebSockets
         'tomli>=2.0; python_version < "3.11"',
     ],
     extras_require={

@@ -43,9 +43,10 @@ def console(
     device: Device = "auto",
     json_target: options.JsonTarget = None,
 ) -> None:
-    """Show a running pipeline in the browser, and select objects in it, until Ctrl-C.
+    """Show a running pipeline in the browser, to select objects.
 
-    The page's address, which is printed, ends with a token that it needs; $STREAMVOS_CONSOLE_TOKEN sets it.
+    It ends with Ctrl-C. The page's address, which is printed, ends with a token that it needs;
+    $STREAMVOS_CONSOLE_TOKEN sets it.
     """
     from streamvos.cli.ctl import connect
     from streamvos.console.process import run_console

@@ -37,10 +37,10 @@ def pick(
     device: Device = "auto",
     json_target: options.JsonTarget = None,
 ) -> None:
-    """Select objects in one frame of a source, in the browser, and write their label map.
+    """Select objects in one frame in the browser, for --mask.
 
-    The page's address, which is printed, ends with a token that it needs. The command ends with the page's
-    button "Save".
+    Their label map is written when the page's button "Save" is pressed; that ends the command. The page's
+    address, which is printed, ends with a token that it needs.
     """
     from streamvos.console.backends import PictureBackend
     from streamvos.console.server import (

@@ -422,6 +422,10 @@ canvasBox.addEventListener("pointermove", (event) => {
   const { edit } = state;
   if (!edit) return;
   state.pointer = picture.at(event);
+  const room = $("stage").getBoundingClientRect(); // the small picture makes way
+  const x = (event.clientX - room.left) / room.width, high = event.clientY - room.top < 160;
+  if (high && x > 0.6) $("pip").classList.add("aside");
+  else if (high && x < 0.4) $("pip").classList.remove("aside");
   if (drag && drag.value !== undefined) {
     edit.paint(drag.last, state.pointer, edit.size, drag.value);
     drag.last = state.pointer;

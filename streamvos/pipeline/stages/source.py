@@ -341,8 +341,8 @@ class SourceStage(Stage):
         }
         self._outbox.send("frame", stored.seq, fields, arrays)
         if self._frames is not None:
-            header = {"seq": stored.seq, "incarnation": self._incarnation}
-            header |= {name: fields[name] for name in ("captured", "pts")}
+            carried = {name: fields[name] for name in ("captured", "pts")}
+            header = {"seq": stored.seq, "incarnation": self._incarnation, **carried}
             self._frames.offer(lambda: self._store.picture(stored), header)
         self._fresh = False
         self._last = max(self._last, stored.seq)
