@@ -144,7 +144,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(app, served, here, arg
 
 def test_the_exit_code_is_the_pipeline_s(app, here, monkeypatch):
     for code in (0, 1, 130):
-        monkeypatch.setattr(serve_module, "_supervise", lambda config, target, code=code: code)
+        monkeypatch.setattr(serve_module, "_supervise", lambda *_, code=code: code)
         # what main() returns: the code of typer.Exit, or None for a command that ended in order
         assert (app(["serve", "--source", "camera:0"], standalone_mode=False) or 0) == code
 
