@@ -85,6 +85,8 @@ def test_other_shapes_are_refused(shape):
         {"size": [2, 2], "counts": "P"},
         {"size": [2, 2], "counts": "oooooooooooooooo1"},
         {"size": [2, 2], "counts": "9K"},
+        {"size": [2, 2], "counts": "oooooooooooo?"},  # more than 64 bits
+        {"size": [2, 2], "counts": "PPPPPPPPPPPP4PPPPPPPPPPPP4PPPPPPPPPPPP44"},  # adds up to 2^64 + 4
     ],
 )
 def test_broken_encodings_are_refused(rle):
