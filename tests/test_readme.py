@@ -159,7 +159,7 @@ def small(words: list[str]) -> list[str]:
     return arguments
 
 
-AROUND_A_PIPELINE = {"serve", "watch", "ctl"}
+AROUND_A_PIPELINE = {"serve", "watch", "ctl", "console", "pick"}
 
 
 def test_the_command_line_s_examples_run(in_folder, capsys):

@@ -20,7 +20,7 @@ def scene():
         yield console
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not outlive the file, as other tests run their own
 def browser():
     """A real browser; skips where there is none."""
     if CHROMIUM is None:

@@ -149,8 +149,8 @@ def test_an_uploaded_label_map_is_checked_as_every_mask(scene, tmp_path):
     bomb = _png_header(60000, 60000)
     for content, text in [
         (b"", "empty"),
-        (b"GIF89a nonsense", "not a picture"),
-        (jpeg.getvalue(), "lossless"),
+        (b"GIF89a nonsense", "cannot read"),
+        (jpeg.getvalue(), "palette"),
         (wrong.getvalue(), "frames are"),
         (empty.getvalue(), "names no object"),
         (bomb, "pixels"),
