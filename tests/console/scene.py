@@ -150,7 +150,7 @@ class SceneBackend:
             name: {
                 "state": self.states[name],
                 "reason": "",
-                "objects": sorted(self.objects[name]),
+                "objects": sorted(self.objects[name].copy()),
                 "size": list(SIZE),
                 "source": "camera:0",
                 "policy": "latest",
@@ -210,7 +210,7 @@ class SceneBackend:
     def label_map(self, stream: str, n: int) -> np.ndarray:
         """What the pipeline makes of frame n."""
         label_map = np.zeros(SIZE, np.uint8)
-        for number, what in self.objects[stream].items():
+        for number, what in self.objects[stream].copy().items():  # tests change it meanwhile
             label_map[truth(n) == what if isinstance(what, int) else what] = number
         return label_map
 
