@@ -5,7 +5,6 @@ streamvos console door
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,16 +18,6 @@ Listen = Annotated[
     str,
     typer.Option("--listen", metavar="[HOST:]PORT", help="Where the page is; port 0 takes any that is free."),
 ]
-Select = Annotated[
-    str, typer.Option("--select", metavar="NAME", help="Who makes masks: learned, grabcut or sam.")
-]
-SamEncoder = Annotated[
-    Path | None, typer.Option("--sam-encoder", metavar="FILE", help="ONNX file, for --select sam.")
-]
-SamDecoder = Annotated[
-    Path | None, typer.Option("--sam-decoder", metavar="FILE", help="ONNX file, for --select sam.")
-]
-Device = Annotated[str, options.DEVICE]
 
 
 def console(
@@ -37,10 +26,10 @@ def console(
         typer.Argument(metavar="[NAME]", help="The pipeline's name; by default the only one that runs."),
     ] = None,
     listen: Listen = "127.0.0.1:0",
-    select: Select = "learned",
-    sam_encoder: SamEncoder = None,
-    sam_decoder: SamDecoder = None,
-    device: Device = "auto",
+    select: options.Select = None,
+    sam_encoder: options.SamEncoder = None,
+    sam_decoder: options.SamDecoder = None,
+    device: options.DeviceName = "auto",
     json_target: options.JsonTarget = None,
 ) -> None:
     """Show a running pipeline in the browser, to select objects.
@@ -65,7 +54,7 @@ def console(
             token,
             host,
             lambda: False,
-            selection=select,
+            selection=select or "learned",
             device=device,
             sam_encoder=sam_encoder,
             sam_decoder=sam_decoder,

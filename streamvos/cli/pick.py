@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from streamvos.cli import options
-from streamvos.cli.console import Device, Listen, SamDecoder, SamEncoder, Select
+from streamvos.cli.console import Listen
 from streamvos.cli.output import check_writable, remark, show
 from streamvos.types import InputError
 
@@ -31,10 +31,10 @@ def pick(
     frame: Annotated[int, typer.Option("--frame", min=0, metavar="N", help="Which frame, from 0.")] = 0,
     height: options.Height = None,
     listen: Listen = "127.0.0.1:0",
-    select: Select = "learned",
-    sam_encoder: SamEncoder = None,
-    sam_decoder: SamDecoder = None,
-    device: Device = "auto",
+    select: options.Select = None,
+    sam_encoder: options.SamEncoder = None,
+    sam_decoder: options.SamDecoder = None,
+    device: options.DeviceName = "auto",
     json_target: options.JsonTarget = None,
 ) -> None:
     """Select objects in one frame in the browser, for --mask.
@@ -66,7 +66,7 @@ def pick(
         if image is None:
             raise InputError(f"{name} has no frame {frame}")
     backend, token = PictureBackend(name, image, out), make_token()
-    selecting = networks(select, device, sam_encoder=sam_encoder, sam_decoder=sam_decoder)
+    selecting = networks(select or "learned", device, sam_encoder=sam_encoder, sam_decoder=sam_decoder)
     with listen_at(host, port) as socket:
         remark(f"pick objects at {page_url(socket, token)}")
         server = make_server(backend, token, selecting, host)

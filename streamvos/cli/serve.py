@@ -178,27 +178,31 @@ def _supervise(config: PipelineConfig, json_target: str | None, console: str | N
 
     _check_method(config)
     _check_backend(config)
-    with closing(EventLog(config.observe.log)) as log, _console(config.name, console, log):
+    with closing(EventLog(config.observe.log)) as log, _console(config, console, log):
         supervisor = Supervisor(config, log)
         code = supervisor.run()
     write_json(supervisor.summary(), json_target)
     return code
 
 
-def _console(name: str, place: str | None, log: EventLog) -> AbstractContextManager[object]:
+def _console(config: PipelineConfig, place: str | None, log: EventLog) -> AbstractContextManager[object]:
     """The console's process; `place` is the value of --console."""
     if place is None:
         return nullcontext()
     from streamvos.console.process import ConsoleProcess
     from streamvos.console.server import DEFAULT_PORT, address
 
+    chosen = config.selection
+    files = {"sam_encoder": chosen.sam_encoder, "sam_decoder": chosen.sam_decoder}
+    more = {name: str(path) for name, path in files.items() if path is not None}
+    more |= {"selection": chosen.by, "device": config.method.device}
     if place != options.CONSOLE_ANYWHERE:
-        console = ConsoleProcess(name, *address(place), log.event)
+        console = ConsoleProcess(config.name, *address(place), log.event, more)
     else:
         try:
-            console = ConsoleProcess(name, "127.0.0.1", DEFAULT_PORT, log.event)
+            console = ConsoleProcess(config.name, "127.0.0.1", DEFAULT_PORT, log.event, more)
         except StreamvosError:  # the port is taken
-            console = ConsoleProcess(name, "127.0.0.1", 0, log.event)
+            console = ConsoleProcess(config.name, "127.0.0.1", 0, log.event, more)
     remark(f"console: {console.url}")  # not in the log, since it ends with the token
     return console
 
