@@ -95,7 +95,7 @@ class Guard:
             b"sec-fetch-mode"
         ) not in ("navigate", None):
             return 403, "another page asks; only the console's own page may"
-        is_read = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+        is_read = scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD")
         client = (scope.get("client") or ("",))[0]
         if not self._has_rate(client, is_read):
             return 429, "too many requests; slow down"
