@@ -89,7 +89,8 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel):
     assert len(recipes) > 5
     pictures = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos").rglob("photographs/*")}
     assert len(pictures) > 5
-    assert data == {"streamvos/py.typed"} | weights | recipes | pictures
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos/console/page").iterdir()}
+    assert data == {"streamvos/py.typed"} | weights | recipes | pictures | page
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos").rglob("*.py")}
     assert names - data >= modules
 

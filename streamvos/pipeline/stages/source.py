@@ -224,7 +224,7 @@ class SourceStage(Stage):
             max_frames=config.max_frames,
             first_frame=config.first_frame or 0,
             fps=config.fps,
-            finite=config.finite,
+            finite=not config.live,  # as the supervisor has decided
             policy=config.effective_policy if config.live else None,
             allow_truncated=config.allow_truncated,
             open_timeout=config.open_timeout,
