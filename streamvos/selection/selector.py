@@ -21,6 +21,7 @@ from streamvos.engines.eager import choose_device
 from streamvos.masks.pointing import Point, box_within
 from streamvos.nn.efficientnet import EfficientNetLite0
 from streamvos.nn.precision import in_precision
+from streamvos.selection.grabcut import object_in_box
 from streamvos.selection.network import SelectorNetwork
 from streamvos.selection.prompts import Window, prompt_maps, window_around
 from streamvos.types import InputError
@@ -78,7 +79,8 @@ class Selector:
             mask: (H, W) bool, an earlier mask of it that is to be improved.
 
         Returns:
-            (H, W) bool, and a guess at its IoU with the object, 0..1.
+            (H, W) bool, never empty, and a guess at its IoU with the object, 0..1. Where the network finds
+            nothing, it is what color separates in the box, or what is as likely as the clicked pixel.
 
         Raises:
             InputError: a frame, click, box or mask of another form, or nothing that points at an object.
@@ -98,7 +100,15 @@ class Selector:
             closer = window_around(near, size, MARGIN)
             if _detail(closer, SECOND_SIDE) > 1.15 * _detail(window, side):
                 found, score = self._look(closer, SECOND_SIDE, points, box, found)
-        return found > 0.5, score
+        mask_found = found > 0.5
+        if not mask_found.any():  # the network is sure of nothing; the user is
+            if box is not None:
+                left, top, right, bottom = (round(side) for side in box)
+                mask_found = object_in_box(frame, (left, top, right, bottom))
+            else:
+                pointed = [found[int(y), int(x)] for x, y, sign in points if sign > 0]
+                mask_found = found >= max(pointed, default=float(found.max()))
+        return mask_found, score
 
     def _look(
         self,

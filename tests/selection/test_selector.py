@@ -88,6 +88,17 @@ def test_other_frames_are_refused(untrained, shape):
         untrained.select(np.zeros(shape, np.uint8), [(3, 3, 1)])
 
 
+@pytest.mark.parametrize("given", [{"box": (100, 20, 150, 60)}, {"points": [(120, 40, 1)]}])
+def test_a_mask_is_never_empty(untrained, given):
+    with torch.no_grad():
+        untrained._network.logit.bias.fill_(-20)
+    mask, _ = untrained.select(np.full((120, 200, 3), 90, np.uint8), **given)
+    with torch.no_grad():
+        untrained._network.logit.bias.zero_()
+    assert mask.any()
+    assert mask[40, 120]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (33, 31), (64, 2000)])
 def test_frames_of_any_size_are_taken(untrained, size):
     mask, _ = untrained.select(np.zeros((*size, 3), np.uint8), [(0, 0, 1)])
