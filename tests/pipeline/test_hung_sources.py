@@ -41,16 +41,31 @@ def metric(pipeline: Serving, name: str) -> float:
     return float(told[name])
 
 
-def test_a_read_that_does_not_return(tmp_path):
-    """A picture becomes a pipe that nobody writes to: opening it blocks, as a file of a dead mount would."""
+HANG = """
+import os, pathlib, time
+
+def hanging(path, *rest, open=os.open, **more):
+    if str(path).endswith({name!r}) and pathlib.Path({mark!r}).exists():
+        time.sleep(1e6)
+    return open(path, *rest, **more)
+
+os.open = hanging
+"""
+"""Of every process of a pipeline: opening one file never returns, as on a dead mount, if a mark exists."""
+
+
+def test_a_read_that_does_not_return(tmp_path, monkeypatch):
+    """Pipes are refused, and only root can make a mount die; so what hangs is `os.open` in the worker."""
     folder, mask = pictures(tmp_path / "frames"), make_mask(tmp_path / "first.png", SIZE)
     more = {"mask": str(tmp_path / "first.png"), "realtime": True, "fps": RATE, "stall_timeout": 8.0}
     config = configuration(stream(tmp_path, "s", str(folder), **more), observe={"prometheus": "0"})
-    os.mkfifo(tmp_path / "pipe")
+    mark, startup = tmp_path / "dead", tmp_path / "startup"
+    startup.mkdir()
+    (startup / "sitecustomize.py").write_text(HANG.format(name=f"{AT:05d}.png", mark=str(mark)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(startup), os.environ.get("PYTHONPATH", "")]))
     with serving(config, tmp_path / "run") as pipeline:
         pipeline.wait_for(lambda: written(tmp_path, "s"))
-        whole = (folder / f"{AT:05d}.png").read_bytes()
-        os.replace(tmp_path / "pipe", folder / f"{AT:05d}.png")
+        mark.touch()
         (event,) = pipeline.wait_for(lambda: pipeline.events("waiting"))
         assert (event["stream"], event["stage"]) == ("s", "source.s")
         assert (event["reason"], event["level"]) == ("the source gives no frame", "warning")
@@ -62,8 +77,7 @@ def test_a_read_that_does_not_return(tmp_path):
         pipeline.wait_for(lambda: metric(pipeline, 'streamvos_stream_state{state="waiting",stream="s"}') == 1)
         assert metric(pipeline, 'streamvos_stream_waiting_seconds{stream="s"}') >= 4.0
         assert not pipeline.events("died")
-        (tmp_path / "whole.png").write_bytes(whole)
-        os.replace(tmp_path / "whole.png", folder / f"{AT:05d}.png")
+        mark.unlink()
         assert pipeline.wait() == 0, pipeline.log.read_text()[-3000:]
     (died,) = pipeline.events("died")
     assert died["worker"] == "source.s"
