@@ -149,7 +149,6 @@ def nested(depth: int) -> list:
         (Message("frame", fields={"n": nested(20)}), "header"),
         (Message("frame", fields={"n": nested(5000)}), "header"),
         (Message("frame", fields={"n": [0] * 5000}), "header"),
-        (Message("frame", fields={"n": "\ud800"}), "header"),
         (Message("frame", "\ud800"), "header"),
         (Message("frame", fields={"n": bytes(2**20)}), "header too large"),
         (with_array(Array("uint8", (3,), b"12")), "buffer"),
