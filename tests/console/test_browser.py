@@ -34,7 +34,8 @@ def opened(browser, address: str, request, **options):
     page.goto(address)
     page.wait_for_selector("#canvas-box:not([hidden])")
     yield page
-    folder = request.config.getoption("basetemp") or request.config.cache.mkdir("console-shots")
+    folder = request.config.rootpath / "out" / "console-shots"  # to look at; git ignores it
+    folder.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=f"{folder}/{re.sub('[^a-z_]', '', request.node.name)}.png")
     context.close()
     assert not errors
