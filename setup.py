@@ -70,6 +70,7 @@ setup(
             "build>=1.2",
             "matplotlib>=3.9",
             "onnx>=1.17",
+            "onnxscript>=0.5",
             "onnxruntime>=1.20",
             "pycocotools>=2.0.8",
             "supervision>=0.31",

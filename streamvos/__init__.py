@@ -10,9 +10,8 @@
             result.probabilities                        # (1 + objects, H, W) float32, background first
             result.objects[3].score                     # and .state, .box, .area
 
-A mask may be given with any later frame too: it adds or corrects objects. `vos.forget(3)` drops one,
-`vos.snapshot()` and `vos.restore(blob)` move a stream to another process. A pipeline that `streamvos serve`
-runs is reached by a client:
+A mask of a later frame adds or corrects objects, `vos.forget(3)` drops one, `vos.snapshot()` and
+`vos.restore(blob)` move a stream to another process. A client reaches a pipeline that `streamvos serve` runs:
 
     with streamvos.Client("door") as client:
         client.annotate("front", mask)
@@ -64,8 +63,7 @@ def load(
     Args:
         method: "tvos", "rgmp", "frtm-fast", "joint", "feelvos" (these have bundled weights) or "frtm"; None =
             that of the weights' file, or else "tvos".
-        weights: "default" (bundled), a path (a file of ours or an author's checkpoint, recognized by
-            its keys), or None (random, for tests and timing).
+        weights: "default" (bundled), a path (ours, or an author's checkpoint), or None (random).
         device: "auto" (an NVIDIA GPU if there is one), "cpu", "cuda:0", ...
         backend: how the networks run: "eager", "aoti", "tensorrt", "cuda-graph" or "auto" (docs/engines.md).
         **options: options of the method, such as `top_k=5` or `temperature=20`; see docs/methods.md.

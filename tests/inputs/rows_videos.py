@@ -154,14 +154,14 @@ def _with_cover(path: Path, images: Sequence[np.ndarray], cover_first: bool) -> 
 def cover_first(folder: Path) -> Case:
     images, label_maps = scene(4)
     _with_cover(folder / "clip.mp4", images, cover_first=True)
-    return Case("clip.mp4", first=label_maps[0], pictures=images)
+    return Case("clip.mp4", first=label_maps[0], pictures=images, tolerance=8)
 
 
 @row("a cover picture after the video")
 def cover_last(folder: Path) -> Case:
     images, label_maps = scene(4)
     _with_cover(folder / "clip.mp4", images, cover_first=False)
-    return Case("clip.mp4", first=label_maps[0], pictures=images)
+    return Case("clip.mp4", first=label_maps[0], pictures=images, tolerance=8)
 
 
 @row("sound with a cover is no video")

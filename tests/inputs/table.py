@@ -48,7 +48,7 @@ class Case:
     first: np.ndarray | None = None
     mask: Path | None = None
     pictures: Sequence[np.ndarray] | None = None
-    tolerance: float = 8.0
+    tolerance: float = 6.0
     stamps: Sequence[float] | None = None
     stems: Sequence[str] | None = None
     says: str = ""
