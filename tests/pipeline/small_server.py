@@ -77,6 +77,17 @@ class Recorder:
         self.calls.append(("stop", stream))
         self._reply(reply)
 
+    def add_stream(self, table: Any, method: Any, files: bool, reply: Callable[..., None]) -> None:
+        if table["name"] in self.streams:
+            raise InputError(f"there is a stream {table['name']!r} already")
+        self.calls.append(("add_stream", table, method, files))
+        self._reply(reply, status={"state": "running"})
+
+    def remove_stream(self, stream: str, at_once: bool, reply: Callable[..., None]) -> None:
+        self._check(stream)
+        self.calls.append(("remove_stream", stream, at_once))
+        self._reply(reply, status={"state": "ended"})
+
     def release(self) -> None:
         """Answer what is held, the newest first."""
         while self.held:
@@ -145,12 +156,16 @@ def short_folder() -> Iterator[Path]:
 
 @contextmanager
 def serving(
-    address: str, recorder: Recorder, second: str | None = None, curve: Curve | None = None
+    address: str,
+    recorder: Recorder,
+    second: str | None = None,
+    curve: Curve | None = None,
+    remote_files: bool = False,
 ) -> Iterator[Loop]:
     """A server of `recorder` that runs within the block."""
     context: zmq.Context = zmq.Context()
     try:
-        with ControlServer(context, address, SESSION, recorder, second, curve) as server:
+        with ControlServer(context, address, SESSION, recorder, second, curve, remote_files) as server:
             loop = Loop(server)
             try:
                 yield loop

@@ -36,6 +36,9 @@ from streamvos.types import InputError, StreamvosError
 
 _OVER = ("ended", "failed")
 
+_SLOW_SECONDS = 65.0
+"""How long to wait for what may take long; the pipeline itself answers within 60 s."""
+
 
 class PipelineError(StreamvosError, RuntimeError):
     """The pipeline does not answer, or rejects our keys."""
@@ -133,6 +136,59 @@ class Client:
         """End a stream, or all streams and the pipeline; returns when it has ended."""
         self._ask("stop", stream)
 
+    def add_stream(
+        self,
+        name: str,
+        source: str,
+        *,
+        method: str | Mapping[str, Any] | None = None,
+        files: bool = True,
+        **keys: Any,
+    ) -> dict[str, Any]:
+        """Add a stream to the running pipeline; returns when it has begun, within 65 s.
+
+        Args:
+            name: its name, which no other stream has.
+            source: where its frames come from, as in pipeline.toml. Relative paths start from the current
+                folder.
+            method: name of the method, or a table [method], to use instead of the pipeline's.
+            files: whether the stream may name files of the pipeline's machine; a request by tcp:// may only
+                if the pipeline allows it ([security] remote_files).
+            keys: further keys of [[streams]]: mask, boxes, points, policy, height, sinks, ... Without
+                `sinks`, the masks are published.
+
+        Returns:
+            The stream's state, as in `status()["streams"][name]`. A live source that cannot be opened now is
+            tried again, and then this is "starting".
+
+        Raises:
+            InputError: the stream cannot be added; the pipeline is unchanged.
+        """
+        from streamvos.pipeline.config.reading import make_stream
+
+        table = {"name": name, "source": source, "sinks": [{"kind": "publish"}], **keys}
+        own = {"name": method} if isinstance(method, str) else method
+        checked, chosen = make_stream(table, own, base=Path.cwd())
+        fields = {"table": checked.model_dump(mode="json", exclude_unset=True), "files": files}
+        if chosen is not None:
+            fields["method"] = chosen.model_dump(mode="json", exclude_unset=True)
+        reply = self._ask("add_stream", timeout=max(self._timeout, _SLOW_SECONDS), **fields)
+        return dict(reply["status"])
+
+    def remove_stream(self, name: str, *, at_once: bool = False) -> dict[str, Any]:
+        """End a stream as `stop` does and forget it, so that its name and its outputs are free; within 65 s.
+
+        Args:
+            name: its name; it may have ended before.
+            at_once: write no frames that are still on their way.
+
+        Returns:
+            Its last state, as in `status()["streams"][name]`: "failed", with a "reason", if its files are not
+            whole, else "ended".
+        """
+        timeout = max(self._timeout, _SLOW_SECONDS)
+        return dict(self._ask("remove_stream", name, timeout=timeout, at_once=at_once)["status"])
+
     def masks(self, stream: str = "", form: Form = "rle", newest: bool = False) -> Iterator[Mask]:
         """Masks from now on, until the stream ends.
 
@@ -190,8 +246,14 @@ class Client:
                 self._masks.remove(subscription)
 
     def _ask(
-        self, verb: str, stream: str = "", arrays: Mapping[str, Array] | None = None, **fields: Any
+        self,
+        verb: str,
+        stream: str = "",
+        arrays: Mapping[str, Array] | None = None,
+        timeout: float | None = None,
+        **fields: Any,
     ) -> Message:
+        timeout = self._timeout if timeout is None else timeout
         number = next(self._numbers)
         try:
             request = Message(
@@ -200,13 +262,13 @@ class Client:
             _, *rest = encode(request, b"")
         except Refused as error:
             raise InputError(f"{verb} cannot be sent: {error}") from None
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + timeout
         while self._monitor.poll(0):  # of earlier connections
             self._explain(next_event(self._monitor)[0], asked=False)
-        self._wait(zmq.POLLOUT, deadline)
+        self._wait(zmq.POLLOUT, deadline, timeout)
         self._socket.send_multipart([b"", *rest])
         while True:
-            self._wait(zmq.POLLIN, deadline, asked=True)
+            self._wait(zmq.POLLIN, deadline, timeout, asked=True)
             try:
                 reply = decode(self._socket.recv_multipart(), None)
                 if reply.kind != "reply":
@@ -221,7 +283,7 @@ class Client:
                 continue
             raise InputError(str(error_text))
 
-    def _wait(self, event: int, deadline: float, asked: bool = False) -> None:
+    def _wait(self, event: int, deadline: float, timeout: float, asked: bool = False) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, event)
         poller.register(self._monitor, zmq.POLLIN)
@@ -232,7 +294,7 @@ class Client:
             if self._monitor in ready:
                 self._explain(next_event(self._monitor)[0], asked)
         raise PipelineError(
-            f"the pipeline at {self.address} does not answer within {self._timeout:g} s; "
+            f"the pipeline at {self.address} does not answer within {timeout:g} s; "
             "`streamvos ctl status --at NAME` and the log of `streamvos serve` show whether it runs. The "
             "request may still be carried out when a paused or waiting stream continues"
         )

@@ -44,6 +44,8 @@ _WAITING = 64  # requests of one client that ZeroMQ queues here; further ones wa
 _ID_RANGE = range(-(2**63), 2**64)  # integers that MessagePack can carry
 
 
+VERBS = ("status", "annotate", "forget", "pause", "resume", "stop", "add_stream", "remove_stream")
+
 Reply = Callable[..., None]
 """reply(ok, **fields) answers one request, once; if `ok` is false, the field `error` says why."""
 
@@ -70,6 +72,17 @@ class Commands(Protocol):
     def stop(self, stream: str, reply: Reply) -> None:
         """End a stream, "" for all; reply(True) when it has ended."""
 
+    def add_stream(
+        self, table: Mapping[str, Any], method: Mapping[str, Any] | None, files: bool, reply: Reply
+    ) -> None:
+        """Add a stream; reply(True, status=...) when it has begun.
+
+        `table` and `method` are as in pipeline.toml, unchecked; `files`: whether they may name files.
+        """
+
+    def remove_stream(self, stream: str, at_once: bool, reply: Reply) -> None:
+        """End a stream and forget it; reply(True, status=...) when nothing of it is left."""
+
 
 class ControlServer:
     """Receives requests and sends replies.
@@ -81,6 +94,7 @@ class ControlServer:
         commands: carries out the requests.
         second: further address, tcp://; needs `curve` beyond loopback.
         curve: keys and list of clients.
+        remote_files: whether requests to the second address may add streams that name files.
 
     Attributes:
         refused: cause -> messages that broke a rule, replies that could not be delivered, and connections
@@ -99,8 +113,10 @@ class ControlServer:
         commands: Commands,
         second: str | None = None,
         curve: Curve | None = None,
+        remote_files: bool = False,
     ):
         self.refused = RejectionCounter("socket for users")
+        self._remote_files = remote_files
         self._session, self._commands = session, commands
         self._pending: dict[_Pending, float] = {}
         self._sockets: list[zmq.Socket[bytes]] = []
@@ -161,7 +177,7 @@ class ControlServer:
         reply = partial(self._answer, pending)
         try:
             self._check_crowd(peer)
-            self._do(message, reply)
+            self._do(message, reply, local=socket is self._sockets[0])
         except Refused as error:
             self.refused.count(error.cause, error)
             reply(False, error=f"the request cannot be used: {error}; see docs/protocol.md, 8")
@@ -177,11 +193,11 @@ class ControlServer:
                 f"{PENDING} of all); wait for some of them first"
             )
 
-    def _do(self, message: Message, reply: Reply) -> None:
+    def _do(self, message: Message, reply: Reply, local: bool) -> None:
         verb, stream = message["verb"], message.stream
         if verb != "annotate" and message.arrays:
             raise Refused("arrays", f"{verb} has none")
-        if verb in ("annotate", "forget", "pause", "resume") and not stream:
+        if verb in ("annotate", "forget", "pause", "resume", "remove_stream") and not stream:
             raise InputError(f"{verb} needs a stream; its name is missing")
         if verb == "status":
             reply(True, **self._commands.status())
@@ -197,8 +213,14 @@ class ControlServer:
             reply(True)
         elif verb == "stop":
             self._commands.stop(stream, reply)
+        elif verb == "add_stream":
+            files = _flag(message, "files", True) and (local or self._remote_files)
+            table, method = _table(message, "table"), message.get("method") and _table(message, "method")
+            self._commands.add_stream(table, method, files, reply)
+        elif verb == "remove_stream":
+            self._commands.remove_stream(stream, _flag(message, "at_once", False), reply)
         else:
-            raise Refused("verb", f"{verb!r:.40}; there are status, annotate, forget, pause, resume, stop")
+            raise Refused("verb", f"{verb!r:.40}; there are {', '.join(VERBS)}")
 
     def _answer(self, pending: _Pending, ok: bool, /, **fields: Any) -> None:
         if self._pending.pop(pending, None) is None:
@@ -254,6 +276,20 @@ def _object_of(message: Message) -> int:
     if type(number) is not int or not 1 <= number <= MAX_OBJECT_ID:
         raise Refused("object", f"{number!r:.40}; expected a number 1..{MAX_OBJECT_ID}")
     return number
+
+
+def _flag(message: Message, name: str, default: bool) -> bool:
+    value = message.get(name, default)
+    if not isinstance(value, bool):
+        raise Refused(name, f"{value!r:.40}; expected true or false")
+    return value
+
+
+def _table(message: Message, name: str) -> Mapping[str, Any]:
+    value = message[name]
+    if not isinstance(value, dict):
+        raise Refused(name, f"expected a map, as in pipeline.toml, got {type(value).__name__}")
+    return value
 
 
 def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:

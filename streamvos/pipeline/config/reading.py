@@ -121,6 +121,33 @@ def make_config(
     return config
 
 
+def make_stream(
+    table: Mapping[str, Any],
+    method: Mapping[str, Any] | None = None,
+    where: str = "the stream",
+    base: Path | None = None,
+) -> tuple[StreamConfig, MethodConfig | None]:
+    """Check the description of one stream, as far as that is possible without its pipeline.
+
+    Args:
+        table: a table of [[streams]].
+        method: the table [method] that is used for this stream; None = the pipeline's.
+        where, base: as for `make_config`.
+
+    Raises:
+        InputError: the description is not valid.
+    """
+    context = None if base is None else {"base": base}
+    at: Location = ()
+    try:
+        at = ("streams", 0)
+        stream = StreamConfig.model_validate(dict(table), context=context)
+        at = ("method",)
+        return stream, None if method is None else MethodConfig.model_validate(dict(method), context=context)
+    except ValidationError as error:
+        raise InputError(_explain(error, {"streams": [table], "method": method}, where, at)) from None
+
+
 def with_kinds_known(config: PipelineConfig) -> PipelineConfig:
     """The configuration with `finite` filled in, for sources that only opening them can tell.
 
@@ -191,11 +218,11 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return result
 
 
-def _explain(error: ValidationError, values: Any, where: str) -> str:
-    """The first error in the values of `where`, such as a file, as one line."""
+def _explain(error: ValidationError, values: Any, where: str, at: Location = ()) -> str:
+    """The first error in the values of `where`, such as a file, as one line; `at`: the table it is in."""
     found = sorted(error.errors(), key=lambda one: _RANK.get(one["type"], 1))
     first = found[0]
-    location, kind = tuple(first["loc"]), first["type"]
+    location, kind = (*at, *first["loc"]), first["type"]
     last = len(location) - (kind in _RANK)  # an unknown or missing key is not part of the place
     end = next(n for n in range(last, -1, -1) if _path(location[:n]) in _TABLES)
     if kind == "extra_forbidden":

@@ -73,6 +73,16 @@ class Commands:
             self._manager.ask_to_end(record)
         self._manager.reply_when_over(records, reply)
 
+    def add_stream(
+        self, table: Mapping[str, Any], method: Mapping[str, Any] | None, files: bool, reply: Reply
+    ) -> None:
+        """Add a stream."""
+        raise InputError("this pipeline cannot add streams yet")
+
+    def remove_stream(self, stream: str, at_once: bool, reply: Reply) -> None:
+        """End a stream, and forget it."""
+        raise InputError("this pipeline cannot remove streams yet")
+
     def _set_paused(self, stream: str, paused: bool) -> None:
         record = self._running(stream)
         record.paused = paused

@@ -96,6 +96,44 @@ def test_orders_reach_the_pipeline(runtime):
     ]
 
 
+def test_streams_are_added_and_removed(runtime, tmp_path, monkeypatch):
+    recorder = Recorder()
+    monkeypatch.chdir(tmp_path)
+    with serving(runtime.control, recorder), Client("door", timeout=5) as client:
+        assert client.add_stream("side", "clip.mp4", mask="m.png", method="frtm-fast") == {"state": "running"}
+        client.add_stream("back", "camera:1", height=240, sinks=[], files=False, method={"device": "cpu"})
+        with pytest.raises(InputError, match="already"):
+            client.add_stream("front", "camera:0")
+        assert client.remove_stream("front") == {"state": "ended"}
+        client.remove_stream("front", at_once=True)
+    side, back, *removed = recorder.calls
+    publish = [{"kind": "publish"}]
+    own = {"name": "side", "source": f"{tmp_path}/clip.mp4", "mask": f"{tmp_path}/m.png", "sinks": publish}
+    assert side == ("add_stream", own, {"name": "frtm-fast"}, True)
+    table = {"name": "back", "source": "camera:1", "height": 240, "sinks": []}
+    assert back == ("add_stream", table, {"device": "cpu"}, False)
+    assert removed == [("remove_stream", "front", False), ("remove_stream", "front", True)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"sorce": "x"}, r'\[\[streams\]\] "side": unknown key "sorce"; did you mean "source"'),
+        ({"height": "240"}, r'"side" height: expected a whole number, got "240"'),
+        ({"sinks": [{"kind": "json"}]}, r'sink 1 \("json"\): a json sink needs path'),
+        ({"method": {"nam": "tvos"}}, r'\[method\]: unknown key "nam"; did you mean "name"'),
+        ({"boxes": ["1:2"]}, "boxes"),
+    ],
+    ids=str,
+)
+def test_a_stream_that_cannot_be_is_not_sent(runtime, keys, words):
+    recorder = Recorder()
+    with serving(runtime.control, recorder), Client("door") as client:
+        with pytest.raises(InputError, match=words):
+            client.add_stream("side", "camera:0", **keys)
+    assert recorder.calls == []
+
+
 def test_what_the_pipeline_refuses_is_an_input_error(runtime):
     with serving(runtime.control, Recorder()), Client("door") as client:
         with pytest.raises(InputError, match="no stream 'back'; there are front"):

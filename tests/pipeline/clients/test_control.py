@@ -44,11 +44,47 @@ def test_every_verb_reaches_the_pipeline_and_is_answered(place, rng):
             reply = client.request(verb, stream)
             assert reply["ok"] is True
             assert "error" not in reply
+        added = client.request("add_stream", table={"name": "side", "source": "camera:0"})
+        assert added["status"] == {"state": "running"}
+        removed = client.request("remove_stream", "front", at_once=True)
+        assert removed["status"] == {"state": "ended"}
     verbs = [call[0] for call in recorder.calls]
-    assert verbs == ["status", "annotate", "forget", "pause", "resume", "stop", "stop"]
+    assert verbs == [*control.VERBS[:6], "stop", *control.VERBS[6:]]
+    assert recorder.calls[-2] == ("add_stream", {"name": "side", "source": "camera:0"}, None, True)
+    assert recorder.calls.pop() == ("remove_stream", "front", True)
+    recorder.calls.pop()
     assert np.array_equal(recorder.calls[1][2], mask)
     assert recorder.calls[2] == ("forget", "front", 3)
     assert recorder.calls[-1] == ("stop", "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "fields"),
+    [
+        ("add_stream", {}),
+        ("add_stream", {"table": "camera:0"}),
+        ("add_stream", {"table": {"name": "side"}, "method": "tvos"}),
+        ("add_stream", {"table": {"name": "side"}, "files": 1}),
+        ("remove_stream", {"at_once": "yes"}),
+    ],
+    ids=str,
+)
+def test_requests_about_streams_that_cannot_be_used(place, verb, fields):
+    recorder = Recorder()
+    with serving(place, recorder), RawClient(place) as client:
+        assert "docs/protocol.md" in client.request(verb, "front", **fields)["error"]
+    assert recorder.calls == []
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_over_tcp_a_stream_names_files_only_if_the_pipeline_allows_it(place, allowed):
+    recorder = Recorder()
+    with serving(place, recorder, "tcp://127.0.0.1:*", remote_files=allowed) as loop:
+        for address in loop.server.endpoints:
+            with RawClient(address) as client:
+                for files in (True, False):
+                    client.request("add_stream", table={"name": "side"}, files=files)
+    assert [call[3] for call in recorder.calls] == [True, False, allowed, False]
 
 
 def test_a_req_socket_is_a_client_too(place, context):
