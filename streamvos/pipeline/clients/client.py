@@ -169,7 +169,10 @@ class Client:
         table = {"name": name, "source": source, "sinks": [{"kind": "publish"}], **keys}
         own = {"name": method} if isinstance(method, str) else method
         checked, chosen = make_stream(table, own, base=Path.cwd())
-        fields = {"table": checked.model_dump(mode="json", exclude_unset=True), "files": files}
+        fields: dict[str, Any] = {
+            "table": checked.model_dump(mode="json", exclude_unset=True),
+            "files": files,
+        }
         if chosen is not None:
             fields["method"] = chosen.model_dump(mode="json", exclude_unset=True)
         reply = self._ask("add_stream", timeout=max(self._timeout, _SLOW_SECONDS), **fields)

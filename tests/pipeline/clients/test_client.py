@@ -128,9 +128,12 @@ def test_streams_are_added_and_removed(runtime, tmp_path, monkeypatch):
 )
 def test_a_stream_that_cannot_be_is_not_sent(runtime, keys, words):
     recorder = Recorder()
-    with serving(runtime.control, recorder), Client("door") as client:
-        with pytest.raises(InputError, match=words):
-            client.add_stream("side", "camera:0", **keys)
+    with (
+        serving(runtime.control, recorder),
+        Client("door") as client,
+        pytest.raises(InputError, match=words),
+    ):
+        client.add_stream("side", "camera:0", **keys)
     assert recorder.calls == []
 
 
