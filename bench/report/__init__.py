@@ -1,0 +1,1 @@
+"""What people read: one HTML file of a run, and the tables of docs/results.md."""
