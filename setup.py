@@ -6,16 +6,24 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 
-class BuildWithRecipes(build_py):
-    """The package, and the engine recipes of the top-level folder `engines/`."""
+class BuildWithNeighbors(build_py):
+    """The package, and what lies beside it in a checkout: engine recipes, and benchmarks but for pytest's."""
 
     def run(self):
         super().run()
-        if not self.editable_mode:
-            for recipe in sorted(Path(__file__).with_name("engines").glob("*.toml")):
-                target = Path(self.build_lib, "streamvos", "engines", "files", recipe.name)
-                self.mkpath(str(target.parent))
-                self.copy_file(str(recipe), str(target))
+        if self.editable_mode:
+            return
+        here = Path(__file__).resolve().parent
+        for recipe in sorted(here.glob("engines/*.toml")):
+            self._copy(recipe, Path("engines/files", recipe.name))
+        for file in sorted(here.glob("bench/**/*")):
+            if file.is_file() and "__pycache__" not in file.parts and not file.match("test_*.py"):
+                self._copy(file, file.relative_to(here))
+
+    def _copy(self, source, target):
+        path = Path(self.build_lib, "streamvos", target)
+        self.mkpath(str(path.parent))
+        self.copy_file(str(source), str(path))
 
 
 setup(
@@ -26,7 +34,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    cmdclass={"build_py": BuildWithRecipes},
+    cmdclass={"build_py": BuildWithNeighbors},
     packages=find_packages(include=["streamvos", "streamvos.*"]),
     package_data={
         "streamvos": [

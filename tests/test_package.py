@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import email
+import json
 import os
 import re
 import subprocess
@@ -90,14 +91,25 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel):
     pictures = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos").rglob("photographs/*")}
     assert len(pictures) > 5
     page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos/console/page").iterdir()}
-    assert data == {"streamvos/py.typed"} | weights | recipes | pictures | page
+    bench = {f"streamvos/{path.relative_to(ROOT).as_posix()}" for path in _files(ROOT / "bench")}
+    benchmarks = {name for name in bench if not name.rpartition("/")[2].startswith("test_")}
+    tables = {name for name in benchmarks if not name.endswith(".py")}
+    assert data == {"streamvos/py.typed"} | weights | recipes | pictures | page | tables
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos").rglob("*.py")}
-    assert names - data >= modules
+    assert names - data >= modules | (benchmarks - tables)
+    assert not names & (bench - benchmarks)
 
 
 def test_the_installed_package_is_the_one_that_runs(call):
     shown = call("python", "-c", "import streamvos; print(streamvos.__file__)")
     assert Path(shown.strip()).is_relative_to(call.folder / "venv")
+
+
+def test_benchmarks_run(call):
+    options = ("--methods", "frtm-fast", "--size", "64x96", "--seconds", "0", "--turns", "1", "--json")
+    row = json.loads(call("streamvos", "bench", "latency", *options))
+    assert row["bench"] == "latency"
+    assert row["versions"]["commit"] is None  # that of a repository around it would be another one
 
 
 def test_demo_runs(call):
@@ -136,13 +148,17 @@ def test_every_import_is_declared(wheel):
     assert always - at_any_time <= {"tomli", "websockets"}, "nothing imports these"  # uvicorn does the latter
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
 def _imported(nodes: Iterable[ast.AST]) -> set[str]:
     """The distributions that import statements need, without optional ones."""
     names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add((node.module or "").split(".")[0])
     outside = names - set(sys.stdlib_module_names) - {"streamvos", *OPTIONAL}
     owners = packages_distributions()

@@ -45,10 +45,11 @@ COMMANDS = {
     "engines": "Build, list, prune and export compiled networks.",
     "keys": "Make and show keys for pipelines that other hosts reach.",
     "export": "Write results in the formats of other tools.",
+    "bench": "Measure latency, capacity and accuracy on this machine.",
 }
 """Command -> its line in `streamvos --help`, which is shown without importing any command."""
 
-_GROUPS = ("ctl", "train", "weights", "engines", "keys", "export")
+_GROUPS = ("ctl", "train", "weights", "engines", "keys", "export", "bench")
 
 
 def make_app(wanted: str | None = None) -> typer.Typer:

@@ -1,0 +1,36 @@
+"""The command line of the benchmarks: one file per command.
+
+    streamvos bench latency --methods tvos,frtm-fast --height 240
+    python -m bench capacity --help
+
+Every command prints a table, writes one JSON line per case where `--json` says (docs/benchmarks.md), says
+before it begins how long it will take, and keeps what is done when it is interrupted.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import typer
+
+from streamvos.cli.options import examples
+
+COMMANDS = {
+    "latency": "What a frame costs, from the picture to its mask: p50 to p99.9, stages, memory.",
+}
+"""Command -> its line in the help; `bench/COMMAND.py` has a function `command`, and its `EXAMPLES`.
+
+These files import neither torch nor OpenCV nor PyAV at their top, so that the help is quick.
+"""
+
+app = typer.Typer(
+    epilog=examples(
+        "streamvos bench latency --methods tvos,frtm-fast",
+        "streamvos bench latency --help",
+    ),
+    no_args_is_help=True,
+)
+
+for _name, _summary in COMMANDS.items():
+    _module = import_module(f".{_name}", __package__)
+    app.command(_name, epilog=_module.EXAMPLES)(_module.command)
