@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WAITING = (
     "tests/pipeline",
     "tests/cli",
+    "tests/deploy",
     "tests/sources",
     "tests/sinks",
     "tests/test_examples.py",

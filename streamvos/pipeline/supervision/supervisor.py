@@ -25,6 +25,7 @@ from streamvos.pipeline.config.files import claim_of, local_stages
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.supervision.commands import Commands
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
+from streamvos.pipeline.supervision.notify import Notifier, count_states
 from streamvos.pipeline.supervision.processes import Instance, WorkerSlot, start_worker
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.supervision.worker_pool import Context
@@ -95,9 +96,11 @@ class Supervisor:
                 warnings_as_events(lambda level, text: self._log.event("warned", level, text=text))
             )
             raise_descriptor_limit()
+            self._notifier = stack.enter_context(Notifier.from_environment())
             self._open(stack)
             stack.enter_context(self._signals())
             self._pool.start_all()
+            self._notifier.ready()
             while not (self._forced or self._manager.all_over):
                 self._turn()
             self._status = self._dispatcher.status()
@@ -212,12 +215,15 @@ class Supervisor:
             self._manager.cut_short()
         if now >= self._status_at + STATUS_SECONDS:
             self._status, self._status_at = self._dispatcher.status(), now
+        states = (one["state"] for one in self._status["streams"].values())
+        self._notifier.alive(now, count_states(states))
         self._turned_at = time.monotonic()
 
     def _drain(self, now: float) -> None:
         """End all streams in order after the first signal."""
         self._drained_by = now + self._config.supervision.drain_timeout
         self._log.event("stopping", signal=signal.Signals(self._signal or signal.SIGTERM).name)
+        self._notifier.stopping()
         self._pool.leaving = True
         self._manager.close()
 
