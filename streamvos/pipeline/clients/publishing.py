@@ -65,11 +65,13 @@ class Publisher:
         self.refused = RejectionCounter(f"subscribers of {stream}")
         self._session = session
         self._topics: dict[str, bytes] = {form: f"{form}/{stream}/".encode() for form in forms}
-        # ZeroMQ reports the first subscription to a topic and the end of the last one, so a set is enough;
+        # ZeroMQ reports each subscription to a topic and the end of the last one, so a set is enough;
         # it stays small, since only prefixes of the topics enter it
         self._wanted: set[bytes] = set()
+        self._came: set[bytes] = set()  # subscribed to since the last message
         self.socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
         self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # also tells of a topic's second subscriber
         self.socket.setsockopt(zmq.SNDHWM, QUEUE)
         self.socket.setsockopt(zmq.MAXMSGSIZE, _PEER_BYTES)  # of what subscribers send
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # drops subscribers that were unplugged
@@ -84,9 +86,13 @@ class Publisher:
     def forms(self) -> tuple[str, ...]:
         """The forms that have subscribers."""
         self._take_subscriptions()
-        return tuple(
-            form for form, topic in self._topics.items() if any(topic.startswith(one) for one in self._wanted)
-        )
+        return self._forms_of(self._wanted)
+
+    def take_late(self) -> tuple[str, ...]:
+        """The forms that have got subscribers since the last message; each is told once."""
+        self._take_subscriptions()
+        came, self._came = self._came, set()
+        return self._forms_of(came & self._wanted)
 
     def publish(self, frame: Frame, result: Result, header: Mapping[str, Any]) -> None:
         """Send one frame's masks in the forms that have subscribers.
@@ -96,7 +102,13 @@ class Publisher:
             result: its label map and its objects.
             header: seq, incarnation, captured (ns), pts (s), dropped, recovered, stamps.
         """
-        forms = self.forms
+        self._publish(self.forms, result, header)
+
+    def repeat(self, result: Result, header: Mapping[str, Any]) -> None:
+        """Send the last masks again if somebody has subscribed since; arguments as for `publish`."""
+        self._publish(self.take_late(), result, {**header, "repeated": True})
+
+    def _publish(self, forms: Sequence[str], result: Result, header: Mapping[str, Any]) -> None:
         if not forms:
             return
         objects = [
@@ -139,6 +151,12 @@ class Publisher:
             return
         # never blocks: XPUB drops messages for subscribers whose queue is full
         self.socket.send_multipart([self._topics[form], *rest], zmq.NOBLOCK)
+        self._came.clear()
+
+    def _forms_of(self, topics: set[bytes]) -> tuple[str, ...]:
+        return tuple(
+            form for form, topic in self._topics.items() if any(topic.startswith(one) for one in topics)
+        )
 
     def _take_subscriptions(self) -> None:
         for _ in range(_BUDGET):
@@ -153,6 +171,7 @@ class Publisher:
                 self.refused.count("subscription", parts[0])
             elif parts[0][0] == 1:
                 self._wanted.add(topic)
+                self._came.add(topic)
             else:
                 self._wanted.discard(topic)
 
@@ -191,8 +210,20 @@ class FramePublisher:
             picture: gives the frame, (H, W, 3) uint8 RGB, which is copied; called only if it is wanted.
             header: seq, incarnation, captured (ns), pts (s).
         """
-        if not self.wanted:
-            return
+        if self.wanted:
+            self._give(picture, header)
+
+    def repeat(self, picture: Callable[[], np.ndarray], header: Mapping[str, Any]) -> None:
+        """Send the last frame again if somebody has subscribed since; arguments as for `offer`.
+
+        For a stream that gives no frame now, since it is paused or its camera is silent.
+        """
+        with self._changed:
+            late = self._publisher.take_late()
+        if late:
+            self._give(picture, header)
+
+    def _give(self, picture: Callable[[], np.ndarray], header: Mapping[str, Any]) -> None:
         image = np.array(picture())
         with self._changed:
             self._newest = (image, header)

@@ -43,6 +43,8 @@ JPEG = "jpeg"
 QUEUE = 16
 """Messages that wait for one subscriber, on either side; more are dropped for that one."""
 
+_STREAMS = 1024  # whose last masks are remembered
+
 _STATES = ("tracking", "uncertain", "lost")
 
 
@@ -62,6 +64,7 @@ class Mask:
         recovered: whether this frame is the first after a recovery.
         stamps: stage -> [received, started, done], monotonic ns.
         received_ns: when the message was received, monotonic ns of this host.
+        repeated: whether it was sent again, for those who subscribed while the stream gave nothing.
         runs: id -> run lengths, with form "rle" only; not decoded yet, so they may be wrong.
     """
 
@@ -78,6 +81,7 @@ class Mask:
     received_ns: int
     runs: Mapping[int, Rle]
     _decode: Callable[[], np.ndarray] = field(repr=False)
+    repeated: bool = False
 
     @property
     def label_map(self) -> np.ndarray:
@@ -159,6 +163,7 @@ class Subscription:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._waiting: dict[tuple[str, bool], Mask | End] = {}
+        self._last: dict[str, tuple[int, int]] = {}  # stream -> incarnation and seq of its last mask
         self.connections = self._broken = 0
         try:
             for address in addresses:
@@ -214,10 +219,18 @@ class Subscription:
     def _next(self) -> Mask | End | None:
         parts = self._socket.recv_multipart()
         try:
-            return _read(parts, self.form)
+            one = _read(parts, self.form)
         except Refused as error:
             self.refused.count(error.cause, error)
             return None
+        if isinstance(one, Mask):
+            key = one.incarnation, one.seq
+            if one.repeated and self._last.get(one.stream) == key:
+                return None
+            self._last[one.stream] = key
+            if len(self._last) > _STREAMS:
+                self._last.pop(next(iter(self._last)))
+        return one
 
     def _listen(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -351,6 +364,7 @@ def _read(parts: list[bytes], form: Form) -> Mask | End:
         received_ns=received,
         runs={one["id"]: one["rle"] for one in objects} if form == "rle" else {},
         _decode=_decoder(form, message, (size[0], size[1])),
+        repeated=message.get("repeated", False) is True,
     )
 
 

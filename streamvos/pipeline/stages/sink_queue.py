@@ -52,7 +52,12 @@ class FileWriter:
     Args:
         sink: the file or folder.
         after: the last frame that an earlier worker wrote, or None.
+
+    Attributes:
+        idle_seconds: time without entries after which `idle` is called; None = never.
     """
+
+    idle_seconds: float | None = None
 
     def __init__(self, sink: Sink, after: int | None = None):
         self._sink, self.place = sink, str(sink.path)
@@ -67,6 +72,9 @@ class FileWriter:
         if entry.frame.index > self._after:
             self._sink.write(entry.frame, entry.result)
 
+    def idle(self) -> None:
+        """Do nothing: what has been written stays."""
+
     def finish(self) -> None:
         """Close the sink under its final name."""
         self._sink.close()
@@ -80,18 +88,26 @@ class PublishWriter:
     """Sends entries to subscribers."""
 
     place = ""
+    idle_seconds: float | None = 0.5
 
     def __init__(self, publisher: Publisher):
         self._publisher = publisher
         self.refused: Mapping[str, int] = publisher.refused
         self._end = {"seq": 0, "incarnation": 0}
+        self._last: Entry | None = None
 
     def wait_with(self, on_full: Callable[[Exception], bool]) -> None:
         """Do nothing: it fills no disk."""
 
     def write(self, entry: Entry) -> None:
+        self._last = entry
         self._publisher.publish(entry.frame, entry.result, entry.header)
         self._end = {"seq": entry.header["seq"] + 1, "incarnation": entry.header["incarnation"]}
+
+    def idle(self) -> None:
+        """Give the last masks to those who came since, as the stream gives none now."""
+        if self._last is not None:
+            self._publisher.repeat(self._last.result, self._last.header)
 
     def finish(self) -> None:
         self._publisher.end(self._end)
@@ -235,7 +251,8 @@ class SinkQueue:
     def _next(self) -> Entry | None:
         with self._changed:
             while not (self._entries or self._ending or self._aborting):
-                self._changed.wait()
+                if not self._changed.wait(self._writer.idle_seconds):
+                    self._writer.idle()
             late = self._cut_at is not None and time.monotonic() > self._cut_at
             if self._aborting or late or not self._entries:
                 return None

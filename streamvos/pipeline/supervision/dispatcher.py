@@ -20,7 +20,6 @@ from streamvos.pipeline.supervision.stream_manager import StreamManager
 from streamvos.pipeline.supervision.streams import StreamRecord
 from streamvos.pipeline.supervision.worker_pool import Context, WorkerPool
 from streamvos.pipeline.telemetry.observation import checked_beat, in_local_time
-from streamvos.pipeline.wire.endpoints import frames_address
 from streamvos.pipeline.wire.messages import Message
 
 LATE_SECONDS = 5.0
@@ -95,7 +94,7 @@ class Dispatcher:
             "method": self._config.method.name,
             "streams": {name: self._status_of(one, stages) for name, one in self.manager.streams.items()},
             "publish": dict(self._topology.publish),
-            "frames": self._frames(),
+            "frames": dict(self._topology.frames),
             "workers": workers,
             **self._observation.totals(stages),
         }
@@ -114,14 +113,10 @@ class Dispatcher:
             "size": list(facts["size"]) or None,
             "source": facts.get("label"),
             "policy": stream.config.effective_policy,
+            "stall_timeout": stream.config.effective_stall_timeout,
             "queues": stages.get(f"sinks.{stream.name}", {}).get("queues", {}),
             **self._observation.of_stream(stream.name),
         }
-
-    def _frames(self) -> dict[str, str]:
-        edges = self._topology.edges
-        found = {name: frames_address(edges[f"{name}/frames"].endpoint) for name in self.manager.streams}
-        return {name: address for name, address in found.items() if address is not None}
 
     def _failed(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
         """Handle the failure of a stage: end the stream if its input is at fault, else restart the worker."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.wire.endpoints import frames_address
 from streamvos.pipeline.wire.runtime import Runtime
 from streamvos.pipeline.wire.spec import EdgeSpec, Mode
 
@@ -39,6 +40,7 @@ class Topology:
     edges: dict[str, EdgeSpec]  # by name, such as "front/frames"
     arenas: tuple[str, ...]  # names of the memfds that the supervisor creates
     publish: dict[str, str]  # stream -> address at which its masks are published
+    frames: dict[str, str]  # stream -> address at which its source, if it is on this host, publishes frames
     standby: str | None  # the worker that has a standby process
 
     @classmethod
@@ -76,9 +78,14 @@ class Topology:
             for sink in stream.sinks
             if sink.kind == "publish"
         }
+        frames = {
+            stream.name: frames_address(runtime.folder, stream.name)
+            for stream in config.streams
+            if stage_name("source", stream.name) not in config.remote
+        }
         standby = COMPUTE if config.standby else None
         workers = {name: stages for name, stages in workers.items() if name not in config.remote}
-        return cls(workers, tuple(config.remote), edges, tuple(arenas), publish, standby)
+        return cls(workers, tuple(config.remote), edges, tuple(arenas), publish, frames, standby)
 
     def worker_of(self, stage: str) -> str:
         """The worker that runs a stage; a remote stage is its own."""

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from zlib import crc32
 
 from streamvos.addresses import redact
 from streamvos.types import InputError
@@ -87,9 +88,12 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def frames_address(endpoint: str) -> str | None:
-    """The address at which the source behind an edge of frames publishes them; None on another host."""
-    return f"{endpoint}.view" if endpoint.startswith("ipc://") else None
+def frames_address(folder: Path, stream: str) -> str:
+    """The address at which a source publishes its frames, in the pipeline's folder.
+
+    A checksum of the name is part of it, since names of streams may be long.
+    """
+    return ipc_address(folder / f"f{crc32(stream.encode()):08x}")
 
 
 def ipc_address(path: Path) -> str:

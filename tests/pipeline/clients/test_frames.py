@@ -94,3 +94,21 @@ def test_malformed_frames_are_counted_and_skipped(context, place):
             )
         assert set(frames.refused) >= {"size", "captured or pts", "image"}
     socket.close(linger=0)
+
+
+def test_who_comes_in_a_pause_gets_the_last_frame_once(context, place):
+    image = np.full((48, 64, 3), 77, np.uint8)
+    publisher = FramePublisher(context, place, "front", SESSION)
+    with FrameSubscription(context, place, "front") as first:
+        shown = offered_until_received(publisher, first, image)
+        while first.receive(0.1) is not None:  # what was on the way
+            pass
+        publisher.repeat(lambda: pytest.fail("nobody has come"), header(shown.seq))
+        with FrameSubscription(context, place, "front") as late:
+            deadline = time.monotonic() + 20
+            while (one := late.receive(0.05)) is None:
+                assert time.monotonic() < deadline
+                publisher.repeat(lambda: image, header(7))
+            assert one.seq == 7
+            publisher.repeat(lambda: pytest.fail("it has been shown"), header(7))
+    publisher.close()

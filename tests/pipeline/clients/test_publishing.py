@@ -100,6 +100,25 @@ def test_our_subscription_reads_them_too(publisher, place, context, rng, form):
         assert subscription.receive(0.01) is None
 
 
+def test_who_comes_in_a_pause_gets_the_last_masks_and_the_others_see_them_once(
+    publisher, place, context, rng
+):
+    result, header = make_result(blobs(rng)), make_header(3)
+    with Subscription(context, [place], "", "rle") as first:
+        wait_for_forms(publisher, "rle")
+        publisher.publish(make_frame(3), result, header)
+        assert first.receive(10).seq == 3
+        publisher.repeat(result, header)  # nobody has come: nothing is sent
+        with Subscription(context, [place], "front", "rle") as late:
+            until_received = iter(range(400))
+            while (one := late.receive(0.05)) is None:
+                next(until_received)
+                publisher.repeat(result, header)
+            assert (one.seq, one.repeated) == (3, True)
+            assert late.receive(0.1) is None
+        assert first.receive(0.1) is None
+
+
 def test_a_png_is_one_that_every_tool_reads(publisher, place, rng, tmp_path):
     mask = blobs(rng)
     with RawSubscriber(place, "png", "front") as subscriber:
