@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -71,6 +72,16 @@ class Backend(Protocol):
 
     def stop(self, stream: str) -> None: ...
 
+    def add_stream(
+        self, name: str, source: str, method: str | None, keys: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """As `Client.add_stream`; `keys`: further ones of [[streams]]."""
+        ...
+
+    def remove_stream(self, stream: str) -> Mapping[str, Any]:
+        """As `Client.remove_stream`."""
+        ...
+
     def follow(self, stream: str, on_picture: OnPicture, on_mask: OnMask) -> Following:
         """Call functions, in other threads, with each picture and each mask of a stream."""
         ...
@@ -81,12 +92,13 @@ class PipelineBackend:
 
     Args:
         name: the pipeline's name, or its ipc:// address.
+        files: whether streams that are added may be files of the pipeline's machine.
     """
 
     kind: Literal["pipeline", "picture"] = "pipeline"
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, files: bool = True):
+        self.name, self._files = name, files
         self._client: Client | None = None  # for `status`; each command has its own
         self._lock = threading.Lock()
 
@@ -122,6 +134,16 @@ class PipelineBackend:
         with self._connected() as client:
             client.stop(stream)
 
+    def add_stream(
+        self, name: str, source: str, method: str | None, keys: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        with self._connected() as client:
+            return client.add_stream(name, source, method=method, files=self._files, **keys)
+
+    def remove_stream(self, stream: str) -> Mapping[str, Any]:
+        with self._connected() as client:
+            return client.remove_stream(stream)
+
     def follow(self, stream: str, on_picture: OnPicture, on_mask: OnMask) -> Following:
         with self._connected() as client:
             status = client.status()
@@ -130,6 +152,8 @@ class PipelineBackend:
         masks = None
         with suppress(InputError):  # it publishes none
             masks = publishers_in(status, stream, address)[stream]
+        if frames is None:  # they stay on another machine
+            on_mask = _with_picture(on_picture, on_mask)
         return _PipelineFollowing(stream, frames, masks, on_picture, on_mask)
 
     def close(self) -> None:
@@ -182,6 +206,25 @@ class _PipelineFollowing:
                 one = masks.receive(_POLL_SECONDS)
                 if isinstance(one, Mask):
                     on_mask(one)
+
+
+def _with_picture(on_picture: OnPicture, on_mask: OnMask) -> OnMask:
+    """A function that shows masks on a plain picture."""
+
+    def show(mask: Mask) -> None:
+        jpeg = _plain_picture(mask.size)
+        where = (mask.stream, mask.seq, mask.incarnation, mask.captured_ns, mask.pts, mask.size)
+        on_picture(Picture(*where, jpeg))
+        on_mask(mask)
+
+    return show
+
+
+@lru_cache(maxsize=8)
+def _plain_picture(size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (size[1], size[0]), (38, 42, 46)).save(buffer, format="JPEG")
+    return buffer.getvalue()
 
 
 class PictureBackend:
@@ -247,6 +290,14 @@ class PictureBackend:
 
     def resume(self, stream: str) -> None:
         self.pause(stream)
+
+    def add_stream(
+        self, name: str, source: str, method: str | None, keys: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        raise InputError("this is one picture, to which no stream can be added")
+
+    def remove_stream(self, stream: str) -> Mapping[str, Any]:
+        raise InputError("this is one picture, which cannot be removed")
 
     def stop(self, stream: str) -> None:
         if not object_ids(self.label_map):

@@ -90,13 +90,16 @@ class Feed:
         self.held: dict[str, Held] = {}
         self._views: OrderedDict[Key, View] = OrderedDict()
         self._bytes = 0
+        self._early: Mask | None = None  # the last mask that came before its picture
         self._masked_at: int | None = None  # when the last mask came; None: nothing is followed
 
     def add_picture(self, picture: Picture) -> None:
         """Take the next frame; it is shown at once if no mask is to be expected."""
         view = View(picture)
-        if view.key in self._views:  # sent again after a recovery
+        if view.key in self._views:  # sent again after a recovery, or for others that came later
             return
+        if self._early is not None and key_of(self._early) == view.key:
+            view = View(picture, self._early)
         self._views[view.key] = view
         self._bytes += len(picture.jpeg)
         while len(self._views) > KEPT_FRAMES or (self._bytes > KEPT_BYTES and len(self._views) > 1):
@@ -105,7 +108,11 @@ class Feed:
         for held in self.held.values():
             if view.key > held.view.key:
                 held.add(picture)
-        if self._masked_at is None or time.monotonic_ns() - self._masked_at > _PATIENCE_NS:
+        if (
+            view.mask is not None
+            or self._masked_at is None
+            or time.monotonic_ns() - self._masked_at > _PATIENCE_NS
+        ):
             self._show(view)
 
     def add_mask(self, mask: Mask) -> None:
@@ -113,7 +120,8 @@ class Feed:
         key = key_of(mask)
         self._masked_at = time.monotonic_ns() if mask.objects else None
         view = self._views.get(key)
-        if view is None:  # its picture was skipped, as a newer one was there
+        if view is None:  # its picture was skipped, as a newer one was there, or is still to come
+            self._early = mask
             return
         view = self._views[key] = View(view.picture, mask)
         self._show(view)

@@ -129,14 +129,15 @@ def run_console(
 ) -> None:
     """Serve the console of a pipeline in this process until `ending` is true, or a signal comes."""
     from streamvos.console.backends import PipelineBackend
-    from streamvos.console.server import ends_with, make_server, networks
+    from streamvos.console.server import ends_with, is_loopback, make_server, networks
 
     names_file = None
     if "://" not in name:
         from streamvos.pipeline.wire.runtime import runtime_folder
 
         names_file = runtime_folder(name) / "names.json"
-    backend = PipelineBackend(name)
+    # whoever is on another machine may not make the pipeline read this one's files
+    backend = PipelineBackend(name, files=is_loopback(socket))
     server = make_server(backend, token, networks(selection, device, **files), host, names_file)
     with ends_with(ending, server):
         server.run(sockets=[socket])

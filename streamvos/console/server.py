@@ -8,6 +8,7 @@ with listen_at(*address("8642")) as socket:
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
 import secrets
@@ -65,6 +66,11 @@ def listen_at(host: str, port: int) -> socket.socket:
             f"cannot serve the console at {host}:{port}: {reason}; choose another port (0: any that is free)"
         ) from None
     return made
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Whether only this machine can reach a socket."""
+    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def page_url(listening: socket.socket, token: str, host: str = "") -> str:

@@ -131,6 +131,7 @@ class SceneBackend:
         self.states = dict.fromkeys(streams, "running")
         self.followed: list[str] = []
         self.down = False
+        self.stall_timeout = 10.0
         self.seq = 0
         self._followers: list[tuple[str, Any, Any]] = []
         self._lock = threading.Lock()
@@ -158,6 +159,7 @@ class SceneBackend:
                 "fps": 12.0,
                 "dropped": {"newer frame": 3},
                 "restarts": 0,
+                "stall_timeout": self.stall_timeout,
                 "latencies": {
                     "glass to mask": {"count": self.seq, "mean": 21.0, "p50": 20.0, "p95": 25.0, "p99": 30.0}
                 },
@@ -169,6 +171,7 @@ class SceneBackend:
             "method": "tvos",
             "streams": streams,
             "publish": dict.fromkeys(streams, ""),
+            "frames": dict.fromkeys(streams, ""),
         }
 
     def annotate(self, stream: str, mask: np.ndarray) -> int:
@@ -201,6 +204,17 @@ class SceneBackend:
     def stop(self, stream: str) -> None:
         self.states[stream] = "ended"
 
+    def add_stream(self, name, source, method, keys):
+        if name in self.objects:
+            raise InputError(f"there is a stream {name!r} already")
+        self.calls.append(("add", name, source, method, keys))
+        self.objects[name], self.states[name] = {}, "running"
+        return {"state": "running", "reason": ""}
+
+    def remove_stream(self, stream):
+        del self.objects[stream], self.states[stream]
+        return {"state": "ended", "reason": ""}
+
     def follow(self, stream: str, on_picture, on_mask):
         self.followed.append(stream)
         one = (stream, on_picture, on_mask)
@@ -220,7 +234,7 @@ class SceneBackend:
                 self.seq += 1
                 pictures = _picture(self.seq)
             for stream, on_picture, on_mask in list(self._followers):
-                if self.states[stream] != "running":
+                if self.states.get(stream) != "running":
                     continue
                 on_picture(Picture(stream, self.seq, 1, time.monotonic_ns(), self.seq / 12, SIZE, pictures))
                 if self.objects[stream]:

@@ -95,12 +95,12 @@ def test_forgetting_and_naming(scene):
     scene.backend.annotate("front", truth(scene.backend.seq))
     renamed = scene.http.patch("/api/streams/front/objects/2", json={"name": "blue"}).json()
     assert renamed == {"id": 2, "name": "blue"}
-    names = until(
-        lambda: {
-            one["id"]: one["name"] for one in scene.http.get("/api/streams/front/objects").json()["objects"]
-        }
-    )
-    assert names == {1: "", 2: "blue"}
+
+    def names() -> dict[int, str]:
+        objects = scene.http.get("/api/streams/front/objects").json()["objects"]
+        return {one["id"]: one["name"] for one in objects}
+
+    until(lambda: names() == {1: "", 2: "blue"})
     assert scene.http.delete("/api/streams/front/objects/2").json()["id"] == 2
     assert ("forget", "front", 2) in scene.backend.calls
     answer = scene.http.delete("/api/streams/front/objects/2")
@@ -250,8 +250,13 @@ def test_probes_tell_up_from_ready():
         until(lambda: console.http.get("/readyz").json()["ready"])
         console.backend.states["back"] = "failed"
         answer = until(lambda: (one := console.http.get("/readyz")).status_code == 503 and one)
-        assert answer.json()["unready"] == ["back"]
+        assert answer.json()["unready"] == {"back": "it has failed"}
         console.backend.states["back"] = "paused"
+        console.backend.stall_timeout = 1e-6  # its own time-out, not one for all
+        until(lambda: "front" in console.http.get("/readyz").json()["unready"])
+        assert "follows no object" in console.http.get("/readyz").json()["unready"]["front"]
+        console.backend.stall_timeout = 10.0
+        until(lambda: console.http.get("/readyz").json()["ready"])
         console.backend.down = True
         until(lambda: console.http.get("/readyz").status_code == 503)
         assert console.http.get("/healthz").status_code == 200
@@ -301,3 +306,24 @@ def test_the_token_is_needed(scene):
             assert stranger.get(place, headers={"Authorization": TOKEN}).status_code == 401
             assert stranger.get(place, params={"token": TOKEN}).status_code == 401
         assert stranger.get("/healthz").status_code == 200
+
+
+def test_streams_are_added_and_removed():
+    with scene_console() as console:
+        body = {"name": "yard", "source": "rtsp://user:secret@10.0.0.5/x", "method": "frtm", "height": 240}
+        answer = console.http.post("/api/streams", json=body)
+        assert (answer.status_code, answer.json()["state"]) == (201, "running")
+        assert console.backend.calls[-1] == ("add", "yard", body["source"], "frtm", {"height": 240})
+        assert console.http.get("/api/streams/yard").json()["state"] == "running"
+        assert "secret" not in console.http.get("/api/events").text
+        again = console.http.post("/api/streams", json=body)
+        assert (again.status_code, "already" in again.json()["error"]) == (400, True)
+        for name in ("yard", "front", "back"):
+            assert console.http.delete(f"/api/streams/{name}").json()["state"] == "ended"
+        assert console.http.get("/api/streams").json()["streams"] == []
+        assert console.http.get("/api/streams/yard").status_code == 404
+        assert console.http.get("/readyz").json()["ready"]
+        kinds = [(one["kind"], one["stream"]) for one in console.http.get("/api/events").json()]
+        assert {("added", "yard"), ("removed", "yard"), ("removed", "front")} <= set(kinds)
+        for wrong in ({"name": "x"}, {"name": "x", "source": "y", "sinks": []}, {"name": 3, "source": "y"}):
+            assert console.http.post("/api/streams", json=wrong).status_code == 400

@@ -74,3 +74,11 @@ def test_thinning_is_even_and_keeps_the_last(length, count):
     assert chosen[-1:] == [length - 1][:length]
     if len(chosen) > 1:
         assert np.ptp(np.diff(chosen)) <= 1
+
+
+def test_a_mask_that_comes_before_its_picture_is_shown_with_it():
+    shown = []
+    feed = Feed("front", shown.append)
+    feed.add_mask(mask(4))  # in a pause, the last frame and its masks come in any order
+    feed.add_picture(picture(4))
+    assert [(one.picture.seq, one.mask is not None) for one in shown] == [(4, True)]

@@ -15,7 +15,7 @@ from console.scene import TOKEN, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamvos.console import guard, hub
+from streamvos.console import guard, viewers
 
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -216,7 +216,7 @@ def test_a_slow_viewer_gets_few_frames_and_slows_nobody(scene):
         return await asyncio.gather(watch(scene, 4, True), watch(scene, 4, False), watch(scene, 4, True))
 
     fast, slow, other = run(go())
-    assert len(slow) == hub.IN_FLIGHT
+    assert len(slow) == viewers.IN_FLIGHT
     assert min(len(fast), len(other)) > 5 * len(slow)
     assert fast == sorted(set(fast))
 
