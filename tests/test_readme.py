@@ -68,6 +68,8 @@ def folder(tmp_path_factory):
         for frame in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
         container.mux(stream.encode(None))
+    latency = {"method": "tvos", "height": 192, "seconds": 0.04}
+    (here / "latency.jsonl").write_text(json.dumps(latency) + "\n")
     for name in ("first", "more"):
         write_label_map(here / f"{name}.png", video[0].label_map)
     for kind in ("JPEGImages", "Annotations"):

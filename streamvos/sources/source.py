@@ -89,6 +89,17 @@ def square_size(size: tuple[int, int], pixel_aspect: float) -> tuple[int, int]:
     return max(1, math.floor(height / pixel_aspect + 0.5)), width
 
 
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame at another size (H, W): the picture itself if it has it, else a new one."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    import cv2  # takes 16 MiB, and only resizing needs it
+
+    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method))
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One picture before it is resized and numbered.
@@ -292,7 +303,7 @@ class Source(ABC):
                 f"{self.native_size[1]}x{self.native_size[0]}; all frames of a stream must have one size"
             )
         frame = Frame(
-            image=self._resize(picture.image),
+            image=resize(picture.image, self.size),
             index=self._given,
             captured_ns=picture.captured_ns,
             pts=picture.pts,
@@ -300,15 +311,6 @@ class Source(ABC):
         )
         self._given += 1
         return frame
-
-    def _resize(self, image: np.ndarray) -> np.ndarray:
-        if self.size == self.native_size:
-            return image
-        import cv2  # takes 16 MiB, and only resizing needs it
-
-        shrinks = self.size[0] < self.native_size[0]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(image, (self.size[1], self.size[0]), interpolation=method))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} size={self.size} fps={self.fps} length={self.length}>"
