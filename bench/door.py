@@ -17,6 +17,7 @@ from streamvos.cli.options import examples
 
 COMMANDS = {
     "latency": "What a frame costs, from the picture to its mask: p50 to p99.9, stages, memory.",
+    "streaming": "Which method and size is best here when time does not stop: offline and streaming J&F.",
 }
 """Command -> its line in the help; `bench/COMMAND.py` has a function `command`, and its `EXAMPLES`.
 
