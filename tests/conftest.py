@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,6 +15,11 @@ from goldens import shared_path
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in `make test &` of a script: commands that tests start and interrupt would never hear of it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+CHROMIUM = next(
+    (one for one in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if one), None
+)
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +42,16 @@ def _engines_apart(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(0))
+
+
+@pytest.fixture(scope="module")  # its event loop must not outlive the file, as other tests run their own
+def browser():
+    """A real browser; skips where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--disable-gpu"] + ["--no-sandbox"] * (os.getuid() == 0)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()

@@ -22,6 +22,8 @@ def number(value: float | None) -> str:
         return str(float(value))
     if value == 0:
         return "0"
+    if abs(value) >= 1e7:
+        return f"{value:.2e}"
     if abs(value) >= 99.95:
         return f"{value:,.0f}"
     if abs(value) < 1e-3:
@@ -33,7 +35,11 @@ def number(value: float | None) -> str:
 
 def whole(value: float) -> str:
     """A count or another whole number as such, everything else as `number`."""
-    return f"{value:,.0f}" if math.isfinite(value) and value == int(value) else number(value)
+    return (
+        f"{value:,.0f}"
+        if math.isfinite(value) and value == int(value) and abs(value) < 1e12
+        else number(value)
+    )
 
 
 def clean(value: object) -> str:
