@@ -18,6 +18,8 @@ from streamvos.cli.options import examples
 COMMANDS = {
     "latency": "What a frame costs, from the picture to its mask: p50 to p99.9, stages, memory.",
     "streaming": "Which method and size is best here when time does not stop: offline and streaming J&F.",
+    "compare": "Is it slower than before? Two runs, with an interval for every ratio.",
+    "report": "A run as one HTML page; in a checkout, the tables of docs/results.md.",
 }
 """Command -> its line in the help; `bench/COMMAND.py` has a function `command`, and its `EXAMPLES`.
 

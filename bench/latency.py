@@ -60,6 +60,7 @@ def command(
         typer.Option(metavar="FILE", help="Write a Chrome trace of some frames of one case, for Perfetto."),
     ] = None,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """What a frame costs, from the picture to its mask: p50 to p99.9, stages, memory.
 
@@ -92,7 +93,7 @@ def command(
         case.begin["explain"] = explain
     more = (15.0 if explain else 0.0) + (5.0 if profile else 0.0)
     total = len(cases) * (seconds + START_SECONDS + more)
-    with Run("latency", json_target, total, device) as run:
+    with Run("latency", json_target, total, device, html=html) as run:
         for group in groups:
             take_turns(run, "latency", group, turns, seconds)
     if json_target != "-":

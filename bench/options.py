@@ -7,6 +7,7 @@ checks one raises an `InputError` that says what came and what was expected.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -15,9 +16,11 @@ from streamvos.cli.options import BUNDLED_NAMES, METHOD_NAMES, JsonTarget, names
 from streamvos.engines import BACKENDS
 from streamvos.types import InputError
 
+from .report import check_page
+
 __all__ = [
-    "Backends", "Device", "Fps", "JsonTarget", "Methods", "Objects", "Placement", "Precision", "Seconds",
-    "Sizes", "Streams", "Threads", "Turns", "Weights",
+    "Backends", "Device", "Fps", "HtmlTarget", "JsonTarget", "Methods", "Objects", "Placement", "Precision",
+    "Seconds", "Sizes", "Streams", "Threads", "Turns", "Weights",
     "backends_in", "check_device", "methods_in", "numbers_in", "placement_of", "size_named", "sizes_in",
     "thread_environment", "weights_of",
 ]  # fmt: skip
@@ -79,6 +82,14 @@ Turns = Annotated[
         "--turns", min=1, max=1000, metavar="N", help="Into which this is divided: cases take turns."
     ),
 ]
+
+HtmlTarget = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE", callback=check_page, help="Write a page with plots and tables.",
+        show_default=False,
+    ),
+]  # fmt: skip
 
 
 def methods_in(text: str | None, weights: str = "default") -> list[str]:

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +23,7 @@ from streamvos.cli.output import STANDARD_OUTPUT, remark, report_error, write_ou
 from streamvos.cli.signals import Stopped
 
 from . import machine
+from .report import write_page
 from .results import CaseResult, Histogram, Memory, Ratio, Settings, Writer, measured
 from .table import print_table
 from .worker import OUT_OF_TIME, JobError, Worker
@@ -43,6 +45,7 @@ class Run:
         seconds: how long all of it will take, which is said before it begins; None says nothing.
         device: of the networks.
         columns: of the table; None = those of latencies.
+        html: the value of --html: where the page of the run is written at its end.
     """
 
     def __init__(
@@ -52,12 +55,13 @@ class Run:
         seconds: float | None = None,
         device: str = "cpu",
         columns: Sequence[str] | None = None,
+        html: Path | None = None,
     ) -> None:
         self.bench, self.device, self._columns = bench, device, columns
         self.rows: list[CaseResult] = []
         self._print_lines = json_target == STANDARD_OUTPUT
         self._writer = Writer(None if self._print_lines else json_target)
-        self._seconds = seconds
+        self._seconds, self._html = seconds, html
 
     def __enter__(self) -> Run:
         if self._seconds is not None:
@@ -90,6 +94,8 @@ class Run:
         readable = not isinstance(error, Stopped) or error.exit_code != 141  # somebody still reads
         if self.rows and not self._print_lines and readable:
             print_table(self.rows, self._columns)
+        if self.rows and self._html is not None:
+            write_page(self._html, self.rows)
         if self.rows and warning is not None:
             report_error(warning, "warning")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from streamvos.cli.output import make_table, show
 
+from .report.text import number
 from .results import CaseResult
 
 LATENCY = ("p50", "p95", "p99", "p99.9", "max", "turns", "fps", "first", "peak MiB", "ratio")
@@ -45,13 +46,6 @@ def print_table(rows: Sequence[CaseResult], columns: Sequence[str] | None = None
         if row.failed is not None:
             lines.append(f"{row.name}: {'broke off' if row.count else 'no figures'}: {row.failed}")
     show({}, None, *([table] if done else [title]), *lines)
-
-
-def number(value: float | None) -> str:
-    """Three significant digits."""
-    if value is None:
-        return ""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cell(row: CaseResult, column: str) -> str:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..results import GROWTH, QUANTILES, CaseResult
+from ..table import FEW
 from . import svg
 from .grouping import Panel, in_words, panels
 from .text import clean, number, whole
 
 MOST_PANELS, MOST_LINES, MOST_CASES, MOST_SAMPLES = 18, 6, 120, 160
-FEW = {"p99": 100, "p99.9": 1000}
-"""Quantile -> number of values below which it is the maximum, and stands in brackets."""
 IN_BRACKETS = "In brackets: the maximum, since there were fewer than 100 (p99) or 1,000 (p99.9) frames."
 
 
