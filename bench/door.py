@@ -20,6 +20,9 @@ COMMANDS = {
     "streaming": "Which method and size is best here when time does not stop: offline and streaming J&F.",
     "compare": "Is it slower than before? Two runs, with an interval for every ratio.",
     "report": "A run as one HTML page; in a checkout, the tables of docs/results.md.",
+    "pipeline": "What the pipeline adds to a method: rate, added latency, transfer between processes.",
+    "recovery": "How long a live stream is gone when a part of its pipeline is killed.",
+    "soak": "Many streams for a long time while workers are killed: frames, masks and memory.",
 }
 """Command -> its line in the help; `bench/COMMAND.py` has a function `command`, and its `EXAMPLES`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -21,7 +21,7 @@ from .report import check_page
 __all__ = [
     "Backends", "Device", "Fps", "HtmlTarget", "JsonTarget", "Methods", "Objects", "Placement", "Precision",
     "Seconds", "Sizes", "Streams", "Threads", "Turns", "Weights",
-    "backends_in", "check_device", "methods_in", "numbers_in", "placement_of", "size_named", "sizes_in",
+    "backends_in", "check_device", "methods_in", "numbers_in", "placements_in", "size_named", "sizes_in",
     "thread_environment", "weights_of",
 ]  # fmt: skip
 
@@ -62,7 +62,7 @@ Sizes = Annotated[
 Objects = Annotated[str, typer.Option("--objects", metavar="N,...", help="Objects per stream.")]
 Streams = Annotated[str, typer.Option("--streams", metavar="N,...", help="Streams at once.")]
 Placement = Annotated[
-    str, typer.Option("--placement", metavar="fused|split", help="Stages in one process, or one each.")
+    str, typer.Option("--placement", metavar="fused,split", help="Stages in one process, or one each.")
 ]
 Threads = Annotated[
     int | None,
@@ -120,11 +120,12 @@ def weights_of(text: str) -> str | None:
     return None if text.lower() == "none" else "default"
 
 
-def placement_of(text: str) -> Literal["fused", "split"]:
+def placements_in(text: str) -> list[str]:
     """Where the stages of a stream run."""
-    if text not in ("fused", "split"):
-        raise InputError(f"--placement is fused or split, got {text!r}")
-    return text  # type: ignore[return-value]
+    names = _names("--placement", text)
+    if set(names) - {"fused", "split"}:
+        raise InputError(f"--placement is fused, split or both, got {text!r}")
+    return names
 
 
 def numbers_in(text: str, option: str, least: int = 1, most: int = 254) -> list[int]:

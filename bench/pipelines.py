@@ -1,31 +1,36 @@
-"""What the benches of the pipeline share: clips, masks, pipelines of real processes, how figures are told.
+"""What benchmarks of the pipeline share: clips, masks, configurations, clients.
 
-from pipelines import about, make_clip, make_mask, serving, tell
+size = make_clip(folder / "clip.mp4", 300, (240, 428))
+make_mask(folder / "first.png", (240, 428))
+with running(one_stream(folder / "clip.mp4", folder / "first.png", {"name": "tvos"}), folder) as pipeline:
+    with client_of(pipeline) as client:
+        ...
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+from .serving import Serving, serving
 
-from serving import Serving, serving  # noqa: E402
+if TYPE_CHECKING:
+    from streamvos.pipeline.clients.client import Client
 
-__all__ = ["Serving", "about", "make_clip", "make_mask", "percentiles", "serving", "tell"]
+ROOT = Path(__file__).resolve().parents[len((__package__ or "bench").split("."))]
+"""Where this package is found, so that a pipeline finds `stub_method`."""
+
+NAME = "bench"
+"""Of every pipeline here."""
 
 LOOP = 240
 """Frames that a clip has of its own; a longer one repeats them."""
@@ -33,13 +38,13 @@ LOOP = 240
 IDS = (3, 7)
 
 
-def make_clip(path: Path, frames: int, size: tuple[int, int], fps: int = 30, cheap: bool = False) -> None:
+def make_clip(path: Path, frames: int, size: tuple[int, int], fps: float = 30, cheap: bool = False) -> None:
     """A video file of a picture that wanders; the packets of its first frames are repeated.
 
     Args:
         path: .mp4, or .mov if it is cheap.
         frames: how many.
-        size: (H, W).
+        size: (H, W), both even.
         fps: frames per second.
         cheap: to decode: it costs little more than copying a frame, and the picture stands still.
     """
@@ -48,11 +53,12 @@ def make_clip(path: Path, frames: int, size: tuple[int, int], fps: int = 30, che
     picture = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
     picture = np.pad(picture, [(0, size[0] - len(picture)), (0, size[1] - picture.shape[1]), (0, 0)], "wrap")
     options = {"g": str(LOOP)} if cheap else {"preset": "ultrafast", "tune": "zerolatency", "g": str(LOOP)}
+    rate = Fraction(fps).limit_denominator(1000)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("qtrle" if cheap else "libx264", rate=fps, options=options)
+        stream = container.add_stream("qtrle" if cheap else "libx264", rate=rate, options=options)
         stream.width, stream.height = size[1], size[0]
         stream.pix_fmt = "rgb24" if cheap else "yuv420p"
-        stream.time_base = Fraction(1, fps)
+        stream.time_base = 1 / rate
         packets: list[Any] = []
         for t in range(min(frames, LOOP)):
             image = picture if cheap else np.ascontiguousarray(np.roll(picture, t, 1))
@@ -63,7 +69,7 @@ def make_clip(path: Path, frames: int, size: tuple[int, int], fps: int = 30, che
         for t in range(frames):
             data, key = coded[t % len(coded)]
             packet = av.Packet(data)
-            packet.stream, packet.time_base = stream, Fraction(1, fps)
+            packet.stream, packet.time_base = stream, stream.time_base
             packet.pts = packet.dts = t
             packet.duration = 1
             packet.is_keyframe = key
@@ -81,38 +87,55 @@ def make_mask(path: Path, size: tuple[int, int], objects: int = 2) -> np.ndarray
     return mask
 
 
-def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """p50, p95, p99 and max."""
-    ordered = sorted(values)
-    if not ordered:
-        return {}
-    cuts = statistics.quantiles(ordered, n=100, method="inclusive") if len(ordered) > 1 else ordered * 99
-    return {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "max": ordered[-1]}
+def one_stream(
+    clip: str | Path, mask: str | Path | None, method: Mapping[str, Any], **more: Any
+) -> dict[str, Any]:
+    """The configuration of one lossless stream "cam" whose masks are published.
 
-
-def about() -> dict[str, Any]:
-    """Machine, versions and command of this run."""
-    import torch
-    import zmq
-
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    return {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "zmq": zmq.zmq_version(),
-        "commit": commit,
-        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+    Args:
+        clip: its source.
+        mask: its first mask; None for a source that has one.
+        method: the table [method].
+        **more: of the stream.
+    """
+    stream = {
+        "name": "cam",
+        "source": str(clip),
+        "policy": "lossless",
+        "sinks": [{"kind": "publish"}],
+        **more,
     }
+    if mask is not None:
+        stream["mask"] = str(mask)
+    return {"name": NAME, "method": dict(method), "streams": [stream], "supervision": {"standby": False}}
 
 
-def tell(answer: Mapping[str, Any], out: Path | None) -> None:
-    """The figures as a file, if one is wanted, and as one line of JSON last."""
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(answer, indent=1) + "\n")
-    print(json.dumps(answer))
+@contextmanager
+def running(config: Mapping[str, Any], folder: Path, threads: int | None = None) -> Iterator[Serving]:
+    """A pipeline within the block, which finds the methods of this package."""
+    with serving(config, folder, threads, [ROOT]) as pipeline:
+        yield pipeline
+
+
+def runtime_of(pipeline: Serving) -> Path:
+    """The folder with its sockets."""
+    return Path(pipeline.runtime) / "streamvos" / NAME
+
+
+def client_of(pipeline: Serving, timeout: float = 10.0) -> Client:
+    """A client, once the pipeline answers."""
+    from streamvos.pipeline.clients.client import Client
+
+    path = runtime_of(pipeline) / "control.sock"
+    pipeline.wait_for(path.exists)
+    return Client(f"ipc://{path}", timeout=timeout)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that is removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="bench"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A method that costs next to nothing, for tests and benchmarks of what is around it.
+"""A method that costs next to nothing, and fails when told to, for tests of what is around it.
 
     [method]
     name = "stub_methods:drift"            # PYTHONPATH=tests
