@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "Is it slower than before? Two runs, with an interval for every ratio.",
     "report": "A run as one HTML page; in a checkout, the tables of docs/results.md.",
     "pipeline": "What the pipeline adds to a method: rate, added latency, transfer between processes.",
+    "gpu": "How fast every method is on a GPU, and what engines and kernels are worth; every row survives.",
     "recovery": "How long a live stream is gone when a part of its pipeline is killed.",
     "soak": "Many streams for a long time while workers are killed: frames, masks and memory.",
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Run:
         self._print_lines = json_target == STANDARD_OUTPUT
         self._writer = Writer(None if self._print_lines else json_target)
         self._seconds, self._html = seconds, html
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Run:
         if self._seconds is not None:
@@ -70,7 +72,7 @@ class Run:
         return self
 
     def add(self, row: CaseResult) -> None:
-        """Record a row, now; it gets the machine, the versions, the time and the command.
+        """Record a row, now; it gets the machine, the versions, the time and the command. From any thread.
 
         Raises:
             SinkError: it cannot be written.
@@ -79,10 +81,11 @@ class Run:
         row.versions = machine.versions() | row.versions
         row.time = row.time or datetime.now(timezone.utc).isoformat(timespec="seconds")
         row.command = row.command or " ".join(["streamvos", "bench", *_arguments()])
-        self.rows.append(row)
-        self._writer.write(row)
-        if self._print_lines:
-            write_output(row.to_json() + "\n")
+        with self._lock:
+            self.rows.append(row)
+            self._writer.write(row)
+            if self._print_lines:
+                write_output(row.to_json() + "\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,8 +1,8 @@
 """Propagation against the dense formulation, in time and in memory, within one run.
 
     make bench                                   # pytest-benchmark's table
-    python bench/test_propagation.py             # ratios as a table, and one line of JSON last
-    python bench/test_propagation.py --size 30 54 --threads 1
+    python -m bench.test_propagation             # ratios as a table, and one line of JSON last
+    python -m bench.test_propagation --size 30 54 --threads 1
 
 480 x 854 pixels are 60 x 107 cells; nine references, 256 channels, two labels, two threads. The dense form
 is timed in both orientations of its matrix; ratios are to the authors' one (`dense`). On a machine that does
@@ -18,54 +18,16 @@ import statistics
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.gpu.dense import GRID, SIGMAS, dense, dense_rows, scene
 from streamvos.nn.propagation import PropagationOptions, propagate
 
-GRID, REFERENCES, CHANNELS, LABELS, THREADS = (60, 107), 9, 256, 2, 2
-SIGMAS = (21.0,) * 5 + (8.0,) * 4
+THREADS = 2
 WIDTHS = (8, 8, 7, 8, 9, 9, 9, 14)
-
-
-def scene(
-    grid: tuple[int, int] = GRID, channels: int = CHANNELS, references: int = REFERENCES, scale: float = 3.0
-):
-    """Features that resemble their neighbors in time, as those of a video do; norms as after a BatchNorm."""
-    generator = torch.Generator().manual_seed(0)
-    cells = grid[0] * grid[1]
-    base = torch.randn(cells, channels, generator=generator)
-    frames = [base + 0.5 * torch.randn(cells, channels, generator=generator) for _ in range(references + 1)]
-    frames = [scale * torch.nn.functional.normalize(frame, dim=1) for frame in frames]
-    labels = [torch.rand(cells, LABELS, generator=generator).softmax(1) for _ in range(references)]
-    return frames[-1], frames[:-1], labels
-
-
-@cache
-def spatial_prior(grid: tuple[int, int], sigma: float) -> torch.Tensor:
-    """(h*w, h*w); made once per video, as the authors do, so it is in the memory but not in the time."""
-    rows, columns = torch.meshgrid(*(torch.arange(float(side)) for side in grid), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], dim=1)
-    return torch.exp(-torch.cdist(places, places).square() / sigma**2)
-
-
-def dense(query, keys, labels, sigmas, grid) -> torch.Tensor:
-    """What the authors' code does: one matrix, references x targets."""
-    weights = (torch.cat(list(keys)) @ query.t()).softmax(0)
-    for part, sigma in zip(weights.split(len(query)), sigmas, strict=True):
-        part.mul_(spatial_prior(grid, sigma))
-    return (torch.cat(list(labels)).t() @ weights).view(-1, *grid)
-
-
-def dense_rows(query, keys, labels, sigmas, grid) -> torch.Tensor:
-    """The same with a target's weights in a row, which is the faster way to write it."""
-    weights = (query @ torch.cat(list(keys)).t()).softmax(1)
-    for part, sigma in zip(weights.split(len(query), dim=1), sigmas, strict=True):
-        part.mul_(spatial_prior(grid, sigma))
-    return (weights @ torch.cat(list(labels))).t().reshape(-1, *grid)
 
 
 EXACT = {
@@ -112,9 +74,10 @@ def test_propagation(benchmark, name):
 
 def peak_memory(name: str, grid: tuple[int, int]) -> float:
     """MiB that one call adds to a fresh process that holds the inputs."""
-    setup = f"import sys; sys.path.insert(0, {sys.path[0]!r}); import test_propagation"
-    code = f"{setup}; test_propagation.print_peak({name!r}, {grid!r})"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = f"from bench.test_propagation import print_peak; print_peak({name!r}, {grid!r})"
+    command = [sys.executable, "-c", code]
+    root = Path(__file__).resolve().parents[1]
+    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     return float(answer.stdout)
 
 

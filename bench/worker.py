@@ -5,7 +5,7 @@
 
 The jobs of a module are its `JOBS`: name -> function of JSON values, whose answer is JSON. They run in one
 process, whose memory is then that of a case alone, and may keep what they need in the module. What goes wrong
-on a GPU may leave a process unable to use it: after a failure it looks whether the device still works, and is
+on a GPU may leave a process unable to use it: after every job it looks whether the device still works, and is
 replaced if not.
 """
 
@@ -133,7 +133,8 @@ class Worker:
 
 def _answer(jobs: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return {"answer": jobs[request["job"]](**request["given"])}
+        answer = jobs[request["job"]](**request["given"])
+        return {"answer": answer, "broken": not _device_works()}
     except Exception as error:  # whatever it is, the next job is worth trying
         if os.environ.get("STREAMVOS_TRACEBACK"):
             traceback.print_exc()

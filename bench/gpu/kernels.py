@@ -1,4 +1,4 @@
-"""Kernels against tiles against the dense formulation; the second half of bench/gpu.py.
+"""Kernels against tiles against the dense formulation; the second half of `bench gpu`.
 
 rows = kernel_rows("bundled bfloat16", quick=False, device=torch.device("cuda"))
 """
@@ -12,19 +12,18 @@ from itertools import product
 from typing import Any
 
 import torch
-from test_propagation import GRID, SIGMAS, dense_rows
-from test_propagation import scene as propagation_scene
 
 from streamvos.nn.kernels.choice import Kernel, why_not
 from streamvos.nn.matching.distances import global_distances, local_distances, sort_reference
 from streamvos.nn.propagation import PropagationOptions, propagate
 from streamvos.nn.propagation.options import Propagation
 
+from .dense import GRID, SIGMAS, dense_rows
+from .dense import scene as propagation_scene
+
 ROUNDS, QUICK_GRID = 20, (6, 10)
 
-MATCHING = ("global matching", "local matching")
-
-PROPAGATION = {
+SETTINGS = {
     "authors float32": (256, 9, PropagationOptions()),
     "authors bfloat16": (256, 9, PropagationOptions(precision="bfloat16")),
     "no prior bfloat16": (256, 9, PropagationOptions(spatial_prior="none", precision="bfloat16")),
@@ -92,7 +91,7 @@ def inputs(
 def kernel_rows(name: str, quick: bool, device: torch.device) -> list[dict[str, Any]]:
     """A setting with kernels, in tiles, and where they can say it densely and in torch's attention."""
     rounds = 1 if quick else ROUNDS
-    channels, references, options = PROPAGATION[name]
+    channels, references, options = SETTINGS[name]
     given = inputs(channels, references, options, device, quick)
     wide = given[0].float(), [key.float() for key in given[1]], *given[2:]
     truth = propagate(*wide, replace(options, precision="float32", kernel="tiles"))
@@ -161,7 +160,7 @@ def sweep_rows(name: str, quick: bool, device: torch.device) -> list[dict[str, A
     from streamvos.nn.kernels.launching import shape_for
     from streamvos.nn.propagation.kernels.propagation import propagate_in_kernels
 
-    channels, references, options = PROPAGATION[name]
+    channels, references, options = SETTINGS[name]
     given = inputs(channels, references, options, device, quick)
     usual = shape_for(channels, options.dtype)
     shapes = [

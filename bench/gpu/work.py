@@ -1,14 +1,12 @@
-"""What a worker of bench/gpu.py does: follow a stream, build engines, compare kernels. One job, some rows.
+"""What a process of `bench gpu` does: follow a stream, build engines, compare kernels. One job, some rows.
 
-rows = run_job({"kind": "follow", "case": "tvos bundled", "backend": "eager", "objects": 3, ...}, device)
+rows = JOBS["follow"](device="cuda", case="tvos bundled", backend="eager", objects=3, ...)
 """
 
 from __future__ import annotations
 
 import gc
-import math
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,33 +14,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from gpu_kernels import kernel_rows, matching_rows, sweep_rows
-from methods import bounded, peak_mib, scene
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamvos.engines import gate
 from streamvos.engines.building import Builder
 from streamvos.engines.cache import EngineCache
-from streamvos.engines.recipes import recipe_for, recipes
-from streamvos.methods import METHODS, Method
+from streamvos.engines.eager import choose_device
+from streamvos.engines.recipes import recipe_for
+from streamvos.methods import Method
 from streamvos.segmenter import Extraction, StreamState, check_mask, decide, follow, make_result
 from streamvos.weights import load_method
 
-CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "rgmp bundled": ("rgmp", "default", {}),
-    "tvos bundled": ("tvos", "default", {}),
-    "frtm-fast": ("frtm-fast", "default", {}),  # bundled, too
-    "joint bundled": ("joint", "default", {}),
-    "feelvos bundled": ("feelvos", "default", {}),
-    "joint": ("joint", None, {"precision": "auto"}),
-    "tvos": ("tvos", None, {"precision": "auto"}),  # the authors' ResNet-50 and 9 references
-    "rgmp": ("rgmp", None, {"precision": "auto"}),
-    "frtm": ("frtm", None, {"precision": "auto"}),
-    "feelvos": ("feelvos", None, {"precision": "auto"}),
-    "tvos float32": ("tvos", None, {}),
-}
-"""Name -> method, weights, options; the most telling first."""
+from ..latency_work import bounded
+from ..machine import memory_mib
+from ..scenes import Scene
+from .cases import CASES
+from .kernels import kernel_rows, matching_rows, sweep_rows
 
 PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L4": 121.0, "4090": 165.0}
 """Dense bfloat16 products of the tensor cores by data sheet, in 10^12 operations a second."""
@@ -60,14 +49,13 @@ def method_of(case: str) -> Method:
     return method if weights is not None else bounded(method)
 
 
-scene_of = lru_cache(maxsize=2 * 64)(scene)
-"""Pictures are the same in every case, and take longer to make than many a network to run."""
+@lru_cache(maxsize=2 * 64)
+def scene_of(size: tuple[int, int], objects: int, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures are the same in every case, and take longer to make than many a network to run."""
+    return _scene(size, objects).frame(t)
 
 
-def run_job(job: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
-    """The rows of a job; "kind" says which function of this room does it, the rest is for that."""
-    given = {name: value for name, value in job.items() if name != "kind"}
-    return KINDS[job["kind"]](device=device, **given)
+_scene = lru_cache(maxsize=4)(Scene)
 
 
 def follow_case(
@@ -95,7 +83,7 @@ def follow_case(
     seconds = []
     for t in range(1 + warm + frames):
         image, labels = scene_of(size, objects, t)
-        frame, truth = torch.from_numpy(image), torch.from_numpy(labels).to(device)
+        frame, truth = torch.from_numpy(image), torch.from_numpy(labels).to(device).long()
         certain = torch.nn.functional.one_hot(truth, 1 + objects).movedim(-1, 0).float()
         wait(device)
         started = time.perf_counter()
@@ -107,12 +95,9 @@ def follow_case(
         mask = make_result(shown, ids, t, method.options.uncertain_below).mask
         seconds.append(time.perf_counter() - started)
         assert mask.shape == size
-    counted = seconds[1 + warm :]
     held = sum(value.nbytes for value in state.target.state_dict().values())
     row = {
-        "fps": len(counted) / sum(counted),
-        "p50_ms": 1e3 * statistics.median(counted),
-        "p99_ms": 1e3 * sorted(counted)[math.ceil(0.99 * len(counted)) - 1],
+        "values": [1e3 * one for one in seconds[1 + warm :]],
         "first_ms": 1e3 * seconds[0],
         "peak_mib": peak_mib(device),
         "engines": extract.engines.describe(),
@@ -175,15 +160,15 @@ def build_engines(
     return rows
 
 
-def parts_of(case: str) -> list[str]:
-    """The names of a case's parts, the extractor first; without making its networks."""
-    method = METHODS[CASES[case][0]].method
-    parts = {one.part for one in recipes().values() if METHODS[one.method].method is method}
-    return sorted(parts, key=lambda part: (part != "extractor", part))
-
-
 def _cache(folder: str | None) -> EngineCache:
     return EngineCache(None if folder is None else Path(folder))
+
+
+def peak_mib(device: torch.device) -> float:
+    """Most memory of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return memory_mib(peak=True) or 0.0
 
 
 def wait(device: torch.device) -> None:
@@ -197,10 +182,15 @@ def machine(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-KINDS: dict[str, Callable[..., list[dict[str, Any]]]] = {
-    "follow": follow_case,
-    "build": build_engines,
-    "propagation": kernel_rows,
-    "matching": matching_rows,
-    "sweep": sweep_rows,
+def on_device(job: Callable[..., list[dict[str, Any]]]) -> Callable[..., list[dict[str, Any]]]:
+    """The job, which is given its device by name."""
+    return lambda device, **given: job(device=choose_device(device), **given)
+
+
+JOBS = {
+    "follow": on_device(follow_case),
+    "build": on_device(build_engines),
+    "propagation": on_device(kernel_rows),
+    "matching": on_device(matching_rows),
+    "sweep": on_device(sweep_rows),
 }
