@@ -21,9 +21,12 @@ COMMANDS = {
     "compare": "Is it slower than before? Two runs, with an interval for every ratio.",
     "report": "A run as one HTML page; in a checkout, the tables of docs/results.md.",
     "pipeline": "What the pipeline adds to a method: rate, added latency, transfer between processes.",
+    "engines": "What compiling a network is worth: eager and engines in turns, in the same process.",
     "gpu": "How fast every method is on a GPU, and what engines and kernels are worth; every row survives.",
     "recovery": "How long a live stream is gone when a part of its pipeline is killed.",
     "soak": "Many streams for a long time while workers are killed: frames, masks and memory.",
+    "lost": "How well it is recognized that an object is lost, and that it is back.",
+    "selection": "How many clicks an object takes, and how good a mask from a box is, beside GrabCut.",
 }
 """Command -> its line in the help; `bench/COMMAND.py` has a function `command`, and its `EXAMPLES`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,7 +21,8 @@ from .report import check_page
 __all__ = [
     "Backends", "Device", "Fps", "HtmlTarget", "JsonTarget", "Methods", "Objects", "Placement", "Precision",
     "Seconds", "Sizes", "Streams", "Threads", "Turns", "Weights",
-    "backends_in", "check_device", "methods_in", "numbers_in", "placements_in", "size_named", "sizes_in",
+    "backends_in", "check_device", "methods_in", "numbers_in", "placement_of", "placements_in",
+    "size_named", "sizes_in",
     "thread_environment", "weights_of",
 ]  # fmt: skip
 
@@ -126,6 +127,13 @@ def placements_in(text: str) -> list[str]:
     if set(names) - {"fused", "split"}:
         raise InputError(f"--placement is fused, split or both, got {text!r}")
     return names
+
+
+def placement_of(text: str) -> Literal["fused", "split"]:
+    """Where the stages of a stream run, where only one place makes sense."""
+    if text not in ("fused", "split"):
+        raise InputError(f"--placement is fused or split, got {text!r}")
+    return text  # type: ignore[return-value]
 
 
 def numbers_in(text: str, option: str, least: int = 1, most: int = 254) -> list[int]:

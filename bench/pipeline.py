@@ -4,12 +4,12 @@
     streamvos bench pipeline --parts loop --size 240 --threads 1
     streamvos bench pipeline --parts placements --methods tvos --json placements.jsonl
 
-loop: one stream of the first method, `fused`, against a loop of `Segmenter.step` over the same file, in turns,
-    each in processes of its own. Milliseconds a frame, one value for each turn.
+loop: one stream of the first method, `fused`, against a loop of `Segmenter.step` over the same file, in
+    turns, each in processes of its own. Milliseconds a frame, one value for each turn.
 stub: a method that sleeps a millisecond a frame through all stages, 720p, lossless; likewise.
-overhead: a method that does nothing, at the pace of a clock. Added to a frame is the time from the moment when
-    the source has it until the sinks have its mask, less the work of extractor, memory and decoder; copies,
-    messages, waiting and waking are in it.
+overhead: a method that does nothing, at the pace of a clock. Added to a frame is the time from the moment
+    when the source has it until the sinks have its mask, less the work of extractor, memory and decoder;
+    copies, messages, waiting and waking are in it.
 placements: how long evidence takes from the memory to the decoder in another process, through shared memory
     (split) and as messages to a remote stage on this machine (tcp), and how much it is.
 """

@@ -47,7 +47,7 @@ def loop(run: Run, method: str, size: Size, seconds: float, turns: int, threads:
             config = one_stream(clip, mask, {"name": method, "device": "cpu", "threads": threads})
             for turn in range(turns):
                 with Worker("pipeline_work", thread_environment(threads)) as worker:
-                    given = {"clip": str(clip), "mask": str(mask), "method": method}
+                    given: dict[str, Any] = {"clip": str(clip), "mask": str(mask), "method": method}
                     given |= {"warm_up": WARM_UP, "seconds": seconds}
                     bare.append(_asked(worker, "loop", given, seconds)["ms"])
                 with running(config, folder / str(turn), threads) as pipeline:
@@ -211,7 +211,7 @@ def stamps_of(pipeline: Serving, seconds: float | None = None) -> list[Stamps]:
             count += 1
             if count <= WARM_UP:
                 continue
-            found.append(mask.stamps)
+            found.append(dict(mask.stamps))
             if seconds is not None:
                 end = end or time.monotonic() + seconds
                 if time.monotonic() > end and len(found) > 1:

@@ -3,9 +3,9 @@
     streamvos bench recovery                                    # 50 deaths, about 8 minutes
     streamvos bench recovery --kills 10 --placement split
 
-One stream, policy "latest" at the pace of the clip's clock. Workers are killed in turn (SIGKILL): compute, source
-and sinks of `fused`, each of the five stages of `split`. A time is from the kill to the moment when the first
-mask of a new incarnation is with a subscriber.
+One stream, policy "latest" at the pace of the clip's clock. Workers are killed in turn (SIGKILL): compute,
+source and sinks of `fused`, each of the five stages of `split`. A time is from the kill to the moment when the
+first mask of a new incarnation is with a subscriber.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def command(
     seed: Annotated[int, typer.Option(metavar="N", help="Of the pauses between kills.")] = 1,
     json_target: options.JsonTarget = None,
 ) -> None:
-    """How long a live stream is gone when a part of its pipeline is killed, and whether its objects come back.
+    """How long a live stream is gone when a part of its pipeline is killed.
 
     Exit code 1 if objects were lost.
     """

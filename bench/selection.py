@@ -1,148 +1,72 @@
-"""How many clicks an object takes, and how good a mask from a box is; GrabCut beside it in the same run.
+"""`bench selection`: how many clicks an object takes, and how good a mask from a box is.
 
-    python bench/selection.py DATA --dev DAVIS-DEV --json docs/results/selection.json
+    streamvos bench selection DATA --dev DAVIS-DEV --json selection.jsonl
 
-Photographs that the selector never saw (`streamvos.training.selection.is_held_out`), and frames of videos. A
-click falls into the middle of the largest error, the first one into the middle of the object. NoC@85 is the
-mean number of clicks until the IoU is 0.85, at most 20. A noisy box has each side moved by about a twelfth of
-its length. Seconds are medians: the first click on a frame, and those after it.
+GrabCut gets the same boxes in the same run; `selection_work` says how clicks are made.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-import torch
+import typer
 
-from streamvos.datasets.davis import DavisDataset
-from streamvos.selection.grabcut import object_in_box
-from streamvos.selection.selector import Selector
-from streamvos.training.composites import Photographs
-from streamvos.training.selection import is_held_out, largest_error, noisy_box
-from streamvos.types import VOID, InputError
+from streamvos.cli.options import examples
+from streamvos.types import InputError
 
-MOST_CLICKS = 20
-SHOWN = (1, 2, 3, 5)
-SMALLEST = 300
-"""Pixels of an object; smaller ones are left out."""
+from . import options
+from .results import CaseResult, Settings
+from .runner import Run
 
+SECONDS = 0.6
+"""Of an object on two cores, for the estimate."""
 
-def samples(data: Path, dev: Path | None, limit: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Data set, picture (H, W, 3) and labels (H, W) uint8 with 1 as the object and 255 as void."""
-    photographs = Photographs(data)
-    for kind in photographs.OBJECTS:
-        names = [name for name in photographs.names.get(kind, ()) if is_held_out(Path(name).stem)]
-        for number, name in enumerate(names[:limit]):
-            image, regions = photographs.read(kind, name)
-            ids = [i for i in np.unique(regions) if i not in (0, VOID) and (regions == i).sum() >= SMALLEST]
-            if ids:
-                chosen = ids[number % len(ids)]
-                yield kind, image, np.where(regions == VOID, VOID, regions == chosen).astype(np.uint8)
-    if dev is not None:
-        dataset = DavisDataset(dev, year="2016")
-        for name in dataset.names:
-            sequence = dataset[name]
-            for t in np.linspace(0, len(sequence) - 1, max(2, limit // 15)).astype(int):
-                if (sequence.mask(t) == 1).sum() >= SMALLEST:
-                    yield "davis", sequence.image(t), sequence.mask(t)
+SHOWN = (
+    "IoU after 1",
+    "IoU after 3",
+    "NoC@85",
+    "NoC@90",
+    "box",
+    "box, GrabCut",
+    "first click s",
+    "next click s",
+)
+
+EXAMPLES = examples("streamvos bench selection DATA --dev DAVIS --limit 50 --json selection.jsonl")
 
 
-def iou(labels: np.ndarray, found: np.ndarray) -> float:
-    known, true = labels != VOID, labels == 1
-    return float((found & true).sum() / max(((found | true) & known).sum(), 1))
+def command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with photographs: duts/, voc/.")],
+    dev: Annotated[
+        Path | None,
+        typer.Option(metavar="DAVIS_ROOT", help="DAVIS 2016 sequences, of which frames are taken."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Photographs of each set.")] = 200,
+    json_target: options.JsonTarget = None,
+) -> None:
+    """How many clicks an object takes, and how good a mask from a box is, beside GrabCut."""
+    if not data.is_dir():
+        raise InputError(f"there is no folder {data}; expected one with photographs")
+    columns = ["details.objects", *(f"scores.{name}" for name in SHOWN)]
+    with Run("selection", json_target, SECONDS * limit * 2, columns=columns) as run:
+        from streamvos.selection.selector import Selector
 
+        from .selection_work import judge, samples, table
 
-def judge(selector: Selector, image: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, Any]:
-    """IoU after each click and from a noisy box, GrabCut's from the same box, and seconds of the clicks."""
-    points, mask, after, seconds = [], None, [], []
-    while len(after) < MOST_CLICKS:
-        click = largest_error(labels, np.zeros(labels.shape, bool) if mask is None else mask)
-        if click is None:
-            break
-        points.append(click)
-        before = time.perf_counter()
-        mask, _ = selector.select(image, points, mask=mask if mask is not None and mask.any() else None)
-        seconds.append(time.perf_counter() - before)
-        after.append(iou(labels, mask))
-        if after[-1] >= 0.9 and len(after) >= max(SHOWN):
-            break
-    box = noisy_box(np.random.default_rng(seed), labels == 1)
-    found, score = selector.select(image, box=box)
-    left, top, right, bottom = (round(side) for side in box)
-    try:
-        of_grabcut = iou(labels, object_in_box(image, (left, top, right, bottom)))
-    except InputError:
-        of_grabcut = 0.0
-    return {
-        "after": after,
-        "box": iou(labels, found),
-        "score": score,
-        "grabcut": of_grabcut,
-        "seconds": seconds,
-    }
-
-
-def table(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over the objects of one data set."""
-
-    def clicks(level: float) -> float:
-        return float(
-            np.mean(
-                [next((n for n, v in enumerate(r["after"], 1) if v >= level), MOST_CLICKS) for r in results]
-            )
+        selector = Selector("default", "cpu")
+        found: dict[str, list[dict[str, Any]]] = {}
+        try:
+            for number, (kind, image, labels) in enumerate(samples(data, dev, limit)):
+                found.setdefault(kind, []).append(judge(selector, image, labels, number))
+        finally:
+            for kind, results in found.items():
+                scores = table(results)
+                row = CaseResult(bench="selection", name=kind, case=Settings(limit=limit), unit="%")
+                row.details = {"objects": scores.pop("objects")}
+                row.scores = {name: value for name, value in scores.items() if value == value}
+                run.add(row)
+    if not found:
+        raise InputError(
+            f"{data} holds no photographs that were kept apart from training; expected duts/ or voc/"
         )
-
-    def after(n: int) -> float:
-        return float(np.mean([r["after"][min(n, len(r["after"])) - 1] for r in results]))
-
-    later = [s for r in results for s in r["seconds"][1:]]
-    return {
-        "objects": len(results),
-        **{f"IoU after {n}": 100 * after(n) for n in SHOWN},
-        "NoC@85": clicks(0.85),
-        "NoC@90": clicks(0.90),
-        "box": 100 * float(np.mean([r["box"] for r in results])),
-        "box, GrabCut": 100 * float(np.mean([r["grabcut"] for r in results])),
-        "score off by": 100 * float(np.mean([abs(r["box"] - r["score"]) for r in results])),
-        "first click s": median(r["seconds"][0] for r in results),
-        "next click s": median(later) if later else float("nan"),
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--dev", type=Path)
-    parser.add_argument("--weights", default="default")
-    parser.add_argument("--limit", type=int, default=200, help="Photographs of each set.")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    selector, found = Selector(arguments.weights, "cpu"), {}
-    for number, (kind, image, labels) in enumerate(samples(arguments.data, arguments.dev, arguments.limit)):
-        found.setdefault(kind, []).append(judge(selector, image, labels, number))
-    tables = {kind: table(results) for kind, results in found.items()}
-    for kind, values in tables.items():
-        print(kind, ", ".join(f"{name} {value:.3g}" for name, value in values.items()))
-    if arguments.json:
-        machine = {
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-        }
-        arguments.json.write_text(
-            json.dumps({**machine, "tables": tables}, indent=1) + "\n", encoding="utf-8"
-        )
-
-
-if __name__ == "__main__":
-    main()

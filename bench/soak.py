@@ -3,10 +3,11 @@
     streamvos bench soak --seconds 1800 --json soak.jsonl
     streamvos bench soak --seconds 120 --kill-every 20
 
-The method costs nothing, and its masks tell at which frame they are (`stub_method`). Again and again a random
-worker is killed (SIGKILL). At the end every line of every stream has to be there once, in order, with the mask
-that it would have without any death. Told besides: latencies as the supervisor counts them, and for every kind
-of process its memory over time, its slope (least squares) after the first `--settle` seconds, descriptors.
+The method costs nothing, and its masks tell at which frame they are (`stub_method`). Again and again a
+random worker is killed (SIGKILL). At the end every line of every stream has to be there once, in order, with
+the mask that it would have without any death. Told besides: latencies as the supervisor counts them, and for
+every kind of process its memory over time, its slope (least squares) after the first `--settle` seconds,
+descriptors.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def command(
 
     Exit code 1 if a frame was lost, came twice or had a wrong mask.
     """
-    (one_size, *others), (placed, *more) = options.sizes_in(size), options.placements_in(placement)
-    if others or more or one_size[0] % 2 or one_size[1] % 2:
-        raise InputError("bench soak takes one --placement and one --size, of even height and width")
+    (one_size, *others), placed = options.sizes_in(size), options.placement_of(placement)
+    if others or one_size[0] % 2 or one_size[1] % 2:
+        raise InputError("bench soak takes one --size, of even height and width")
     with Run("soak", json_target, seconds * 1.1 + 20, columns=COLUMNS) as run:
         from .soak_work import soak
 

@@ -151,7 +151,7 @@ class Watch:
                 self.samples[pid].append({"seconds": at, **self._one(Path(f"/proc/{pid}"))})
 
     def memory(self, settle: float) -> dict[str, dict[str, Any]]:
-        """Kind of worker -> its longest life: peak and samples of MiB, MiB an hour once settled, descriptors."""
+        """Kind of worker -> its longest life: peak, samples, MiB an hour once settled, descriptors."""
         lives: dict[str, list[int]] = defaultdict(list)
         for pid, name in self.names.items():
             if self.samples[pid]:

@@ -31,13 +31,9 @@ def print_table(rows: Sequence[CaseResult], columns: Sequence[str] | None = None
     shown = list(columns) if columns is not None else [c for c in LATENCY if any(_cell(r, c) for r in rows)]
     units = {row.unit for row in rows}
     title = f"bench {rows[0].bench}" + (f", {units.pop()}" if len(units) == 1 else "")
-<<<<<<< HEAD
     table = make_table(
-        title, ["case", "frames", *(one.rpartition(".")[2] if one not in LATENCY else one for one in shown)]
+        title, ["case", "count", *(one.rpartition(".")[2] if one not in LATENCY else one for one in shown)]
     )
-=======
-    table = make_table(title, ["case", "count", *(one.removeprefix("details.") for one in shown)])
->>>>>>> 10f91c3 (bench: pipeline, recovery and soak behind the one door)
     done = [row for row in rows if row.failed is None or row.count]
     for row in done:
         table.add_row(row.name, str(row.count or ""), *(_cell(row, column) for column in shown))
@@ -55,13 +51,9 @@ def print_table(rows: Sequence[CaseResult], columns: Sequence[str] | None = None
 def _cell(row: CaseResult, column: str) -> str:
     if column in row.quantiles:
         text = number(row.quantiles[column])
-<<<<<<< HEAD
-        return f"({text})" if row.count < FEW.get(column, 0) else text
+        return f"({text})" if 0 < row.count < FEW.get(column, 0) else text
     if column.startswith("scores."):
         return number(row.scores.get(column.removeprefix("scores.")))
-=======
-        return f"({text})" if 0 < row.count < FEW.get(column, 0) else text
->>>>>>> 10f91c3 (bench: pipeline, recovery and soak behind the one door)
     if column.startswith("details."):
         value: Any = row.details.get(column.removeprefix("details."))
         return number(value) if isinstance(value, (int, float)) else str("" if value is None else value)
