@@ -59,6 +59,7 @@ def command(
         bool, typer.Option("--fresh", help="Memory is given back and zeroed each call.")
     ] = False,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """What compiling a network is worth: eager and engines in turns, in the same process."""
     chosen = list(CASES) if cases is None else cases_in(cases)
@@ -77,7 +78,7 @@ def command(
             raise InputError(f"backend {way!r} cannot be used here: {reason}")
     total = len(chosen) * len(sizes) * len(ways) * (BUILD_SECONDS + 2 * seconds)
     environment = {**options.thread_environment(threads), **({} if fresh else KEEP)}
-    with Run("engines", json_target, total, place, COLUMNS) as run:
+    with Run("engines", json_target, total, place, COLUMNS, html=html) as run:
         for name in chosen:
             for one in sizes:
                 given = {"name": name, "size": list(one), "batch": batch, "device": place}

@@ -46,6 +46,7 @@ def command(
     turns: options.Turns = 3,
     threads: options.Threads = None,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """What the pipeline adds to a method: rate, added latency, transfer between processes.
 
@@ -67,7 +68,7 @@ def command(
     }
     total = sum(pipelines[part] * (seconds + START_SECONDS) for part in chosen)
     columns = ["p50", "p95", "p99", "max", "turns", "fps", "ratio", "details.cpu_ms", "details.evidence_mb"]
-    with Run("pipeline", json_target, total, columns=columns) as run:
+    with Run("pipeline", json_target, total, columns=columns, html=html) as run:
         from . import pipeline_parts as measure
 
         if "loop" in chosen:

@@ -4,8 +4,8 @@
     streamvos bench recovery --kills 10 --placement split
 
 One stream, policy "latest" at the pace of the clip's clock. Workers are killed in turn (SIGKILL): compute,
-source and sinks of `fused`, each of the five stages of `split`. A time is from the kill to the moment when the
-first mask of a new incarnation is with a subscriber.
+source and sinks of `fused`, each of the five stages of `split`. A time is from the kill to the moment when
+the first mask of a new incarnation is with a subscriber.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def command(
     threads: options.Threads = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the pauses between kills.")] = 1,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """How long a live stream is gone when a part of its pipeline is killed.
 
@@ -54,7 +55,7 @@ def command(
     placed = options.placements_in(placement)
     total = kills * (EXPECTED + sum(PAUSE) / 2) + 20.0 * len(placed)
     kept: list[bool] = []
-    with Run("recovery", json_target, total, columns=["p50", "p99", "max", "details.kept"]) as run:
+    with Run("recovery", json_target, total, columns=["p50", "p99", "max", "details.kept"], html=html) as run:
         from .pipelines import make_clip, make_mask, scratch
 
         with scratch() as folder:

@@ -36,6 +36,10 @@ LONGEST_START = 300.0
 """Seconds after which a case that has not begun hangs."""
 
 
+LONGEST_TURN = 120.0
+"""Seconds beyond its own after which a turn hangs; it ends with the frame during which its time is over."""
+
+
 class Run:
     """One run of one command: its rows, in the file and in the table.
 
@@ -151,7 +155,7 @@ def take_turns(run: Run, bench: str, cases: Sequence[Case], turns: int, seconds:
         seconds: for which each is measured, in all turns together.
     """
     group = [_Progress(case, Worker(case.module, case.environment)) for case in cases]
-    limit = 3 * seconds / turns + 120  # a turn ends with the frame during which its time is over
+    limit = 3 * seconds / turns + LONGEST_TURN
     try:
         for one in group:
             one.began = _ask(one, "begin", one.case.begin, LONGEST_START) or {}

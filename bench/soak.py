@@ -45,6 +45,7 @@ def command(
     placement: options.Placement = "fused",
     seed: Annotated[int, typer.Option(metavar="N", help="Of the workers that are killed.")] = 1,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """Many streams for a long time while workers are killed: frames, masks and memory.
 
@@ -53,7 +54,7 @@ def command(
     (one_size, *others), placed = options.sizes_in(size), options.placement_of(placement)
     if others or one_size[0] % 2 or one_size[1] % 2:
         raise InputError("bench soak takes one --size, of even height and width")
-    with Run("soak", json_target, seconds * 1.1 + 20, columns=COLUMNS) as run:
+    with Run("soak", json_target, seconds * 1.1 + 20, columns=COLUMNS, html=html) as run:
         from .soak_work import soak
 
         well = soak(run, seconds, streams, fps, one_size, kill_every, settle, placed, seed)

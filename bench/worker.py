@@ -11,7 +11,7 @@ replaced if not.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import queue
@@ -26,6 +26,9 @@ from types import TracebackType
 from typing import Any
 
 OUT_OF_TIME = "out of time"
+
+FOLDERS: list[str] = []
+"""Folders with further modules of jobs; tests have their own."""
 
 
 class JobError(Exception):
@@ -108,7 +111,7 @@ class Worker:
         answers: queue.Queue[str | None] = queue.Queue()
         package = __package__ or "bench"
         root = str(Path(__file__).resolve().parents[len(package.split("."))])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [root, *FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
             [sys.executable, "-m", f"{package}.worker", self._module],
             stdin=subprocess.PIPE,
@@ -159,7 +162,8 @@ def main(module: str) -> None:
     # what libraries print must not come between the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    jobs = importlib.import_module(f".{module}", __package__).JOBS
+    name = f".{module}" if importlib.util.find_spec(f".{module}", __package__) else module
+    jobs = importlib.import_module(name, __package__).JOBS
     for line in sys.stdin:
         print(json.dumps(_answer(jobs, json.loads(line))), file=answers, flush=True)
 

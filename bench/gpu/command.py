@@ -119,6 +119,7 @@ def command(
         str | None, typer.Option(metavar="FOLDER", help="Of engines; by default the usual one.")
     ] = None,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """How fast every method is on a GPU, and what engines and kernels are worth; every row survives."""
     names = names_in(methods) or []
@@ -147,7 +148,7 @@ def command(
     )
     building = build_seconds if build else 0.0
     total = None if seconds is None or building is None else seconds + building
-    with Run("gpu", json_target, total, place, COLUMNS) as run:
+    with Run("gpu", json_target, total, place, COLUMNS, html=html) as run:
         if build and only != "kernels":
             _build(plan, run, Clock(build_seconds))
         _measure(plan, run, Clock(seconds), only, sweep)
