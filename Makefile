@@ -11,7 +11,7 @@ OUT    ?= out/demo
 TORCH  := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint browser bench clean
 
 install: $(STAMP)
 
@@ -33,7 +33,11 @@ lint: install
 	$(BIN)/ruff format --check streamvos tests bench examples setup.py
 	$(BIN)/mypy
 
-test: lint
+# found, or installed where that is possible; without one, the tests of the console's page skip and say so
+browser: install
+	@$(BIN)/python tests/browsers.py
+
+test: lint browser
 	$(BIN)/python tests/lanes.py
 
 bench: install

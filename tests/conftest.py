@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browsers import INSTALL, find_browser
 from goldens import shared_path
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in `make test &` of a script: commands that tests start and interrupt would never hear of it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-CHROMIUM = next(
-    (one for one in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if one), None
-)
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +42,12 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="module")  # its event loop must not outlive the file, as other tests run their own
 def browser():
     """A real browser; skips where there is none."""
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium on this machine")
     sync_api = pytest.importorskip("playwright.sync_api")
+    path = find_browser()
+    if path is None:
+        pytest.skip(f"there is no browser: {INSTALL}")
     with sync_api.sync_playwright() as playwright:
         arguments = ["--disable-gpu"] + ["--no-sandbox"] * (os.getuid() == 0)
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         yield chromium
         chromium.close()

@@ -24,8 +24,9 @@ from streamvos.types import InputError
 
 _DESCRIPTION = """Everything but `/healthz` and `/readyz` needs `Authorization: Bearer TOKEN`.
 Errors are `{"error": "what came, what was expected"}`: 400 bad input, 401 no token, 404 no such stream,
-409 the object is not in the newest frame any more, 413 too large, 429 too much at once, 503 the pipeline
-does not answer. Masks are COCO's compressed run lengths, or palette PNGs whose index is the object's id."""
+409 the object is not in the newest frame any more, or the stream is paused, 413 too large, 429 too much
+at once, 503 the pipeline does not answer. Masks are COCO's compressed run lengths, or palette PNGs whose
+index is the object's id."""
 
 
 def make_app(hub: Hub, selecting: Selecting) -> FastAPI:

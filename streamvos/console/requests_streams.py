@@ -65,7 +65,7 @@ def stream_requests(hub: Hub) -> APIRouter:
             function = getattr(hub.backend, verb)
             await to_thread.run_sync(lambda: function(stream))
             hub.event("command", stream, verb=verb)
-            hub.look_soon()
+            await hub.look()
             return {"stream": stream, "done": verb}
 
         one.post(f"/{verb}", tags=TAGS, name=verb, description=text)(act)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from streamvos.masks.labelmap import write_label_map
 from streamvos.masks.rle import decode_rle, encode_rles
+from streamvos.methods import METHODS
 
 
 def center(n: int, number: int) -> list[float]:
@@ -237,6 +239,8 @@ def test_the_page_and_its_description_need_no_network(scene):
         assert answer.status_code == 200
         assert "https://" not in answer.text
         assert "default-src 'self'" in answer.headers["content-security-policy"]
+    offered = re.findall(r"<option>([\w-]+)</option>", scene.http.get("/").text)
+    assert offered == list(METHODS)
     described = scene.http.get("/openapi.json").json()["paths"]
     assert {"/api/streams", "/api/streams/{stream}/select", "/healthz", "/readyz"} <= set(described)
     for verbs in described.values():

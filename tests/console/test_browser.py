@@ -8,7 +8,17 @@ import zipfile
 
 import numpy as np
 import pytest
-from console.scene import SIZE, TOKEN, ColorSegmenter, ColorSelector, Console, iou, truth, until
+from console.scene import (
+    SIZE,
+    TOKEN,
+    ColorSegmenter,
+    ColorSelector,
+    Console,
+    iou,
+    scene_console,
+    truth,
+    until,
+)
 
 from streamvos.console.backends import PictureBackend
 from streamvos.console.selecting import Selecting
@@ -124,7 +134,7 @@ def test_correcting_a_running_object(page, scene):
     n = int(re.search(r"frozen at (\d+)", page.inner_text("#frame-note"))[1])
     assert "Correcting" in page.inner_text("#title")
     page.click("[data-tool='eraser']")
-    page.locator("#size").fill("80")
+    page.locator("#size").fill("160")
     page.click("#canvas-box", position=spot(page, 100, 90))
     page.click("#canvas-box", position=spot(page, 140, 90))
     page.click("[data-tool='click']")
@@ -138,7 +148,7 @@ def test_the_brush_paints_and_undo_takes_it_back(page, scene):
     x, y = center(n, 1)
     assert page.locator("#confirm").is_disabled()
     page.click("[data-tool='brush']")
-    page.locator("#size").fill("5")
+    page.locator("#size").fill("11")
     start, end = spot(page, x - 8, y), spot(page, x + 8, y)
     box = page.locator("#canvas-box").bounding_box()
     page.mouse.move(box["x"] + start["x"], box["y"] + start["y"])
@@ -149,27 +159,28 @@ def test_the_brush_paints_and_undo_takes_it_back(page, scene):
     page.keyboard.press("z")
     page.wait_for_selector("#confirm:disabled")
     page.keyboard.press("y")
+    painted = confirmed_as_given(page, scene) == 1
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    wanted = np.hypot(rows - y, np.maximum(0, abs(columns - x) - 8)) <= 5.5
+    assert iou(painted, wanted) > 0.85
+
+
+def confirmed_as_given(page, scene) -> np.ndarray:
+    """Confirm, with a segmenter that keeps the mask of the first frame; returns what the pipeline gets."""
+    kept = []
+
+    def step(frame, mask=None):
+        kept.extend([] if mask is None else [mask])
+        return type("Result", (), {"mask": kept[-1]})()
+
     before = len(scene.backend.given)
-    scene.segmenter.step, real = (lambda frame, mask=None: _as_given(mask)), scene.segmenter.step
+    scene.segmenter.step, real = step, scene.segmenter.step
     try:
         confirm(page)
     finally:
         scene.segmenter.step = real
     assert len(scene.backend.given) == before + 1
-    painted = scene.backend.given[-1][1] == 1
-    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
-    wanted = np.hypot(rows + 0.5 - (y + 0.5), np.maximum(0, abs(columns + 0.5 - (x + 0.5)) - 8)) <= 5
-    assert iou(painted, wanted) > 0.85
-
-
-_given = np.zeros(SIZE, np.uint8)
-
-
-def _as_given(mask):
-    """A result that keeps the mask of the first frame."""
-    global _given
-    _given = _given if mask is None else mask
-    return type("Result", (), {"mask": _given})()
+    return scene.backend.given[-1][1]
 
 
 def test_box_polygon_and_negative_clicks(page, scene):
@@ -362,3 +373,185 @@ def test_picking_in_one_picture(browser, request, tmp_path):
     assert backend.finished.is_set()
     written = read_label_map(tmp_path / "mask.png")
     assert min(iou(written == number, truth(20) == number) for number in (1, 2)) > 0.9
+
+
+def test_undoing_a_correction_gives_the_former_mask_back(page, scene):
+    scene.backend.objects["front"][1] = 1
+    page.click("#objects li[data-id='1'] button[aria-label='Correct object 1']")
+    page.wait_for_selector("#edit-tools:not([hidden])")
+    n = int(re.search(r"frozen at (\d+)", page.inner_text("#frame-note"))[1])
+    page.click("[data-tool='eraser']")
+    page.locator("#size").fill("160")
+    page.click("#canvas-box", position=spot(page, *center(n, 1)))
+    page.wait_for_selector("#confirm:disabled")  # nothing is left
+    page.click("[data-tool='click']")
+    page.click("#canvas-box", position=spot(page, *center(n, 2)))
+    confirm(page)
+    until(lambda: score(scene, 1, 2) > 0.8, "the correction")
+    page.locator("body").press("z")
+    until(lambda: score(scene, 1, 1) > 0.8, "the former mask, where the object is now")
+    assert "Undone" in page.inner_text("#messages")
+    page.locator("body").press("z")
+    page.wait_for_selector("#messages >> text=nothing to undo")
+
+
+def test_a_forgotten_object_comes_back_with_its_name(page, scene):
+    scene.backend.objects["front"][3] = 2
+    scene.http.patch("/api/streams/front/objects/3", json={"name": "ball"})
+    page.click("#objects li[data-id='3'] button[aria-label='Forget object 3']")
+    until(lambda: 3 not in scene.backend.objects["front"])
+    page.click("#messages button:has-text('Undo')")
+    until(lambda: score(scene, 3, 2) > 0.8, "the object")
+    page.wait_for_selector("#objects li[data-id='3'] b:has-text('ball')")
+
+
+def test_each_step_of_an_edit_is_undone_and_redone(page, scene):
+    n = freeze(page)
+    for number in (1, 2):
+        page.click("#canvas-box", position=spot(page, *center(n, number)))
+    page.wait_for_selector("#confirm:enabled")
+    x, y = center(n, 2)
+    page.keyboard.press("g")
+    for dx, dy in [(-10, -10), (10, -10), (0, 10)]:
+        page.click("#canvas-box", position=spot(page, x + dx, y + dy))
+    page.keyboard.press("Enter")  # closes it
+    steps = 0
+    while not page.locator("#undo").is_disabled():
+        page.keyboard.press("z")
+        page.wait_for_timeout(60)  # the buttons follow with the next frame of the screen
+        steps += 1
+    assert steps == 2 + 3 + 1  # clicks, corners, the polygon
+    page.wait_for_selector("#confirm:disabled")
+    page.keyboard.press("y")
+    page.keyboard.press("y")
+    page.wait_for_selector("#redo:enabled")
+    given = confirmed_as_given(page, scene)
+    assert iou(given == 1, truth(n) > 0) > 0.8  # both disks, as the two clicks said
+
+
+def test_a_brush_of_one_pixel_in_a_zoomed_picture_paints_that_pixel(page, scene):
+    freeze(page)
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.6)
+    for _ in range(12):
+        page.mouse.wheel(0, -300)
+    until(lambda: page.evaluate("document.getElementById('picture').classList.contains('coarse')"))
+    page.keyboard.press("d")
+    page.locator("#size").fill("1")
+    shown = page.locator("#canvas-box").bounding_box()
+    pixel = shown["width"] / SIZE[1]
+    assert pixel > 20  # on the screen, for one of the frame
+    place = (box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.6)
+    column, row = int((place[0] - shown["x"]) / pixel), int((place[1] - shown["y"]) / pixel)
+    page.mouse.click(*place)
+    page.mouse.move(place[0], place[1] + pixel)
+    page.mouse.click(place[0], place[1] + pixel, button="right")  # takes away, and there is nothing
+    page.wait_for_selector("#confirm:enabled")
+    given = confirmed_as_given(page, scene)
+    assert np.argwhere(given == 1).tolist() == [[row, column]]
+    page.keyboard.press("0")
+    until(lambda: page.locator("#canvas-box").bounding_box()["width"] <= box["width"] + 1)
+
+
+def test_the_keyboard_zooms_and_the_view_follows_the_cross(page, scene):
+    n = freeze(page)
+    for _ in range(6):
+        page.keyboard.press("+")
+    before = page.locator("#canvas-box").bounding_box()
+    for _ in range(60):
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Shift+ArrowDown")
+    after = page.locator("#canvas-box").bounding_box()
+    stage = page.locator("#stage").bounding_box()
+    assert after["x"] < before["x"] - 100
+    for at, size in (("x", "width"), ("y", "height")):  # its corner is in the corner, or nearly
+        assert abs(after[at] + after[size] - stage[at] - stage[size]) < 30
+    x, y = center(n, 1)
+    for _ in range(round(SIZE[1] - 1 - x)):
+        page.keyboard.press("ArrowLeft")
+    for _ in range(round(SIZE[0] - 1 - y)):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#confirm:enabled")
+    confirm(page)
+    until(lambda: score(scene, 1, 1) > 0.8, "the object")
+
+
+def test_two_fingers_zoom_and_paint_nothing(browser, scene, request):
+    options = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    for page in opened(browser, scene.page, request, **options):
+        freeze(page)
+        page.tap("[data-tool='brush']")
+        box = page.locator("#stage").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        touch = page.context.new_cdp_session(page)
+
+        def send(kind, *places, to=touch):
+            points = [{"x": one[0], "y": one[1], "id": n} for n, one in enumerate(places)]
+            to.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        send("touchStart", (x - 20, y))
+        send("touchStart", (x - 20, y), (x + 20, y))
+        for far in range(30, 121, 15):
+            send("touchMove", (x - far, y), (x + far, y))
+        send("touchEnd")
+        page.wait_for_function("document.getElementById('canvas-box').getBoundingClientRect().width > 700")
+        assert page.locator("#canvas-box").bounding_box()["x"] < 0
+        assert page.locator("#undo").is_disabled()
+        send("touchStart", (x, y))
+        send("touchMove", (x + 10, y))
+        send("touchEnd")
+        page.wait_for_selector("#undo:enabled")  # one finger paints
+        page.wait_for_selector("#confirm:enabled")
+
+
+def test_streams_are_added_and_removed(browser, request):
+    with scene_console(fps=25) as console:
+        for page in opened(browser, console.page, request):
+            page.locator("body").press("n")
+            page.fill("#add-source", "camera:7")
+            page.fill("#add-name", "back")
+            page.click("#add-submit")
+            page.wait_for_selector("#add-error:has-text('already')")
+            page.fill("#add-name", "yard")
+            page.select_option("#add-method", "frtm")
+            page.click("#add-submit")
+            page.wait_for_selector("#streams button[aria-current='true']:has-text('yard')")
+            page.wait_for_selector("#canvas-box:not([hidden])")
+            assert console.backend.calls[-1] == ("add", "yard", "camera:7", "frtm", {"policy": "latest"})
+            for _ in range(3):
+                n = page.locator("#streams li").count()
+                page.click("#remove")
+                page.click("#remove:has-text('Remove for good?')")
+                page.wait_for_function("n => document.querySelectorAll('#streams li').length < n", arg=n)
+            page.wait_for_selector("#empty-add")
+            assert "no stream yet" in page.inner_text("#empty-text")
+            assert page.locator("#freeze").is_disabled()
+            page.click("#empty-add")
+            page.fill("#add-source", "camera:0")
+            page.click("#add-submit")
+            page.wait_for_selector("#canvas-box:not([hidden])")
+
+
+def test_a_stream_whose_frames_stay_elsewhere_shows_its_masks_and_says_so(browser, request):
+    with scene_console(fps=25) as console:
+        console.backend.without_frames = {"front"}
+        console.backend.objects["front"][1] = 1
+        for page in opened(browser, console.page, request):
+            page.wait_for_selector("#badge:has-text('Masks only')")
+            page.wait_for_selector("#objects li[data-id='1'] .state.tracking")
+            assert page.locator("#freeze").is_disabled()
+        answer = console.http.post("/api/streams/front/select", json={"points": [[5, 5, 1]]})
+        assert (answer.status_code, "another machine" in answer.json()["error"]) == (400, True)
+
+
+def test_a_paused_stream_is_resumed_by_what_is_added_to_it(page, scene):
+    page.keyboard.press("p")
+    page.wait_for_selector("#badge:has-text('Paused')")
+    n = freeze(page)
+    page.click("#canvas-box", position=spot(page, *center(n, 1)))
+    page.click("#confirm:has-text('Resume and add object')")
+    page.wait_for_selector("#live-tools:not([hidden])")
+    until(lambda: score(scene, 1, 1) > 0.8, "the object")
+    assert scene.backend.states["front"] == "running"

@@ -15,7 +15,7 @@ import av
 import httpx
 import numpy as np
 import pytest
-from console.scene import PATIENCE, ColorSelector, Console, image, iou, truth, until
+from console.scene import PATIENCE, ColorSegmenter, ColorSelector, Console, image, iou, truth, until
 
 from streamvos.console.backends import PipelineBackend
 from streamvos.console.selecting import Selecting
@@ -117,6 +117,30 @@ def test_from_a_click_to_masks(serving, browser):
         context.close()
         console.close()
         backend.close()
+
+
+def test_a_console_that_comes_in_a_pause_shows_the_last_frame_and_its_masks(serving, browser):
+    _, address, token = serving
+    with client(address, token) as http:
+        until(lambda: http.get("/api/streams/cam").json().get("objects") == [1], "the object", START_SECONDS)
+        http.post("/api/streams/cam/pause").raise_for_status()
+        backend = PipelineBackend("cam")
+        console = Console(backend, Selecting(ColorSelector, ColorSegmenter))
+        context = browser.new_context(viewport={"width": 1000, "height": 700})
+        page = context.new_page()
+        page.set_default_timeout(1000 * START_SECONDS)
+        try:
+            page.goto(console.page)
+            page.wait_for_selector("#canvas-box:not([hidden])")
+            page.wait_for_selector("#badge:has-text('Paused')")
+            page.wait_for_selector("#objects li[data-id='1']")
+            answer = console.http.delete("/api/streams/cam/objects/1")
+            assert (answer.status_code, "resume it first" in answer.json()["error"]) == (409, True)
+        finally:
+            context.close()
+            console.close()
+            backend.close()
+        http.post("/api/streams/cam/resume").raise_for_status()
 
 
 def console_pids(runtime: str) -> list[int]:

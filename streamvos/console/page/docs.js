@@ -1,6 +1,6 @@
 // The API's description, from openapi.json, without a CDN.
 
-import { h } from "./panels.js";
+import { h } from "./dom.js";
 
 const content = document.getElementById("content");
 const api = await (await fetch("/openapi.json")).json();

@@ -32,6 +32,9 @@ export function encode(labels, height, width, value = 1) {
   return { size: [height, width], counts: pack(runs) };
 }
 
+/** Pixels that run lengths cover. */
+export const areaOf = (counts) => unpack(counts).reduce((sum, one, n) => (n & 1 ? sum + one : sum), 0);
+
 function unpack(text) {
   const runs = [];
   for (let at = 0; at < text.length;) {

@@ -1,6 +1,7 @@
-// The picture: frame, masks and names on one canvas (so that recording sees all), marks of an edit on another.
+// The picture: frame and masks on one canvas, which recording sees; names and marks lie on another.
 
 import { decodeInto } from "./rle.js";
+import { Viewport } from "./viewport.js";
 
 const PALETTE = ["#ff4d5e", "#3fa7ff", "#ffc43d", "#37d67a", "#c77dff", "#ff8a3d", "#2fd6d0", "#ff6ec7",
   "#a8d432", "#7f8cff", "#e0a070", "#5ce1a6"];
@@ -8,15 +9,16 @@ const PALETTE = ["#ff4d5e", "#3fa7ff", "#ffc43d", "#37d67a", "#c77dff", "#ff8a3d
 export const defaultColor = (id) => PALETTE[(id - 1) % PALETTE.length];
 
 export class Picture {
-  constructor(box, canvas, marks, stage) {
-    Object.assign(this, { box, canvas, marks, stage });
+  constructor(stage, box, canvas, marks) {
+    Object.assign(this, { stage, box, canvas, marks });
     this.context = canvas.getContext("2d");
     this.layer = document.createElement("canvas");
+    this.view = new Viewport();
     this.width = this.height = 0;
     this.bitmap = null;
     this.labels = null; // Uint8Array, row by row
     this.objects = [];
-    this.style = { opacity: 0.45, outline: true, names: true, color: defaultColor, selected: null };
+    this.style = { opacity: 0.45, outline: true, names: true, color: defaultColor, selected: null, recorded: false };
     this.onlayout = () => {};
     new ResizeObserver(() => this.layout()).observe(stage);
   }
@@ -27,33 +29,32 @@ export class Picture {
     this.bitmap = bitmap;
     if (size[0] !== this.height || size[1] !== this.width) {
       [this.height, this.width] = size;
-      // names on a small picture would be coarse, so its canvas is a multiple of it
-      this.zoom = Math.max(1, Math.round(800 / this.width));
-      this.canvas.width = this.width * this.zoom;
-      this.canvas.height = this.height * this.zoom;
+      this.times = Math.max(1, Math.round(640 / this.width)); // so that names in a recording are not coarse
+      this.canvas.width = this.width * this.times;
+      this.canvas.height = this.height * this.times;
       this.layer.width = this.width;
       this.layer.height = this.height;
       this.layout();
     }
-    this.setObjects(objects);
+    this.setLabels(labelsOf(objects, this.height, this.width), objects);
   }
 
-  /** Replace the objects, each with its `rle`, and draw. */
-  setObjects(objects) {
-    this.objects = objects;
-    this.labels = labelsOf(objects, this.height, this.width);
+  /** Replace the label map and the objects in it, and draw. */
+  setLabels(labels, objects) {
+    Object.assign(this, { labels, objects });
     this.draw();
   }
 
   draw() {
     if (!this.bitmap) return;
     const { context, canvas } = this;
+    context.imageSmoothingEnabled = !this.coarse;
     context.drawImage(this.bitmap, 0, 0, canvas.width, canvas.height);
     if (this.labels) {
       this.paint();
       context.drawImage(this.layer, 0, 0, canvas.width, canvas.height);
     }
-    if (this.style.names) this.drawNames();
+    if (this.style.recorded) this.drawNames(context, ([x, y]) => [x * this.times, y * this.times], Math.max(12, Math.round(canvas.width / 60)), canvas.width);
   }
 
   /** Colors and outlines of the label map into the layer. */
@@ -83,15 +84,16 @@ export class Picture {
     target.putImageData(image, 0, 0);
   }
 
-  drawNames() {
-    const { context, zoom, canvas: { width } } = this;
-    const size = Math.max(12, Math.round(width / 60));
+  /** Names above their objects; `place` turns pixels of the frame into those of the context. */
+  drawNames(context, place, size, width) {
+    if (!this.style.names) return;
     context.font = `600 ${size}px system-ui, sans-serif`;
     context.textBaseline = "top";
     for (const { id, name, box } of this.objects) {
       if (!box) continue;
       const text = name || `${id}`, wide = context.measureText(text).width + size * 0.7;
-      const x = Math.min(Math.max(0, box[0] * zoom), width - wide), y = Math.max(0, box[1] * zoom - size * 1.5);
+      const [left, top] = place(box);
+      const x = Math.min(Math.max(0, left), width - wide), y = Math.max(0, top - size * 1.5);
       context.fillStyle = this.style.color(id);
       context.fillRect(x, y, wide, size * 1.35);
       context.fillStyle = isBright(this.style.color(id)) ? "#111" : "#fff";
@@ -99,29 +101,42 @@ export class Picture {
     }
   }
 
-  /** Fit the canvas into the stage; on a phone the stage follows the picture. */
+  /** Fit the picture into the stage; on a phone the stage follows the picture. */
   layout() {
     if (!this.width) return;
-    const narrow = matchMedia("(max-width: 820px)").matches;
-    const room = this.stage.getBoundingClientRect();
-    if (narrow) this.stage.style.height = `${Math.min(window.innerHeight * 0.62, (room.width * this.height) / this.width)}px`;
-    else this.stage.style.height = "";
-    const high = narrow ? parseFloat(this.stage.style.height) : room.height;
-    const scale = Math.min(room.width / this.width, high / this.height);
-    this.box.style.width = `${Math.floor(this.width * scale)}px`;
-    this.box.style.height = `${Math.floor(this.height * scale)}px`;
-    this.scale = scale;
+    const { stage } = this;
+    const isNarrow = matchMedia("(max-width: 820px)").matches;
+    stage.style.height = isNarrow ? `${Math.round(Math.min(window.innerHeight * 0.62, (stage.clientWidth * this.height) / this.width))}px` : "";
+    this.view.resize([stage.clientWidth, stage.clientHeight], [this.width, this.height]);
     const dense = window.devicePixelRatio || 1;
-    this.marks.width = Math.round(this.width * scale * dense);
-    this.marks.height = Math.round(this.height * scale * dense);
+    this.marks.width = Math.round(stage.clientWidth * dense);
+    this.marks.height = Math.round(stage.clientHeight * dense);
+    this.place();
+  }
+
+  /** Show the part of the picture that the viewport says. */
+  place() {
+    const { view, box, canvas } = this;
+    const before = this.coarse;
+    this.coarse = view.zoom > 1 && view.scale >= 3; // pixels are seen as squares
+    box.style.width = `${this.width * view.fit}px`;
+    box.style.height = `${this.height * view.fit}px`;
+    box.style.transform = `translate(${view.left}px, ${view.top}px) scale(${view.zoom})`;
+    canvas.classList.toggle("coarse", this.coarse);
+    this.stage.classList.toggle("zoomed", view.zoom > 1);
+    if (before !== this.coarse) this.draw();
     this.onlayout();
+  }
+
+  /** Place of a pointer in the stage. */
+  inStage(event) {
+    const room = this.stage.getBoundingClientRect();
+    return [event.clientX - room.left, event.clientY - room.top];
   }
 
   /** Pixel of the frame under a pointer. */
   at(event) {
-    const place = this.canvas.getBoundingClientRect();
-    const x = ((event.clientX - place.left) / place.width) * this.width;
-    const y = ((event.clientY - place.top) / place.height) * this.height;
+    const [x, y] = this.view.toFrame(this.inStage(event));
     return [Math.min(Math.max(0, x), this.width - 0.01), Math.min(Math.max(0, y), this.height - 0.01)];
   }
 
