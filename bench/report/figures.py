@@ -13,6 +13,7 @@ from .grouping import Panel, in_words, panels
 from .text import clean, number, whole
 
 MOST_PANELS, MOST_LINES, MOST_CASES, MOST_SAMPLES = 18, 6, 120, 160
+MAIN_SCORE = "J&F streaming"
 IN_BRACKETS = "In brackets: the maximum, since there were fewer than 100 (p99) or 1,000 (p99.9) frames."
 
 
@@ -29,6 +30,7 @@ class Table:
 class Figure:
     """A title, a sentence, plots (SVG), and the table with their numbers."""
 
+    kind: str  # its name in docs/results.md
     title: str
     caption: str
     plots: Sequence[str]
@@ -39,15 +41,24 @@ class Figure:
 def figures(rows: Sequence[CaseResult]) -> list[Figure]:
     """Everything that can be drawn of these rows, the most asked first."""
     colors = _Colors()
-    drawn: list[Figure] = []
-    for unit in dict.fromkeys(row.unit for row in rows if row.quantiles):
-        drawn += _distributions([row for row in rows if row.quantiles and row.unit == unit], unit, colors)
+    timed = _measured_once([row for row in rows if row.quantiles])
+    drawn = list(_accuracy(rows, colors)) if any(row.scores for row in rows) else []
+    for unit in dict.fromkeys(row.unit for row in timed):
+        drawn += _distributions([row for row in timed if row.unit == unit], unit, colors)
     drawn += _stages(rows)
-    drawn += _growth(rows, colors)
-    drawn += _streaming(rows, colors)
+    drawn += _growth(timed, rows, colors)
     drawn += _ratios(rows, colors)
     drawn += _memory(rows, colors)
+    drawn += _operators(rows)
     return drawn
+
+
+def _measured_once(rows: Sequence[CaseResult]) -> list[CaseResult]:
+    """Without rows that repeat another one's times, as those of `bench streaming` for several rates do."""
+    found: dict[object, CaseResult] = {}
+    for row in rows:
+        found.setdefault((row.bench, row.case.method, row.case.height, row.mean, *row.histogram.items()), row)
+    return list(found.values())
 
 
 def parts_of(cases: Sequence[Any], most: int = 12) -> list[Sequence[Any]]:
@@ -72,6 +83,23 @@ class _Colors:
         return wanted if len(set(wanted)) == len(wanted) else list(range(len(wanted)))
 
 
+def short_names(rows: Sequence[CaseResult]) -> list[str]:
+    """Names without the words that all of them share, for plots; what they share is said once."""
+    split = [clean(row.name).split() for row in rows]
+    shared = set(split[0]).intersection(*split[1:]) if len(split) > 1 else set()
+    shorter = [" ".join(word for word in words if word not in shared) for words in split]
+    return (
+        shorter if all(shorter) and len(set(shorter)) == len(rows) else [" ".join(words) for words in split]
+    )
+
+
+def shared_words(rows: Sequence[CaseResult]) -> str:
+    """What `short_names` leaves out, as a sentence, or ""."""
+    short = short_names(rows)[0].split()
+    left = [word for word in clean(rows[0].name).split() if word not in short]
+    return f" All of them: {' '.join(left)}." if left else ""
+
+
 def quantile_text(row: CaseResult, name: str) -> str:
     """A quantile; in brackets where it is only the maximum."""
     if name not in row.quantiles:
@@ -88,9 +116,9 @@ def bins_of(row: CaseResult) -> list[tuple[float, float, int]]:
 def _distributions(rows: Sequence[CaseResult], unit: str, colors: _Colors) -> Iterator[Figure]:
     """Quantiles of every case side by side, and the histogram of each."""
     ranges = [
-        svg.Range(row.name, row.quantiles, f"{number(row.quantiles['p50'])} / {quantile_text(row, 'p99')}",
+        svg.Range(name, row.quantiles, f"{number(row.quantiles['p50'])} / {quantile_text(row, 'p99')}",
                   colors.of(row))
-        for row in rows
+        for name, row in zip(short_names(rows), rows, strict=True)
     ]  # fmt: skip
     every = [value for one in ranges for value in one.quantiles.values()]
     plots = [svg.range_plot(part, clean(unit), "quantiles by case", shown=every) for part in parts_of(ranges)]
@@ -109,9 +137,10 @@ def _distributions(rows: Sequence[CaseResult], unit: str, colors: _Colors) -> It
         IN_BRACKETS if any(row.count < FEW["p99.9"] for row in rows) else "",
     )
     yield Figure(
+        "times",
         f"Time of a frame, {unit}" if unit == "ms" else f"Values in {unit}",
         "Thin from the least to the greatest value, thick from p50 (the dot) to p99; ticks mark p95, p99 and "
-        "p99.9. The scale is logarithmic. At the right: p50 / p99.",
+        "p99.9. The scale is logarithmic. At the right: p50 / p99." + shared_words(rows),
         plots,
         table,
     )
@@ -120,14 +149,15 @@ def _distributions(rows: Sequence[CaseResult], unit: str, colors: _Colors) -> It
         chosen = sorted(chosen, key=lambda row: -row.quantiles["p99"])[:MOST_PANELS]
     if chosen:
         yield Figure(
+            "distributions",
             "Distributions",
             "How often each time came. Each scale is logarithmic and its own.",
             [
                 svg.histogram_plot(
                     bins_of(row), {q: row.quantiles[q] for q in ("p50", "p95", "p99", "p99.9")}, clean(unit),
-                    row.name, colors.of(row),
+                    name, colors.of(row),
                 )
-                for row in chosen
+                for name, row in zip(short_names(chosen), chosen, strict=True)
             ],
             notes=[f"The {len(chosen)} slowest of {len(rows)} cases by p99."] * (len(chosen) < len(rows)),
         )  # fmt: skip
@@ -144,14 +174,16 @@ def _stages(rows: Sequence[CaseResult]) -> Iterator[Figure]:
     if not chosen:
         return
     bars = []
-    for row in chosen:
-        parts = {name: values.get("p50", 0.0) for name, values in row.stages.items()}
-        bars.append((row.name, parts, f"{number(sum(parts.values()))} ms"))
+    for name, row in zip(short_names(chosen), chosen, strict=True):
+        parts = {stage: values.get("p50", 0.0) for stage, values in row.stages.items()}
+        bars.append((name, parts, f"{number(sum(parts.values()))} ms"))
     names = list(dict.fromkeys(name for row in chosen for name in row.stages))
     most = max(sum(parts.values()) for _, parts, _ in bars)
     yield Figure(
+        "stages",
         "Where the time of a frame goes",
-        "The stages that a frame passes, one after the other, by their medians in milliseconds.",
+        "The stages that a frame passes, one after the other, by their medians in milliseconds."
+        + shared_words(chosen),
         [svg.stack_plot(part, "ms", "stages of a frame", names, most) for part in parts_of(bars)],
         Table(
             ["p50 (p99), ms", *names, "sum of p50"],
@@ -170,9 +202,9 @@ def _stage(row: CaseResult, name: str) -> str:
     return number(values.get("p50")) + (f" ({number(values['p99'])})" if "p99" in values else "")
 
 
-def _growth(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
+def _growth(timed: Sequence[CaseResult], rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
     """Cost against every setting of which there are several numbers."""
-    timed = [row for row in rows if row.quantiles and row.unit in ("ms", "s", "us")]
+    timed = [row for row in timed if row.unit in ("ms", "s", "us")]
     labels = {
         "objects": ("Cost against objects", "objects"),
         "height": ("Cost against resolution", "height of the frame, pixels"),
@@ -183,15 +215,22 @@ def _growth(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
     for key, (title, label) in labels.items():
         found = panels(timed, key, lambda row: row.quantiles["p50"])
         unit = clean(timed[0].unit) if timed else "ms"
-        yield from _lines(found, key, title, label, unit, colors, tails=True)
+        yield from _lines(found, f"by-{key}", key, title, label, unit, colors, tails=True)
     found = panels(rows, "streams", lambda row: row.throughput)
     yield from _lines(
-        found, "streams", "Throughput against streams", "streams", "frames/s", colors, tails=False
+        found,
+        "throughput",
+        "streams",
+        "Throughput against streams",
+        "streams",
+        "frames/s",
+        colors,
+        tails=False,
     )
 
 
 def _lines(
-    found: Sequence[Panel], key: str, title: str, x: str, y: str, colors: _Colors, tails: bool
+    found: Sequence[Panel], kind: str, key: str, title: str, x: str, y: str, colors: _Colors, tails: bool
 ) -> Iterator[Figure]:
     if not found:
         return
@@ -221,6 +260,7 @@ def _lines(
             )
     caption = "Solid: p50. Dashed: p99." if tails else ""
     yield Figure(
+        kind,
         title,
         caption,
         plots[:MOST_PANELS],
@@ -228,31 +268,68 @@ def _lines(
     )
 
 
-def _streaming(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
-    """Scores against the rate at which frames arrive."""
+def _accuracy(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
+    """Scores against the rate at which frames arrive: while time goes on, and of every frame."""
     scored = [row for row in rows if row.scores]
-    if not scored:
-        return
     names = list(dict.fromkeys(name for row in scored for name in row.scores))
+    main = MAIN_SCORE if MAIN_SCORE in names else names[0]
+    other = main.replace("streaming", "offline")
+    found = panels(scored, "fps", lambda row: row.scores.get(main))
+    lines = [line for panel in found for line in panel.lines]
+    every = [row.scores[name] for line in lines for *_, row in line.points for name in (main, other)
+             if name in row.scores]  # fmt: skip
     plots = []
-    for name in names:
-        for panel in panels(scored, "fps", lambda row, name=name: row.scores.get(name)):  # type: ignore[misc]
-            drawn = [
-                svg.Series(line.name, [point[:2] for point in line.points], color=color)
-                for line, color in zip(panel.lines, colors.of_lines(panel), strict=True)
-            ]
-            heading = ", ".join(filter(None, (clean(name), panel.title)))
-            plots += [
-                svg.line_plot(part, "frames/s", "percent", heading, zero=False, log_y=False, heading=heading)
-                for part in parts_of(drawn, MOST_LINES)
-            ]
+    for panel in found:
+        drawn = [
+            svg.Series(
+                line.name,
+                [point[:2] for point in line.points],
+                [(at, row.scores[other]) for at, _, row in line.points if other in row.scores]
+                if other != main
+                else (),
+                color,
+            )
+            for line, color in zip(panel.lines, colors.of_lines(panel), strict=True)
+        ]
+        plots += [
+            svg.line_plot(part, "frames/s of the video", clean(main), panel.title or main, zero=False,
+                          log_y=False, heading=panel.title, shown=every)
+            for part in parts_of(drawn, MOST_LINES)
+        ]  # fmt: skip
     cells = [[row.name, *(number(row.scores.get(name)) for name in names)] for row in scored]
+    caption = (
+        "Percent. While a video runs, the mask that counts at a frame is the newest one finished by then."
+    )
+    if other != main and plots:
+        caption += " Dashed: the same, had there been time for every frame."
     yield Figure(
+        "accuracy",
         "Accuracy",
-        "In percent. While a video runs, the mask that counts at a frame is the newest one finished by then.",
+        caption,
         plots[:MOST_PANELS],
         Table(["case", *names], cells),
     )
+
+
+def _operators(rows: Sequence[CaseResult]) -> Iterator[Figure]:
+    """What `bench latency --explain` found."""
+    cells = []
+    for row in rows:
+        told = row.details.get("explained")
+        for one in (
+            told["operators"] if isinstance(told, dict) and isinstance(told.get("operators"), list) else ()
+        ):
+            shares = (one.get(key) for key in ("share", "of_gemm", "of_bandwidth"))
+            cells.append(
+                [row.name, str(one.get("name")), *(number(one.get(key)) for key in ("calls", "ms")),
+                 *("" if share is None else f"{100 * share:.0f} %" for share in shares)]
+            )  # fmt: skip
+    if cells:
+        columns = ["case", "operator", "calls", "ms", "share", "of GEMM's peak", "of the memory's peak"]
+        caption = (
+            "The most expensive operators of a frame, and how much of the machine's measured peak they reach."
+        )
+        yield Figure("operators", "Operators", caption, [], Table(columns, cells))
 
 
 def _ratios(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
@@ -267,6 +344,7 @@ def _ratios(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
         cells.append([row.name, row.ratio.to, *(f"{number(value)}x" for value in values.values())])
     every = [value for one in ranges for value in one.quantiles.values()]
     yield Figure(
+        "ratios",
         "Ratios within this run",
         "Time over that of another case, turn by turn: median and range. Left of the dotted line is faster.",
         [svg.range_plot(part, "times the other case's", "ratios", 1.0, every) for part in parts_of(ranges)],
@@ -300,6 +378,7 @@ def _memory(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
             [row.name, number(row.memory_mib.peak), number(row.memory_mib.state), *ends, slope(samples)]
         )
     yield Figure(
+        "memory",
         "Memory",
         "Of the process that ran the case, in MiB. The slope is that of the second half of the time.",
         plots,

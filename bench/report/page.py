@@ -181,7 +181,8 @@ def _failures(rows: Sequence[CaseResult]) -> str:
     failed = [[row.name, row.failed] for row in rows if row.failed is not None]
     if not failed:
         return ""
-    return f"<section><h2>Not measured</h2>{table_html(Table(['case', 'why'], failed), 'words')}</section>"
+    table = table_html(Table(["case", "why"], failed), "words")
+    return f"<section><h2>Failed or broken off</h2>{table}</section>"
 
 
 def _footer(rows: Sequence[CaseResult]) -> str:

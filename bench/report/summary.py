@@ -11,8 +11,10 @@ from .text import clean, number, whole
 
 def sentences(rows: Sequence[CaseResult]) -> list[str]:
     """Two sentences: the figures, and how far they can be relied upon."""
-    timed = [row for row in rows if row.quantiles and row.unit == "ms"]
-    return [(_times(timed) if timed else _others(rows)), _reliability(rows)]
+    timed = [row for row in rows if row.quantiles and row.unit == "ms" and not row.scores]
+    running = [row for row in rows if row.case.fps is not None and "J&F streaming" in row.scores]
+    first = _times(timed) if timed else _streaming(running) if running else _others(rows)
+    return [first, _reliability(rows)]
 
 
 def sizing_lines(rows: Sequence[CaseResult]) -> list[str]:
@@ -49,6 +51,18 @@ def _tail(row: CaseResult) -> str:
     return f"{number(q['p50'])} ms in the median and {number(q['p99'])} ms at p99"
 
 
+def _streaming(rows: Sequence[CaseResult]) -> str:
+    """The best case at each rate."""
+    parts = []
+    for rate in sorted({row.case.fps or 0.0 for row in rows}):
+        best = max((row for row in rows if row.case.fps == rate), key=lambda row: row.scores["J&F streaming"])
+        parts.append(
+            f"{number(best.scores['J&F streaming'])} at {whole(rate)} frames/s ({clean(best.case.method)}, "
+            f"{whole(best.case.height or 0)} rows)"
+        )
+    return f"On {place(rows[0])}, the best J&F while time goes on is {', '.join(parts)}."
+
+
 def _others(rows: Sequence[CaseResult]) -> str:
     """Runs without times: scores, throughput, or nothing."""
     scored = [row for row in rows if row.scores]
@@ -68,10 +82,12 @@ def _reliability(rows: Sequence[CaseResult]) -> str:
     ranges = [
         max(row.repetitions) / min(row.repetitions) - 1
         for row in rows
-        if len(row.repetitions) > 1 and min(row.repetitions) > 0
+        if len(row.repetitions) > 1 and min(row.repetitions) > 0 and not row.scores
     ]
     parts = []
-    if ranges:
+    if ranges and max(ranges) > 0.5:
+        parts.append(f"medians of a case's turns differ by up to a factor of {number(1 + max(ranges))}")
+    elif ranges:
         parts.append(
             f"medians of interleaved turns lie within {100 * max(ranges):.0f} % of each other in every case"
         )

@@ -10,6 +10,7 @@ for light and dark; series also differ by the shape of their marks, so that a pr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -47,6 +48,17 @@ def standalone(plot: str) -> str:
     rules = f":root{{{LIGHT_STYLE}}}@media(prefers-color-scheme:dark){{:root{{{DARK_STYLE}}}}}{RULES}"
     head, _, rest = plot.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{rules}</style>{rest}\n'
+
+
+def side_by_side(plots: Sequence[str], title: str, columns: int = 2) -> str:
+    """Several plots in one picture, in lines of so many."""
+    sizes = [tuple(map(float, re.findall(r'viewBox="0 0 (\S+) (\S+)"', plot)[0])) for plot in plots]
+    parts, y = [], 0.0
+    for k in range(0, len(plots), columns):
+        for column, plot in enumerate(plots[k : k + columns]):
+            parts.append(plot.replace("<svg ", f'<svg x="{column * (WIDTH + 16):g}" y="{y:g}" ', 1))
+        y += max(height for _, height in sizes[k : k + columns]) + 14
+    return picture(title, WIDTH + (WIDTH + 16) * (min(columns, len(plots)) - 1), y, "".join(parts))
 
 
 @dataclass(frozen=True)
@@ -211,6 +223,7 @@ def line_plot(
     marks: bool = True,
     every_x: bool = True,
     heading: str = "",
+    shown: Sequence[float] = (),
 ) -> str:
     """Lines with their points; `tails` are dashed.
 
@@ -221,9 +234,10 @@ def line_plot(
         marks: draw every point.
         every_x: ticks at the points' own x where they are few.
         heading: stands above the plot.
+        shown: other values that the y axis has to hold, so that several plots can be compared.
     """
     xs = [x for one in series for x, _ in (*one.points, *one.tails)]
-    ys = [y for one in series for _, y in (*one.points, *one.tails)]
+    ys = [y for one in series for _, y in (*one.points, *one.tails)] + [*shown]
     top = 42.0 if heading else 24.0
     bottom, left, right = HEIGHT - 54 + top - 24 + 18, 46.0, WIDTH - 12.0
     y_axis = scale(ys, bottom, top, spread(ys) if log_y is None else log_y, zero)

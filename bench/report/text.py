@@ -52,6 +52,11 @@ def escaped(value: object) -> str:
     return html.escape(clean(value), quote=True)
 
 
+def in_markdown(value: object) -> str:
+    """A text that came with a row, in a line or a cell of Markdown: it opens no tag, no cell and no code."""
+    return clean(value).replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
+
+
 def shortened(value: object, letters: int) -> str:
     """The text, or its beginning and an ellipsis, in at most so many letters; not escaped."""
     text = clean(value)

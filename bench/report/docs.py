@@ -1,0 +1,114 @@
+"""docs/results.md: its tables and pictures come from the files in docs/results/, its words from people.
+
+A place for one is marked in the page, and everything up to the end mark is written by `rebuild`:
+
+    <!-- report: times results/latency.jsonl -->
+    ...
+    <!-- end -->
+
+The first word is the kind: of a figure (`figures`: times, stages, accuracy, by-objects, ...), or "sizing"
+for the lines of `bench capacity`, or one of `older.TABLES` for files in other formats. Where there is no such
+file, the page says that it was not measured yet.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from streamvos.files import read_text
+from streamvos.types import InputError
+
+from ..results import CaseResult, read
+from . import older, svg
+from .figures import Figure, Table, figures
+from .summary import place, sizing_lines
+from .text import in_markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+_PLACE = re.compile(r"(<!-- report: ([\w-]+) ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rebuild(folder: Path | None = None) -> list[Path]:
+    """Write results.md and its pictures anew; returns what has changed.
+
+    Args:
+        folder: that of results.md; None = docs/ of this checkout.
+
+    Raises:
+        InputError: there is no such page, or a place or a file in it makes no sense.
+    """
+    folder = folder or ROOT / "docs"
+    if not (folder / "results.md").is_file():
+        raise InputError(f"no {folder / 'results.md'}: `bench report` without runs works in a checkout only")
+    changed = []
+    for path, content in built(folder).items():
+        if not path.is_file() or path.read_bytes() != content.encode():
+            path.write_text(content, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def built(folder: Path) -> dict[Path, str]:
+    """results.md and its pictures as they should be."""
+    page = folder / "results.md"
+    files: dict[Path, str] = {}
+
+    def content(found: re.Match[str]) -> str:
+        text, pictures = _one(found[2], found[3].split(), folder)
+        files.update(pictures)
+        return f"{found[1]}\n{text}\n\n{found[4]}"
+
+    text = read_text(page, "the page of results")
+    if len(re.findall("<!-- report:", text)) != len(_PLACE.findall(text)):
+        raise InputError(f"{page}: a mark is broken; expected <!-- report: KIND FILE --> ... <!-- end -->")
+    files[page] = _PLACE.sub(content, text)
+    return files
+
+
+def _one(kind: str, names: list[str], folder: Path) -> tuple[str, dict[Path, str]]:
+    """What stands in a place, and the pictures that it shows."""
+    paths = [folder / name for name in names]
+    missing = [
+        name for name, path in zip(names, paths, strict=True) if not path.is_file() and "METHOD" not in name
+    ]
+    if missing:
+        return f"*Not measured yet: there is no {', '.join(missing)}.*", {}
+    if kind in older.TABLES:
+        return older.TABLES[kind](paths).strip(), {}
+    rows = [row for path in paths for row in read(path)]
+    if kind == "sizing":
+        return "\n".join(
+            [*(f"- {in_markdown(line)}" for line in sizing_lines(rows)), "", provenance(rows)]
+        ), {}
+    found = [figure for figure in figures(rows) if figure.kind == kind]
+    if not found:
+        kinds = ", ".join(sorted({figure.kind for figure in figures(rows)} | {*older.TABLES, "sizing"}))
+        raise InputError(f"docs/results.md: {', '.join(names)} has no {kind}; choose of: {kinds}")
+    return _figure(found[0], rows, paths[0], folder)
+
+
+def _figure(
+    figure: Figure, rows: list[CaseResult], source: Path, folder: Path
+) -> tuple[str, dict[Path, str]]:
+    parts, pictures = [in_markdown(figure.caption)], {}
+    if figure.plots:
+        path = source.with_name(f"{source.stem}-{figure.kind}.svg")
+        pictures[path] = svg.standalone(svg.side_by_side(figure.plots, figure.title))
+        parts.append(f"![{in_markdown(figure.title)}]({path.relative_to(folder).as_posix()})")
+    if figure.table:
+        parts += [markdown(figure.table), figure.table.note]
+    return "\n\n".join(filter(None, [*parts, provenance(rows)])), pictures
+
+
+def provenance(rows: list[CaseResult]) -> str:
+    """The commands that made these rows, when, and where."""
+    commands = ", ".join(f"`{in_markdown(one)}`" for one in dict.fromkeys(row.command for row in rows) if one)
+    days = sorted({row.time[:10] for row in rows if row.time})
+    when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
+    return f"{commands} ({', '.join(filter(None, (when, in_markdown(place(rows[0])))))})"
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown."""
+    return older.grid(table.columns, table.rows)
