@@ -92,7 +92,7 @@ def compare(
             f"the runs have no case in common: the first of the old is {clean(old[0].name)!r}, of the new "
             f"{clean(new[0].name)!r}; expected two runs of the same command"
         )
-    changes = []
+    changes: list[Change] = []
     for name, row in after.items():
         changes += _case(before[name], row, tolerance, seed) if name in before else [Change(name, "new")]
     return changes + [Change(name, "missing") for name in before if name not in after]
@@ -139,7 +139,8 @@ def _judged(
     if row.unit in MORE_IS_BETTER:
         more, less = less, more
     verdict = "slower" if more else "faster" if less else "same"
-    return Change(row.name, verdict, quantity, row.unit, *values, values[1] / values[0], *interval)
+    old, new = values
+    return Change(row.name, verdict, quantity, row.unit, old, new, new / old, *interval)
 
 
 def differences(old: CaseResult, new: CaseResult) -> list[str]:

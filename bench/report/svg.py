@@ -290,7 +290,7 @@ def histogram_plot(
     high = max(b[1] for b in bins)
     low = max(min(b[0] for b in bins), high / 1e4)
     x_axis = scale([low, high], 12.0, WIDTH - 12.0, log=True)
-    height, top = 190, 58.0
+    height, top = 190.0, 58.0
     bottom = height - 36.0
     joined = _three_pixels_wide(bins, x_axis)
     most = max((count / (x1 - x0) for x0, x1, count, *_ in joined), default=1.0)
@@ -348,7 +348,7 @@ def _moved_apart(labels: Sequence[tuple[float, float]]) -> list[float]:
             if overlap > 0:
                 centers[a - 1] -= overlap / 2
                 centers[a] += overlap / 2
-    last = WIDTH
+    last = float(WIDTH)
     for k in range(len(centers) - 1, -1, -1):
         centers[k] = min(centers[k], last - labels[k][1] / 2)
         last = centers[k] - labels[k][1] / 2
