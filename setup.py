@@ -45,6 +45,8 @@ setup(
             "weights/files/*.md",
             "weights/files/*.json",
             "console/page/*",
+            "rosmsg/streamvos_msgs/*",
+            "rosmsg/streamvos_msgs/srv/*",
         ]
     },
     install_requires=[
@@ -74,8 +76,14 @@ setup(
         "onnx": ["onnx>=1.17", "onnxscript>=0.5"],
         "sam": ["onnxruntime>=1.20"],
         "supervision": ["supervision>=0.31"],
+        "ros2": ["cyclonedds>=11,<12", "rosbags>=0.11,<0.12"],
+        "bags": ["rosbags>=0.11,<0.12", "mcap>=1.3"],
+        "rerun": ["rerun-sdk>=0.27"],
         "dev": [
             "build>=1.2",
+            "cyclonedds>=11,<12",
+            "mcap>=1.3",
+            "rosbags>=0.11,<0.12",
             "matplotlib>=3.9",
             "onnx>=1.17",
             "onnxscript>=0.5",

@@ -17,7 +17,7 @@ ROOMS = [
     {"types", "addresses", "lazy"},
     {"files"},
     {"pictures"},
-    {"masks"},
+    {"masks", "rosmsg"},
     {"synthetic", "nn"},
     {"methods"},
     {"weights"},
@@ -27,7 +27,7 @@ ROOMS = [
     {"datasets"},
     {"metrics"},
     {"pipeline", "training"},
-    {"console"},
+    {"console", "ros2"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -26,8 +26,11 @@ from streamvos.weights import BACKBONE, BUNDLED
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO = "synthetic:seed=3,size=192x256,length=4,objects=2,leave=0"
 
-OPTIONAL = {"triton"}
-"""Imported where it is there: it comes with the CUDA builds of torch."""
+OPTIONAL = {"triton", "rclpy"}
+"""Imported where they are there: they come with the CUDA builds of torch, and with ROS."""
+
+ON_USE = ("ros2/dds.py", "ros2/idl.py", "sources/bag_messages.py")
+"""Modules that need an extra as a whole, and that are imported in functions alone."""
 
 Call = Callable[..., str]
 
@@ -94,7 +97,9 @@ def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel):
     bench = {f"streamvos/{path.relative_to(ROOT).as_posix()}" for path in _files(ROOT / "bench")}
     benchmarks = {name for name in bench if not name.rpartition("/")[2].startswith("test_")}
     tables = {name for name in benchmarks if not name.endswith(".py")}
-    assert data == {"streamvos/py.typed"} | weights | recipes | pictures | page | tables
+    ros = {path.relative_to(ROOT).as_posix() for path in _files(ROOT / "streamvos/rosmsg/streamvos_msgs")}
+    assert len(ros) == 5
+    assert data == {"streamvos/py.typed"} | weights | recipes | pictures | page | tables | ros
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "streamvos").rglob("*.py")}
     assert names - data >= modules | (benchmarks - tables)
     assert not names & (bench - benchmarks)
@@ -134,15 +139,17 @@ def test_every_import_is_declared(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         required = email.message_from_bytes(archive.read(name)).get_all("Requires-Dist", [])
-        sources = [ast.parse(archive.read(name)) for name in archive.namelist() if name.endswith(".py")]
+        sources = {name: ast.parse(archive.read(name)) for name in archive.namelist() if name.endswith(".py")}
     always = {_distribution(line) for line in required if "extra ==" not in line}
     extras = {
         _distribution(line)
         for line in required
-        if re.search(r"extra == .(train|tensorrt|onnx|sam|supervision)", line)
+        if re.search(r"extra == .(train|tensorrt|onnx|sam|supervision|ros2|bags|rerun)", line)
     }
-    at_import = _imported(node for tree in sources for node in tree.body)
-    at_any_time = _imported(node for tree in sources for node in ast.walk(tree))
+    at_import = _imported(
+        node for name, tree in sources.items() if not name.endswith(ON_USE) for node in tree.body
+    )
+    at_any_time = _imported(node for tree in sources.values() for node in ast.walk(tree))
     assert at_import <= always, "imported at the top of a module"
     assert at_any_time <= always | extras, "imported in a function, or under a condition"
     assert always - at_any_time <= {"tomli", "websockets"}, "nothing imports these"  # uvicorn does the latter

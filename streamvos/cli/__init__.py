@@ -33,6 +33,7 @@ COMMANDS = {
     "serve": "Run many streams in processes that supervise each other.",
     "watch": "Show what a pipeline publishes, until it ends or Ctrl-C.",
     "console": "Show a running pipeline in the browser, to select objects.",
+    "ros2": "Follow objects in the pictures of a ROS 2 topic.",
     "pick": "Select objects in one frame in the browser, for --mask.",
     "demo": "Segment a video end to end, with the bundled weights.",
     "eval": "Segment the sequences of a data set and score them.",

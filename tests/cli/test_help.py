@@ -15,7 +15,20 @@ from bench.door import COMMANDS as BENCHES
 from streamvos.cli import COMMANDS as COMMAND_LINES
 
 GROUPS = ["train", "weights", "engines", "ctl", "keys", "export", "bench"]
-COMMANDS = ["run", "serve", "watch", "console", "pick", "stage", "demo", "eval", "score", "doctor", *GROUPS]
+COMMANDS = [
+    "run",
+    "serve",
+    "watch",
+    "console",
+    "ros2",
+    "pick",
+    "stage",
+    "demo",
+    "eval",
+    "score",
+    "doctor",
+    *GROUPS,
+]
 COMMANDS += ["train tvos", "weights list", "weights inspect", "weights convert"]
 COMMANDS += [f"engines {verb}" for verb in ("build", "list", "prune", "export")]
 COMMANDS += [f"ctl {verb}" for verb in ("status", "annotate", "forget", "pause", "resume", "stop")]
