@@ -109,7 +109,7 @@ def _rows(name: str, size: tuple[int, int], batch: int, device: str, told: dict)
     if "failed" in told:
         return [CaseResult(bench="engines", name=title, case=settings, failed=told["failed"])]
     settings.precision, settings.threads = told["precision"], told["threads"]
-    rows = []
+    rows: list[CaseResult] = []
     medians: dict[str, list[float]] = {}
     for backend, values in told["values"].items():
         placed = settings.model_copy(update={"backend": backend})

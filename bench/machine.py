@@ -151,7 +151,8 @@ def said_by(*command: str, folder: Path | None = None) -> str | None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return (done.stdout.strip().splitlines() or [None])[0] if done.returncode == 0 else None
+    lines = done.stdout.strip().splitlines()
+    return lines[0] if lines and done.returncode == 0 else None
 
 
 def _clock() -> float:

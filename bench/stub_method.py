@@ -99,6 +99,7 @@ class Drift(Method):
     """See above."""
 
     name = "drift"
+    options: DriftOptions
 
     def __init__(self, options: DriftOptions) -> None:
         super().__init__()

@@ -39,6 +39,9 @@ QUICK_SIZE, QUICK_FRAMES, QUICK_WARM_UP = (48, 80), 2, 1
 SOON = ("eager", "cuda-graph", "aoti")
 """Backends that come before the others."""
 
+LOUD = {"STREAMVOS_TRACEBACK": "1"}
+"""On a borrowed machine, one look at the messages has to be enough."""
+
 CASE_SECONDS = 120.0
 """A case that takes longer on a GPU hangs."""
 
@@ -172,7 +175,7 @@ def goals(rows: Sequence[CaseResult]) -> list[str]:
 def _measure(plan: Plan, run: Run, clock: Clock, only: str | None, sweep: bool) -> None:
     telling = [case for case in plan.cases if case[0] == 3 and case[2] in SOON]
     common = {"device": plan.device, "quick": plan.quick}
-    with Worker("gpu.work") as worker:
+    with Worker("gpu.work", LOUD) as worker:
 
         def kernels(kind: str, names: Sequence[str]) -> None:
             for name in names:
@@ -212,7 +215,7 @@ def _build(plan: Plan, run: Run, clock: Clock) -> None:
     """The engines, several at a time."""
     wanted, lock = _wanted_engines(plan), threading.Lock()
     threads = str(max(cores() // plan.jobs, 1))
-    environment = {"OMP_NUM_THREADS": threads, "TORCHINDUCTOR_COMPILE_THREADS": threads}
+    environment = {**LOUD, "OMP_NUM_THREADS": threads, "TORCHINDUCTOR_COMPILE_THREADS": threads}
     common = {"device": plan.device, "size": list(plan.size), "gate_frames": plan.gate_frames}
     workers = [Worker("gpu.work", environment) for _ in range(plan.jobs)]
 

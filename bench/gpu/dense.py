@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from torch import Tensor
 
 GRID, REFERENCES, CHANNELS, LABELS = (60, 107), 9, 256, 2
 """Of 480 x 854 pixels."""
@@ -18,7 +19,7 @@ SIGMAS = (21.0,) * 5 + (8.0,) * 4
 
 def scene(
     grid: tuple[int, int] = GRID, channels: int = CHANNELS, references: int = REFERENCES, scale: float = 3.0
-):
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Features that resemble their neighbors in time, as those of a video do; norms as after a BatchNorm."""
     generator = torch.Generator().manual_seed(0)
     cells = grid[0] * grid[1]
@@ -37,7 +38,9 @@ def spatial_prior(grid: tuple[int, int], sigma: float) -> torch.Tensor:
     return torch.exp(-torch.cdist(places, places).square() / sigma**2)
 
 
-def dense(query, keys, labels, sigmas, grid) -> torch.Tensor:
+def dense(
+    query: Tensor, keys: list[Tensor], labels: list[Tensor], sigmas: tuple[float, ...], grid: tuple[int, int]
+) -> Tensor:
     """What the authors' code does: one matrix, references x targets."""
     weights = (torch.cat(list(keys)) @ query.t()).softmax(0)
     for part, sigma in zip(weights.split(len(query)), sigmas, strict=True):
@@ -45,7 +48,9 @@ def dense(query, keys, labels, sigmas, grid) -> torch.Tensor:
     return (torch.cat(list(labels)).t() @ weights).view(-1, *grid)
 
 
-def dense_rows(query, keys, labels, sigmas, grid) -> torch.Tensor:
+def dense_rows(
+    query: Tensor, keys: list[Tensor], labels: list[Tensor], sigmas: tuple[float, ...], grid: tuple[int, int]
+) -> Tensor:
     """The same with a target's weights in a row, which is the faster way to write it."""
     weights = (query @ torch.cat(list(keys)).t()).softmax(1)
     for part, sigma in zip(weights.split(len(query), dim=1), sigmas, strict=True):

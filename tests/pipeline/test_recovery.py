@@ -111,7 +111,7 @@ def test_a_live_stream_comes_back_with_its_objects(tmp_path, placement):
             time.sleep(rng.uniform(0.3, 1.0))
             last, at = written(tmp_path)[-1]["index"], pipeline.kill_worker(worker)
             pipeline.wait_for(lambda last=last: written(tmp_path)[-1]["index"] > last + 3, 10)
-            assert time.monotonic() - at < 10  # bench/recovery.py measures; here a machine may be busy
+            assert time.monotonic() - at < 10  # `bench recovery` measures; here a machine may be busy
             assert [one["id"] for one in written(tmp_path)[-1]["objects"]] == [3, 7]
         pipeline.wait_for(lambda: pipeline.events("standby_ready") or placement == "split")
         time.sleep(0.5)
