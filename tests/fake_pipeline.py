@@ -14,10 +14,12 @@ from __future__ import annotations
 import io
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import make_config
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
 from streamvos.pipeline.supervision.processes import Instance, WorkerSlot
@@ -59,6 +61,36 @@ class FakeProcess:
         self.returncode = returncode
 
 
+class FakeResources:
+    """Notes what is taken and given back.
+
+    Attributes:
+        held: streams that hold something.
+        calls: (what, stream), in order.
+        fails: raised by the next `take`.
+    """
+
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+        self.calls: list[tuple[str, str]] = []
+        self.fails: Exception | None = None
+
+    def claim(self, config: PipelineConfig) -> None:
+        self.calls.append(("claim", config.streams[0].name))
+
+    def take(self, stream: str, claim: None) -> None:
+        if self.fails is not None:
+            raise self.fails
+        self.held.add(stream)
+
+    def free(self, stream: str) -> None:
+        self.calls.append(("free", stream))
+
+    def forget(self, stream: str) -> None:
+        self.calls.append(("forget", stream))
+        self.held.discard(stream)
+
+
 class FakePipeline:
     """A `Dispatcher` whose workers are played by the test.
 
@@ -67,6 +99,7 @@ class FakePipeline:
         started: (worker, spare) in the order of starts.
         cannot_start: the system has no room for another process.
         facts: what every source finds.
+        checks_wait: additions are checked when the test calls `check`.
     """
 
     def __init__(self, *streams: Mapping[str, Any], **config: Any):
@@ -79,13 +112,16 @@ class FakePipeline:
         self._sent: list[tuple[str, bool, Message]] = []
         clock = lambda: self.now  # noqa: E731
         self.log = EventLog("json", self._lines, clock)
-        self.topology = Topology.of(self.config, Runtime("fake", Path("/nowhere")))
+        self.topology = Topology(self.config, Runtime("fake", Path("/nowhere")))
         self.observation = Observation(
             [one.name for one in self.config.streams], self.log, clock=lambda: round(self.now * 1e9)
         )
+        self.resources: Any = FakeResources()
+        self.checks: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self.checks_wait = False
         context = Context(
             self.config, self.topology, self._start, self._send, {"pipeline_session": b"session!"},
-            self.observation, self.log, clock,
+            self.resources, self._in_background, self.observation, self.log, clock,
         )  # fmt: skip
         self.dispatcher = Dispatcher(context)
         self.pool, self.manager = self.dispatcher.pool, self.dispatcher.manager
@@ -100,6 +136,22 @@ class FakePipeline:
 
     def _send(self, instance: Instance, message: Message) -> None:
         self._sent.append((instance.worker, instance.spare, message))
+
+    def _in_background(self, work: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.checks.append((work, future))
+        if not self.checks_wait:
+            self.check()
+        return future
+
+    def check(self) -> None:
+        """Make the checks of additions that wait."""
+        while self.checks:
+            work, future = self.checks.pop(0)
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
 
     # ---- what the workers do
 
@@ -143,7 +195,7 @@ class FakePipeline:
     def reset_done(self, name: str, *kinds: str, next: int = 0, fresh: bool = False, **more: Any) -> None:
         """Stages answer the reset of a stream."""
         for kind in kinds or RESET_STAGES:
-            stage = kind if kind == "extractor" else f"{kind}.{name}"
+            stage = self.topology.stage(kind, name)
             worker = self.topology.worker_of(stage)
             self.says(worker, "reset_done", name, stage=stage, next=next, fresh=fresh, **more)
 

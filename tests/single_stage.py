@@ -54,7 +54,7 @@ class Bench:
             stream = {**stream, "boxes": ["1:10,10,40,30"]}  # something to follow
         self.folder = Path(tempfile.mkdtemp(prefix="svos", dir="/tmp"))
         self.config: PipelineConfig = make_config({"streams": [{"name": "s", **stream}], **pipeline})
-        self.topology = Topology.of(self.config, Runtime("bench", self.folder))
+        self.topology = Topology(self.config, Runtime("bench", self.folder))
         self.zmq: zmq.Context[Any] = zmq.Context()
         self.arenas = {name: Arena.create(name) for name in self.topology.arenas}
         self.messages: list[Message] = []

@@ -55,7 +55,7 @@ class _Stages:
         self._config = make_config(config)
         folder = Path(tempfile.mkdtemp(prefix="svos", dir="/tmp"))
         cleanup.callback(shutil.rmtree, folder)
-        self._topology = Topology.of(self._config, Runtime("together", folder, lock=-1))
+        self._topology = Topology(self._config, Runtime("together", folder, lock=-1))
         self._told: SimpleQueue[Message | Exception] = SimpleQueue()
         self._facts: dict[str, dict[str, Any]] = {}
         self._records = {one.name: StreamRecord(one) for one in self._config.streams}

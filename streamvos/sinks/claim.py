@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,43 @@ def always(_: str) -> bool:
     return True
 
 
+class FolderLocks:
+    """Locks of folders, which claims of one process may share, such as those of two streams of a pipeline.
+
+    flock alone would keep them apart. From any thread.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Path, tuple[int, int]] = {}  # folder -> descriptor, number of holders
+        self._lock = threading.Lock()
+
+    def acquire(self, folder: Path) -> None:
+        """Lock a folder, or share it.
+
+        Raises:
+            InputError: another process has it.
+            OSError: it cannot be opened.
+        """
+        with self._lock:
+            descriptor, holders = self._held.get(folder) or (_lock(folder), 0)
+            self._held[folder] = descriptor, holders + 1
+
+    def release(self, folder: Path) -> None:
+        """Give up a folder; the last one unlocks it."""
+        with self._lock:
+            descriptor, holders = self._held.pop(folder)
+            if holders > 1:
+                self._held[folder] = descriptor, holders - 1
+                return
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+    def is_shared(self, folder: Path) -> bool:
+        """Whether several hold a folder."""
+        with self._lock:
+            return self._held.get(folder, (0, 0))[1] > 1
+
+
 class Claim:
     """A context manager that holds outputs for one writer.
 
@@ -45,6 +83,7 @@ class Claim:
         may_name: whether a label map may get a name (without suffix).
         overwrite: whether files of the user are replaced.
         hint: how a user insists, for messages.
+        locks: locks that are shared with other claims of this process.
 
     Raises:
         InputError: an output is in use by another run, or a file of the user is in its place.
@@ -61,11 +100,13 @@ class Claim:
         may_name: Callable[[str], bool] = always,
         overwrite: bool = False,
         hint: str = "--overwrite",
+        locks: FolderLocks | None = None,
     ) -> None:
         self._files, self._folders = list(files), list(folders)
         self._homes, self._replaced = list(homes), list(replaced)
         self._may_name, self._overwrite, self._hint = may_name, overwrite, hint
-        self._locks: list[int] = []
+        self._locks = FolderLocks() if locks is None else locks
+        self._held: list[Path] = []
         self._records: list[OutputRecord] = []
 
     def record(self, output: Path) -> OutputRecord:
@@ -79,7 +120,8 @@ class Claim:
         for place in self._places():
             if place.is_dir():
                 with contextlib.suppress(PermissionError):
-                    os.close(_lock(place))
+                    self._locks.acquire(place)
+                    self._locks.release(place)
         self._refuse_others()
 
     def __enter__(self) -> Claim:
@@ -92,9 +134,10 @@ class Claim:
             for place in self._places():
                 make_folder(place)
                 try:
-                    self._locks.append(_lock(place))
+                    self._locks.acquire(place)
                 except OSError as error:
                     raise cannot_write(place, error) from error
+                self._held.append(place)
             if begin:
                 self._refuse_others()
                 self._remove_earlier()
@@ -111,10 +154,9 @@ class Claim:
         """Let others write."""
         for record in self._records:
             record.close()
-        for lock in self._locks:
-            with contextlib.suppress(OSError):
-                os.close(lock)
-        self._records, self._locks = [], []
+        for folder in self._held:
+            self._locks.release(folder)
+        self._records, self._held = [], []
 
     def _places(self) -> list[Path]:
         """The folders that are locked, each once."""
@@ -170,7 +212,8 @@ class Claim:
                     elif _leads_nowhere_else(folder, name) and entry.is_as_written(folder / name):
                         with contextlib.suppress(OSError):  # removed already, or not permitted
                             (folder / name).unlink()
-                if entries and folder in locked:
+                # a writer of another claim would go on appending to the record that is replaced
+                if entries and folder in locked and not self._locks.is_shared(folder):
                     write_record(folder, kept)
             except OSError as error:
                 raise cannot_write(folder / RECORD, error) from error

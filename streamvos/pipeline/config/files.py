@@ -12,7 +12,7 @@ from pathlib import Path
 from streamvos.masks.exports import file_of_mask
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.streams import StreamConfig
-from streamvos.sinks.claim import Claim
+from streamvos.sinks.claim import Claim, FolderLocks
 from streamvos.sinks.conflicts import Place
 from streamvos.sources.places import files_of, may_name
 
@@ -57,8 +57,13 @@ def local_stages(config: PipelineConfig) -> list[str]:
     return [name for name in _sinks_stages(config) if name not in config.remote]
 
 
-def claim_of(config: PipelineConfig, stages: Collection[str]) -> Claim:
+def claim_of(config: PipelineConfig, stages: Collection[str], locks: FolderLocks | None = None) -> Claim:
     """The claim of the outputs of some sinks stages ("sinks.STREAM").
+
+    Args:
+        config: the pipeline's configuration.
+        stages: the sinks stages.
+        locks: locks that are shared with other claims of this process.
 
     Raises:
         InputError, SinkError: on entry, see `Claim`.
@@ -71,6 +76,7 @@ def claim_of(config: PipelineConfig, stages: Collection[str]) -> Claim:
         [path for kind, path in sinks if kind == "labels"],
         may_name=lambda stem: any(may(stem) for may in names),
         overwrite=config.overwrite,
+        locks=locks,
         hint="--overwrite (overwrite = true in a file)",
     )
 

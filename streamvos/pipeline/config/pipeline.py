@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -32,7 +33,9 @@ class PipelineConfig(Table):
     name: Name = "default"
     placement: Placement = "fused"
     method: MethodConfig = Field(default_factory=MethodConfig)
-    streams: tuple[StreamConfig, ...] = Field(strict=False)
+    streams: tuple[StreamConfig, ...] = Field((), strict=False)
+    keep: bool = False
+    """Whether the pipeline goes on when its last stream has ended or was removed; it may begin without."""
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     supervision: SupervisionConfig = Field(default_factory=SupervisionConfig)
     extractor: ExtractorConfig = Field(default_factory=ExtractorConfig)
@@ -58,8 +61,11 @@ class PipelineConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> PipelineConfig:
-        if not self.streams:
-            raise ValueError("there is no stream; add a [[streams]] table with a name and a source")
+        if not self.streams and not self.keep:
+            raise ValueError(
+                "there is no stream; add a [[streams]] table with a name and a source, or keep = true if "
+                "streams are added while the pipeline runs"
+            )
         names = [stream.name for stream in self.streams]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -89,6 +95,12 @@ class PipelineConfig(Table):
     def stream(self, name: str) -> StreamConfig:
         """The stream of that name."""
         return next(one for one in self.streams if one.name == name)
+
+    def only(self, streams: Iterable[StreamConfig]) -> PipelineConfig:
+        """The configuration with other streams, and with those remote stages that they have."""
+        changed = self.model_copy(update={"streams": tuple(streams)})
+        remote = {stage: one for stage, one in self.remote.items() if stage in changed.stage_names}
+        return changed.model_copy(update={"remote": remote})
 
     def frame_slots(self, stream: str, frame_bytes: int) -> int:
         """How many frames the source of a stream keeps in shared memory.
@@ -139,6 +151,11 @@ def _check_safety(config: PipelineConfig) -> None:
         )
     if security.secret is not None:
         return
+    if security.remote_files:
+        raise ValueError(
+            "security.remote_files: without keys, every user of this machine could name our files; make keys "
+            "with `streamvos keys new`, and name them in [security]"
+        )
     published = [
         (f'the publish sink of "{stream.name}"', sink.address)
         for stream in config.streams

@@ -227,8 +227,6 @@ def _explain(error: ValidationError, values: Any, where: str, at: Location = ())
     end = next(n for n in range(last, -1, -1) if _path(location[:n]) in _TABLES)
     if kind == "extra_forbidden":
         said = _unknown(str(location[-1]), _path(location[:-1]))
-    elif location == ("streams",) and kind == "missing":
-        said = "there is no stream; add a [[streams]] table with a name and a source"
     elif location == ("streams",) and isinstance(first["input"], Mapping):
         said = "expected an array of tables, got one table; write [[streams]] with two brackets on each side"
     elif kind == "missing":

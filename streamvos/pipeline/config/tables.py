@@ -108,10 +108,12 @@ class SecurityConfig(Table):
     Attributes:
         secret: file with our secret key.
         clients: folder with the public keys of the clients to admit.
+        remote_files: whether streams that clients add over tcp:// may name files of this machine.
     """
 
     secret: ConfigPath | None = None
     clients: ConfigPath | None = None
+    remote_files: bool = False
 
 
 class RemoteConfig(Table):

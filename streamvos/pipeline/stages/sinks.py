@@ -25,12 +25,13 @@ import numpy as np
 import zmq
 from pydantic import BaseModel, Field, StrictFloat, StrictInt, ValidationError
 
-from streamvos.pipeline.config.files import claim_of, local_stages, written_by
+from streamvos.pipeline.config.files import claim_of, written_by
 from streamvos.pipeline.config.streams import SinkConfig
 from streamvos.pipeline.stages.sink_queue import Entry, FileWriter, PublishWriter, SinkQueue, Writer
 from streamvos.pipeline.stages.stage import Stage, StageContext, now, remember_command
 from streamvos.pipeline.wire.inbox import Inbox
 from streamvos.pipeline.wire.messages import Message, Refused, public_session
+from streamvos.pipeline.wire.runtime import sinks_note
 from streamvos.pipeline.wire.waker import Waker
 from streamvos.sinks import JsonLinesSink, LabelMapSink, OverlayVideoSink
 from streamvos.sinks.overlay_parts import free_part, remove_partial_parts, rescue_parts
@@ -68,16 +69,15 @@ class SinksStage(Stage):
         self._ack_due = self._ending = self._ended = self._cut = False
         self._ack_after = 0.0
         self._failure: StreamvosError | None = None
-        remote = name in context.config.remote
-        # the supervisor holds the claim of all sinks of its host; a remote stage holds its own
-        self._claim = claim_of(context.config, [name] if remote else local_stages(context.config))
-        self._claims = remote
+        # the supervisor holds the claims of the sinks of its host; a remote stage holds its own
+        self._claim = claim_of(context.config, [name])
+        self._claims = name in context.config.remote
 
     # ---- the worker's calls
 
     def prepare(self) -> dict[str, Any]:
         # files of an earlier run are not continued, so a note names the session that has begun them
-        note = Path(self.context.shared["runtime"]) / f"sinks-{self.stream}.begun"
+        note = sinks_note(Path(self.context.shared["runtime"]), self.stream)
         session, resume = self.context.session.hex(), False
         if self.context.life > 0:
             with suppress(OSError, ValueError):  # missing or torn: the files are begun again

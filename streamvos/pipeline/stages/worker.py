@@ -35,7 +35,7 @@ from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.stages.stage import Stage, StageContext, StageThread, in_turns
 from streamvos.pipeline.telemetry.logs import warnings_as_events
 from streamvos.pipeline.telemetry.statistics import STAGES
-from streamvos.pipeline.wire.arenas import Arena
+from streamvos.pipeline.wire.arenas import Arena, ArenaError
 from streamvos.pipeline.wire.messages import Message, Refused, decode, encode
 from streamvos.pipeline.wire.security import Curve, NoKeys
 from streamvos.pipeline.wire.spec import EdgeSpec
@@ -233,6 +233,7 @@ class Worker:
             "fatal": isinstance(error, InputError),
             "broke_off": isinstance(error, TruncatedError),
             "ended": stage is not None and stage.ended,
+            "shortage": isinstance(error, ArenaError),
         }
         self._tell(Message("failed", stage.stream if stage else "", fields=fields))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from streamvos.masks.checks import MASK_BYTES
+from streamvos.pipeline.supervision.additions import Addition
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
 from streamvos.pipeline.supervision.streams import Command, Reply, StreamRecord
 from streamvos.types import InputError
@@ -67,31 +68,38 @@ class Commands:
 
     def stop(self, stream: str, reply: Reply) -> None:
         """End a stream, or with "" all streams; the reply comes when they have ended."""
-        names = [stream] if stream else [n for n, one in self._manager.streams.items() if not one.over]
-        records = [self._running(name) for name in names]
-        for record in records:
-            self._manager.ask_to_end(record)
-        self._manager.reply_when_over(records, reply)
+        ends = self._manager.ends
+        if stream:
+            records = [self._running(stream)]
+            ends.ask_to_end(records[0])
+        else:
+            records = ends.ask_all()
+        ends.reply_when_over(records, reply)
 
     def add_stream(
         self, table: Mapping[str, Any], method: Mapping[str, Any] | None, files: bool, reply: Reply
     ) -> None:
-        """Add a stream."""
-        raise InputError("this pipeline cannot add streams yet")
+        """Add a stream; the reply comes when it has begun, or cannot."""
+        self._dispatcher.additions.request(Addition(table, method, files, reply))
 
     def remove_stream(self, stream: str, at_once: bool, reply: Reply) -> None:
-        """End a stream, and forget it."""
-        raise InputError("this pipeline cannot remove streams yet")
+        """End a stream, and forget it; the reply comes when nothing of it is left."""
+        self._manager.ends.remove(self._known(stream), at_once, reply)
 
     def _set_paused(self, stream: str, paused: bool) -> None:
         record = self._running(stream)
         record.paused = paused
-        self._manager.tell(record, "source", "pause" if paused else "resume")
+        self._manager.link.tell(record, "source", "pause" if paused else "resume")
 
-    def _running(self, name: str) -> StreamRecord:
+    def _known(self, name: str) -> StreamRecord:
         record = self._manager.streams.get(name)
         if record is None:
-            raise InputError(f"there is no stream {name!r}; there are: {', '.join(self._manager.streams)}")
+            names = ", ".join(self._manager.streams) or "none"
+            raise InputError(f"there is no stream {name!r:.100}; there are: {names}")
+        return record
+
+    def _running(self, name: str) -> StreamRecord:
+        record = self._known(name)
         if record.over:
             raise InputError(f"stream {name} has ended{': ' + record.reason if record.reason else ''}")
         return record
@@ -108,4 +116,4 @@ class Commands:
         stream.commands[command.number] = command
         if stream.phase not in ("opening", "recovering") and stream.memory_restart is None:
             # else it is sent with the next reset
-            self._manager.send_command(stream, command)
+            self._manager.link.send_command(stream, command)

@@ -15,12 +15,17 @@ from dataclasses import asdict
 from typing import Any
 
 from streamvos.addresses import redact
+from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.supervision.additions import Addition, Additions
+from streamvos.pipeline.supervision.endings import answer
 from streamvos.pipeline.supervision.processes import Instance, WorkerSlot
 from streamvos.pipeline.supervision.stream_manager import StreamManager
 from streamvos.pipeline.supervision.streams import StreamRecord
+from streamvos.pipeline.supervision.topology import EXTRACTOR
 from streamvos.pipeline.supervision.worker_pool import Context, WorkerPool
 from streamvos.pipeline.telemetry.observation import checked_beat, in_local_time
 from streamvos.pipeline.wire.messages import Message
+from streamvos.sinks.claim import Claim
 
 LATE_SECONDS = 5.0
 """How long the networks wait for further sources once one is open; later streams join them."""
@@ -35,19 +40,33 @@ class Dispatcher:
     Attributes:
         manager: the streams.
         pool: the workers.
+        additions: the streams that users add, until they are admitted.
     """
 
     def __init__(self, context: Context):
         self._context, self._config, self._topology = context, context.config, context.topology
         self._observation, self._log, self._clock = context.observation, context.log, context.clock
-        self.manager = StreamManager(context)
-        self.pool = self.manager.pool = WorkerPool(context, self._init, self.manager.on_death)
+        self.pool = WorkerPool(context, self._init, lambda *death: self.manager.on_death(*death))
+        self.manager = StreamManager(context, self.pool)
+        self.additions = Additions(context, self.manager.streams, self.manager.ends, self._admit)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the pipeline has ended."""
+        ends = self.manager.ends
+        return ends.all_over and (ends.all_asked or not self.additions.waiting)
 
     def watch(self) -> None:
         """Act on deaths and deadlines, and initialize the workers that may begin."""
         self.pool.watch()
         self.pool.prepare(self._may_prepare)
         self.manager.watch()
+        for stream in self.manager.streams.values():
+            if stream.adding is not None and stream.has_begun:
+                answer(stream.adding, True, status=self.status_of(stream))
+                stream.adding = None
+        self._clear()
+        self.additions.watch()
 
     def take(self, worker: WorkerSlot, instance: Instance, message: Message) -> None:
         """Handle a message from an instance of a worker.
@@ -79,15 +98,12 @@ class Dispatcher:
             more = {key: value for key, value in message.fields.items() if key not in own}
             level = message.get("level", "info")
             self._log.event(str(message["event"]), level, stream=message.stream, worker=worker.name, **more)
-        elif not instance.spare:
+        elif not instance.spare and worker.name in self._topology.workers_of(message.stream):
             self.manager.on_message(message)
 
     def status(self) -> dict[str, Any]:
         """The state of all streams and workers (docs/protocol.md, 8)."""
-        workers = self.pool.status()
-        stages: dict[str, Mapping[str, Any]] = {}
-        for worker in workers.values():
-            stages |= worker["beat"].get("stages", {})
+        stages = self._beats()
         return {
             "pipeline": self._config.name,
             "placement": self._config.placement,
@@ -95,9 +111,20 @@ class Dispatcher:
             "streams": {name: self._status_of(one, stages) for name, one in self.manager.streams.items()},
             "publish": dict(self._topology.publish),
             "frames": dict(self._topology.frames),
-            "workers": workers,
+            "workers": self.pool.status(),
             **self._observation.totals(stages),
         }
+
+    def status_of(self, stream: StreamRecord) -> dict[str, Any]:
+        """The state of one stream."""
+        return self._status_of(stream, self._beats())
+
+    def _beats(self) -> dict[str, Mapping[str, Any]]:
+        """What all stages have said last."""
+        beats: dict[str, Mapping[str, Any]] = {}
+        for worker in self.pool:
+            beats |= {} if worker.current is None else worker.current.beat.get("stages", {})
+        return beats
 
     def _status_of(self, stream: StreamRecord, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         waiting = None if stream.over else self._observation.waiting(stream.name)
@@ -112,6 +139,7 @@ class Dispatcher:
             "objects": stages.get(f"memory.{stream.name}", {}).get("objects", []),
             "size": list(facts["size"]) or None,
             "source": facts.get("label"),
+            "method": (stream.method or self._config.method).name,
             "policy": stream.config.effective_policy,
             "stall_timeout": stream.config.effective_stall_timeout,
             "queues": stages.get(f"sinks.{stream.name}", {}).get("queues", {}),
@@ -123,47 +151,113 @@ class Dispatcher:
         stage, error = message["stage"], message["error"]
         where = {"worker": worker.name, "stage": stage, "stream": message.stream}
         self._log.event("failed", "error", **where, error=error, details=message.get("details", ""))
-        concerned = self.manager.streams.get(message.stream)
+        serves = worker.name in self._topology.workers_of(message.stream)
+        concerned = self.manager.streams[message.stream] if serves else None
+        beginning = concerned is not None and concerned.adding is not None
         if message["fatal"] and concerned is not None and stage.startswith("source."):
             broke_off = bool(message.get("broke_off"))
-            self.manager.source_failed(concerned, error, message["ended"], input_fault=not broke_off)
+            self.manager.ends.source_failed(concerned, error, message["ended"], input_fault=not broke_off)
         elif message["fatal"] and not instance.spare:
-            for stream in [concerned] if concerned else self.manager.of_worker(worker):
-                self.manager.end_badly(stream, error, input_fault=True)
+            for stream in [concerned] if concerned else self.manager.link.of_worker(worker):
+                self.manager.ends.end_badly(stream, error, input_fault=True)
+        elif beginning and concerned is not None and message.get("shortage"):
+            self.manager.ends.end_badly(concerned, error)  # others may be running for long
         else:
             instance.kill(f"{stage} failed: {error}")
 
     def _connect_all(self) -> None:
-        """Send all working instances each other's addresses."""
-        working = [one.current for one in self.pool if one.current is not None and one.is_ready]
-        endpoints = {edge: address for one in working for edge, address in one.endpoints.items()}
-        for instance in working:
-            self._context.send(instance, Message("connect", fields={"endpoints": endpoints}))
+        """Send all working instances each other's addresses, as far as they need them.
+
+        A worker may still have stages of a stream that was removed; they must not find its successor.
+        """
+        working = [(one, one.current) for one in self.pool if one.current is not None and one.is_ready]
+        edges = self._topology.edges
+        endpoints = {
+            name: address
+            for worker, instance in working
+            for name, address in instance.endpoints.items()
+            if name in edges and edges[name].consumer in worker.stages
+        }
+        for worker, instance in working:
+            own = {name: at for name, at in endpoints.items() if edges[name].producer in worker.stages}
+            self._context.send(instance, Message("connect", fields={"endpoints": own}))
 
     def _may_prepare(self, worker: WorkerSlot) -> bool:
         """Whether to send INIT: to sources at once, to others when the frames' sizes are known.
 
         The extractor's worker does not wait for a stream that cannot be opened, or not soon.
         """
-        streams = self.manager.of_worker(worker)
-        if "extractor" in worker.stages:
+        streams = self.manager.link.of_worker(worker)
+        if any(stage.partition(".")[0] == EXTRACTOR for stage in worker.stages):
             opened = [stream.opened_at for stream in streams if stream.opened_at is not None]
             late = bool(opened) and self._clock() > min(opened) + LATE_SECONDS
             return late or all(stream.tried for stream in streams)
         return worker.is_source or all(stream.facts is not None for stream in streams)
 
     def _init(self, worker: WorkerSlot, instance: Instance) -> Message:
-        streams = self.manager.streams.values()
-        config = self._config.model_dump(mode="json")
+        """INIT of a worker, which is told of its own streams alone."""
+        names = self._topology.streams_of(worker.name)
+        streams = [self.manager.streams[name] for name in names]
+        config = self._config.only([one.config for one in streams]).model_dump(mode="json")
         for stream in config["streams"]:
             if f"source.{stream['name']}" not in worker.stages:  # only its own cameras' passwords
                 stream["source"] = redact(stream["source"])
+        if streams[0].added:
+            config["remote"] = {}
+        if streams[0].method is not None:
+            config["method"] = streams[0].method.model_dump(mode="json")
+        edges = [edge for edge in self._topology.edges.values() if edge.stream in names]
         fields = {
             "config": config,
             "stages": list(worker.stages),
-            "edges": [{**asdict(edge), "curve": None} for edge in self._topology.edges.values()],
+            "edges": [{**asdict(edge), "curve": None} for edge in edges],
             "facts": {one.name: one.facts for one in streams if one.facts is not None},
             "life": instance.life,
             "standby": instance.spare,
         }
         return Message("init", fields={**self._context.init, **fields})
+
+    # ---- streams come and go
+
+    def _admit(self, addition: Addition, config: PipelineConfig, claim: Claim | None) -> None:
+        """Begin a stream that has been checked.
+
+        Raises:
+            InputError, ArenaError: a socket's path is too long, or descriptors are missing; nothing is begun.
+        """
+        (stream,) = config.streams
+        self._topology.add(config)
+        try:
+            self._context.resources.take(stream.name, claim)
+        except BaseException:
+            self._topology.remove(stream.name)
+            raise
+        own = None if addition.method is None else config.method
+        record = StreamRecord(stream, own, added=True, adding=addition.reply)
+        self.manager.streams[stream.name] = record
+        workers = {stage: name for name, stages in self._topology.workers.items() for stage in stages}
+        self._observation.add(stream.name, workers)
+        self._log.event("stream_added", stream=stream.name, source=redact(stream.source))
+        self.pool.add(stream)
+
+    def _clear(self) -> None:
+        """Give back what streams held that have ended, and forget those that were removed."""
+        for name in self.manager.ends.take_cleared():
+            self._context.resources.free(name)
+        for stream in [one for one in self.manager.streams.values() if one.cleared and one.leaves]:
+            self._forget(stream)
+
+    def _forget(self, stream: StreamRecord) -> None:
+        last, name = self.status_of(stream), stream.name
+        self._context.resources.forget(name)
+        stages = {stage for worker in self.pool for stage in worker.stages}
+        self._topology.remove(name)
+        self.pool.drop()
+        del self.manager.streams[name]
+        left = {stage for worker in self.pool for stage in worker.stages}
+        self._observation.forget(name, stages - left)
+        self._log.event("stream_removed", stream=name, reason=stream.reason)
+        why = stream.reason or "it was removed before it had begun"
+        answer(stream.adding, False, error=f"stream {name} cannot be added: {why}")
+        for reply in stream.removing:
+            answer(reply, True, status=last)

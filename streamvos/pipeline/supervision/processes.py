@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -126,7 +127,7 @@ class WorkerSlot:
     lives: int = 0  # instances so far
     start_at: float | None = None  # when the next instance is started; None = not planned
     spare_at: float | None = None  # the same for the next standby process
-    retired: bool = False  # no stream needs it any more
+    retired_at: float | None = None  # when it was told to exit, since no stream needs it any more
 
     @property
     def instances(self) -> list[Instance]:
@@ -137,6 +138,11 @@ class WorkerSlot:
     def is_source(self) -> bool:
         """Whether it opens a source."""
         return any(stage.startswith("source.") for stage in self.stages)
+
+    @property
+    def retired(self) -> bool:
+        """Whether no stream needs it any more."""
+        return self.retired_at is not None
 
     @property
     def is_ready(self) -> bool:
@@ -160,7 +166,8 @@ def start_worker(
     Raises:
         OSError: the system has no resources for another process.
     """
-    identity = f"{worker.name}#{worker.lives}"
+    # different for each life, also of a later worker of the same name
+    identity = f"{worker.name}#{worker.lives}.{secrets.token_hex(4)}"
     own = {"name": worker.name, "stages": worker.stages, "identity": identity, "arenas": dict(arenas)}
     with os.fdopen(os.memfd_create("streamvos letter"), "w+b") as letter:  # a disk may be full
         letter.write(json.dumps({**own, **link, "parent": os.getpid()}).encode())

@@ -1,24 +1,23 @@
-"""The streams of a pipeline: how they begin, recover from a snapshot, and end (docs/protocol.md, 5 to 7).
+"""The streams of a pipeline: how they begin, and recover from a snapshot (docs/protocol.md, 5 and 7).
 
-The `on_...` methods are called when something has happened; each death leads to a new incarnation.
+The `on_...` methods are called when something has happened; each death leads to a new incarnation. How
+streams end is in `endings`.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from streamvos.pipeline.supervision.processes import Instance, WorkerSlot
-from streamvos.pipeline.supervision.streams import Command, Reply, Restart, Snapshot, StreamRecord
-from streamvos.pipeline.supervision.topology import RESET_STAGES, stage_name
+from streamvos.pipeline.supervision.endings import Endings, answer
+from streamvos.pipeline.supervision.processes import WorkerSlot
+from streamvos.pipeline.supervision.stage_link import StageLink
+from streamvos.pipeline.supervision.streams import Restart, Snapshot, StreamRecord
+from streamvos.pipeline.supervision.topology import RESET_STAGES
 from streamvos.pipeline.supervision.worker_pool import Context, WorkerPool
 from streamvos.pipeline.telemetry.logs import without_credentials
-from streamvos.pipeline.wire.messages import Array, Message
-from streamvos.types import InputError, StreamvosError
-
-CLOSE_SECONDS = 0.5
-"""Time for the sinks to close their files once the drain has taken too long."""
+from streamvos.pipeline.wire.messages import Message
+from streamvos.types import InputError
 
 
 class StreamManager:
@@ -26,32 +25,20 @@ class StreamManager:
 
     Args:
         context: shared by all parts of the supervision.
+        pool: the workers.
 
     Attributes:
         streams: by name.
-        pool: the workers; set by `Dispatcher`.
-        code: the exit code, given the ends of streams so far.
+        link: the stages of the streams.
+        ends: how streams end.
     """
 
-    pool: WorkerPool
-
-    def __init__(self, context: Context):
-        self._limits, self._topology, self._send = context.config.supervision, context.topology, context.send
+    def __init__(self, context: Context, pool: WorkerPool):
+        self._limits, self._topology, self._pool = context.config.supervision, context.topology, pool
         self._observation, self._log, self._clock = context.observation, context.log, context.clock
         self.streams = {one.name: StreamRecord(one) for one in context.config.streams}
-        self._closing = False  # no incarnation begins any more
-        self._stops: list[tuple[list[StreamRecord], Reply]] = []  # requests to end streams
-        self.code = 0
-
-    @property
-    def all_over(self) -> bool:
-        """Whether all streams have ended."""
-        return all(stream.over for stream in self.streams.values())
-
-    def of_worker(self, worker: WorkerSlot) -> list[StreamRecord]:
-        """Streams that need a worker and are not over."""
-        left = [one for one in self.streams.values() if not one.over]
-        return [one for one in left if worker.name in self._topology.workers_of(one.name)]
+        self.link = StageLink(context, pool, self.streams)
+        self.ends = Endings(context, pool, self.link, self.streams)
 
     # ---- what happens
 
@@ -77,20 +64,22 @@ class StreamManager:
 
     def on_ready(self, worker: WorkerSlot) -> None:
         """Begin the streams for which this was the last worker to get READY."""
-        for stream in self.of_worker(worker):
-            if stream.closing and worker is self._worker(stream, "sinks"):  # it has opened its files again
-                self.tell(stream, "sinks", "stop", drain=False)
+        for stream in self.link.of_worker(worker):
+            if stream.closing and worker is self.link.worker(
+                stream, "sinks"
+            ):  # it has opened its files again
+                self.link.tell(stream, "sinks", "stop", drain=False)
             self._begin_if_possible(stream)
 
     def on_death(self, worker: WorkerSlot, reason: str) -> bool:
         """Handle the death of a worker; returns whether it is restarted."""
-        streams = self.of_worker(worker)
+        streams = self.link.of_worker(worker)
         self._observation.died(worker.name, worker.stages, reason, [one.name for one in streams])
         for stream in [one for one in streams if one.reason]:  # already failing
             if stream.cut_at is None:
-                self.end_badly(stream, stream.reason, stream.input_fault)
-            elif worker is self._worker(stream, "sinks"):
-                self._over(stream, unfinished=True)
+                self.ends.end_badly(stream, stream.reason, stream.input_fault)
+            elif worker is self.link.worker(stream, "sinks"):
+                self.ends.over(stream, unfinished=True)
             streams.remove(stream)
         for stream in streams:
             stream.trouble = without_credentials(f"{worker.name}: {reason}")
@@ -103,7 +92,7 @@ class StreamManager:
             return True
         within = f"within {self._limits.restart_window:g} s (max_restarts)"
         for stream in streams:
-            self.end_badly(stream, f"{worker.name} died too often {within}, last: {reason}")
+            self.ends.end_badly(stream, f"{worker.name} died too often {within}, last: {reason}")
         return False
 
     def on_message(self, message: Message) -> None:
@@ -138,14 +127,14 @@ class StreamManager:
                 "sink_failed", "error", stream=stream.name, sink=message["sink"], error=message["error"]
             )
         elif kind == "ended":
-            self._over(stream)
+            self.ends.over(stream)
 
     def watch(self) -> None:
         """Recover streams that stand still though no stage works: a message was lost on a network."""
         now = self._clock()
         for stream in self.streams.values():
             if stream.phase == "ending":
-                self._watch_end(stream, now)
+                self.ends.watch(stream)
             elif stream.phase == "running" and not stream.paused and self._no_stage_works(stream):
                 if now - stream.progress_at > self._limits.hang_timeout:
                     self._log.event("stuck", "warning", stream=stream.name)
@@ -155,25 +144,15 @@ class StreamManager:
             else:
                 stream.progress_at = now
 
-    def _watch_end(self, stream: StreamRecord, now: float) -> None:
-        """End a stream that takes too long to end."""
-        if stream.cut_at is not None:
-            if now - stream.cut_at > CLOSE_SECONDS:
-                self._over(stream, unfinished=True)
-        elif self._observation.waiting(stream.name) is not None:  # such as for space on a disk
-            stream.progress_at = now
-        elif now - stream.progress_at > self._limits.hang_timeout:
-            self.end_badly(stream, stream.reason or "it did not end when it was asked to", stream.input_fault)
-
     # ---- incarnations
 
     def _begin_if_possible(self, stream: StreamRecord) -> None:
         """Begin a new incarnation of a stream, if all its workers are READY."""
-        if self._closing or stream.facts is None or stream.phase in ("running", "ending", "over"):
+        if self.ends.closing or stream.facts is None or stream.phase in ("running", "ending", "over"):
             return
-        if not all(self.pool.workers[name].is_ready for name in self._topology.workers_of(stream.name)):
+        if not all(worker.is_ready for worker in self.link.workers_of(stream)):
             return
-        memory = self._instance(stream, "memory")
+        memory = self.link.instance(stream, "memory")
         keeps = not stream.lossless and memory is not None and stream.memory_identity == memory.identity
         snapshot = stream.restart_from(keeps)
         if stream.lossless:
@@ -183,7 +162,7 @@ class StreamManager:
         stream.memory_restart = Restart(keeps, snapshot)
         for kind in RESET_STAGES:
             if kind != "memory":  # its reset needs to know what the sinks have written
-                self.tell(stream, kind, "reset", stream.next_seq, facts=stream.facts)
+                self.link.tell(stream, kind, "reset", stream.next_seq, facts=stream.facts)
         self._log.event("incarnation", stream=stream.name, incarnation=number)
         self._observation.mark("incarnation", stream.name, incarnation=number)
 
@@ -195,11 +174,11 @@ class StreamManager:
         assert stream.memory_restart is not None
         keeps, snapshot = stream.memory_restart
         stream.memory_restart = None
-        memory = self._instance(stream, "memory")
+        memory = self.link.instance(stream, "memory")
         # now, not when the incarnation began: until here the memory has no state that it could keep
         stream.memory_identity = None if memory is None else memory.identity
         commands = stream.commands_after(snapshot, keeps)
-        self.tell(
+        self.link.tell(
             stream,
             "memory",
             "reset",
@@ -212,7 +191,7 @@ class StreamManager:
             written=written if stream.lossless else 0,
         )
         for command in commands:
-            self.send_command(stream, command)
+            self.link.send_command(stream, command)
 
     def _reset_done(self, stream: StreamRecord, message: Message) -> None:
         if message.incarnation != stream.incarnation:
@@ -238,164 +217,26 @@ class StreamManager:
         """Start the source, since all other stages have answered the reset."""
         stream.phase, stream.progress_at = "running", self._clock()
         start: dict[str, Any] = {"next": stream.next_seq, "fresh": stream.fresh, "written": stream.sinks_next}
-        self.tell(stream, "source", "start", **start, origin=stream.origin, identity=stream.identity)
+        self.link.tell(stream, "source", "start", **start, origin=stream.origin, identity=stream.identity)
         if stream.stopping:  # a worker died after the source had been told
-            self.ask_to_end(stream)
+            self.ends.ask_to_end(stream)
         elif stream.paused:
-            self.tell(stream, "source", "pause")
+            self.link.tell(stream, "source", "pause")
 
     def _release(self, stream: StreamRecord, slots: Iterable[int]) -> None:
         """Note progress: give back slots of snapshots to the memory, and frames to the source."""
         for slot in slots:
-            self.tell(stream, "memory", "release", slot=slot)
+            self.link.tell(stream, "memory", "release", slot=slot)
         stream.progress_at = self._clock()
         if stream.releasable > stream.released:
             stream.released = stream.releasable
-            self.tell(stream, "source", "release", stream.released)
+            self.link.tell(stream, "source", "release", stream.released)
 
     def _no_stage_works(self, stream: StreamRecord) -> bool:
         """Whether frames are on their way, but no stage reports that it works on one."""
         beats: dict[str, Any] = {}
-        for name in self._topology.workers_of(stream.name):
-            current = self.pool.workers[name].current
-            beats |= {} if current is None else current.beat.get("stages", {})
-        own = [beats.get(stage_name(kind, stream.name), {}) for kind in (*RESET_STAGES, "source")]
+        for worker in self.link.workers_of(stream):
+            beats |= {} if worker.current is None else worker.current.beat.get("stages", {})
+        own = [beats.get(self._topology.stage(kind, stream.name), {}) for kind in (*RESET_STAGES, "source")]
         sent = own[-1].get("sent", -1)
         return sent > stream.acked and not any(one.get("busy_since") or one.get("writing") for one in own)
-
-    # ---- ends
-
-    def close(self) -> None:
-        """End all streams in order."""
-        self._closing = True
-        for stream in self.streams.values():
-            self.ask_to_end(stream)
-
-    def cut_short(self) -> None:
-        """Close the sinks with the frames they have, since the drain takes too long."""
-        now = self._clock()
-        for stream in self.streams.values():
-            if not stream.over and stream.cut_at is None:
-                stream.cut_at = now
-                self._log.event("cut_short", "warning", stream=stream.name)
-                self._close_sinks(stream)
-
-    def source_failed(self, stream: StreamRecord, reason: str, ended: bool, input_fault: bool = True) -> None:
-        """A source cannot go on; if it has sent `end`, frames on their way are still written."""
-        if stream.phase != "running" or not ended:
-            self.end_badly(stream, reason, input_fault)
-            return
-        stream.phase, stream.reason, stream.input_fault = "ending", reason, input_fault
-
-    def end_badly(self, stream: StreamRecord, reason: str, input_fault: bool = False) -> None:
-        """End a stream that cannot go on; its files are closed with the frames they have."""
-        if stream.over or stream.cut_at is not None:
-            return
-        stream.input_fault, stream.reason = input_fault, reason
-        stream.cut_at = self._clock()
-        self._close_sinks(stream)
-
-    def ask_to_end(self, stream: StreamRecord) -> None:
-        """End a stream in order; if it is not running, its files are closed with the frames they have."""
-        stream.stopping = True
-        if stream.phase == "running":
-            stream.phase = "ending"
-            self.tell(stream, "source", "stop")
-        elif not stream.over and stream.phase != "ending":
-            self._close_sinks(stream)
-
-    def reply_when_over(self, streams: list[StreamRecord], reply: Reply) -> None:
-        """Answer a user when these streams have ended."""
-        self._stops.append((streams, reply))
-        self._answer_stops()
-
-    def _answer_stops(self) -> None:
-        for streams, reply in self._stops:
-            if all(stream.over for stream in streams):
-                failed = [f"stream {one.name} has failed: {one.reason}" for one in streams if one.reason]
-                answer(reply, not failed, **({"error": "; ".join(failed)} if failed else {}))
-        self._stops = [one for one in self._stops if not all(stream.over for stream in one[0])]
-
-    def _close_sinks(self, stream: StreamRecord) -> None:
-        """Close the sinks with the frames they have; those that are being restarted, when they are ready."""
-        stream.phase, stream.closing = "ending", True
-        worker = self._worker(stream, "sinks")
-        if worker.is_ready:
-            self.tell(stream, "sinks", "stop", drain=False)
-            return
-        returns = worker.current is not None or (worker.start_at is not None and not self.pool.leaving)
-        if not stream.has_files or stream.cut_at is not None or not returns:
-            self._over(stream, unfinished=True)
-
-    def _over(self, stream: StreamRecord, unfinished: bool = False) -> None:
-        """Note that a stream has ended; a reason means that it failed.
-
-        Args:
-            stream: the stream.
-            unfinished: its sinks have not said that they closed their files.
-        """
-        failures = [f"the {kind} sink failed: {error}" for kind, error in stream.failed_sinks.items()]
-        if unfinished and stream.has_files:
-            cause = f" ({stream.trouble})" if stream.trouble else ""
-            failures.append(
-                f"its sinks did not finish their files{cause}; what they have is in partial files"
-            )
-        reason = stream.reason = without_credentials("; ".join(filter(None, (stream.reason, *failures))))
-        stream.phase = "over"
-        self.tell(stream, "memory", "over")
-        for command in stream.commands.values():
-            answer(command.reply, False, error=f"stream {stream.name} has ended")
-        stream.commands.clear()
-        self._answer_stops()
-        if reason:
-            self.code = max(self.code, 2 if stream.input_fault else 1)
-        self._log.event("over", "error" if reason else "info", stream=stream.name, reason=reason)
-        for name in self._topology.workers_of(stream.name):
-            if not self.of_worker(self.pool.workers[name]):
-                self.pool.retire(name)
-
-    def take_cleared(self) -> list[str]:
-        """Names of streams that are over and whose own workers are gone; each is returned once."""
-        found = []
-        for stream in self.streams.values():
-            workers = [self.pool.workers[name] for name in self._topology.workers_of(stream.name)]
-            if stream.over and not stream.cleared and not any(w.retired and w.instances for w in workers):
-                stream.cleared = True
-                found.append(stream.name)
-        return found
-
-    # ---- what is sent
-
-    def send_command(self, stream: StreamRecord, command: Command) -> None:
-        """Send a user's command to the memory."""
-        arrays = {} if command.mask is None else {"mask": Array.of(command.mask)}
-        fields = {"number": command.number, "object": command.object_id, "due": command.due}
-        self.tell(stream, "memory", "command", 0, arrays, verb=command.verb, **fields)
-
-    def tell(
-        self,
-        stream: StreamRecord,
-        kind: str,
-        what: str,
-        seq: int = 0,
-        arrays: Mapping[str, Array] | None = None,
-        **fields: Any,
-    ) -> None:
-        """Send a control message to one stage of a stream, if it has a process."""
-        instance = self._instance(stream, kind)
-        if instance is not None:
-            fields["stage"] = stage_name(kind, stream.name)
-            self._send(instance, Message(what, stream.name, stream.incarnation, seq, fields, arrays or {}))
-
-    def _instance(self, stream: StreamRecord, kind: str) -> Instance | None:
-        return self._worker(stream, kind).current
-
-    def _worker(self, stream: StreamRecord, kind: str) -> WorkerSlot:
-        return self.pool.of_stage(stage_name(kind, stream.name))
-
-
-def answer(reply: Reply | None, ok: bool, **fields: Any) -> None:
-    """Answer a user, if one is waiting."""
-    if reply is not None:
-        with contextlib.suppress(StreamvosError):
-            reply(ok, **fields)

@@ -13,6 +13,7 @@ import numpy as np
 
 from streamvos.masks.checks import fit_label_map
 from streamvos.pipeline.config.streams import StreamConfig
+from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.pipeline.supervision.topology import RESET_STAGES
 from streamvos.pipeline.wire.messages import Array
 
@@ -53,6 +54,8 @@ class StreamRecord:
     """Everything about one stream. Times are monotonic seconds."""
 
     config: StreamConfig
+    method: MethodConfig | None = None  # its own; None = the pipeline's
+    added: bool = False  # while the pipeline ran, so that it has workers of its own
     phase: StreamPhase = "opening"
     facts: Mapping[str, Any] | None = None  # what the source found; None before it was opened
     tried: bool = False  # opening the source has succeeded or failed at least once
@@ -84,6 +87,8 @@ class StreamRecord:
     reason: str = ""  # why it failed; "" if it did not
     input_fault: bool = False  # the reason is a fault of the user's input
     cleared: bool = False  # its shared memory has been given back
+    adding: Reply | None = None  # answers who added it; None once that has been done
+    removing: list[Reply] = field(default_factory=list)  # answer those who removed it
 
     @property
     def name(self) -> str:
@@ -99,6 +104,17 @@ class StreamRecord:
     def over(self) -> bool:
         """Whether it has ended."""
         return self.phase == "over"
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it is forgotten once it is over: it was removed, or ended before it had begun."""
+        return bool(self.removing) or (self.over and self.adding is not None)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether whoever added it can be told so: it runs, or waits for a live source to come back."""
+        waits = self.config.live and self.tried and self.facts is None
+        return self.phase == "running" or (waits and not self.over)
 
     @property
     def has_files(self) -> bool:

@@ -21,12 +21,13 @@ from typing import Any
 import zmq
 
 from streamvos.pipeline.clients.control import ControlServer
-from streamvos.pipeline.config.files import claim_of, local_stages
 from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.supervision.additions import in_background
 from streamvos.pipeline.supervision.commands import Commands
 from streamvos.pipeline.supervision.dispatcher import Dispatcher
 from streamvos.pipeline.supervision.notify import Notifier, count_states
 from streamvos.pipeline.supervision.processes import Instance, WorkerSlot, start_worker
+from streamvos.pipeline.supervision.resources import Resources
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.supervision.worker_pool import Context
 from streamvos.pipeline.telemetry.lines import WorkerOutput
@@ -34,7 +35,6 @@ from streamvos.pipeline.telemetry.logs import EventLog, warnings_as_events
 from streamvos.pipeline.telemetry.observation import Observation
 from streamvos.pipeline.telemetry.trace import TraceWriter
 from streamvos.pipeline.wire.admission import raise_descriptor_limit
-from streamvos.pipeline.wire.arenas import Arena
 from streamvos.pipeline.wire.messages import (
     ARRAY_BYTES,
     Message,
@@ -101,11 +101,11 @@ class Supervisor:
             stack.enter_context(self._signals())
             self._pool.start_all()
             self._notifier.ready()
-            while not (self._forced or self._manager.all_over):
+            while not (self._forced or self._dispatcher.finished):
                 self._turn()
             self._status = self._dispatcher.status()
             self._pool.dismiss(self._forced, lambda: self._read(self._workers))
-        code = 128 + (self._signal or signal.SIGINT) if self._forced else self._manager.code
+        code = 128 + (self._signal or signal.SIGINT) if self._forced else self._manager.ends.code
         self._log.event("done", exit_code=code)
         return code
 
@@ -119,17 +119,18 @@ class Supervisor:
         config, security = self._config, self._config.security
         curve = None if security.secret is None else Curve(security.secret, security.clients)
         runtime = stack.enter_context(Runtime.claim(config.name))
-        stack.enter_context(claim_of(config, local_stages(config)))
-        topology = Topology.of(config, runtime)
+        topology = Topology(config, runtime)
+        self._topology, self._resources = topology, Resources(topology, runtime)
+        stack.callback(self._resources.close)
+        self._resources.begin(config)
         trace = None
         if config.observe.trace is not None:
             workers = {stage: name for name, stages in topology.workers.items() for stage in stages}
             trace = stack.enter_context(TraceWriter(config.observe.trace, workers, config.name))
         self._observation = Observation([one.name for one in config.streams], self._log, trace)
-        self._arenas = {name: Arena.create(name) for name in topology.arenas}
         # workers hold the reading end; the writing end closes when this process ends, in whatever way
         pipe, writing = os.pipe()
-        for descriptor in (*(arena.fd for arena in self._arenas.values()), pipe, writing):
+        for descriptor in (pipe, writing):
             stack.callback(os.close, descriptor)
         # what a library prints in a worker; nobody may read our own standard error
         self._output = stack.enter_context(WorkerOutput(lambda text: self._log.event("printed", text=text)))
@@ -147,11 +148,23 @@ class Supervisor:
             self._remote = self._router(f"tcp://{config.host}:{config.port}", own, refused)
             self._observation.include("remote workers", refused)
         init = {"pipeline_session": self._session, "runtime": str(runtime.folder), "started": time.time_ns()}
-        context = Context(config, topology, self._start, self._send, init, self._observation, self._log)
+        context = Context(
+            config,
+            topology,
+            self._start,
+            self._send,
+            init,
+            self._resources,
+            in_background,
+            self._observation,
+            self._log,
+        )
         self._dispatcher = Dispatcher(context)
         self._manager, self._pool = self._dispatcher.manager, self._dispatcher.pool
         session, commands = public_session(self._session), Commands(self._dispatcher)
-        self._users = ControlServer(self._zmq, runtime.control, session, commands, config.control, curve)
+        self._users = ControlServer(
+            self._zmq, runtime.control, session, commands, config.control, curve, security.remote_files
+        )
         stack.callback(self._users.close)
         self._observation.include("control", self._users.refused)
         if curve is not None:
@@ -210,9 +223,8 @@ class Supervisor:
             self._read(self._remote)
             self._ping(now)
         self._dispatcher.watch()
-        self._free_arenas()
         if self._drained_by is not None and now >= self._drained_by:
-            self._manager.cut_short()
+            self._manager.ends.cut_short()
         if now >= self._status_at + STATUS_SECONDS:
             self._status, self._status_at = self._dispatcher.status(), now
         states = (one["state"] for one in self._status["streams"].values())
@@ -225,14 +237,7 @@ class Supervisor:
         self._log.event("stopping", signal=signal.Signals(self._signal or signal.SIGTERM).name)
         self._notifier.stopping()
         self._pool.leaving = True
-        self._manager.close()
-
-    def _free_arenas(self) -> None:
-        """Free the shared memory of streams that are over and whose own workers are gone."""
-        for name in self._manager.take_cleared():
-            for key, arena in self._arenas.items():
-                if key.startswith(f"{name}/"):
-                    arena.free()
+        self._manager.ends.close()
 
     def _ping(self, now: float) -> None:
         if now < self._pinged_at + PING_SECONDS:
@@ -288,5 +293,5 @@ class Supervisor:
                 router.send_multipart([instance.identity, *encode(message, self._session)], zmq.NOBLOCK)
 
     def _start(self, worker: WorkerSlot, spare: bool) -> Instance:
-        arenas = {name: arena.fd for name, arena in self._arenas.items()}
+        arenas = self._resources.descriptors(self._topology.streams_of(worker.name))
         return start_worker(worker, spare, self._link, arenas, self._output.descriptor)

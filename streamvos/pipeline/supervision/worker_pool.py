@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from streamvos.pipeline.config.pipeline import PipelineConfig
+from streamvos.pipeline.config.streams import StreamConfig
 from streamvos.pipeline.supervision.processes import Instance, Restarts, WorkerSlot
+from streamvos.pipeline.supervision.resources import Resources
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.pipeline.telemetry.observation import Observation
@@ -23,6 +26,9 @@ from streamvos.pipeline.wire.messages import Message
 
 KILL_AFTER = 0.5
 """Seconds between `exit` and SIGKILL."""
+
+EXIT_SECONDS = 2.0
+"""Time for a worker to exit that no stream needs any more; its stages have ended, so it is not busy."""
 
 SPARE_DELAY = 1.0
 """Seconds before the next standby process is started, so that its imports do not slow down a recovery."""
@@ -37,6 +43,8 @@ class Context:
     start: Callable[[WorkerSlot, bool], Instance]  # starts a process; true = a standby one
     send: Callable[[Instance, Message], None]  # sends a control message
     init: Mapping[str, Any]  # fields of every INIT: the session and the runtime folder
+    resources: Resources
+    background: Callable[[Callable[[], Any]], Future[Any]]  # does something without waiting for it
     observation: Observation
     log: EventLog
     clock: Callable[[], float] = time.monotonic  # seconds
@@ -66,14 +74,39 @@ class WorkerPool:
         self._log, self._clock, self._send = context.log, context.clock, context.send
         self.leaving = False
         self._buried: deque[bytes] = deque(maxlen=256)
-        workers = {**self._topology.workers, **{name: (name,) for name in self._topology.remote}}
-        self.workers = {name: self._slot(name, stages) for name, stages in workers.items()}
+        self.workers: dict[str, WorkerSlot] = {}
+        self._fill(context.config.streams)
 
-    def _slot(self, name: str, stages: tuple[str, ...]) -> WorkerSlot:
-        remote, config = name in self._topology.remote, self._context.config
-        live = any(s.startswith("source.") and config.stream(s.partition(".")[2]).live for s in stages)
-        maximum = None if live or remote else self._limits.max_restarts
-        return WorkerSlot(name, stages, remote, Restarts(maximum, self._limits.restart_window))
+    def _fill(self, streams: Iterable[StreamConfig]) -> list[WorkerSlot]:
+        """Make the slots that are missing; `streams`: those that are new."""
+        live = {f"source.{one.name}" for one in streams if one.live}
+        stages = {**self._topology.workers, **{name: (name,) for name in self._topology.remote}}
+        made = []
+        for name in stages.keys() - self.workers.keys():
+            remote = name in self._topology.remote
+            maximum = None if remote or live.intersection(stages[name]) else self._limits.max_restarts
+            restarts = Restarts(maximum, self._limits.restart_window)
+            made.append(WorkerSlot(name, stages[name], remote, restarts))
+        order = list(stages)
+        made.sort(key=lambda one: order.index(one.name))
+        self.workers |= {one.name: one for one in made}
+        return made
+
+    # ---- streams come and go
+
+    def add(self, stream: StreamConfig) -> None:
+        """Start the workers of a stream that the topology has got."""
+        for worker in self._fill([stream]):
+            self._start(worker)
+
+    def drop(self) -> None:
+        """Forget the workers and stages that the topology has no more; their processes have ended."""
+        known = {**self._topology.workers, **{name: (name,) for name in self._topology.remote}}
+        for name in self.workers.keys() - known.keys():
+            assert not self.workers[name].instances
+            del self.workers[name]
+        for name, worker in self.workers.items():
+            worker.stages = known[name]
 
     # ---- which worker is which
 
@@ -156,6 +189,8 @@ class WorkerPool:
             for instance in worker.instances:
                 if instance.seen_dead:
                     self._bury(worker, instance, instance.exit_reason())
+                elif worker.retired_at is not None and now > worker.retired_at + EXIT_SECONDS:
+                    instance.kill("it did not exit")
                 elif reason := self._overdue(instance, now):
                     instance.kill(reason)
             if self.leaving or worker.retired:
@@ -168,7 +203,7 @@ class WorkerPool:
     def retire(self, name: str) -> None:
         """End a worker that no stream needs any more."""
         worker = self.workers[name]
-        worker.retired = True
+        worker.retired_at = self._clock()
         for instance in worker.instances:
             # one that has not connected yet would not receive the message
             self._end(instance, "no stream needs it any more" if instance.state == "starting" else "")

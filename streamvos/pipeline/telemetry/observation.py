@@ -44,6 +44,24 @@ class Observation:
         self._refused_by_stages: dict[str, dict[str, int]] = {}
         self._waiting: dict[str, tuple[str, int]] = {}  # stage -> reason, beginning in monotonic ns
 
+    # ---- streams come and go
+
+    def add(self, stream: str, workers: Mapping[str, str]) -> None:
+        """A stream was added; `workers`: stage -> its worker."""
+        self._statistics[stream] = StreamStatistics(clock=self._clock)
+        if self._trace is not None:
+            self._trace.place(workers)
+        self.mark("added", stream)
+
+    def forget(self, stream: str, stages: Iterable[str]) -> None:
+        """A stream was removed, with these stages that no other stream has."""
+        self._statistics.pop(stream, None)
+        self._stream_restarts.pop(stream, None)
+        for stage in stages:
+            for table in (self._restarts, self._refused_by_stages, self._waiting):
+                table.pop(stage, None)
+        self.mark("removed", stream)
+
     # ---- what happens
 
     def frames(self, stream: str, incarnation: int, frames: Iterable[Any]) -> None:

@@ -101,6 +101,10 @@ class TraceWriter:
         self._mark(name, time.monotonic_ns(), _WHOLE, {"stream": stream, **more} if stream else more)
         self._write()
 
+    def place(self, workers: Mapping[str, str]) -> None:
+        """Draw further stages in the rows of their workers; stage -> worker."""
+        self._workers |= workers
+
     def close(self) -> None:
         """End the file. Closing twice does no harm."""
         if self.left_out:
@@ -160,7 +164,8 @@ class TraceWriter:
 
     def _row(self, kind: str, stream: str, lane: int = 0) -> Row:
         """The row of a stream's stage, which is named when it is first used."""
-        stage = kind if kind == "extractor" else f"{kind}.{stream}"
+        own = f"{kind}.{stream}"  # an added stream has an extractor of its own, too
+        stage = kind if kind == "extractor" and own not in self._workers else own
         process = self._process(self._workers.get(stage, stage))
         name = f"extractor {stream}" if kind == "extractor" else stage
         name = f"{name} ({lane + 1})" if lane else name

@@ -16,13 +16,14 @@ import os
 import socket
 import stat
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from streamvos.pipeline.wire.endpoints import check_name, ipc_address
+from streamvos.pipeline.wire.endpoints import check_name, frames_address, ipc_address
 from streamvos.types import InputError
 
 
@@ -77,6 +78,19 @@ class Runtime:
         """Address of the socket of an edge; by number, since names of streams may be long."""
         return ipc_address(self.folder / f"e{number}")
 
+    def forget(self, stream: str, endpoints: Collection[str]) -> None:
+        """Remove the files of a stream that has ended: sockets of processes that were killed, and its note.
+
+        Args:
+            stream: the stream's name.
+            endpoints: of its edges.
+        """
+        addresses = [*endpoints, frames_address(self.folder, stream), self.masks(stream)]
+        local = [Path(one.removeprefix("ipc://")) for one in addresses if one.startswith("ipc://")]
+        for path in (*local, sinks_note(self.folder, stream)):
+            with suppress(OSError):
+                path.unlink()
+
     def close(self) -> None:
         """Remove the sockets and release the name; the folder and its lock file stay."""
         if self._lock is not None:
@@ -95,6 +109,11 @@ class Runtime:
             with suppress(FileNotFoundError):
                 if stat.S_ISSOCK(entry.lstat().st_mode):
                     entry.unlink()
+
+
+def sinks_note(folder: Path, stream: str) -> Path:
+    """The file in which the sinks of a stream note that they have begun their outputs."""
+    return folder / f"sinks-{stream}.begun"
 
 
 def runtime_folder(name: str) -> Path:

@@ -80,17 +80,21 @@ def test_each_worker_gets_the_password_of_its_own_camera_alone():
     assert knows == {"source.cam"}
 
 
-def test_workers_that_are_ready_learn_each_others_addresses():
+def test_workers_that_are_ready_learn_the_addresses_of_their_consumers():
     pipeline = opening(stream("cam"), placement="split")
-    slot = pipeline.pool.workers["source.cam"]
     pipeline.ready("source.cam")
     pipeline.watch()
-    for name in ("memory.cam", "decoder.cam"):
-        edge = f"cam/{name}"
-        pipeline.says(name, "ready", endpoints={edge: f"ipc:///{name}"}, facts={}, standby=False)
-    assert slot.is_ready
-    known = pipeline.sent("source.cam", "connect")[-1]["endpoints"]
-    assert known == {"cam/memory.cam": "ipc:///memory.cam", "cam/decoder.cam": "ipc:///decoder.cam"}
+    consumers = {"extractor": "frames", "memory.cam": "features", "decoder.cam": "evidence"}
+    for name, edge in consumers.items():
+        endpoints = {f"cam/{edge}": f"ipc:///{name}"}
+        pipeline.says(name, "ready", endpoints=endpoints, facts={}, standby=False)
+    for name, consumer, edge in (
+        ("source.cam", "extractor", "frames"),
+        ("extractor", "memory.cam", "features"),
+        ("memory.cam", "decoder.cam", "evidence"),
+    ):
+        known = pipeline.sent(name, "connect")[-1]["endpoints"]
+        assert known == {f"cam/{edge}": f"ipc:///{consumer}"}
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ def test_a_fault_of_the_input_ends_its_stream(pipeline):
     fails(pipeline, "memory.a", "a", "memory.a", fatal=True)
     pipeline.says("sinks.a", "ended", "a")
     assert (pipeline.phase("a"), pipeline.phase("b")) == ("over", "running")
-    assert (pipeline.manager.streams["a"].reason, pipeline.manager.code) == ("it broke", 2)
+    assert (pipeline.manager.streams["a"].reason, pipeline.manager.ends.code) == ("it broke", 2)
     assert not pipeline.events("died")
 
 
@@ -126,8 +130,8 @@ def test_a_fault_of_the_input_without_a_stream_ends_all_streams_of_the_worker(pi
     fails(pipeline, "extractor", "", "extractor", fatal=True)  # weights that are not there
     for name in ("a", "b"):
         pipeline.says(f"sinks.{name}", "ended", name)
-    assert pipeline.manager.all_over
-    assert pipeline.manager.code == 2
+    assert pipeline.manager.ends.all_over
+    assert pipeline.manager.ends.code == 2
 
 
 def test_frames_before_the_damage_in_a_file_are_still_written(pipeline):
@@ -135,7 +139,7 @@ def test_frames_before_the_damage_in_a_file_are_still_written(pipeline):
     assert pipeline.phase("a") == "ending"
     assert not pipeline.sent("sinks.a", "stop")
     pipeline.says("sinks.a", "ended", "a")
-    assert (pipeline.manager.streams["a"].reason, pipeline.manager.code) == ("it broke", 2)
+    assert (pipeline.manager.streams["a"].reason, pipeline.manager.ends.code) == ("it broke", 2)
 
 
 def test_a_worker_that_is_dying_is_killed(pipeline):

@@ -340,16 +340,16 @@ def test_a_source_that_ends_ends_its_stream_in_order():
     pipeline, reply = running(), Reply()
     Commands(pipeline.dispatcher).forget("cam", 7, reply)
     pipeline.says("sinks.cam", "ended", "cam")
-    assert pipeline.manager.all_over
-    assert (pipeline.manager.code, pipeline.manager.streams["cam"].reason) == (0, "")
+    assert pipeline.manager.ends.all_over
+    assert (pipeline.manager.ends.code, pipeline.manager.streams["cam"].reason) == (0, "")
     assert reply.answers == [(False, {"error": "stream cam has ended"})]
     assert all(pipeline.sent(worker, "exit") for worker in pipeline.pool.workers)
     for worker in pipeline.pool.workers:
         pipeline.process(worker).die(0)
-    assert pipeline.manager.take_cleared() == []
+    assert pipeline.resources.calls == []
     pipeline.watch()
-    assert pipeline.manager.take_cleared() == ["cam"]  # whose shared memory can go now
-    assert pipeline.manager.take_cleared() == []
+    pipeline.watch()
+    assert pipeline.resources.calls == [("free", "cam")]  # its shared memory, once
     assert not pipeline.events("died")
 
 
@@ -381,7 +381,7 @@ def test_stop_during_a_recovery_closes_the_files_with_what_they_have():
     Commands(pipeline.dispatcher).stop("", Reply())
     assert pipeline.sent("sinks.cam", "stop")[-1]["drain"] is False
     pipeline.says("sinks.cam", "ended", "cam")
-    assert (pipeline.manager.code, pipeline.manager.all_over) == (0, True)
+    assert (pipeline.manager.ends.code, pipeline.manager.ends.all_over) == (0, True)
 
 
 FILES = [{"kind": "json", "path": "/nowhere/cam.jsonl"}]
@@ -410,7 +410,7 @@ def test_stop_waits_for_sinks_that_are_being_restarted_to_finish_their_files():
     assert reply.answers == []
     pipeline.says("sinks.cam", "ended", "cam")
     assert reply.answers == [(True, {})]
-    assert pipeline.manager.code == 0
+    assert pipeline.manager.ends.code == 0
 
 
 @pytest.mark.parametrize("leaving", [False, True])
@@ -432,7 +432,7 @@ def test_files_that_nobody_finishes_are_told_of(leaving):
     assert not ok
     assert "cam has failed" in said["error"]
     assert "sinks" in said["error"]
-    assert (pipeline.manager.code, pipeline.phase("cam")) == (1, "over")
+    assert (pipeline.manager.ends.code, pipeline.phase("cam")) == (1, "over")
 
 
 def test_a_stream_without_files_leaves_none_unfinished():
@@ -440,9 +440,9 @@ def test_a_stream_without_files_leaves_none_unfinished():
     pipeline.process("sinks.cam").die(-9)
     pipeline.pool.leaving = True
     pipeline.watch()
-    pipeline.manager.close()
-    pipeline.manager.cut_short()
-    assert (pipeline.manager.code, pipeline.phase("cam")) == (0, "over")
+    pipeline.manager.ends.close()
+    pipeline.manager.ends.cut_short()
+    assert (pipeline.manager.ends.code, pipeline.phase("cam")) == (0, "over")
 
 
 def test_a_stop_is_not_forgotten_when_a_worker_dies_before_the_end():
@@ -464,13 +464,13 @@ def test_a_live_stream_that_lost_a_sink_has_not_ended_in_order():
     ((ok, said),) = reply.answers
     assert not ok
     assert "the json sink failed: cam.jsonl: File too large" in said["error"]
-    assert pipeline.manager.code == 1
+    assert pipeline.manager.ends.code == 1
 
 
 def test_a_death_while_the_stream_ends_does_not_keep_it_alive():
     pipeline = running()
     pipeline.pool.leaving = True
-    pipeline.manager.close()
+    pipeline.manager.ends.close()
     pipeline.process("memory.cam").die(-9)
     pipeline.watch()
     pipeline.wait(30)
@@ -479,14 +479,14 @@ def test_a_death_while_the_stream_ends_does_not_keep_it_alive():
 
 def test_a_drain_that_takes_too_long_is_cut_short():
     pipeline = running()
-    pipeline.manager.close()
+    pipeline.manager.ends.close()
     assert pipeline.sent("source.cam", "stop")
-    pipeline.manager.cut_short()
+    pipeline.manager.ends.cut_short()
     assert pipeline.sent("sinks.cam", "stop")[-1]["drain"] is False
     pipeline.wait(0.4)
-    assert not pipeline.manager.all_over
+    assert not pipeline.manager.ends.all_over
     pipeline.wait(0.2)  # the sinks do not answer
-    assert pipeline.manager.all_over
+    assert pipeline.manager.ends.all_over
 
 
 def test_an_end_that_does_not_come_is_a_failure_but_for_a_full_disk():
@@ -505,23 +505,23 @@ def test_an_end_that_does_not_come_is_a_failure_but_for_a_full_disk():
     assert pipeline.sent("sinks.cam", "stop")
     pipeline.wait(0.6)
     assert pipeline.manager.streams["cam"].reason == "it did not end when it was asked to"
-    assert pipeline.manager.code == 1
+    assert pipeline.manager.ends.code == 1
 
 
 def test_the_worst_end_is_the_exit_code():
     pipeline = FakePipeline(stream("a"), stream("b"), stream("c"), placement="split")
     pipeline.begin()
     for name, fault in (("a", False), ("b", True), ("c", False)):
-        pipeline.manager.end_badly(pipeline.manager.streams[name], "it broke", input_fault=fault)
+        pipeline.manager.ends.end_badly(pipeline.manager.streams[name], "it broke", input_fault=fault)
         pipeline.says(f"sinks.{name}", "ended", name)
-    assert pipeline.manager.code == 2
+    assert pipeline.manager.ends.code == 2
     states = {name: one["state"] for name, one in pipeline.dispatcher.status()["streams"].items()}
     assert set(states.values()) == {"failed"}
 
 
 def test_no_reason_holds_a_password():
     pipeline = running()
-    pipeline.manager.end_badly(
+    pipeline.manager.ends.end_badly(
         pipeline.manager.streams["cam"], "cannot open rtsp://admin:hunter2@10.0.0.5/live: refused"
     )
     pipeline.says("sinks.cam", "ended", "cam")

@@ -118,7 +118,7 @@ def test_too_many_deaths_end_only_the_streams_of_that_worker():
     )  # its files are closed with what they have
     pipeline.says("sinks.bad", "ended", "bad")
     assert (pipeline.phase("bad"), pipeline.phase("good")) == ("over", "running")
-    assert pipeline.manager.code == 1
+    assert pipeline.manager.ends.code == 1
     pipeline.wait(60)
     assert starts(pipeline, "memory.bad") == 3  # no stream needs it any more
 
