@@ -5,9 +5,10 @@
 
 Every command has `--help` with examples, and all but `stage` have `--json [FILE]` for programs; without FILE,
 the standard output holds JSON alone. Exit codes: 0 success; 1 `doctor` misses something, `serve` gave up a
-stream, an engine failed `engines build --check`, or a video broke off (what came before is written); 2 bad
-input, or a source or disk failed (one line on the standard error); 130 and 143 ended by Ctrl-C and SIGTERM,
-141 by a closed pipe. `serve` ends in order on the first of these signals, with 0.
+stream, `ctl remove` removed one that had failed, an engine failed `engines build --check`, or a video broke
+off (what came before is written); 2 bad input, or a source or disk failed (one line on the standard error);
+130 and 143 ended by Ctrl-C and SIGTERM, 141 by a closed pipe. `serve` ends in order on the first of these
+signals, with 0.
 """
 
 from __future__ import annotations

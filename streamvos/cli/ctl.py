@@ -1,6 +1,7 @@
 """`streamvos ctl`: show and control a running pipeline.
 
 streamvos ctl status
+streamvos ctl add side --source camera:1
 streamvos ctl annotate front corrected.png --at door
 """
 
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streamvos.cli import options
 from streamvos.cli.options import JsonTarget, examples
-from streamvos.cli.output import make_table, show
+from streamvos.cli.output import make_table, report_error, show
 from streamvos.types import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ app = typer.Typer(
     epilog=examples(
         "streamvos ctl status",
         "streamvos ctl annotate front corrected.png",
+        "streamvos ctl add side --source camera:1 --height 240",
         "streamvos ctl stop front --at door",
     ),
 )
@@ -172,6 +175,114 @@ def stop(
     """End a stream, or the whole pipeline, in order."""
     client.stop(stream)
     return {"stream": stream, "state": "ended"}, f"{stream or 'pipeline'}: ended"
+
+
+@_command(
+    "streamvos ctl add side --source camera:1 --height 240",
+    "streamvos ctl add clip --source clip.mp4 --mask first.png --out out/clip",
+    "streamvos ctl add --config side.toml --at door",
+)
+def add(
+    client: Client,
+    stream: Annotated[
+        str | None, typer.Argument(metavar="[STREAM]", help="Name of the stream; by default --config's.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="SOURCE", help="As for `streamvos run`.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="A TOML file with one [[streams]] table, and perhaps [method]."
+        ),
+    ] = None,
+    mask: options.MaskPath = None,
+    boxes: options.Boxes = None,
+    points: options.Points = None,
+    method: Annotated[str | None, options.METHOD] = None,
+    weights: Annotated[str | None, options.WEIGHTS] = None,
+    device: Annotated[str | None, options.DEVICE] = None,
+    settings: options.MethodSettings = None,
+    policy: options.PolicyName = None,
+    height: options.Height = None,
+    max_frames: options.MaxFrames = None,
+    first_frame: options.FirstFrame = None,
+    allow_truncated: options.AllowTruncated = False,
+    realtime: options.Realtime = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder for label maps, overlay and JSON lines."),
+    ] = None,
+    publish: Annotated[
+        bool | None,
+        typer.Option("--publish/--no-publish", help="Publish masks on a socket; the default with --source."),
+    ] = None,
+) -> tuple[Any, ...]:
+    """Add a stream to the running pipeline, as a whole or not at all; returns when it has begun.
+
+    The options replace the pipeline's for this stream.
+    """
+    from streamvos.pipeline.config.adding import read_stream
+    from streamvos.pipeline.config.reading import stream_table
+
+    own = {
+        "name": method,
+        "weights": None if weights is None else options.placed_weights(weights),
+        "device": device,
+        "options": options.method_settings(settings) or None,
+    }
+    own = {key: value for key, value in own.items() if value is not None}
+    more = {
+        "policy": policy,
+        "height": height,
+        "max_frames": max_frames,
+        "first_frame": first_frame,
+        "allow_truncated": allow_truncated or None,
+        "realtime": realtime,
+    }
+    if config is not None:
+        of_source = {"source": source, "mask": mask, "box": boxes, "point": points, "out": out}
+        given = [*of_source.items(), ("publish", publish), *more.items(), ("method's options", own or None)]
+        wrong = [f"--{name.replace('_', '-')}" for name, value in given if value is not None]
+        if wrong:
+            raise InputError(f"{', '.join(wrong)}: --config sets that in its tables; give one of them")
+        table = read_stream(config, stream)
+    elif stream is None or source is None:
+        raise InputError(
+            "which stream? Give its name and --source, or --config: streamvos ctl add side --source camera:1"
+        )
+    else:
+        table = stream_table(
+            stream,
+            source,
+            mask=mask,
+            boxes=boxes or (),
+            points=points or (),
+            out=out,
+            publish=publish is not False,
+            more=more,
+        )
+        table |= {"method": own} if own else {}
+    status = client.add_stream(**table)
+    return {"stream": table["name"], **status}, f"{table['name']}: added, {status.get('state')}"
+
+
+@_command("streamvos ctl remove side", "streamvos ctl remove side --now --at door")
+def remove(
+    client: Client,
+    stream: StreamName,
+    now: Annotated[bool, typer.Option("--now", help="Leave out frames that are still on their way.")] = False,
+) -> tuple[Any, ...]:
+    """End a stream in order and forget it, so that its name and its outputs are free.
+
+    The exit code is 1 if the stream had failed, or its files are not whole.
+    """
+    status = client.remove_stream(stream, at_once=now)
+    if reason := status.get("reason"):
+        report_error(f"{stream}: removed; it had failed: {reason}")
+        raise typer.Exit(1)
+    frames = _number(status.get("frames")) or "0"
+    return {"stream": stream, **status}, f"{stream}: removed after {frames} frames"
 
 
 def _stream_row(stream: Mapping[str, Any]) -> list[str]:

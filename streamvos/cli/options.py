@@ -137,6 +137,15 @@ AllowTruncated = Annotated[
         "--allow-truncated", help="Take a damaged or incomplete video as far as it goes, without an error."
     ),
 ]
+PolicyName = Annotated[
+    str | None,
+    typer.Option(
+        "--policy", metavar="latest|lossless", help="Drop all but the newest frame (live), or none (files)."
+    ),
+]
+Realtime = Annotated[
+    bool | None, typer.Option("--realtime", help="Play a file at its own speed, as if it were live.")
+]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the output.")]
 Overwrite = Annotated[
     bool,
@@ -203,6 +212,12 @@ def checked_policy(policy: str | None) -> Literal["latest", "lossless"] | None:
     if policy not in (None, "latest", "lossless"):
         raise InputError(f"--policy is latest or lossless, got {policy!r}")
     return policy  # type: ignore[return-value]
+
+
+def placed_weights(weights: str) -> str:
+    """The value of `--weights` for another process, which may have another current folder."""
+    word = weights.lower()
+    return word if word in ("default", "none") else str(Path(weights).absolute())
 
 
 def weights_argument(weights: str) -> str | None:

@@ -21,7 +21,7 @@ from streamvos.cli.output import check_replaceable, remark, write_json
 from streamvos.masks.exports import file_of_mask
 from streamvos.pipeline.config.files import claim_of, local_stages, read_by, written_by
 from streamvos.pipeline.config.pipeline import PipelineConfig
-from streamvos.pipeline.config.reading import config_from_options, read_config, with_kinds_known
+from streamvos.pipeline.config.reading import config_from_options, make_config, read_config, with_kinds_known
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.sinks.conflicts import refuse_conflicts
 from streamvos.types import InputError, StreamvosError
@@ -61,12 +61,7 @@ def serve(
     device: Annotated[str | None, options.DEVICE] = None,
     backend: Annotated[str | None, options.BACKEND] = None,
     settings: options.MethodSettings = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="latest|lossless", help="Drop all but the newest frame (live), or none (files)."
-        ),
-    ] = None,
+    policy: options.PolicyName = None,
     height: options.Height = None,
     out: Annotated[
         Path | None,
@@ -95,9 +90,10 @@ def serve(
     max_frames: options.MaxFrames = None,
     first_frame: options.FirstFrame = None,
     allow_truncated: options.AllowTruncated = False,
-    realtime: Annotated[
-        bool | None, typer.Option("--realtime", help="Play a file at its own speed, as if it were live.")
-    ] = None,
+    realtime: options.Realtime = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Go on without streams, until Ctrl-C; `ctl add` adds some.")
+    ] = False,
     json_target: options.JsonTarget = None,
 ) -> None:
     """Run many streams in processes that supervise each other.
@@ -107,15 +103,14 @@ def serve(
     Ctrl-C ends the pipeline in order: frames in flight are written, and the exit code is 0. The exit code is
     1 if a stream failed.
     """
-    if weights is not None and weights.lower() in ("default", "none"):
-        weights = weights.lower()
     changes = {  # paths are relative to the current folder here, to the file's folder in a file
         "name": name,
         "placement": placement,
         "overwrite": overwrite or None,
+        "keep": keep or None,
         "method": {
             "name": method,
-            "weights": weights if weights in (None, "default", "none") else str(Path(weights).absolute()),
+            "weights": None if weights is None else options.placed_weights(weights),
             "device": device,
             "backend": backend,
             "options": options.method_settings(settings) or None,
@@ -151,6 +146,10 @@ def serve(
         config = read_config(file, _given(changes))
     elif console is not None and publish is False:
         raise InputError("the console shows published masks; leave out --no-publish")
+    elif source is None and keep:
+        if more := _given(of_source):
+            raise InputError(f"--{', --'.join(more)} belongs to --source, which is missing")
+        config = make_config(_given(changes), "the options")
     elif source is None:
         raise InputError(
             "there is nothing to serve; give a PIPELINE.toml, or --source with --mask, --box or --point: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,90 @@ def test_over_tcp_with_keys(call, tmp_path):
         assert (
             "give secret and server_key" in answer.err.splitlines()[-1]
         )  # the server's warning is before it
+
+
+def test_a_stream_is_added_by_options(call, door, tmp_path):
+    answer = call(
+        "ctl", "add", "side", "--source", "clip.mp4", "--mask", tmp_path / "m.png", "--height", "240",
+        "--box", "1:1,2,30,40", "--method", "frtm-fast", "--set", "threads=2", "--weights", "None",
+        "--out", tmp_path / "out", "--no-publish",
+    )  # fmt: skip
+    assert (answer.code, answer.out) == (0, "side: added, running\n"), answer
+    ((_, table, method, files),) = door.calls
+    assert files
+    assert method == {"name": "frtm-fast", "weights": None, "options": {"threads": 2}}
+    assert table.pop("source") == f"{Path.cwd()}/clip.mp4"
+    assert [sink["path"] for sink in table.pop("sinks")] == [
+        f"{tmp_path}/out/{name}" for name in ("labels", "overlay.mp4", "results.jsonl")
+    ]
+    expected = {"name": "side", "mask": f"{tmp_path}/m.png", "height": 240, "boxes": ["1:1,2,30,40"]}
+    assert {key: value for key, value in table.items() if value != []} == expected
+
+
+def test_a_stream_is_added_by_a_file(call, door, tmp_path):
+    file = tmp_path / "side.toml"
+    file.write_text(
+        '[method]\nweights = "w.pt"\n[[streams]]\nname = "side"\nsource = "camera:clip.mp4"\n'
+        'sinks = [{ kind = "json", path = "out/side.jsonl" }]\n'
+    )
+    assert call("ctl", "add", "--config", file).out == "side: added, running\n"
+    answer = json.loads(call("ctl", "add", "other", "--config", file, "--json").out)
+    assert answer == {"stream": "other", "state": "running"}
+    (_, table, method, _), (_, other, *_) = door.calls
+    assert method == {"weights": f"{tmp_path}/w.pt"}
+    sinks = [{"kind": "json", "path": f"{tmp_path}/out/side.jsonl"}]
+    assert table == {"name": "side", "source": f"camera:{tmp_path}/clip.mp4", "sinks": sinks}
+    assert other == {**table, "name": "other"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "got 0 [[streams]]"),
+        ('[[streams]]\nname = "a"\nsource = "x"\n' * 2, "got 2 [[streams]]"),
+        ('name = "door"\n[[streams]]\nname = "a"\nsource = "x"\n', "got 1 [[streams]], name"),
+        ('[[streams]]\nname = "a"\n', '[[streams]] "a": the key "source" is missing'),
+        ('[[streams]]\nname = "a"\nsource = "camera:0"\n[method]\nnam = "y"\n', 'did you mean "name"'),
+        ('method = 3\n[[streams]]\nname = "a"\nsource = "x"\n', "method: expected a table"),
+        ("streams = 3", "got 0 [[streams]]"),
+        ("sorry", "is no TOML"),
+    ],
+    ids=range(8),
+)
+def test_files_that_are_no_stream(call, door, tmp_path, text, words):
+    (tmp_path / "side.toml").write_text(text)
+    answer = call("ctl", "add", "--config", tmp_path / "side.toml")
+    assert (answer.code, words in answer.err) == (2, True), answer
+    assert door.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "which stream?"),
+        (["side"], "which stream?"),
+        (
+            ["side", "--config", "x.toml", "--height", "240", "--box", "1:1,1,9,9"],
+            "--box, --height: --config",
+        ),
+        (["side", "--config", "x.toml"], "x.toml"),
+        (["side", "--source", "camera:0", "--policy", "fast"], 'side" policy: expected'),
+        (["front", "--source", "camera:0"], "'front' already"),
+    ],
+    ids=str,
+)
+def test_additions_that_cannot_be(call, door, arguments, words):
+    answer = call("ctl", "add", *arguments)
+    assert (answer.code, words in answer.err) == (2, True), answer
+    assert door.calls == []
+
+
+def test_a_stream_is_removed(call, door):
+    assert call("ctl", "remove", "front").out == "front: removed after 12 frames\n"
+    assert json.loads(call("ctl", "remove", "front", "--now", "--json").out)["state"] == "ended"
+    assert door.calls == [("remove_stream", "front", False), ("remove_stream", "front", True)]
+    assert call("ctl", "remove", "back").code == 2
+    door.last = {"state": "failed", "reason": "its disk is full", "frames": 3}
+    answer = call("ctl", "remove", "front")
+    assert answer.code == 1
+    assert "front: removed; it had failed: its disk is full" in answer.err

@@ -34,6 +34,7 @@ class Recorder:
         self.streams = ["front", *sorted(set(self.publish) - {"front"})]
         self.state = "running"
         self.waiting: dict[str, Any] = {}
+        self.last: dict[str, Any] = {"state": "ended", "reason": "", "frames": 12}  # of a removed stream
 
     def status(self) -> dict[str, Any]:
         self.calls.append(("status",))
@@ -86,7 +87,7 @@ class Recorder:
     def remove_stream(self, stream: str, at_once: bool, reply: Callable[..., None]) -> None:
         self._check(stream)
         self.calls.append(("remove_stream", stream, at_once))
-        self._reply(reply, status={"state": "ended"})
+        self._reply(reply, status=self.last)
 
     def release(self) -> None:
         """Answer what is held, the newest first."""

@@ -7,9 +7,11 @@ own.streams                                     # the added one alone
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from streamvos.addresses import is_url
+from streamvos.files import read_toml
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.config.reading import make_config, make_stream, with_kinds_known
 from streamvos.pipeline.config.streams import StreamConfig
@@ -52,6 +54,31 @@ def with_stream(
         values["method"] = {**_inherited(config.method, own_method), **(method or {})}
     whole = with_kinds_known(make_config(values, "the stream"))
     return whole.only(whole.streams[-1:]).model_copy(update={"remote": {}})
+
+
+def read_stream(path: Path, name: str | None = None) -> dict[str, Any]:
+    """Read a file with one [[streams]] table, and perhaps [method], as arguments of `Client.add_stream`.
+
+    Args:
+        path: the file; relative paths in it start from its folder.
+        name: a name for the stream, instead of the file's.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else; the message names the key.
+    """
+    values = read_toml(path, "the stream's file")
+    streams = values.pop("streams", None)
+    method = values.pop("method", None)
+    if values or not isinstance(streams, list) or len(streams) != 1 or not isinstance(streams[0], dict):
+        count = len(streams) if isinstance(streams, list) else 0
+        found = ", ".join([f"{count} [[streams]]", *values])
+        raise InputError(f"{path}: expected one [[streams]] table, and perhaps [method], got {found}")
+    if method is not None and not isinstance(method, dict):
+        raise InputError(f"{path}: method: expected a table, got {method!r:.80}")
+    table = {**streams[0], **({} if name is None else {"name": name})}
+    stream, own = make_stream(table, method, str(path), path.parent)
+    more = {} if own is None else {"method": own.model_dump(mode="json", exclude_unset=True)}
+    return {"sinks": [], **stream.model_dump(mode="json", exclude_unset=True), **more}
 
 
 def names_of_files(stream: StreamConfig, method: MethodConfig | None = None) -> list[str]:

@@ -194,19 +194,36 @@ def config_from_options(
     Raises:
         InputError: the description is not valid.
     """
+    name = (changes or {}).get("name", "default")
+    keys = stream_table(
+        name, source, mask=mask, boxes=boxes, points=points, out=out, publish=publish, more=stream
+    )
+    return make_config({**(changes or {}), "streams": [keys]}, "the options")
+
+
+def stream_table(
+    name: str,
+    source: str,
+    *,
+    mask: Path | None = None,
+    boxes: Sequence[str] = (),
+    points: Sequence[str] = (),
+    out: Path | None = None,
+    publish: bool = True,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A table of [[streams]], not checked; the arguments are those of `config_from_options`."""
     sinks: list[dict[str, Any]] = []
     if out is not None:
         files = {"labels": "labels", "overlay": "overlay.mp4", "json": "results.jsonl"}
-        sinks += [{"kind": kind, "path": str(out / name)} for kind, name in files.items()]
+        sinks += [{"kind": kind, "path": str(out / file)} for kind, file in files.items()]
     if publish:
         sinks.append({"kind": "publish"})
-    name = (changes or {}).get("name", "default")
     pointing = {"boxes": list(boxes), "points": list(points)}
     keys: dict[str, Any] = {"name": name, "source": source, **pointing, "sinks": sinks}
     if mask is not None:
         keys["mask"] = str(mask)
-    keys |= {key: value for key, value in (stream or {}).items() if value is not None}
-    return make_config({**(changes or {}), "streams": [keys]}, "the options")
+    return keys | {key: value for key, value in (more or {}).items() if value is not None}
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

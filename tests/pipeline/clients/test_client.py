@@ -104,7 +104,7 @@ def test_streams_are_added_and_removed(runtime, tmp_path, monkeypatch):
         client.add_stream("back", "camera:1", height=240, sinks=[], files=False, method={"device": "cpu"})
         with pytest.raises(InputError, match="already"):
             client.add_stream("front", "camera:0")
-        assert client.remove_stream("front") == {"state": "ended"}
+        assert client.remove_stream("front")["state"] == "ended"
         client.remove_stream("front", at_once=True)
     side, back, *removed = recorder.calls
     publish = [{"kind": "publish"}]

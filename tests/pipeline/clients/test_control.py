@@ -47,7 +47,7 @@ def test_every_verb_reaches_the_pipeline_and_is_answered(place, rng):
         added = client.request("add_stream", table={"name": "side", "source": "camera:0"})
         assert added["status"] == {"state": "running"}
         removed = client.request("remove_stream", "front", at_once=True)
-        assert removed["status"] == {"state": "ended"}
+        assert removed["status"]["state"] == "ended"
     verbs = [call[0] for call in recorder.calls]
     assert verbs == [*control.VERBS[:6], "stop", *control.VERBS[6:]]
     assert recorder.calls[-2] == ("add_stream", {"name": "side", "source": "camera:0"}, None, True)
