@@ -70,9 +70,10 @@ class Additions:
         self._current: tuple[Addition, Future[Checked], float] | None = None
 
     @property
-    def waiting(self) -> bool:
-        """Whether a request has not been admitted or refused yet."""
-        return self._current is not None or bool(self._waiting)
+    def waiting(self) -> list[str]:
+        """Names of the streams that have not been admitted or refused yet."""
+        current = [] if self._current is None else [self._current[0]]
+        return [one.name for one in (*current, *self._waiting)]
 
     def request(self, addition: Addition) -> None:
         """Check a stream and admit it, after those that were requested before."""

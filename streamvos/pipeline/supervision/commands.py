@@ -93,6 +93,8 @@ class Commands:
 
     def _known(self, name: str) -> StreamRecord:
         record = self._manager.streams.get(name)
+        if record is None and name in self._dispatcher.additions.waiting:
+            raise InputError(f"stream {name} is still being checked, and not added yet")
         if record is None:
             names = ", ".join(self._manager.streams) or "none"
             raise InputError(f"there is no stream {name!r:.100}; there are: {names}")

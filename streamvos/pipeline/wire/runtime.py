@@ -85,9 +85,10 @@ class Runtime:
             stream: the stream's name.
             endpoints: of its edges.
         """
-        addresses = [*endpoints, frames_address(self.folder, stream), self.masks(stream)]
+        addresses = [*endpoints, frames_address(self.folder, stream)]
         local = [Path(one.removeprefix("ipc://")) for one in addresses if one.startswith("ipc://")]
-        for path in (*local, sinks_note(self.folder, stream)):
+        masks = self.folder / f"masks-{stream}.sock"  # whose path may be too long for an address
+        for path in (*local, masks, sinks_note(self.folder, stream)):
             with suppress(OSError):
                 path.unlink()
 

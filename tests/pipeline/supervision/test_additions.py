@@ -289,6 +289,8 @@ def test_two_additions_of_one_name_at_once_are_one(pipeline):
     replies = [add(pipeline) for _ in range(2)]
     assert not any(reply.answers for reply in replies)
     assert "side" not in pipeline.manager.streams
+    with pytest.raises(InputError, match="side is still being checked"):
+        remove(pipeline)
     pipeline.check()
     pipeline.watch()
     assert "'side' already" in replies[1].error
