@@ -17,6 +17,7 @@ from streamvos.cli.options import examples
 
 COMMANDS = {
     "latency": "What a frame costs: p50 to p99.9, stages, memory.",
+    "capacity": "How many streams this machine holds, p99 and drops bounded.",
     "streaming": "Which method and size is best when time does not stop.",
     "pipeline": "What the pipeline adds to a method.",
     "engines": "What compiling a network is worth.",

@@ -69,7 +69,8 @@ def make_clip(path: Path, frames: int, size: tuple[int, int], fps: float = 30, c
         for t in range(frames):
             data, key = coded[t % len(coded)]
             packet = av.Packet(data)
-            packet.stream, packet.time_base = stream, stream.time_base
+            # the stream's own time base changes when the first packet is written
+            packet.stream, packet.time_base = stream, 1 / rate
             packet.pts = packet.dts = t
             packet.duration = 1
             packet.is_keyframe = key
