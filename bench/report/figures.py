@@ -153,14 +153,17 @@ def _distributions(rows: Sequence[CaseResult], unit: str, colors: _Colors) -> It
             "Distributions",
             "How often each time came. Each scale is logarithmic and its own.",
             [
-                svg.histogram_plot(
-                    bins_of(row), {q: row.quantiles[q] for q in ("p50", "p95", "p99", "p99.9")}, clean(unit),
-                    name, colors.of(row),
-                )
+                svg.histogram_plot(bins_of(row), marks_of(row), clean(unit), name, colors.of(row))
                 for name, row in zip(short_names(chosen), chosen, strict=True)
             ],
             notes=[f"The {len(chosen)} slowest of {len(rows)} cases by p99."] * (len(chosen) < len(rows)),
         )  # fmt: skip
+
+
+def marks_of(row: CaseResult) -> dict[str, float]:
+    """The quantiles that a row has enough values for, and else the maximum."""
+    known = [name for name in ("p50", "p95", "p99", "p99.9") if row.count >= FEW.get(name, 0)]
+    return {name: row.quantiles[name] for name in (known if len(known) == 4 else [*known, "max"])}
 
 
 def _turns(row: CaseResult) -> str:
