@@ -3,7 +3,7 @@
     streamvos bench report latency.jsonl capacity.jsonl --html report.html
     python -m bench report                    # in a checkout: rebuilds what docs/results.md shows
 
-`figures` decides what a run's rows show, `svg` draws it, `page` arranges it; `docs` keeps docs/results.md.
+`figures` decides what a run's rows show, `plots` draws it, `page` arranges it; `docs` keeps docs/results.md.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ A place for one is marked in the page, and everything up to the end mark is writ
     ...
     <!-- end -->
 
-The first word is the kind: of a figure (`figures`: times, stages, accuracy, by-objects, ...), or "sizing"
-for the lines of `bench capacity`, or one of `older.TABLES` for files in other formats. Where there is no such
-file, the page says that it was not measured yet.
+The first word is the kind: of a figure (`figures`: times, stages, scores, by-objects, ...), or "sizing" for
+the lines of `bench capacity`, or one of `older.TABLES` for files in other formats. "A or B" takes B as long
+as there is no file for A; where there is none at all, the page says that it was not measured yet.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from streamvos.types import InputError
 
 from ..results import CaseResult, read
 from . import older, svg
-from .figures import Figure, Table, figures
+from .figures import figures
 from .summary import place, sizing_lines
 from .text import in_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
-_PLACE = re.compile(r"(<!-- report: ([\w-]+) ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- report: ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rebuild(folder: Path | None = None) -> list[Path]:
@@ -55,9 +55,9 @@ def built(folder: Path) -> dict[Path, str]:
     files: dict[Path, str] = {}
 
     def content(found: re.Match[str]) -> str:
-        text, pictures = _one(found[2], found[3].split(), folder)
+        text, pictures = _place(found[2], folder)
         files.update(pictures)
-        return f"{found[1]}\n{text}\n\n{found[4]}"
+        return f"{found[1]}\n{text}\n\n{found[3]}"
 
     text = read_text(page, "the page of results")
     if len(re.findall("<!-- report:", text)) != len(_PLACE.findall(text)):
@@ -66,14 +66,18 @@ def built(folder: Path) -> dict[Path, str]:
     return files
 
 
+def _place(text: str, folder: Path) -> tuple[str, dict[Path, str]]:
+    """What stands in a place: the first of several possibilities whose files are there."""
+    ways = [way.split() for way in text.split(" or ")]
+    for kind, *names in ways:
+        if all((folder / name).is_file() or "METHOD" in name for name in names):
+            return _one(kind, names, folder)
+    return f"*Not measured yet: there is no {', '.join(ways[0][1:])}.*", {}
+
+
 def _one(kind: str, names: list[str], folder: Path) -> tuple[str, dict[Path, str]]:
     """What stands in a place, and the pictures that it shows."""
     paths = [folder / name for name in names]
-    missing = [
-        name for name, path in zip(names, paths, strict=True) if not path.is_file() and "METHOD" not in name
-    ]
-    if missing:
-        return f"*Not measured yet: there is no {', '.join(missing)}.*", {}
     if kind in older.TABLES:
         return older.TABLES[kind](paths).strip(), {}
     rows = [row for path in paths for row in read(path)]
@@ -85,19 +89,15 @@ def _one(kind: str, names: list[str], folder: Path) -> tuple[str, dict[Path, str
     if not found:
         kinds = ", ".join(sorted({figure.kind for figure in figures(rows)} | {*older.TABLES, "sizing"}))
         raise InputError(f"docs/results.md: {', '.join(names)} has no {kind}; choose of: {kinds}")
-    return _figure(found[0], rows, paths[0], folder)
-
-
-def _figure(
-    figure: Figure, rows: list[CaseResult], source: Path, folder: Path
-) -> tuple[str, dict[Path, str]]:
-    parts, pictures = [in_markdown(figure.caption)], {}
-    if figure.plots:
-        path = source.with_name(f"{source.stem}-{figure.kind}.svg")
-        pictures[path] = svg.standalone(svg.side_by_side(figure.plots, figure.title))
-        parts.append(f"![{in_markdown(figure.title)}]({path.relative_to(folder).as_posix()})")
-    if figure.table:
-        parts += [markdown(figure.table), figure.table.note]
+    parts, pictures = [], {}
+    for k, figure in enumerate(found):
+        path = paths[0].with_name(f"{paths[0].stem}-{kind}{f'-{k + 1}' * (k > 0)}.svg")
+        parts.append(in_markdown(figure.caption))
+        if figure.plots:
+            pictures[path] = svg.standalone(svg.side_by_side(figure.plots, figure.title))
+            parts.append(f"![{in_markdown(figure.title)}]({path.relative_to(folder).as_posix()})")
+        if figure.table:
+            parts += [older.grid(figure.table.columns, figure.table.rows), figure.table.note]
     return "\n\n".join(filter(None, [*parts, provenance(rows)])), pictures
 
 
@@ -107,8 +107,3 @@ def provenance(rows: list[CaseResult]) -> str:
     days = sorted({row.time[:10] for row in rows if row.time})
     when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
     return f"{commands} ({', '.join(filter(None, (when, in_markdown(place(rows[0])))))})"
-
-
-def markdown(table: Table) -> str:
-    """A table in Markdown."""
-    return older.grid(table.columns, table.rows)

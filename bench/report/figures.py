@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from ..results import GROWTH, QUANTILES, CaseResult
+from ..results import QUANTILES, CaseResult
 from ..table import FEW
-from . import svg
+from .cells import (
+    Colors,
+    Figure,
+    Table,
+    bins_of,
+    detail_cells,
+    detail_names,
+    marks_of,
+    parts_of,
+    quantile_text,
+    shared_words,
+    short_names,
+    slope,
+    stage_text,
+    thinned,
+    turns_text,
+)
 from .grouping import Panel, in_words, panels
+from .plots import Range, Series, histogram_plot, line_plot, range_plot, stack_plot
 from .text import clean, number, whole
 
-MOST_PANELS, MOST_LINES, MOST_CASES, MOST_SAMPLES = 18, 6, 120, 160
+MOST_PANELS, MOST_LINES = 18, 6
 MAIN_SCORE = "J&F streaming"
+TITLES = {
+    "capacity": "From the frame to its mask",
+    "engines": "Time of a call",
+    "gpu": "Time of a frame",
+    "latency": "Time of a frame",
+    "peers": "Time of a frame",
+    "recovery": "From the kill to the next mask",
+    "soak": "From the frame to its mask",
+    "streaming": "Time of a frame",
+}
+"""Bench -> what its values are."""
 IN_BRACKETS = "In brackets: the maximum, since there were fewer than 100 (p99) or 1,000 (p99.9) frames."
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns and cells as texts, not escaped; the first column names the row, the others are numbers."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A title, a sentence, plots (SVG), and the table with their numbers."""
-
-    kind: str  # its name in docs/results.md
-    title: str
-    caption: str
-    plots: Sequence[str]
-    table: Table | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def figures(rows: Sequence[CaseResult]) -> list[Figure]:
     """Everything that can be drawn of these rows, the most asked first."""
-    colors = _Colors()
+    colors = Colors()
     timed = _measured_once([row for row in rows if row.quantiles])
-    drawn = list(_accuracy(rows, colors)) if any(row.scores for row in rows) else []
-    for unit in dict.fromkeys(row.unit for row in timed):
-        drawn += _distributions([row for row in timed if row.unit == unit], unit, colors)
+    drawn = list(_scores(rows, colors)) if any(row.scores for row in rows) else []
+    for bench, unit in dict.fromkeys((row.bench, row.unit) for row in timed):
+        drawn += _distributions(
+            [row for row in timed if (row.bench, row.unit) == (bench, unit)], unit, colors
+        )
+    drawn += _other(rows)
     drawn += _stages(rows)
     drawn += _growth(timed, rows, colors)
     drawn += _ratios(rows, colors)
@@ -61,72 +69,21 @@ def _measured_once(rows: Sequence[CaseResult]) -> list[CaseResult]:
     return list(found.values())
 
 
-def parts_of(cases: Sequence[Any], most: int = 12) -> list[Sequence[Any]]:
-    """The first `MOST_CASES` in groups of at most `most`, as equal as they can be."""
-    cases = cases[:MOST_CASES]
-    size = -(-len(cases) // max(-(-len(cases) // most), 1))
-    return [cases[k : k + size] for k in range(0, len(cases), size)] if cases else []
-
-
-class _Colors:
-    """One color per method on the whole page."""
-
-    def __init__(self) -> None:
-        self._given: dict[str, int] = {}
-
-    def of(self, row: CaseResult) -> int:
-        return self._given.setdefault(row.case.method or row.name, len(self._given))
-
-    def of_lines(self, panel: Panel) -> list[int]:
-        """The methods' colors, or others where a method has several lines."""
-        wanted = [self.of(line.points[0][2]) % svg.COLORS for line in panel.lines]
-        return wanted if len(set(wanted)) == len(wanted) else list(range(len(wanted)))
-
-
-def short_names(rows: Sequence[CaseResult]) -> list[str]:
-    """Names without the words that all of them share, for plots; what they share is said once."""
-    split = [clean(row.name).split() for row in rows]
-    shared = set(split[0]).intersection(*split[1:]) if len(split) > 1 else set()
-    shorter = [" ".join(word for word in words if word not in shared) for words in split]
-    return (
-        shorter if all(shorter) and len(set(shorter)) == len(rows) else [" ".join(words) for words in split]
-    )
-
-
-def shared_words(rows: Sequence[CaseResult]) -> str:
-    """What `short_names` leaves out, as a sentence, or ""."""
-    short = short_names(rows)[0].split()
-    left = [word for word in clean(rows[0].name).split() if word not in short]
-    return f" All of them: {' '.join(left)}." if left else ""
-
-
-def quantile_text(row: CaseResult, name: str) -> str:
-    """A quantile; in brackets where it is only the maximum."""
-    if name not in row.quantiles:
-        return ""
-    text = number(row.quantiles[name])
-    return f"({text})" if row.count < FEW.get(name, 0) else text
-
-
-def bins_of(row: CaseResult) -> list[tuple[float, float, int]]:
-    """(lower edge, upper edge, count) of a row's histogram, ascending."""
-    return [(GROWTH ** (bucket - 1), GROWTH**bucket, n) for bucket, n in sorted(row.histogram.items())]
-
-
-def _distributions(rows: Sequence[CaseResult], unit: str, colors: _Colors) -> Iterator[Figure]:
+def _distributions(rows: Sequence[CaseResult], unit: str, colors: Colors) -> Iterator[Figure]:
     """Quantiles of every case side by side, and the histogram of each."""
     ranges = [
-        svg.Range(name, row.quantiles, f"{number(row.quantiles['p50'])} / {quantile_text(row, 'p99')}",
+        Range(name, row.quantiles, f"{number(row.quantiles['p50'])} / {quantile_text(row, 'p99')}",
                   colors.of(row))
         for name, row in zip(short_names(rows), rows, strict=True)
     ]  # fmt: skip
     every = [value for one in ranges for value in one.quantiles.values()]
-    plots = [svg.range_plot(part, clean(unit), "quantiles by case", shown=every) for part in parts_of(ranges)]
-    columns = ["case", "count", "mean", *QUANTILES, "turns", "frames/s", "first frame, ms"]
+    plots = [range_plot(part, clean(unit), "quantiles by case", shown=every) for part in parts_of(ranges)]
+    more = detail_names(rows)
+    columns = ["case", "count", "mean", *QUANTILES, "turns", "frames/s", "first frame, ms", *more]
     cells = [
         [
             row.name, whole(row.count), number(row.mean), *(quantile_text(row, name) for name in QUANTILES),
-            _turns(row), number(row.throughput), number(row.first_frame_ms),
+            turns_text(row), number(row.throughput), number(row.first_frame_ms), *detail_cells(row, more),
         ]
         for row in rows
     ]  # fmt: skip
@@ -138,7 +95,7 @@ def _distributions(rows: Sequence[CaseResult], unit: str, colors: _Colors) -> It
     )
     yield Figure(
         "times",
-        f"Time of a frame, {unit}" if unit == "ms" else f"Values in {unit}",
+        f"{TITLES.get(rows[0].bench, clean(rows[0].bench))}, {clean(unit)}",
         "Thin from the least to the greatest value, thick from p50 (the dot) to p99; ticks mark p95, p99 and "
         "p99.9. The scale is logarithmic. At the right: p50 / p99." + shared_words(rows),
         plots,
@@ -153,23 +110,20 @@ def _distributions(rows: Sequence[CaseResult], unit: str, colors: _Colors) -> It
             "Distributions",
             "How often each time came. Each scale is logarithmic and its own.",
             [
-                svg.histogram_plot(bins_of(row), marks_of(row), clean(unit), name, colors.of(row))
+                histogram_plot(bins_of(row), marks_of(row), clean(unit), name, colors.of(row))
                 for name, row in zip(short_names(chosen), chosen, strict=True)
             ],
             notes=[f"The {len(chosen)} slowest of {len(rows)} cases by p99."] * (len(chosen) < len(rows)),
         )  # fmt: skip
 
 
-def marks_of(row: CaseResult) -> dict[str, float]:
-    """The quantiles that a row has enough values for, and else the maximum."""
-    known = [name for name in ("p50", "p95", "p99", "p99.9") if row.count >= FEW.get(name, 0)]
-    return {name: row.quantiles[name] for name in (known if len(known) == 4 else [*known, "max"])}
-
-
-def _turns(row: CaseResult) -> str:
-    if len(row.repetitions) < 2:
-        return ""
-    return f"{number(min(row.repetitions))} to {number(max(row.repetitions))}"
+def _other(rows: Sequence[CaseResult]) -> Iterator[Figure]:
+    """Rows with neither times nor scores."""
+    chosen = [row for row in rows if not row.quantiles and not row.scores and row.failed is None]
+    names = detail_names(chosen)
+    if names or any(row.throughput for row in chosen):
+        cells = [[row.name, number(row.throughput), *detail_cells(row, names)] for row in chosen]
+        yield Figure("other", "Other figures", "", [], Table(["case", "frames/s", *names], cells))
 
 
 def _stages(rows: Sequence[CaseResult]) -> Iterator[Figure]:
@@ -187,25 +141,18 @@ def _stages(rows: Sequence[CaseResult]) -> Iterator[Figure]:
         "Where the time of a frame goes",
         "The stages that a frame passes, one after the other, by their medians in milliseconds."
         + shared_words(chosen),
-        [svg.stack_plot(part, "ms", "stages of a frame", names, most) for part in parts_of(bars)],
+        [stack_plot(part, "ms", "stages of a frame", names, most) for part in parts_of(bars)],
         Table(
             ["p50 (p99), ms", *names, "sum of p50"],
             [
-                [row.name, *(_stage(row, name) for name in names), number(sum(parts.values()))]
+                [row.name, *(stage_text(row, name) for name in names), number(sum(parts.values()))]
                 for row, (_, parts, _) in zip(chosen, bars, strict=True)
             ],
         ),
     )
 
 
-def _stage(row: CaseResult, name: str) -> str:
-    values = row.stages.get(name)
-    if values is None:
-        return ""
-    return number(values.get("p50")) + (f" ({number(values['p99'])})" if "p99" in values else "")
-
-
-def _growth(timed: Sequence[CaseResult], rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
+def _growth(timed: Sequence[CaseResult], rows: Sequence[CaseResult], colors: Colors) -> Iterator[Figure]:
     """Cost against every setting of which there are several numbers."""
     timed = [row for row in timed if row.unit in ("ms", "s", "us")]
     labels = {
@@ -233,7 +180,7 @@ def _growth(timed: Sequence[CaseResult], rows: Sequence[CaseResult], colors: _Co
 
 
 def _lines(
-    found: Sequence[Panel], kind: str, key: str, title: str, x: str, y: str, colors: _Colors, tails: bool
+    found: Sequence[Panel], kind: str, key: str, title: str, x: str, y: str, colors: Colors, tails: bool
 ) -> Iterator[Figure]:
     if not found:
         return
@@ -241,7 +188,7 @@ def _lines(
     xs = sorted({point[0] for panel in found for line in panel.lines for point in line.points})
     for panel in found:
         drawn = [
-            svg.Series(
+            Series(
                 line.name,
                 [point[:2] for point in line.points],
                 [(at, row.quantiles["p99"]) for at, _, row in line.points] if tails else (),
@@ -251,7 +198,7 @@ def _lines(
         ]
         for k in range(0, len(drawn), MOST_LINES):
             plots.append(
-                svg.line_plot(drawn[k : k + MOST_LINES], x, y, panel.title or title, heading=panel.title)
+                line_plot(drawn[k : k + MOST_LINES], x, y, panel.title or title, heading=panel.title)
             )
         for line in panel.lines:
             values = {
@@ -271,7 +218,7 @@ def _lines(
     )
 
 
-def _accuracy(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
+def _scores(rows: Sequence[CaseResult], colors: Colors) -> Iterator[Figure]:
     """Scores against the rate at which frames arrive: while time goes on, and of every frame."""
     scored = [row for row in rows if row.scores]
     names = list(dict.fromkeys(name for row in scored for name in row.scores))
@@ -284,7 +231,7 @@ def _accuracy(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
     plots = []
     for panel in found:
         drawn = [
-            svg.Series(
+            Series(
                 line.name,
                 [point[:2] for point in line.points],
                 [(at, row.scores[other]) for at, _, row in line.points if other in row.scores]
@@ -295,23 +242,24 @@ def _accuracy(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
             for line, color in zip(panel.lines, colors.of_lines(panel), strict=True)
         ]
         plots += [
-            svg.line_plot(part, "frames/s of the video", clean(main), panel.title or main, zero=False,
+            line_plot(part, "frames/s of the video", clean(main), panel.title or main, zero=False,
                           log_y=False, heading=panel.title, shown=every)
             for part in parts_of(drawn, MOST_LINES)
         ]  # fmt: skip
-    cells = [[row.name, *(number(row.scores.get(name)) for name in names)] for row in scored]
-    caption = (
-        "Percent. While a video runs, the mask that counts at a frame is the newest one finished by then."
-    )
-    if other != main and plots:
+    caption = ""
+    if plots:
+        caption = (
+            "In percent. The mask that counts at a frame of the video is the newest one finished by then."
+        )
+    if plots and other != main:
         caption += " Dashed: the same, had there been time for every frame."
-    yield Figure(
-        "accuracy",
-        "Accuracy",
-        caption,
-        plots[:MOST_PANELS],
-        Table(["case", *names], cells),
-    )
+    more = [] if plots else detail_names(scored)
+    cells = [
+        [row.name, *(number(row.scores.get(name)) for name in names), *detail_cells(row, more)]
+        for row in scored
+    ]
+    title = "Accuracy" if plots else "Scores"
+    yield Figure("scores", title, caption, plots[:MOST_PANELS], Table(["case", *names, *more], cells))
 
 
 def _operators(rows: Sequence[CaseResult]) -> Iterator[Figure]:
@@ -335,7 +283,7 @@ def _operators(rows: Sequence[CaseResult]) -> Iterator[Figure]:
         yield Figure("operators", "Operators", caption, [], Table(columns, cells))
 
 
-def _ratios(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
+def _ratios(rows: Sequence[CaseResult], colors: Colors) -> Iterator[Figure]:
     chosen = [row for row in rows if row.ratio and min(row.ratio.low, row.ratio.median, row.ratio.high) > 0]
     if not chosen:
         return
@@ -343,19 +291,19 @@ def _ratios(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
     for row in chosen:
         assert row.ratio
         values = {"low": row.ratio.low, "median": row.ratio.median, "high": row.ratio.high}
-        ranges.append(svg.Range(row.name, values, f"{number(row.ratio.median)}x", colors.of(row)))
+        ranges.append(Range(row.name, values, f"{number(row.ratio.median)}x", colors.of(row)))
         cells.append([row.name, row.ratio.to, *(f"{number(value)}x" for value in values.values())])
     every = [value for one in ranges for value in one.quantiles.values()]
     yield Figure(
         "ratios",
         "Ratios within this run",
         "Time over that of another case, turn by turn: median and range. Left of the dotted line is faster.",
-        [svg.range_plot(part, "times the other case's", "ratios", 1.0, every) for part in parts_of(ranges)],
+        [range_plot(part, "times the other case's", "ratios", 1.0, every) for part in parts_of(ranges)],
         Table(["case", "to", "low", "median", "high"], cells),
     )
 
 
-def _memory(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
+def _memory(rows: Sequence[CaseResult], colors: Colors) -> Iterator[Figure]:
     chosen = [row for row in rows if row.memory_mib]
     if not chosen:
         return
@@ -363,14 +311,12 @@ def _memory(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
     plots = []
     for k in range(0, min(len(curves), MOST_LINES * 4), MOST_LINES):
         drawn = [
-            svg.Series(row.name, thinned(row.memory_mib.samples), color=index)
+            Series(row.name, thinned(row.memory_mib.samples), color=index)
             for index, row in enumerate(curves[k : k + MOST_LINES])
             if row.memory_mib
         ]
         plots.append(
-            svg.line_plot(
-                drawn, "seconds", "MiB", "memory over time", marks=False, every_x=False, log_y=False
-            )
+            line_plot(drawn, "seconds", "MiB", "memory over time", marks=False, every_x=False, log_y=False)
         )
     cells = []
     for row in chosen:
@@ -387,26 +333,3 @@ def _memory(rows: Sequence[CaseResult], colors: _Colors) -> Iterator[Figure]:
         plots,
         Table(["case", "peak", "state of a stream", "first sample", "last sample", "slope, MiB/h"], cells),
     )
-
-
-def thinned(samples: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `MOST_SAMPLES` samples: of each interval the least and the largest, so that no peak is lost."""
-    if len(samples) <= MOST_SAMPLES:
-        return list(samples)
-    step = -(-len(samples) // (MOST_SAMPLES // 2))
-    kept: list[tuple[float, float]] = []
-    for k in range(0, len(samples), step):
-        part = samples[k : k + step]
-        value: Callable[[tuple[float, float]], float] = lambda one: one[1]  # noqa: E731
-        kept += sorted({min(part, key=value), max(part, key=value)})
-    return kept
-
-
-def slope(samples: Sequence[tuple[float, float]]) -> str:
-    """Least squares over the second half, in MiB per hour; "" for less than ten seconds."""
-    half = [one for one in samples if one[0] >= (samples[0][0] + samples[-1][0]) / 2] if samples else []
-    if len(half) < 3 or half[-1][0] - half[0][0] < 10:
-        return ""
-    mean_t, mean_m = (sum(one[k] for one in half) / len(half) for k in (0, 1))
-    squares = sum((t - mean_t) ** 2 for t, _ in half)
-    return number(3600 * sum((t - mean_t) * (m - mean_m) for t, m in half) / squares) if squares else ""

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from ..machine import BUSY
 from ..results import CaseResult
 from . import svg
-from .figures import Figure, Table, figures
+from .cells import Figure, Table
+from .figures import figures
 from .summary import sentences, sizing_lines
 from .text import clean, escaped, whole
 

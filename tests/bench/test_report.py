@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.report.page import html_of
-from bench.report.svg import Range, Series, histogram_plot, line_plot, range_plot, stack_plot, standalone
+from bench.report.plots import Range, Series, histogram_plot, line_plot, range_plot, stack_plot
+from bench.report.svg import standalone
 from bench.report.text import clean, number
 from bench.results import CaseResult, Memory, Ratio, Settings, measured
 
@@ -158,7 +159,7 @@ def test_lines_and_bars_are_as_long_as_their_numbers():
 @settings(deadline=None, max_examples=50)
 def test_a_histogram_shows_every_frame(values):
     row = CaseResult(bench="latency", name="a", **measured(values))
-    from bench.report.figures import bins_of
+    from bench.report.cells import bins_of
 
     plot = ElementTree.fromstring(histogram_plot(bins_of(row), {"p50": row.quantiles["p50"]}, "ms", "a"))
     shown = [int(one.text.split(" in ")[0]) for one in plot.iter("title") if " in " in one.text]
@@ -258,7 +259,7 @@ def test_a_long_run_makes_a_small_page():
 
 
 def test_a_peak_of_memory_survives_the_thinning():
-    from bench.report.figures import MOST_SAMPLES, thinned
+    from bench.report.cells import MOST_SAMPLES, thinned
 
     samples = [(float(t), 500.0) for t in range(5000)]
     samples[3333] = (3333.0, 900.0)
