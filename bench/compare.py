@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from streamvos.cli.options import examples
+from streamvos.cli.options import JsonTarget, examples
 from streamvos.cli.output import report_error, show
 from streamvos.types import InputError
 
@@ -25,9 +25,8 @@ from .report.text import clean, number
 from .results import CaseResult, read
 
 EXAMPLES = examples(
-    "streamvos bench latency --json old.jsonl",
-    "streamvos bench latency --json new.jsonl",
     "streamvos bench compare old.jsonl new.jsonl",
+    "streamvos bench compare old.jsonl new.jsonl --tolerance 0.1 --json changes.json",
 )
 
 TOLERANCE = 0.05
@@ -211,6 +210,7 @@ def command(
         float, typer.Option(metavar="X", help="Ratios up to 1 + X are no regression.")
     ] = TOLERANCE,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the intervals' random draws.")] = 0,
+    json_target: JsonTarget = None,
 ) -> None:
     """Is it slower than before? Exit code 1 if a case is slower beyond noise, or fails now.
 
@@ -223,20 +223,17 @@ def command(
     changes = compare(before, after, tolerance, seed)
     for line in warnings(before, after, changes):
         report_error(line, "warning")
-    show({}, None, *(f"{which}: {about(rows)}" for which, rows in (("old", before), ("new", after))))
-    show({}, None, "", table(changes))
-    if all(one.verdict in ("not judged", "missing", "new", "fails") for one in changes):
-        reason = next((one.note for one in changes if one.note), "none is in both runs")
-        raise InputError(f"no case can be judged: {reason}; measure again with more turns")
     worse = len({one.name for one in changes if one.is_regression})
     better = len({one.name for one in changes if one.verdict in ("faster", "works now")})
     judged = len({one.name for one in changes if one.verdict not in ("missing", "new", "not judged")})
-    show(
-        {},
-        None,
-        "",
-        f"{judged} cases compared: {worse} worse, {better} better, beyond noise and {tolerance:.0%}",
-    )
+    last = f"{judged} cases compared: {worse} worse, {better} better, beyond noise and {tolerance:.0%}"
+    runs = {"old": about(before), "new": about(after)}
+    values = {**runs, "changes": [asdict(one) for one in changes]}
+    lines = [f"{which}: {text}" for which, text in runs.items()]
+    show(values, json_target, *lines, "", table(changes), "", last)
+    if all(one.verdict in ("not judged", "missing", "new", "fails") for one in changes):
+        reason = next((one.note for one in changes if one.note), "none is in both runs")
+        raise InputError(f"no case can be judged: {reason}; measure again with more turns")
     if worse:
         raise typer.Exit(1)
 

@@ -21,7 +21,6 @@ from streamvos.types import InputError
 from ..results import CaseResult, read
 
 EXAMPLES = examples(
-    "streamvos bench latency --methods tvos,frtm-fast --json latency.jsonl --html latency.html",
     "streamvos bench report latency.jsonl capacity.jsonl --html report.html",
     "python -m bench report      # docs/results.md anew, from docs/results/",
 )
