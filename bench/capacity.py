@@ -75,6 +75,7 @@ def command(
     threads: options.Threads = None,
     device: options.Device = "cpu",
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """How many streams this machine holds at a rate, with a bound on the p99 and no drops.
 
@@ -94,7 +95,7 @@ def command(
     a_try = START_SECONDS + SETTLE_SECONDS + STREAM_SECONDS + seconds
     longest = len(shapes) * runs * 2 * most.bit_length() * (a_try + most * STREAM_SECONDS)
     typical = len(shapes) * (TYPICAL_TRIES + 2 * (runs - 1)) * a_try
-    with Run("capacity", json_target, typical, device, COLUMNS) as run, scratch() as folder:
+    with Run("capacity", json_target, typical, device, COLUMNS, html=html) as run, scratch() as folder:
         remark(f"at most {for_people(longest)}, where up to {most} streams fit or nothing does")
         for shape in shapes:
             search = Search(shape, fps, p99, seconds, folder)

@@ -35,13 +35,14 @@ def command(
     methods: options.Methods = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the cut-outs and of how they move.")] = 0,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """How well it is recognized that an object is lost, and that it is back."""
     names = options.methods_in(methods)
     for folder in ("davis2016-train", "duts"):
         if not (data / folder).is_dir():
             raise InputError(f"{data} has no folder {folder}; expected davis2016-train and duts in it")
-    with Run("lost", json_target, SECONDS * len(names), columns=COLUMNS) as run:
+    with Run("lost", json_target, SECONDS * len(names), columns=COLUMNS, html=html) as run:
         from .lost_work import measure
 
         for name in names:

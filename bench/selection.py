@@ -44,12 +44,13 @@ def command(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Photographs of each set.")] = 200,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """How many clicks an object takes, and how good a mask from a box is, beside GrabCut."""
     if not data.is_dir():
         raise InputError(f"there is no folder {data}; expected one with photographs")
     columns = ["details.objects", *(f"scores.{name}" for name in SHOWN)]
-    with Run("selection", json_target, SECONDS * limit * 2, columns=columns) as run:
+    with Run("selection", json_target, SECONDS * limit * 2, columns=columns, html=html) as run:
         from streamvos.selection.selector import Selector
 
         from .selection_work import judge, samples, table

@@ -62,6 +62,7 @@ def command(
     threads: options.Threads = None,
     device: options.Device = "cpu",
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """Which method and size is best here when time does not stop: offline and streaming J&F.
 
@@ -80,7 +81,7 @@ def command(
     passes = len(ways) * (1 + len(rates))
     a_frame = sum(SCORING_SECONDS + SECONDS_480P * (rows / 480) ** 2 for rows in heights)
     seconds = len(ways) * len(heights) * START_SECONDS + frames * passes * a_frame
-    with Run("streaming", json_target, seconds, device, COLUMNS) as run:
+    with Run("streaming", json_target, seconds, device, COLUMNS, html=html) as run:
         for rows in heights:
             with ExitStack() as stack:
                 group = []

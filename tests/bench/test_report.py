@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from html.parser import HTMLParser
+from importlib import import_module
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,11 +14,14 @@ from bench_rows import latency_rows, timed_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import report
+from bench.door import COMMANDS
 from bench.report.page import html_of
 from bench.report.plots import Range, Series, histogram_plot, line_plot, range_plot, stack_plot
 from bench.report.svg import standalone
 from bench.report.text import clean, number
-from bench.results import CaseResult, Memory, Ratio, Settings, measured
+from bench.results import CaseResult, Memory, Ratio, Settings, Writer, measured
+from streamvos.types import InputError
 
 TAGS = (
     "html head meta title style body main h1 h2 p dl dt dd code section div table thead tbody tr th td a "
@@ -291,3 +296,29 @@ def test_in_a_browser_the_page_fits_and_asks_for_nothing(tmp_path, browser, requ
         page.screenshot(path=str(folder / f"{width}-{scheme}.png"), full_page=True)
         page.close()
         assert (told, asked) == ([], [path.as_uri()])
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("compare", "report")])
+def test_every_command_that_measures_writes_a_page(name):
+    command = import_module(f"bench.{name}").command
+    assert "html" in inspect.signature(command).parameters
+
+
+def test_a_page_never_replaces_what_is_no_page(tmp_path):
+    run, notes = tmp_path / "run.jsonl", tmp_path / "notes.txt"
+    with Writer(run) as writer:
+        writer.write(timed_row("a"))
+    notes.write_text("mine")
+    for path, reason in (
+        (run, "would replace a run"),
+        (notes, "something else than HTML"),
+        (tmp_path, "a folder"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            report.command([run], path)
+    assert notes.read_text() == "mine"
+    with pytest.raises(InputError, match="needs runs"):
+        report.command(None, tmp_path / "page.html")
+    report.command([run])
+    report.command([run])  # its own page is replaced
+    assert (tmp_path / "run.html").read_text().startswith("<!doctype html>")
