@@ -9,6 +9,9 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -20,13 +23,15 @@ from streamvos.cli.options import JsonTarget, Overwrite, examples
 from streamvos.cli.output import check_writable, error_console, make_table, report_error, show
 from streamvos.cli.signals import Stopped
 from streamvos.metrics.latency import Latencies
-from streamvos.pipeline.clients.client import find_address, publishers_in
-from streamvos.pipeline.clients.subscribing import FORMS, End, Form, Mask, Subscription
+from streamvos.pipeline.clients.client import PipelineError, find_address, publishers_in
+from streamvos.pipeline.clients.published import FORMS, End, Form, Mask
+from streamvos.pipeline.clients.subscribing import Subscription
 from streamvos.pipeline.wire.endpoints import is_loopback
 from streamvos.pipeline.wire.messages import Refused
 from streamvos.pipeline.wire.security import Curve
 from streamvos.sinks.claim import Claim
 from streamvos.sinks.record import OutputRecord
+from streamvos.types import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +45,10 @@ EXAMPLES = examples(
 
 MAX_STREAMS = 256
 """Limit of streams, and of causes of drops, that a publisher can name."""
+
+
+LOOK_SECONDS = 2.0
+"""How often streams are looked for that were added to the pipeline."""
 
 
 class StreamView:
@@ -154,7 +163,9 @@ def watch(
     try:
         with Subscription(context, addresses.values(), stream, cast(Form, form), curve) as subscription:
             try:
-                _follow(subscription, views, is_local, saving, maximum)
+                known = bool(stream) or _is_masks(place)
+                look = None if known else partial(_addresses, place, "", secret, server_key, 1.0)
+                _follow(subscription, views, is_local, saving, maximum, look)
             except Stopped as error:
                 stopped = error
         refused = dict(subscription.refused)
@@ -175,11 +186,15 @@ def _follow(
     is_local: bool,
     saving: _Saving | None,
     maximum: int | None,
+    look: Callable[[], dict[str, str]] | None,
 ) -> None:
-    """Take messages until all streams have ended, or `maximum` frames have arrived."""
+    """Take messages until all streams have ended, or `maximum` frames have arrived.
+
+    `look` finds the streams that publish now, since some may be added; None = they are known.
+    """
     from rich.live import Live
 
-    frames, here, drawn = 0, 0, 0.0
+    frames, here, drawn, looked = 0, 0, 0.0, time.monotonic()
     with Live(
         console=error_console(), auto_refresh=False, transient=True
     ) as live:  # nothing without terminal
@@ -188,6 +203,10 @@ def _follow(
             if time.monotonic() - drawn > 0.2:
                 drawn = time.monotonic()
                 live.update(_table(views), refresh=True)
+            if look is not None and time.monotonic() - looked > LOOK_SECONDS:
+                with suppress(InputError, PipelineError):  # it ends, or publishes nothing now
+                    subscription.connect(look().values())
+                looked = time.monotonic()
             if subscription.connections < here:
                 report_error("a publisher has disconnected; waiting for it (Ctrl-C ends)", "warning")
             here = subscription.connections
@@ -246,11 +265,16 @@ class _Saving:
             claim.release()
 
 
+def _is_masks(place: str | None) -> bool:
+    """Whether a place is the address of a stream's masks, and not a pipeline."""
+    return place is not None and "://" in place and not place.endswith("/control.sock")
+
+
 def _addresses(
     place: str | None, stream: str, secret: Path | None, server_key: str | None, timeout: float
 ) -> dict[str, str]:
     """Stream -> address of its masks; `place` may be such an address."""
-    if place is not None and "://" in place and not place.endswith("/control.sock"):
+    if place is not None and _is_masks(place):
         if place.startswith("tcp://"):
             is_loopback(place)  # raises if the address is invalid
         return {stream: find_address(place)}

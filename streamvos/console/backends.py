@@ -27,7 +27,8 @@ from streamvos.masks.checks import check_label_map, object_ids
 from streamvos.masks.labelmap import write_label_map
 from streamvos.masks.rle import encode_rles
 from streamvos.pipeline.clients.client import Client, PipelineError, publishers_in
-from streamvos.pipeline.clients.subscribing import FrameSubscription, Mask, Picture, Subscription
+from streamvos.pipeline.clients.published import Mask, Picture
+from streamvos.pipeline.clients.subscribing import FrameSubscription, Subscription
 from streamvos.types import InputError, ObjectResult
 
 COMMAND_SECONDS = 20.0

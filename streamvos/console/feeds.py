@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from streamvos.pipeline.clients.subscribing import Mask, Picture
+from streamvos.pipeline.clients.published import Mask, Picture
 from streamvos.types import InputError
 
 Key = tuple[int, int]

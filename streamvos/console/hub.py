@@ -29,7 +29,7 @@ from streamvos.console.status import OVER, Statuses
 from streamvos.console.viewers import EVENTS, Viewer
 from streamvos.console.watching import Watching
 from streamvos.pipeline.clients.client import PipelineError
-from streamvos.pipeline.clients.subscribing import Mask
+from streamvos.pipeline.clients.published import Mask
 from streamvos.types import InputError, StreamvosError
 
 VIEWERS = 128

@@ -18,7 +18,7 @@ from streamvos.console.label_maps import checked_size, decoded_runs, read_upload
 from streamvos.console.selecting import Carried, Selecting, decoded
 from streamvos.masks.checks import named_objects, object_ids
 from streamvos.masks.rle import encode_rles
-from streamvos.pipeline.clients.subscribing import Picture
+from streamvos.pipeline.clients.published import Picture
 from streamvos.types import MAX_OBJECT_ID, InputError
 
 TAGS: list[str | Enum] = ["objects"]

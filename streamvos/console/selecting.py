@@ -22,7 +22,7 @@ from PIL import Image
 from streamvos.console.feeds import thinned
 from streamvos.masks.checks import object_ids
 from streamvos.masks.pointing import Point
-from streamvos.pipeline.clients.subscribing import Picture
+from streamvos.pipeline.clients.published import Picture
 from streamvos.selection.objects import Selects
 from streamvos.types import InputError, Result
 

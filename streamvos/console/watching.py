@@ -20,7 +20,7 @@ from anyio import to_thread
 
 from streamvos.console.backends import Backend, Following
 from streamvos.console.feeds import HELD, Feed, Held, Key, View, forget_old
-from streamvos.pipeline.clients.subscribing import Mask, Picture
+from streamvos.pipeline.clients.published import Mask, Picture
 from streamvos.types import InputError, StreamvosError
 
 _LINGER_SECONDS = 5.0  # a stream that nobody watches any more is still followed for so long

@@ -26,6 +26,7 @@ from pipeline.small_server import (
     short_folder,
 )
 
+from streamvos.cli import watch
 from streamvos.masks.labelmap import read_label_map
 from streamvos.pipeline.clients.publishing import Publisher
 from streamvos.pipeline.wire import runtime
@@ -53,10 +54,10 @@ def publish(publisher: Publisher, seqs: list[int]) -> None:
 
 
 @contextmanager
-def publishing(address: str, job: Callable[[Publisher], None]) -> Iterator[None]:
+def publishing(address: str, job: Callable[[Publisher], None], stream: str = "front") -> Iterator[None]:
     """Does `job` in a thread as soon as somebody has subscribed."""
     context: zmq.Context = zmq.Context()
-    with Publisher(context, address, "front", SESSION) as publisher:
+    with Publisher(context, address, stream, SESSION) as publisher:
 
         def work() -> None:
             deadline = time.monotonic() + 60
@@ -149,3 +150,23 @@ def test_a_signal_ends_it_with_the_table(home, tmp_path, number, code):
         process.wait()
     assert process.returncode == code, err
     assert any("front" in line for line in out.splitlines())
+
+
+def test_streams_that_are_added_are_watched_too(call, monkeypatch):
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.1)
+    with short_folder() as folder:
+        monkeypatch.setattr(runtime, "_bases", lambda: [folder / "streamvos"])
+        with Runtime.claim("door") as claimed:
+            recorder = Recorder({"front": claimed.masks("front")})
+
+            def front(publisher: Publisher) -> None:
+                publish(publisher, [0])
+                recorder.publish = {**recorder.publish, "side": claimed.masks("side")}
+
+            with (
+                serving(claimed.control, recorder),
+                publishing(claimed.masks("front"), front),
+                publishing(claimed.masks("side"), lambda one: publish(one, [0, 1]), "side"),
+            ):
+                report = json.loads(call("watch", "door", "--max", "3", "--json").out)
+    assert {name: one["frames"] for name, one in report["streams"].items()} == {"front": 1, "side": 2}

@@ -21,7 +21,7 @@ from streamvos.console.selecting import Selecting
 from streamvos.console.server import listen_at, make_server
 from streamvos.masks.rle import encode_rles
 from streamvos.pipeline.clients.client import PipelineError
-from streamvos.pipeline.clients.subscribing import Mask, Picture
+from streamvos.pipeline.clients.published import Mask, Picture
 from streamvos.types import InputError, ObjectResult, Result
 
 TOKEN = "a-token-of-the-tests-0123"

@@ -8,7 +8,7 @@ from console.scene import SIZE, _mask
 
 from streamvos.console import feeds
 from streamvos.console.feeds import Feed, thinned
-from streamvos.pipeline.clients.subscribing import Picture
+from streamvos.pipeline.clients.published import Picture
 from streamvos.types import InputError
 
 

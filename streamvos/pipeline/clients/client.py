@@ -19,7 +19,8 @@ import numpy as np
 import zmq
 
 from streamvos.masks.checks import MASK_BYTES, check_label_map
-from streamvos.pipeline.clients.subscribing import End, Form, Mask, Subscription
+from streamvos.pipeline.clients.published import End, Form, Mask
+from streamvos.pipeline.clients.subscribing import Subscription
 from streamvos.pipeline.wire.admission import HANDSHAKE_FAILURES, next_event
 from streamvos.pipeline.wire.messages import (
     HEADER_BYTES,

@@ -19,7 +19,8 @@ from PIL import Image
 
 from streamvos.masks.labelmap import davis_palette
 from streamvos.masks.rle import encode_rles
-from streamvos.pipeline.clients.subscribing import FORMS, JPEG, QUEUE
+from streamvos.pipeline.clients.published import FORMS, JPEG
+from streamvos.pipeline.clients.subscribing import QUEUE
 from streamvos.pipeline.wire.messages import Array, Message, Refused, RejectionCounter, encode
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import Frame, InputError, Result

@@ -7,117 +7,31 @@ with Subscription(context, ["ipc:///run/user/1000/streamvos/door/masks-front.soc
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
 import zmq
 
-from streamvos.masks.rle import Rle, decode_rle
-from streamvos.pipeline.wire.admission import HANDSHAKE_FAILURES, next_event
-from streamvos.pipeline.wire.endpoints import NAME
-from streamvos.pipeline.wire.messages import (
-    ARRAY_BYTES,
-    HEADER_BYTES,
-    Array,
-    Message,
-    Place,
-    Refused,
-    RejectionCounter,
-    decode,
-    is_count,
+from streamvos.pipeline.clients.published import (
+    FORMS,
+    JPEG,
+    End,
+    Form,
+    Mask,
+    Picture,
+    read_mask,
+    read_picture,
 )
+from streamvos.pipeline.wire.admission import HANDSHAKE_FAILURES, next_event
+from streamvos.pipeline.wire.messages import ARRAY_BYTES, HEADER_BYTES, Refused, RejectionCounter
 from streamvos.pipeline.wire.security import Curve, is_refusal
-from streamvos.types import MAX_OBJECT_ID, InputError, ObjectResult
-
-Form = Literal["rle", "png", "raw"]
-FORMS: tuple[Form, ...] = ("rle", "png", "raw")
-
-JPEG = "jpeg"
-"""The one form of frames."""
+from streamvos.types import InputError
 
 QUEUE = 16
 """Messages that wait for one subscriber, on either side; more are dropped for that one."""
 
 _STREAMS = 1024  # whose last masks are remembered
-
-_STATES = ("tracking", "uncertain", "lost")
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """The masks of one frame of a stream.
-
-    Attributes:
-        stream: name of the stream.
-        seq: number of the frame, from 0; a gap means lost messages, since dropped frames have no number.
-        incarnation: number of the stream's incarnation (docs/protocol.md, 5).
-        captured_ns: when the frame was taken, monotonic ns of the pipeline's host.
-        pts: seconds from the start of the stream.
-        size: (H, W) in pixels.
-        objects: id -> score, state, box, area.
-        dropped: cause -> frames that the pipeline dropped since the previous frame.
-        recovered: whether this frame is the first after a recovery.
-        stamps: stage -> [received, started, done], monotonic ns.
-        received_ns: when the message was received, monotonic ns of this host.
-        repeated: whether it was sent again, for those who subscribed while the stream gave nothing.
-        runs: id -> run lengths, with form "rle" only; not decoded yet, so they may be wrong.
-    """
-
-    stream: str
-    seq: int
-    incarnation: int
-    captured_ns: int
-    pts: float
-    size: tuple[int, int]
-    objects: Mapping[int, ObjectResult]
-    dropped: Mapping[str, int]
-    recovered: bool
-    stamps: Mapping[str, list[int]]
-    received_ns: int
-    runs: Mapping[int, Rle]
-    _decode: Callable[[], np.ndarray] = field(repr=False)
-    repeated: bool = False
-
-    @property
-    def label_map(self) -> np.ndarray:
-        """(H, W) uint8, 0 is background; decoded on each access.
-
-        Raises:
-            Refused: the message does not hold a label map of this size.
-        """
-        return self._decode()
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A frame of a stream, as JPEG.
-
-    Attributes:
-        stream, seq, incarnation, captured_ns, pts, size: as in `Mask`.
-        jpeg: the file's bytes.
-    """
-
-    stream: str
-    seq: int
-    incarnation: int
-    captured_ns: int
-    pts: float
-    size: tuple[int, int]
-    jpeg: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The last message of a stream; `seq` is the number of its last frame."""
-
-    stream: str
-    seq: int
-    incarnation: int
 
 
 class Subscription:
@@ -165,17 +79,30 @@ class Subscription:
         self._waiting: dict[tuple[str, bool], Mask | End] = {}
         self._last: dict[str, tuple[int, int]] = {}  # stream -> incarnation and seq of its last mask
         self.connections = self._broken = 0
+        self._curve = curve
+        self._addresses: set[str] = set()
+        self.connect(addresses)
+        self._socket.setsockopt_string(zmq.SUBSCRIBE, f"{form}/{stream}/" if stream else f"{form}/")
+
+    def connect(self, addresses: Iterable[str]) -> None:
+        """Subscribe to further publishers; those that are known already are left as they are.
+
+        Raises:
+            InputError: invalid address; the subscription is closed.
+        """
         try:
             for address in addresses:
-                if curve is not None and address.startswith("tcp://"):
-                    curve.connect(self._socket)
+                if address in self._addresses:
+                    continue
+                if self._curve is not None and address.startswith("tcp://"):
+                    self._curve.connect(self._socket)
                 self._socket.connect(address)
+                self._addresses.add(address)
         except zmq.ZMQError as error:
             self.close()
             raise InputError(
                 f"{address!r:.200} is no address ({error.strerror}); expected ipc://PATH or tcp://HOST:PORT"
             ) from None
-        self._socket.setsockopt_string(zmq.SUBSCRIBE, f"{form}/{stream}/" if stream else f"{form}/")
 
     def receive(self, timeout: float | None = None, newest: bool = False) -> Mask | End | None:
         """The next valid message; None if none came within `timeout` seconds.
@@ -219,7 +146,7 @@ class Subscription:
     def _next(self) -> Mask | End | None:
         parts = self._socket.recv_multipart()
         try:
-            one = _read(parts, self.form)
+            one = read_mask(parts, self.form)
         except Refused as error:
             self.refused.count(error.cause, error)
             return None
@@ -297,7 +224,7 @@ class FrameSubscription:
             return None
         parts = self._socket.recv_multipart()
         try:
-            return self._read(parts)
+            return read_picture(parts, self._topic)
         except Refused as error:
             self.refused.count(error.cause, error)
             return None
@@ -311,123 +238,3 @@ class FrameSubscription:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _read(self, parts: list[bytes]) -> Picture:
-        _need(parts[0] == self._topic, "topic", parts[0][:80])
-        message = decode([self._topic.split(b"/")[1], *parts[1:]], None)
-        _need(message.kind == "frame", "kind", message.kind)
-        size, captured, pts = message["size"], message["captured"], message["pts"]
-        _need(_are_counts(size, 2) and 0 < size[0] * size[1] <= ARRAY_BYTES, "size", size)
-        _need(is_count(captured) and _is_number(pts), "captured or pts")
-        image = message.arrays.get("image")
-        if image is None or image.dtype != "uint8" or isinstance(image.data, Place) or len(image.shape) != 1:
-            raise Refused("image")
-        return Picture(
-            message.stream,
-            message.seq,
-            message.incarnation,
-            captured,
-            float(pts),
-            (size[0], size[1]),
-            bytes(image.data),
-        )
-
-
-def _read(parts: list[bytes], form: Form) -> Mask | End:
-    received = time.monotonic_ns()
-    form_text, _, name = parts[0].decode(errors="replace").partition("/")
-    # a reader may name a folder after the stream, so the name must be a valid one
-    _need(form_text == form and name.endswith("/") and NAME.fullmatch(name[:-1]), "topic", parts[0][:80])
-    message = decode([name[:-1].encode(), *parts[1:]], None)
-    if message.kind == "end":
-        return End(message.stream, message.seq, message.incarnation)
-    _need(message.kind == "mask", "kind", message.kind)
-    size, objects = message["size"], message["objects"]
-    captured, pts = message["captured"], message["pts"]
-    dropped, stamps = message.get("dropped", {}), message.get("stamps", {})
-    _need(_are_counts(size, 2) and 0 < size[0] * size[1] <= ARRAY_BYTES, "size", size)
-    _need(isinstance(objects, list) and len(objects) <= MAX_OBJECT_ID, "objects")
-    _need(is_count(captured) and _is_number(pts), "captured or pts")
-    _need(_is_small_map(dropped) and all(map(is_count, dropped.values())), "dropped")
-    _need(_is_small_map(stamps) and all(_are_counts(one, 3) for one in stamps.values()), "stamps")
-    return Mask(
-        stream=message.stream,
-        seq=message.seq,
-        incarnation=message.incarnation,
-        captured_ns=captured,
-        pts=float(pts),
-        size=(size[0], size[1]),
-        objects={one.id: one for one in map(_object, objects)},
-        dropped=dropped,
-        recovered=message.get("recovered", False) is True,
-        stamps=stamps,
-        received_ns=received,
-        runs={one["id"]: one["rle"] for one in objects} if form == "rle" else {},
-        _decode=_decoder(form, message, (size[0], size[1])),
-        repeated=message.get("repeated", False) is True,
-    )
-
-
-def _object(value: Any) -> ObjectResult:
-    _need(isinstance(value, dict), "objects")
-    number, score, state, box, area = (value.get(key) for key in ("id", "score", "state", "box", "area"))
-    _need(is_count(number) and 1 <= number <= MAX_OBJECT_ID, "objects", "id")
-    _need(_is_number(score) and state in _STATES, "objects", "score or state")
-    _need(box is None or _are_counts(box, 4), "objects", "box")
-    _need(is_count(area), "objects", "area")
-    return ObjectResult(number, float(score), state, None if box is None else tuple(box), area)
-
-
-def _decoder(form: Form, message: Message, size: tuple[int, int]) -> Callable[[], np.ndarray]:
-    """The function that decodes the label map; cheap checks are done now."""
-    if form == "rle":
-        runs = {one["id"]: one.get("rle") for one in message["objects"]}
-        for one in runs.values():
-            _need(isinstance(one, dict) and one.get("size") == list(size), "rle")
-        return lambda: _from_runs(runs, size)
-    array = message.arrays.get("mask")
-    if array is None or array.dtype != "uint8" or isinstance(array.data, Place):
-        raise Refused("mask")
-    _need(array.shape == size if form == "raw" else len(array.shape) == 1, "mask", f"{form}: {array.shape}")
-    return array.numpy if form == "raw" else partial(_from_png, array, size)
-
-
-def _from_runs(runs: Mapping[int, Mapping[str, object]], size: tuple[int, int]) -> np.ndarray:
-    label_map = np.zeros(size, np.uint8)
-    for number, rle in runs.items():
-        try:
-            label_map[decode_rle(rle) != 0] = number
-        except InputError as error:
-            raise Refused("rle", str(error)) from None
-    return label_map
-
-
-def _from_png(array: Array, size: tuple[int, int]) -> np.ndarray:
-    from PIL import Image  # only this form needs it
-
-    try:
-        with Image.open(io.BytesIO(array.data), formats=("PNG",)) as picture:
-            # before any pixel is decompressed
-            _need(picture.size == size[::-1] and picture.mode == "P", "png", f"{picture.mode} {picture.size}")
-            return np.array(picture)
-    except Refused:
-        raise
-    except Exception as error:  # Pillow raises many types for bad bytes
-        raise Refused("png", type(error).__name__) from None
-
-
-def _need(condition: object, cause: str, detail: object = "") -> None:
-    if not condition:
-        raise Refused(cause, str(detail)[:80])
-
-
-def _are_counts(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length and all(map(is_count, value))
-
-
-def _is_small_map(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) <= 64
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -11,8 +11,9 @@ import zmq
 from PIL import Image
 from pipeline.small_server import SESSION, short_folder
 
+from streamvos.pipeline.clients.published import Picture
 from streamvos.pipeline.clients.publishing import FramePublisher
-from streamvos.pipeline.clients.subscribing import FrameSubscription, Picture
+from streamvos.pipeline.clients.subscribing import FrameSubscription
 from streamvos.pipeline.wire.messages import Array, Message, encode
 
 

@@ -10,7 +10,8 @@ from pipeline.small_server import Recorder, serving, short_folder
 
 from streamvos.masks.checks import MASK_BYTES
 from streamvos.pipeline.clients.control import PENDING_PER_CLIENT, REPLY_SECONDS, Commands
-from streamvos.pipeline.clients.subscribing import FORMS, QUEUE
+from streamvos.pipeline.clients.published import FORMS
+from streamvos.pipeline.clients.subscribing import QUEUE
 from streamvos.pipeline.wire import messages
 from streamvos.pipeline.wire.runtime import Runtime
 

@@ -22,8 +22,9 @@ from pipeline.small_server import (
 
 from streamvos.masks.labelmap import read_label_map
 from streamvos.pipeline.clients import publishing
+from streamvos.pipeline.clients.published import End, Mask, from_png
 from streamvos.pipeline.clients.publishing import QUEUE, Publisher
-from streamvos.pipeline.clients.subscribing import End, Mask, Subscription, _from_png
+from streamvos.pipeline.clients.subscribing import Subscription
 from streamvos.pipeline.wire.messages import Array, Message, Refused, encode
 from streamvos.types import InputError
 
@@ -312,7 +313,7 @@ def test_masks_that_are_none_are_refused_by_the_subscription(context, place, rng
         assert sum(subscription.refused.values()) == len(bad)
         socket.close()
     with pytest.raises(Refused):  # what is only seen when it is unpacked
-        _from_png(Array.of(np.frombuffer(rng.bytes(100), np.uint8)), SIZE)
+        from_png(Array.of(np.frombuffer(rng.bytes(100), np.uint8)), SIZE)
 
 
 def test_an_address_that_is_open_taken_or_no_socket_is_refused(context, place, publisher, tmp_path):
