@@ -11,7 +11,7 @@ from ..results import GROWTH, CaseResult
 from ..table import FEW
 from . import svg
 from .grouping import Panel
-from .text import clean, number
+from .text import clean, number, whole
 
 MOST_CASES, MOST_SAMPLES = 120, 160
 MOST_DETAILS, LONGEST_DETAIL = 8, 24
@@ -106,7 +106,7 @@ def detail_cells(row: CaseResult, names: Sequence[str]) -> list[str]:
     """These details of a row as cells."""
     values = [row.details.get(name) for name in names]
     return [
-        number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value or "")
+        whole(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value or "")
         for value in values
     ]
 

@@ -307,17 +307,16 @@ def _memory(rows: Sequence[CaseResult], colors: Colors) -> Iterator[Figure]:
     chosen = [row for row in rows if row.memory_mib]
     if not chosen:
         return
-    curves = [row for row in chosen if row.memory_mib and len(row.memory_mib.samples) > 1]
-    plots = []
-    for k in range(0, min(len(curves), MOST_LINES * 4), MOST_LINES):
-        drawn = [
-            Series(row.name, thinned(row.memory_mib.samples), color=index)
-            for index, row in enumerate(curves[k : k + MOST_LINES])
-            if row.memory_mib
-        ]
-        plots.append(
-            line_plot(drawn, "seconds", "MiB", "memory over time", marks=False, every_x=False, log_y=False)
-        )
+    sampled = [row for row in chosen if row.memory_mib and len(row.memory_mib.samples) > 1]
+    curves = [
+        Series(name, thinned(row.memory_mib.samples), color=k % MOST_LINES)
+        for k, (name, row) in enumerate(zip(short_names(sampled), sampled, strict=True))
+        if row.memory_mib
+    ][: MOST_LINES * 4]
+    plots = [
+        line_plot(part, "seconds", "MiB", "memory over time", marks=False, every_x=False, log_y=False)
+        for part in parts_of(curves, MOST_LINES)
+    ]
     cells = []
     for row in chosen:
         assert row.memory_mib

@@ -75,8 +75,10 @@ def html_of(rows: Sequence[CaseResult]) -> str:
         f"<h1>streamvos bench: {benches}</h1>",
         f'<p class="quiet">{", ".join(filter(None, (when, count)))}</p>',
         *(f'<p class="warn">{escaped(line)}</p>' for line in warnings(rows)),
-        f'<p class="lead">{escaped(" ".join(sentences(rows)))}</p>',
-        *(f"<p>{escaped(line)}</p>" for line in sizing_lines(rows)),
+        *(
+            f'<p class="lead">{escaped(line)}</p>'
+            for line in (*sizing_lines(rows), " ".join(sentences(rows)))
+        ),
         _facts(rows),
         *map(_figure, figures(rows)),
         _failures(rows),
