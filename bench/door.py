@@ -20,6 +20,7 @@ COMMANDS = {
     "capacity": "How many streams this machine holds, p99 and drops bounded.",
     "streaming": "Which method and size is best when time does not stop.",
     "pipeline": "What the pipeline adds to a method.",
+    "console": "What the console costs a pipeline.",
     "engines": "What compiling a network is worth.",
     "gpu": "Methods, engines and kernels on a GPU, within a budget.",
     "soak": "Many streams for a long time while workers are killed.",

@@ -49,7 +49,7 @@ def console(
         url = page_url(socket, token)
         show({"url": url, "pipeline": pipeline}, json_target, f"console of {pipeline}: {url}")
         run_console(
-            pipeline,
+            name if name and "://" in name else pipeline,
             socket,
             token,
             host,

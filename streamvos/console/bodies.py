@@ -74,4 +74,4 @@ class AddStream(_Model):
     source: str = Field(max_length=4096, description="where its frames come from, as in pipeline.toml")
     method: str | None = Field(None, max_length=200, description="instead of the pipeline's")
     height: int | None = Field(None, description="resize its frames to this many rows")
-    policy: Literal["latest", "lossless"] | None = Field(None, description="by default as the source is")
+    realtime: bool | None = Field(None, description="play a video at its own rate, as if it were a camera")

@@ -36,7 +36,9 @@ VIEWERS = 128
 """Most viewers at a time."""
 
 _LOOK_SECONDS = 0.5  # between two looks at the status while somebody watches
-_IDLE_LOOK_SECONDS = 1.0
+_FOLLOWING_LOOK_SECONDS = 1.0
+_IDLE_LOOK_SECONDS = 5.0  # a status costs the supervisor some milliseconds; who asks for it gets a new one
+_FRESH_SECONDS = 1.0
 _HEAD = struct.Struct("<I")
 
 
@@ -63,6 +65,7 @@ class Hub:
         self._object_states: dict[str, dict[int, str]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._look_now = asyncio.Event()
+        self._looked_at = 0.0
 
     # ---- life
 
@@ -76,8 +79,14 @@ class Hub:
             task.cancel()
         await self._watching.close()
 
+    async def fresh(self) -> None:
+        """Look at the status, unless that has been done just now."""
+        if time.monotonic() - self._looked_at > _FRESH_SECONDS:
+            await self.look()
+
     async def look(self) -> None:
         """Look at the status now, and return when it is there."""
+        self._looked_at = time.monotonic()
         try:
             self._take_status(await to_thread.run_sync(self.backend.status))
         except StreamvosError as error:
@@ -96,7 +105,8 @@ class Hub:
             there = {name for name, one in streams.items() if one.get("state") not in OVER}
             wanted = {viewer.stream for viewer in self._viewers}
             await self._watching.tidy(wanted, set() if self.statuses.problem else there)
-            seconds = _LOOK_SECONDS if self._viewers else _IDLE_LOOK_SECONDS
+            seconds = _FOLLOWING_LOOK_SECONDS if self._watching.is_following else _IDLE_LOOK_SECONDS
+            seconds = _LOOK_SECONDS if self._viewers else seconds
             self._look_now.clear()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._look_now.wait(), seconds)

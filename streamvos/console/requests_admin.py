@@ -34,6 +34,7 @@ def admin_requests(hub: Hub) -> APIRouter:
 
         `unready` names those that have not, and why. Paused and ended streams do not count.
         """
+        await hub.fresh()
         problem, unready = hub.statuses.problem, hub.statuses.unready()
         ready = not problem and not unready
         response.status_code = 200 if ready else 503
@@ -44,6 +45,7 @@ def admin_requests(hub: Hub) -> APIRouter:
         """The pipeline's metrics in Prometheus' text format (docs/pipeline.md)."""
         from streamvos.pipeline.telemetry.prometheus import metrics_text
 
+        await hub.fresh()
         if hub.statuses.problem or hub.backend.kind != "pipeline":
             raise PipelineError(hub.statuses.problem or "one picture has no metrics")
         return Response(metrics_text(hub.statuses.status), media_type="text/plain; version=0.0.4")

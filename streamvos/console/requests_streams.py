@@ -26,6 +26,7 @@ def stream_requests(hub: Hub) -> APIRouter:
     @router.get("/streams", tags=TAGS)
     async def streams() -> dict[str, Any]:
         """All streams: state, rate, drops, latencies, objects."""
+        await hub.fresh()
         return hub.summary()
 
     @router.post("/streams", tags=TAGS, status_code=201)
@@ -51,6 +52,7 @@ def stream_requests(hub: Hub) -> APIRouter:
     @one.get("", tags=TAGS)
     async def stream(stream: str) -> dict[str, Any]:
         """One stream."""
+        await hub.fresh()
         return hub.statuses.stream(stream)
 
     @one.delete("", tags=TAGS)

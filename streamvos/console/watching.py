@@ -57,6 +57,11 @@ class Watching:
         for name in list(self._watched):
             await self._leave(name)
 
+    @property
+    def is_following(self) -> bool:
+        """Whether any stream is followed."""
+        return any(one.following is not None for one in self._watched.values())
+
     def newest(self, stream: str) -> View | None:
         """What is shown of a stream now, if it is watched."""
         watched = self._watched.get(stream)

@@ -276,6 +276,11 @@ def test_a_phone(browser, scene, request, theme):
             ".filter(one => one.offsetHeight < 28).length"
         )
         assert small == 0
+        overlapping = page.evaluate(
+            """(() => { const box = (one) => document.getElementById(one).getBoundingClientRect();
+                const [a, b] = [box('stage'), box('edit-tools')]; return a.bottom > b.top + 1; })()"""
+        )
+        assert not overlapping
         page.tap("#confirm:enabled")
         page.wait_for_selector("#live-tools:not([hidden])")
         until(lambda: score(scene, 1, 1) > 0.8, "the object")
@@ -390,7 +395,7 @@ def test_undoing_a_correction_gives_the_former_mask_back(page, scene):
     until(lambda: score(scene, 1, 2) > 0.8, "the correction")
     page.locator("body").press("z")
     until(lambda: score(scene, 1, 1) > 0.8, "the former mask, where the object is now")
-    assert "Undone" in page.inner_text("#messages")
+    page.wait_for_selector("#messages >> text=Undone")
     page.locator("body").press("z")
     page.wait_for_selector("#messages >> text=nothing to undo")
 
@@ -519,7 +524,7 @@ def test_streams_are_added_and_removed(browser, request):
             page.click("#add-submit")
             page.wait_for_selector("#streams button[aria-current='true']:has-text('yard')")
             page.wait_for_selector("#canvas-box:not([hidden])")
-            assert console.backend.calls[-1] == ("add", "yard", "camera:7", "frtm", {"policy": "latest"})
+            assert console.backend.calls[-1] == ("add", "yard", "camera:7", "frtm", {"realtime": True})
             for _ in range(3):
                 n = page.locator("#streams li").count()
                 page.click("#remove")

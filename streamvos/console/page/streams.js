@@ -88,8 +88,7 @@ $("empty-add").addEventListener("click", openAdd);
 $("add-cancel").addEventListener("click", () => $("add-dialog").close());
 $("add-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  // a video without a mask is played as if it were a camera, until somebody selects an object
-  const body = { policy: "latest", name: $("add-name").value.trim(), source: $("add-source").value.trim() };
+  const body = { realtime: true, name: $("add-name").value.trim(), source: $("add-source").value.trim() };
   if ($("add-method").value) body.method = $("add-method").value;
   if ($("add-height").value) body.height = Number($("add-height").value);
   const button = $("add-submit");
