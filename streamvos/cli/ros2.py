@@ -65,10 +65,11 @@ def ros2(
     settings: options.MethodSettings = None,
     json_target: options.JsonTarget = None,
 ) -> None:
-    """Follow objects in the pictures of a ROS 2 topic, and publish label maps and detections.
+    """Follow objects in the pictures of a ROS 2 topic.
 
-    Objects come from --mask, --box and --point, for the first picture, and from the node's services. The node
-    needs no ROS installation: pip install 'streamvos[ros2]'. docs/ros2.md lists topics and services.
+    The node publishes label maps and detections. Objects come from --mask, --box and --point, for the first
+    picture, and from the node's services; docs/ros2.md lists them. It needs no ROS installation: pip install
+    'streamvos[ros2]'.
     """
     import streamvos
     from streamvos.masks.checks import named_objects

@@ -20,6 +20,7 @@ EXAMPLES = options.examples(
     "streamvos run camera:0 --save-first first.png",
     "streamvos run camera:0 --box 1:200,120,420,460 --max-frames 300",
     "streamvos run rtsp://user:secret@10.0.0.5/stream --mask first.png --height 480",
+    "streamvos run ride/ --topic /camera/image_raw --mask first.png",
     "streamvos run synthetic:seed=3,objects=2 --json",
 )
 
@@ -29,7 +30,8 @@ def run(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Video file, folder or 'glob' of pictures, camera:N, rtsp://..., synthetic:..., - (stdin).",
+            help="Video file, folder or 'glob' of pictures, rosbag2 or MCAP recording, camera:N, rtsp://..., "
+            "synthetic:..., - (stdin).",
         ),
     ],
     mask: options.MaskPath = None,
@@ -60,6 +62,10 @@ def run(
     allow_truncated: options.AllowTruncated = False,
     fps: Annotated[
         float | None, typer.Option(metavar="RATE", help="Frame rate of pictures; 24 by default.")
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(metavar="TOPIC", help="Of a rosbag2 or MCAP recording: the topic of the pictures."),
     ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Live sources: longest wait for opening and for a frame.")
@@ -105,6 +111,7 @@ def run(
         max_frames=max_frames,
         first_frame=first_frame or 0,
         fps=fps,
+        topic=topic,
         policy=options.checked_policy(policy),
         allow_truncated=allow_truncated,
         open_timeout=timeout,

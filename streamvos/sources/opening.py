@@ -9,6 +9,7 @@ open_source("camera:0")                                 # /dev/video0
 open_source("camera:goat.mp4")                          # a file played in real time, like a camera
 open_source("rtsp://user:secret@10.0.0.5/stream")       # a network camera
 open_source("https://example.org/clip.mp4")             # a file elsewhere, or a playlist with an end
+open_source("ride/", topic="/camera/image_raw")         # a rosbag2 recording, or an MCAP file
 open_source("-")                                        # a video on the standard input
 
 What an address names, a file or a live stream, is found out by opening it (`container.is_finite`).
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 from streamvos.addresses import STANDARD_INPUT, file_of, is_url, redact, scheme_of
 from streamvos.pictures.listing import IMAGE_SUFFIXES
 from streamvos.sources.live_address import URL_SCHEMES, Policy, is_live, live_address
+from streamvos.sources.places import is_recording
 from streamvos.sources.source import Selection, Source
 from streamvos.types import InputError
 
@@ -41,6 +43,7 @@ def open_source(
     max_frames: int | None = None,
     first_frame: int = 0,
     fps: float | None = None,
+    topic: str | None = None,
     finite: bool | None = None,
     policy: Policy | None = None,
     allow_truncated: bool = False,
@@ -55,6 +58,7 @@ def open_source(
         name: name of the stream; each kind of source has its own default.
         height, stride, max_frames, first_frame: see `Selection`; a live source has no `first_frame`.
         fps: frames per second, for pictures and synthetic videos, which have no clock of their own.
+        topic: of a recording (rosbag2, MCAP): which topic; None = the only one with pictures.
         finite: whether an address names a video with an end, and no live stream; None opens it to find out.
             A finite video that is taken for live plays at its own speed.
         policy: "latest" (drop frames that come too fast; the default of live sources) or "lossless" (drop
@@ -77,6 +81,8 @@ def open_source(
         raise InputError("the source is an empty string; give a path, camera:N, a URL or synthetic:")
     if "\0" in text:
         raise InputError("the source holds a zero byte; give a path, camera:N, a URL or synthetic:")
+    if topic is not None and not is_recording(Path(text)):
+        raise InputError(f"{redact(text)} is no recording of messages; leave the topic out")
     if isinstance(spec, Path):
         path = spec
         spec = path.absolute() if text == STANDARD_INPUT else path
@@ -119,6 +125,11 @@ def open_source(
             f"there is no {shown}; expected a video file, a folder of pictures, a glob, camera:N, a URL or "
             "synthetic:"
         )
+    if not is_remote and is_recording(path):
+        _refuse_fps(fps, shown)
+        from streamvos.sources.bag import BagSource
+
+        return BagSource(path, topic=topic, name=name, selection=selection, allow_truncated=allow_truncated)
     is_picture = path.suffix.lower() in IMAGE_SUFFIXES and not is_remote
     if is_remote or str(spec) == STANDARD_INPUT or path.is_fifo() or (path.is_file() and not is_picture):
         _refuse_fps(fps, shown)

@@ -17,6 +17,9 @@ from urllib.parse import unquote, urlsplit
 from streamvos.addresses import is_url
 from streamvos.pictures.listing import IMAGE_SUFFIXES
 
+RECORDINGS = (".mcap", ".db3")
+"""Suffixes of recordings of messages, also compressed ones (.zstd)."""
+
 _MOST = 10_000  # files of a glob that are looked at one by one; what they link to is protected, too
 
 
@@ -39,7 +42,25 @@ def files_of(source: str) -> list[tuple[Path, Callable[[Path], bool]]]:
         pattern = os.path.abspath(path)
         found = () if "**" in text else islice(glob.iglob(text), _MOST)
         return [(path, lambda one: _matches(one, pattern)), *((Path(one), _never) for one in found)]
+    if is_recording(path):
+        return [(path, lambda one: _is_recording_in(one, path))]
     return [(path, lambda one: _is_picture_in(one, path))]
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a path names a recording of messages: a file by its name, or a folder by the files in it."""
+    if path.is_dir():
+        with os.scandir(path) as found:
+            return any(_has_suffix(one.name) for one in found)
+    return _has_suffix(path.name)
+
+
+def _has_suffix(name: str) -> bool:
+    return name.lower().removesuffix(".zstd").endswith(RECORDINGS)
+
+
+def _is_recording_in(path: Path, folder: Path) -> bool:
+    return _has_suffix(path.name) and os.path.realpath(path.parent) == os.path.realpath(folder)
 
 
 def _never(_: Path) -> bool:

@@ -29,7 +29,7 @@ from streamvos.types import SourceError
 
 SELECT = "streamvos_msgs/srv/SelectObject"
 DETECTIONS, LABELS = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/LabelInfo"
-PATIENCE = 60.0  # seconds; the machine may be busy
+PATIENCE = 120.0  # seconds; the machine may be busy
 
 
 @pytest.fixture(autouse=True, scope="module")
