@@ -6,6 +6,7 @@ checks one raises an `InputError` that says what came and what was expected.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +24,7 @@ __all__ = [
     "Seconds", "Sizes", "Streams", "Threads", "Turns", "Weights",
     "backends_in", "check_device", "methods_in", "numbers_in", "placement_of", "placements_in",
     "size_named", "sizes_in",
-    "thread_environment", "weights_of",
+    "thread_environment", "threads_of", "weights_of",
 ]  # fmt: skip
 
 Methods = Annotated[
@@ -169,6 +170,12 @@ def check_device(name: str) -> str:
 def size_named(size: tuple[int, int]) -> str:
     """As on the command line: HEIGHTxWIDTH."""
     return f"{size[0]}x{size[1]}"
+
+
+def threads_of(threads: int | None) -> int | None:
+    """What --threads or else OMP_NUM_THREADS says; None = torch's default."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return threads or (int(said) if said.isdigit() and int(said) else None)
 
 
 def thread_environment(threads: int | None) -> dict[str, str]:

@@ -57,6 +57,7 @@ def command(
     if not chosen or set(chosen) - set(PARTS):
         raise InputError(f"--parts {parts!r} cannot be used; choose of: {', '.join(PARTS)}")
     names, sizes = options.methods_in(methods), options.sizes_in(size)
+    threads = options.threads_of(threads)
     for height, width in sizes:
         if height % 2 or width % 2:
             raise InputError(f"--size {height}x{width} cannot be used: videos need even heights and widths")

@@ -52,7 +52,7 @@ def command(
     (name,), (one_size, *others) = options.methods_in(method), options.sizes_in(size)
     if others or one_size[0] % 2 or one_size[1] % 2:
         raise InputError(f"--size {size!r} cannot be used: expected one size of even height and width")
-    placed = options.placements_in(placement)
+    placed, threads = options.placements_in(placement), options.threads_of(threads)
     total = kills * (EXPECTED + sum(PAUSE) / 2) + 20.0 * len(placed)
     kept: list[bool] = []
     with Run("recovery", json_target, total, columns=["p50", "p99", "max", "details.kept"], html=html) as run:

@@ -27,7 +27,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from streamvos.methods.frtm.memory import ObjectModel, learn, remember
+from streamvos.methods.frtm.memory import ObjectModel, remember
 from streamvos.nn.target_model.conjugate_gradient import conjugate_gradient
 from streamvos.nn.target_model.learning import (
     LearningRule,
@@ -142,7 +142,8 @@ def convolutions(given: Scene) -> torch.Tensor:
 @torch.inference_mode()
 def update(given: Scene) -> torch.Tensor:
     """(1, c, 3, 3): the same step with the matrix that is kept."""
-    return learn([given.model], ITERATIONS, RULE)[0][0]
+    model = given.model
+    return learn_filters(model.weights.filter, [model.matrix], model.right[None], ITERATIONS, RULE)[0]
 
 
 @torch.inference_mode()

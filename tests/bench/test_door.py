@@ -162,3 +162,15 @@ def test_ctrl_c_keeps_the_rows_that_are_done(tmp_path):
 def test_the_help_needs_no_torch():
     code = "import sys; import bench.door; sys.exit(bool({'torch', 'cv2', 'av'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, check=True)
+
+
+def test_what_the_pipeline_adds_to_a_frame(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    options = ("--parts", "overhead", "--size", "64x96", "--fps", "30", "--seconds", "0.5")
+    call("pipeline", *options, "--json", str(path))
+    (row,) = read(path)
+    assert row.name == "overhead 64x96 at 30/s"
+    assert 1 < row.count <= 15  # the client may come after the first
+    assert 0 < row.quantiles["p50"] <= row.quantiles["max"]
+    assert {"source", "to memory", "to decoder", "to sinks"} <= row.stages.keys()
+    assert (row.case.placement, row.case.fps, row.case.streams) == ("fused", 30.0, 1)
