@@ -21,6 +21,7 @@ from streamvos.cli.options import JsonTarget, examples
 from streamvos.cli.output import report_error, show
 from streamvos.types import InputError
 
+from .report.summary import was_busy
 from .report.text import clean, number
 from .results import CaseResult, read
 
@@ -49,7 +50,8 @@ class Change:
 
     Args:
         name: the case.
-        verdict: "slower", "faster", "same", "fails now", "works now", "fails", "missing", "new", or
+        verdict: "slower", "faster", "same", "unclear" (beyond the tolerance, but not its interval),
+            "fails now", "works now", "fails", "missing", "new", or
             "not judged".
         quantity: "p50" or "p99"; "" for verdicts about a whole case.
         ratio: new over old; below 1 is an improvement unless the unit is one of `MORE_IS_BETTER`.
@@ -137,8 +139,9 @@ def _judged(
     more, less = interval[0] > 1 + tolerance, interval[1] < 1 / (1 + tolerance)
     if row.unit in MORE_IS_BETTER:
         more, less = less, more
-    verdict = "slower" if more else "faster" if less else "same"
     old, new = values
+    within = 1 / (1 + tolerance) <= new / old <= 1 + tolerance
+    verdict = "slower" if more else "faster" if less else "same" if within else "unclear"
     return Change(row.name, verdict, quantity, row.unit, old, new, new / old, *interval)
 
 
@@ -150,6 +153,8 @@ def differences(old: CaseResult, new: CaseResult) -> list[str]:
         ("versions", old.versions, new.versions),
         ("case", old.case.model_dump(exclude_none=True), new.case.model_dump(exclude_none=True)),
     ):
+        if not one or not other or (what == "case" and (old.failed or new.failed)):
+            continue
         parts = [
             f"{clean(key)} {clean(one.get(key))} -> {clean(other.get(key))}"
             for key in dict.fromkeys((*one, *other))
@@ -169,6 +174,10 @@ def warnings(old: Sequence[CaseResult], new: Sequence[CaseResult], changes: Sequ
             for line in differences(earlier[row.name], row):
                 of = f" of {clean(row.name)}" if line.startswith("case") else ""
                 lines[f"different {line}{of}"] = None
+    for which, rows in (("old", old), ("new", new)):
+        busy = sum(map(was_busy, rows))
+        if busy:
+            lines[f"the machine was busy during {busy} of {len(rows)} cases of the {which} run"] = None
     ratios = [one.ratio for one in changes if one.quantity == "p50" and one.ratio]
     shift = statistics.median(ratios) if ratios else 1.0
     if len(ratios) >= 4 and not 1 / (1 + TOLERANCE) <= shift <= 1 + TOLERANCE:
@@ -181,7 +190,18 @@ def warnings(old: Sequence[CaseResult], new: Sequence[CaseResult], changes: Sequ
     return list(lines)
 
 
-ORDER = ("slower", "fails now", "faster", "works now", "not judged", "fails", "missing", "new", "same")
+ORDER = (
+    "slower",
+    "fails now",
+    "faster",
+    "works now",
+    "not judged",
+    "fails",
+    "missing",
+    "new",
+    "unclear",
+    "same",
+)
 
 
 def table(changes: Sequence[Change]) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 
-from ..machine import BUSY
 from ..results import CaseResult
 from . import svg
 from .cells import Figure, Table
 from .figures import figures
-from .summary import sentences, sizing_lines
+from .summary import sentences, sizing_lines, was_busy
 from .text import clean, escaped, whole
 
 ROWS_INSIDE = 100_000
@@ -98,7 +97,7 @@ def html_of(rows: Sequence[CaseResult]) -> str:
 def warnings(rows: Sequence[CaseResult]) -> list[str]:
     """What makes the figures doubtful: a busy machine, a case that broke off, several machines."""
     lines = []
-    busy = [row for row in rows if _busy(row)]
+    busy = [row for row in rows if was_busy(row)]
     if busy:
         most = max(float(row.machine["other_cores"]) for row in busy)
         lines.append(
@@ -108,12 +107,6 @@ def warnings(rows: Sequence[CaseResult]) -> list[str]:
     if len({_machine(row) for row in rows}) > 1:
         lines.append("These rows come from several machines; compare only what was measured on the same one.")
     return lines
-
-
-def _busy(row: CaseResult) -> bool:
-    others, cores = row.machine.get("other_cores"), row.machine.get("cores")
-    known = isinstance(others, (int, float)) and isinstance(cores, (int, float))
-    return known and others > BUSY * cores  # type: ignore[operator]
 
 
 def _machine(row: CaseResult) -> str:

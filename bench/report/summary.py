@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..machine import BUSY
 from ..results import CaseResult
 from .text import clean, number, whole
 
@@ -30,6 +31,13 @@ def place(row: CaseResult) -> str:
     inside = ", ".join(filter(None, (cores if not told.get("gpu") else "", torch)))
     name = clean(told.get("gpu") or told.get("cpu") or "this machine")
     return name + (f" ({inside})" if inside else "")
+
+
+def was_busy(row: CaseResult) -> bool:
+    """Whether other programs took a part of the machine that makes figures doubtful."""
+    others, cores = row.machine.get("other_cores"), row.machine.get("cores")
+    known = isinstance(others, (int, float)) and isinstance(cores, (int, float))
+    return known and others > BUSY * cores  # type: ignore[operator]
 
 
 def _times(rows: Sequence[CaseResult]) -> str:

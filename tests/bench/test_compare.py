@@ -61,6 +61,7 @@ def test_a_tail_that_doubles_is_seen_while_the_median_stays():
         )
     changes = compare(old, new)
     assert verdicts(changes, "p50") == ["same"] * 30
+    assert "same" not in verdicts(changes, "p99")
     assert verdicts(changes, "p99").count("slower") >= 27
 
 
@@ -123,6 +124,8 @@ def test_another_machine_and_a_shift_of_everything_are_warned_of():
     assert "load" not in text  # differs from run to run
     assert "\x1b" not in text
     assert not warnings(old, old, compare(old, old))
+    busy = [row.model_copy(update={"machine": {**row.machine, "other_cores": 1.5}}) for row in old]
+    assert warnings(old, busy, []) == ["the machine was busy during 6 of 6 cases of the new run"]
 
 
 def run(old, new, tolerance: float = 0.05) -> int:
