@@ -63,7 +63,8 @@ class Watched:
         """Frames for so many seconds; then the others' turn."""
         self._client.resume("s")
         time.sleep(SETTLE_SECONDS)
-        values, end = [], time.monotonic() + seconds
+        values: list[float] = []
+        end = time.monotonic() + seconds
         while not values or time.monotonic() < end:
             frames, spent, console = self._stream()["seq"], computed(self._own), self._console_spent()
             time.sleep(WINDOW_SECONDS)
