@@ -8,8 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import typer
 from bench_rows import latency_rows, timed_row
 
+from bench.door import app
 from bench.report.docs import built, rebuild
 from bench.report.text import number
 from bench.results import CaseResult, Writer
@@ -47,6 +49,22 @@ def test_every_table_comes_from_a_file_and_stands_beside_its_command():
         before = PLACE.sub("", PAGE[: place.start()].rpartition("\n## ")[2])
         if not place[1].endswith(".jsonl"):  # whose rows know their command
             assert re.search(r"`(python bench/|python -m bench|streamvos )", before), place[1]
+
+
+def test_the_commands_are_those_of_today():
+    spans = [" ".join(one.split()) for one in re.findall(r"`([^`]+)`", PLACE.sub("", PAGE))]
+    commands = typer.main.get_command(app).commands
+    named = [
+        span.removeprefix("streamvos bench ").split() for span in spans if span.startswith("streamvos bench ")
+    ]
+    assert len(named) > 8
+    for name, *words in named:
+        if name == "peers" and name not in commands:
+            continue
+        known = {option for one in commands[name].params for option in one.opts}
+        assert {word for word in words if word.startswith("--")} <= known, name
+    for file in re.findall(r"`python (bench/\S+)", PAGE):
+        assert (DOCS.parent / file).is_file(), file
 
 
 def test_every_result_that_is_kept_is_named():
