@@ -63,7 +63,7 @@ def test_the_commands_are_those_of_today():
             continue
         known = {option for one in commands[name].params for option in one.opts}
         assert {word for word in words if word.startswith("--")} <= known, name
-    for file in re.findall(r"`python (bench/\S+)", PAGE):
+    for file in re.findall(r"`python (bench/[\w/.]+)", PAGE):
         assert (DOCS.parent / file).is_file(), file
 
 
