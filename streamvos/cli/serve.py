@@ -32,6 +32,7 @@ EXAMPLES = options.examples(
     "streamvos serve --source camera:0 --box 1:200,120,420,460 --height 240 --out out/",
     "streamvos serve --source clip.mp4 --mask first.png --out out/ --no-publish --json",
     "streamvos serve --source camera:0 --console",
+    "streamvos serve --keep --console",
     "streamvos serve pipeline.toml --placement split --trace trace.json --prometheus 9464",
 )
 
@@ -153,7 +154,7 @@ def serve(
     elif source is None:
         raise InputError(
             "there is nothing to serve; give a PIPELINE.toml, or --source with --mask, --box or --point: "
-            "streamvos serve --source camera:0 --mask first.png"
+            "streamvos serve --source camera:0 --mask first.png; or --keep, if streams are added later"
         )
     else:
         config = config_from_options(

@@ -90,7 +90,7 @@ def test_a_name_is_used_twenty_times_and_nothing_grows(tmp_path):
             pipeline.wait_for(side)
             removing = raw.send("remove_stream", "side", at_once=True)
             replies = {one["id"]: one for one in (raw.receive(), raw.receive())}
-            assert "removed before it had begun" in replies[adding]["error"]
+            assert "ended before it had begun" in replies[adding]["error"]
             assert replies[removing]["ok"]
             seen.append(held(pipeline))
 

@@ -257,7 +257,7 @@ class Dispatcher:
         left = {stage for worker in self.pool for stage in worker.stages}
         self._observation.forget(name, stages - left)
         self._log.event("stream_removed", stream=name, reason=stream.reason)
-        why = stream.reason or "it was removed before it had begun"
+        why = stream.reason or "it was ended before it had begun"
         answer(stream.adding, False, error=f"stream {name} cannot be added: {why}")
         for reply in stream.removing:
             answer(reply, True, status=last)

@@ -215,7 +215,7 @@ class StreamManager:
 
     def _start(self, stream: StreamRecord) -> None:
         """Start the source, since all other stages have answered the reset."""
-        stream.phase, stream.progress_at = "running", self._clock()
+        stream.phase, stream.started, stream.progress_at = "running", True, self._clock()
         start: dict[str, Any] = {"next": stream.next_seq, "fresh": stream.fresh, "written": stream.sinks_next}
         self.link.tell(stream, "source", "start", **start, origin=stream.origin, identity=stream.identity)
         if stream.stopping:  # a worker died after the source had been told

@@ -87,6 +87,7 @@ class StreamRecord:
     reason: str = ""  # why it failed; "" if it did not
     input_fault: bool = False  # the reason is a fault of the user's input
     cleared: bool = False  # its shared memory has been given back
+    started: bool = False  # its source has been told to begin at least once
     adding: Reply | None = None  # answers who added it; None once that has been done
     removing: list[Reply] = field(default_factory=list)  # answer those who removed it
 
@@ -106,15 +107,15 @@ class StreamRecord:
         return self.phase == "over"
 
     @property
-    def leaves(self) -> bool:
-        """Whether it is forgotten once it is over: it was removed, or ended before it had begun."""
-        return bool(self.removing) or (self.over and self.adding is not None)
-
-    @property
     def has_begun(self) -> bool:
         """Whether whoever added it can be told so: it runs, or waits for a live source to come back."""
         waits = self.config.live and self.tried and self.facts is None
-        return self.phase == "running" or (waits and not self.over)
+        return self.started or (waits and not self.over)
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it is forgotten once it is over: it was removed, or could not begin."""
+        return bool(self.removing) or (self.over and self.adding is not None and not self.has_begun)
 
     @property
     def has_files(self) -> bool:

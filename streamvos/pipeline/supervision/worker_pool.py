@@ -103,8 +103,9 @@ class WorkerPool:
         """Forget the workers and stages that the topology has no more; their processes have ended."""
         known = {**self._topology.workers, **{name: (name,) for name in self._topology.remote}}
         for name in self.workers.keys() - known.keys():
-            assert not self.workers[name].instances
-            del self.workers[name]
+            for instance in self.workers.pop(name).instances:  # a remote one has said hello again
+                instance.kill("no stream needs it any more")
+                self._send(instance, Message("exit"))
         for name, worker in self.workers.items():
             worker.stages = known[name]
 

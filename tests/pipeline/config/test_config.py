@@ -320,6 +320,14 @@ def test_remote_stages():
     )
 
 
+def test_a_pipeline_without_streams_and_one_whose_clients_may_name_files():
+    assert make_config({"keep": True}).streams == ()
+    assert "there is no stream" in error({"keep": False})
+    keys = {"secret": "server.key_secret", "clients": "clients"}
+    assert make_config(pipeline(security={**keys, "remote_files": True})).security.remote_files
+    assert "security.remote_files: without keys" in error(pipeline(security={"remote_files": True}))
+
+
 def test_a_file_that_is_none(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*none\.toml: No such file"):
         read_config(tmp_path / "none.toml")

@@ -154,6 +154,18 @@ def test_a_death_while_it_begins_is_tried_again(pipeline):
     assert reply.status["state"] == "running"
 
 
+def test_a_stream_that_ends_at_once_has_been_added(pipeline):
+    reply = add(pipeline)
+    for kind in ("source", "compute", "sinks"):
+        pipeline.revive(f"{kind}.side")
+    pipeline.reset_done("side")
+    pipeline.says("sinks.side", "ended", "side")  # before the supervisor looks again
+    pipeline.watch()
+    assert reply.status["state"] == "ended"
+    exit_all(pipeline)
+    assert "side" in pipeline.manager.streams
+
+
 def test_a_live_source_that_cannot_be_opened_is_added_all_the_same(pipeline):
     reply = add(pipeline, source="camera:7")
     pipeline.process("source.side").die(3)
@@ -432,7 +444,7 @@ def test_a_stream_can_be_removed_while_it_begins(pipeline):
     reply = add(pipeline)
     removal = remove(pipeline)
     exit_all(pipeline)
-    assert reply.error == "stream side cannot be added: it was removed before it had begun"
+    assert reply.error == "stream side cannot be added: it was ended before it had begun"
     assert removal.status["state"] == "ended"
     assert set(pipeline.manager.streams) == {"front"}
 
