@@ -169,7 +169,7 @@ class Hub:
         viewer.stream = ""
         if not stream:
             return
-        self.need(stream)
+        await self.need(stream)
         viewer.stream = stream
         await self._watching.follow(stream)
         if (newest := self._watching.newest(stream)) is not None:
@@ -183,12 +183,12 @@ class Hub:
 
     async def view(self, stream: str) -> View:
         """The newest picture of a stream with its masks; see `Watching.view`."""
-        self.need(stream)
+        await self.need(stream)
         return await self._watching.view(stream)
 
     async def hold(self, stream: str, key: Key | None) -> Held:
         """Freeze a frame of a stream; see `Watching.hold`."""
-        self.need(stream)
+        await self.need(stream)
         return await self._watching.hold(stream, key)
 
     def held(self, stream: str, token: str) -> Held:
@@ -199,13 +199,15 @@ class Hub:
         """Forget a frozen frame."""
         self._watching.release(stream, token)
 
-    def need(self, stream: str) -> None:
+    async def need(self, stream: str) -> None:
         """Do nothing if there is such a stream.
 
         Raises:
             UnknownStreamError: there is not.
             PipelineError: the pipeline has not answered yet.
         """
+        if stream not in self.statuses.streams:
+            await self.fresh()  # others may have added it
         if not self.statuses.status:
             raise PipelineError(self.statuses.problem)
         self.statuses.stream(stream)

@@ -67,7 +67,7 @@ def object_requests(hub: Hub, selecting: Selecting, work: Work) -> APIRouter:
     @router.delete("/objects/{object_id}", tags=TAGS)
     async def forget(stream: str, object_id: int) -> dict[str, Any]:
         """Forget an object; `seq` is the first frame without it."""
-        _refuse_paused(hub, stream)
+        await _refuse_paused(hub, stream)
         seq = await to_thread.run_sync(lambda: hub.backend.forget(stream, object_id))
         hub.drop_object(stream, object_id)
         hub.event("forgotten", stream, object=object_id, seq=seq)
@@ -135,7 +135,7 @@ def object_requests(hub: Hub, selecting: Selecting, work: Work) -> APIRouter:
 
     async def annotated(stream: str, label_map: np.ndarray, token: str | None) -> dict[str, Any]:
         ids = named_objects(label_map)
-        _refuse_paused(hub, stream)
+        await _refuse_paused(hub, stream)
         held = None if token is None else hub.held(stream, token)
 
         def run() -> tuple[int, Carried]:
@@ -150,8 +150,10 @@ def object_requests(hub: Hub, selecting: Selecting, work: Work) -> APIRouter:
     return router
 
 
-def _refuse_paused(hub: Hub, stream: str) -> None:
+async def _refuse_paused(hub: Hub, stream: str) -> None:
     """Refuse what takes effect at the next frame, which may not come for long."""
+    if hub.statuses.stream(stream)["state"] == "paused":
+        await hub.look()  # others may have resumed it
     if hub.statuses.stream(stream)["state"] == "paused":
         raise HTTPException(
             409, f"{stream} is paused, and this takes effect at its next frame; resume it first"

@@ -477,8 +477,6 @@ def test_the_keyboard_zooms_and_the_view_follows_the_cross(page, scene):
     for _ in range(round(SIZE[0] - 1 - y)):
         page.keyboard.press("ArrowUp")
     page.keyboard.press("Space")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#confirm:enabled")
     confirm(page)
     until(lambda: score(scene, 1, 1) > 0.8, "the object")
 
