@@ -23,7 +23,7 @@ from streamvos.cli.signals import Stopped, signals_held
 from streamvos.sinks import MultiSink, open_sinks
 from streamvos.sinks.claim import Claim
 from streamvos.sinks.conflicts import Place, refuse_conflicts
-from streamvos.sinks.multi import LABELS, OVERLAY, RESULTS, claim_folder
+from streamvos.sinks.multi import LABELS, MCAP, OVERLAY, RESULTS, claim_folder
 from streamvos.sources import Source
 from streamvos.sources.places import files_of, may_name
 from streamvos.types import Frame, Result, StreamvosError
@@ -47,7 +47,7 @@ def claim_out(
     Args:
         out: the folder.
         source: the run's source.
-        kinds: "labels", "overlay" and "results" -> whether it is written.
+        kinds: "labels", "overlay", "results" and "mcap" -> whether it is written.
         written: what the run writes elsewhere.
         read: what the run reads besides its source.
         overwrite: whether files of the user are replaced.
@@ -61,13 +61,16 @@ def claim_out(
     """
     check_writable(out)
     # files of an earlier run are removed, so even what is not written must not be read
-    outputs = [Place(out / name, "--out", is_folder=name == LABELS) for name in (LABELS, OVERLAY, RESULTS)]
+    outputs = [
+        Place(out / name, "--out", is_folder=name == LABELS) for name in (LABELS, OVERLAY, RESULTS, MCAP)
+    ]
     refuse_conflicts([*outputs, *written], [*read_from(source), *read])
     claim = claim_folder(
         out,
         labels=kinds["labels"],
         overlay=kinds["overlay"],
         results=kinds["results"],
+        mcap=kinds.get("mcap", False),
         may_name=may_name(source),
         overwrite=overwrite,
     )
@@ -105,7 +108,12 @@ class OutputFolder:
         given: np.ndarray | None = None,
     ) -> None:
         self.folder, self._stem = folder, source.stem
-        self._options: dict[str, Any] = {**kinds, "mask_size": mask_size, "given": given}
+        self._options: dict[str, Any] = {
+            **kinds,
+            "mask_size": mask_size,
+            "given": given,
+            "epoch_ns": source.epoch_ns,
+        }
         self._claim = claim
         self.written = 0
 

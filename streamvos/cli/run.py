@@ -5,6 +5,7 @@ streamvos run clip.mp4 --mask first.png --out out/
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +74,7 @@ def run(
     labels: Annotated[bool, typer.Option(help="Write label-map PNGs.")] = True,
     overlay: Annotated[bool, typer.Option(help="Write a video with the objects drawn over it.")] = True,
     results: Annotated[bool, typer.Option(help="Write a JSON-lines file.")] = True,
+    mcap: Annotated[bool, typer.Option("--mcap", help="Write results.mcap, which Foxglove opens.")] = False,
     overwrite: options.Overwrite = False,
     json_target: options.JsonTarget = None,
 ) -> None:
@@ -98,8 +100,10 @@ def run(
     models = {"--sam-encoder": sam_encoder, "--sam-decoder": sam_decoder}
     mask_file = None if mask is None else file_of_mask(mask)
     read = options.places_of_files({"--mask": mask_file, "--weights": weights, **models})
-    kinds = {"labels": labels, "overlay": overlay, "results": results}
+    kinds = {"labels": labels, "overlay": overlay, "results": results, "mcap": mcap}
     claim = claim_out(out, source, kinds, written, read, overwrite)
+    if mcap and find_spec("mcap") is None:
+        raise InputError("--mcap: mcap is not installed: pip install 'streamvos[bags]'")
     if mask_size not in (None, "source", "frames"):
         raise InputError(f"--mask-size {mask_size!r} is unknown; choose source or frames")
     if save_first is not None:

@@ -88,7 +88,7 @@ class MultiSink(Sink):
             self._claim.release()
 
 
-LABELS, OVERLAY, RESULTS = "labels", "overlay.mp4", "results.jsonl"
+LABELS, OVERLAY, RESULTS, MCAP = "labels", "overlay.mp4", "results.jsonl", "results.mcap"
 """Names of the usual outputs in their folder."""
 
 _FIRST = 10_000  # frames whose names are looked up before anything is written
@@ -100,6 +100,7 @@ def claim_folder(
     labels: bool = True,
     overlay: bool = True,
     results: bool = True,
+    mcap: bool = False,
     may_name: Callable[[str], bool] = always,
     overwrite: bool = False,
     hint: str = "--overwrite",
@@ -108,17 +109,17 @@ def claim_folder(
 
     Args:
         folder: the folder; made if missing.
-        labels, overlay, results: which of them are written.
+        labels, overlay, results, mcap: which of them are written.
         may_name: whether a label map may get a name (without suffix).
         overwrite: whether files of the user are replaced.
         hint: how a user insists, for messages.
     """
     folder = Path(folder)
     return Claim(
-        [folder / OVERLAY] * overlay + [folder / RESULTS] * results,
+        [folder / OVERLAY] * overlay + [folder / RESULTS] * results + [folder / MCAP] * mcap,
         [folder / LABELS] * labels,
         homes=[folder],
-        replaced=[folder / name for name in (LABELS, OVERLAY, RESULTS)],
+        replaced=[folder / name for name in (LABELS, OVERLAY, RESULTS, MCAP)],
         may_name=may_name,
         overwrite=overwrite,
         hint=hint,
@@ -132,6 +133,8 @@ def open_sinks(
     labels: bool = True,
     overlay: Overlay | bool = True,
     results: bool = True,
+    mcap: bool = False,
+    epoch_ns: int = 0,
     overwrite: bool = False,
     claim: Claim | None = None,
     mask_size: tuple[int, int] | None = None,
@@ -148,6 +151,7 @@ def open_sinks(
         labels: whether to write labels/.
         overlay: whether to write overlay.mp4, or how to draw it.
         results: whether to write results.jsonl.
+        mcap: whether to write results.mcap, with times from `epoch_ns`.
         overwrite: whether files of the user are replaced.
         claim: the folder's claim, which these sinks enter and release; None makes one.
         mask_size: (H, W) of label maps and results, such as `source.native_size`; None = that of the frames.
@@ -164,6 +168,7 @@ def open_sinks(
             labels=labels,
             overlay=overlay is not False,
             results=results,
+            mcap=mcap,
             may_name=_may_name(stems),
             overwrite=overwrite,
             hint="overwrite=True",
@@ -180,6 +185,11 @@ def open_sinks(
         if results:
             path = folder / RESULTS
             sinks["results"] = JsonLinesSink(path, record=claim.record(path))
+        if mcap:
+            from streamvos.sinks.mcap import McapSink
+
+            path = folder / MCAP
+            sinks["mcap"] = McapSink(path, epoch_ns=epoch_ns, record=claim.record(path))
     except BaseException:
         for sink in sinks.values():
             sink.abort()

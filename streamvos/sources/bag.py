@@ -137,8 +137,9 @@ class BagSource(Source):
         except InputError as error:
             raise InputError(f"picture {self._read_so_far} on {self.topic} of {self.path}: {error}") from None
         self._read_so_far += 1
-        seconds = (stamp_ns(message.header) or recorded.time_ns) / 1e9
-        return Picture(image, time.monotonic_ns(), self._clock(seconds))
+        stamp = stamp_ns(message.header) or recorded.time_ns
+        self.epoch_ns = self.epoch_ns or stamp
+        return Picture(image, time.monotonic_ns(), self._clock((stamp - self.epoch_ns) / 1e9))
 
     def _skip(self, count: int) -> None:
         for _ in range(count):

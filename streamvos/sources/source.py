@@ -166,6 +166,9 @@ class Source(ABC):
 
     alive_ns = 0
 
+    epoch_ns = 0
+    """The time of `pts` 0 in ns since 1970; 0 where it is not known. Recordings say it."""
+
     @abstractmethod
     def _read(self) -> Picture | None:
         """The next picture at native size, or None at the end of the stream."""
