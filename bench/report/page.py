@@ -28,6 +28,7 @@ body {{ margin: 0; background: var(--paper); color: var(--ink);
 main {{ max-width: 1120px; margin: 0 auto; padding: 20px 16px 48px; }}
 h1 {{ font-size: 1.5rem; line-height: 1.25; margin: 0 0 4px; }}
 h2 {{ font-size: 1.1rem; margin: 36px 0 2px; }}
+h1, p {{ overflow-wrap: anywhere; }}
 p {{ margin: 4px 0 10px; max-width: 75ch; }}
 .quiet {{ color: var(--quiet); }}
 .lead {{ font-size: 1.05rem; }}

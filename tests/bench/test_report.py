@@ -275,9 +275,8 @@ def test_a_peak_of_memory_survives_the_thinning():
 def test_in_a_browser_the_page_fits_and_asks_for_nothing(tmp_path, browser, request):
     """As a reader sees it: phone and desktop, light and dark; a picture of each is kept in out/."""
     path = tmp_path / "report.html"
-    path.write_text(
-        html_of([*latency_rows(), CaseResult(bench="latency", name="<b>x</b>", failed="no time")])
-    )
+    failed = CaseResult(bench="latency", name="<b>x</b>", failed="no time")
+    path.write_text(html_of([*latency_rows(), timed_row("x" * 500, 0.1, command="y" * 500), failed]))
     folder = request.config.rootpath / "out" / "report-shots"  # to look at; git ignores it
     folder.mkdir(parents=True, exist_ok=True)
     for width, scheme in ((360, "light"), (1180, "dark")):
