@@ -18,6 +18,7 @@ from streamvos.cli.options import examples
 COMMANDS = {
     "latency": "What a frame costs: p50 to p99.9, stages, memory.",
     "capacity": "How many streams this machine holds, p99 and drops bounded.",
+    "peers": "Other projects' own code beside ours.",
     "streaming": "Which method and size is best when time does not stop.",
     "pipeline": "What the pipeline adds to a method.",
     "console": "What the console costs a pipeline.",
