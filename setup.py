@@ -77,7 +77,7 @@ setup(
         "sam": ["onnxruntime>=1.20"],
         "supervision": ["supervision>=0.31"],
         "ros2": ["cyclonedds>=11,<12", "rosbags>=0.11,<0.12"],
-        "bags": ["rosbags>=0.11,<0.12", "mcap>=1.3"],
+        "bags": ["apsw>=3.46", "mcap>=1.3", "rosbags>=0.11,<0.12", "zstandard>=0.22"],
         "rerun": ["rerun-sdk>=0.27"],
         "dev": [
             "build>=1.2",

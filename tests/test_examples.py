@@ -18,6 +18,7 @@ import streamvos
 from streamvos.masks.labelmap import write_label_map
 from streamvos.pipeline.config.reading import read_config
 from streamvos.synthetic.synthetic import SyntheticOptions, SyntheticVideo
+from streamvos.types import ObjectResult
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FORMAT = "seed=7,size=192x256,length={},objects=2,leave=0"
@@ -160,3 +161,41 @@ def test_configurations_are_valid(name, tmp_path, first):
     config = read_config(folder / name)
     assert config.method.name == "tvos"
     assert all(stream.sinks for stream in config.streams)
+
+
+def example(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def test_ros2_follow():
+    pytest.importorskip("rosbags", reason="needs rosbags, of the extra ros2")
+    from streamvos.ros2.results import detections
+    from streamvos.rosmsg.types import make
+
+    velocity, header = example("ros2_follow")["velocity"], make("std_msgs/msg/Header")
+    seen = {1: ObjectResult(1, 0.9, "tracking", (400, 100, 500, 220), 900)}
+    twist = velocity(detections(seen, {1: "cup"}, header), "cup", 640, 480)
+    assert twist.angular.z < 0 < twist.linear.x  # it is on the right, and far
+    lost = {1: ObjectResult(1, 0.0, "lost", None, 0)}
+    twist = velocity(detections(lost, {1: "cup"}, header), "cup", 640, 480)
+    assert (twist.angular.z, twist.linear.x) == (0, 0)
+
+
+def test_ros2_cut_cloud():
+    pytest.importorskip("rosbags", reason="needs rosbags, of the extra ros2")
+    from streamvos.rosmsg.pictures import label_map_image
+    from streamvos.rosmsg.types import decode, encode, make
+
+    xyz = np.arange(4 * 5 * 3, dtype=np.float32).reshape(4, 5, 3)
+    header = make("std_msgs/msg/Header", frame_id="depth")
+    data = np.frombuffer(xyz.tobytes(), np.uint8)
+    name = "sensor_msgs/msg/PointCloud2"
+    cloud = make(name, header=header, height=4, width=5, point_step=12, row_step=60, data=data)
+    label_map = np.zeros((4, 5), np.uint8)
+    label_map[1, 2:4] = 7
+    cut = example("ros2_cut_cloud")["cut"]
+    found = decode(encode(cut(cloud, label_map_image(label_map, header), 7)), name)
+    assert np.array_equal(np.frombuffer(found.data.tobytes(), np.float32).reshape(-1, 3), xyz[1, 2:4])
+    assert (found.height, found.width, found.header.frame_id) == (1, 2, "depth")
+    with pytest.raises(ValueError, match="5 x 4 points, 4 x 4 pixels"):
+        cut(cloud, label_map_image(label_map[:, :4].copy(), header), 7)

@@ -26,8 +26,8 @@ from streamvos.weights import BACKBONE, BUNDLED
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO = "synthetic:seed=3,size=192x256,length=4,objects=2,leave=0"
 
-OPTIONAL = {"triton", "rclpy"}
-"""Imported where they are there: they come with the CUDA builds of torch, and with ROS."""
+OPTIONAL = {"triton", "rclpy", "rerun"}
+"""Imported where they are there: they come with CUDA builds of torch, with ROS, and as the extra "rerun"."""
 
 ON_USE = ("ros2/dds.py", "ros2/idl.py", "sources/bag_messages.py")
 """Modules that need an extra as a whole, and that are imported in functions alone."""

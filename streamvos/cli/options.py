@@ -20,7 +20,7 @@ from streamvos.types import DEFAULT_METHOD, InputError
 CONSOLE_ANYWHERE = "any"
 """The value of `--console` without one: on this machine only, at the usual port or a free one."""
 
-_DEFAULT_VALUES = {"--json": STANDARD_OUTPUT, "--console": CONSOLE_ANYWHERE}
+_DEFAULT_VALUES = {"--json": STANDARD_OUTPUT, "--console": CONSOLE_ANYWHERE, "--rerun": "127.0.0.1:9876"}
 
 METHOD_NAMES = ("tvos", "rgmp", "frtm", "frtm-fast", "joint", "feelvos")
 """As in `streamvos.methods`, whose import takes seconds."""
@@ -198,7 +198,7 @@ def examples(*commands: str) -> str:
 
 
 def with_json_target(arguments: list[str]) -> list[str]:
-    """`--json` and `--console` without a value, at the end or before another option, get their default."""
+    """Options of `_DEFAULT_VALUES` that have no value, at the end or before another option, get it."""
     result = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         result.append(argument)

@@ -88,6 +88,7 @@ class OutputFolder:
         kinds: "labels", "overlay" and "results" -> whether it is written.
         mask_size: (H, W) of label maps and results; None = that of the frames.
         given: (H, W) uint8 of that size, the label map that the first frame was given.
+        rerun: file or viewer that Rerun logs to.
 
     Attributes:
         written: frames that every sink has written.
@@ -106,6 +107,7 @@ class OutputFolder:
         kinds: dict[str, bool],
         mask_size: tuple[int, int] | None = None,
         given: np.ndarray | None = None,
+        rerun: str | None = None,
     ) -> None:
         self.folder, self._stem = folder, source.stem
         self._options: dict[str, Any] = {
@@ -113,6 +115,7 @@ class OutputFolder:
             "mask_size": mask_size,
             "given": given,
             "epoch_ns": source.epoch_ns,
+            "rerun": rerun,
         }
         self._claim = claim
         self.written = 0

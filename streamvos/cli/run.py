@@ -75,6 +75,12 @@ def run(
     overlay: Annotated[bool, typer.Option(help="Write a video with the objects drawn over it.")] = True,
     results: Annotated[bool, typer.Option(help="Write a JSON-lines file.")] = True,
     mcap: Annotated[bool, typer.Option("--mcap", help="Write results.mcap, which Foxglove opens.")] = False,
+    rerun: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT|FILE.rrd]", help="Show results in Rerun's viewer, or log them for it."
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
     json_target: options.JsonTarget = None,
 ) -> None:
@@ -89,6 +95,7 @@ def run(
     from streamvos.masks.exports import file_of_mask
     from streamvos.masks.pointing import Pointing
     from streamvos.selection.objects import check_selection, make_selector
+    from streamvos.sinks.rerun import check_target, is_file
     from streamvos.sources import LiveSource, open_source
     from streamvos.sources.first_frame import first_label_map, given_label_map
 
@@ -96,12 +103,17 @@ def run(
     pointing, method_options = Pointing.parse(boxes, points), options.method_settings(settings)
     select = select or "learned"
     check_selection(select, sam_encoder, sam_decoder)
-    written = options.places_of_files({"--json": json_target, "--save-first": save_first})
+    rerun_file = rerun if rerun is not None and is_file(rerun) else None
+    written = options.places_of_files(
+        {"--json": json_target, "--save-first": save_first, "--rerun": rerun_file}
+    )
     models = {"--sam-encoder": sam_encoder, "--sam-decoder": sam_decoder}
     mask_file = None if mask is None else file_of_mask(mask)
     read = options.places_of_files({"--mask": mask_file, "--weights": weights, **models})
     kinds = {"labels": labels, "overlay": overlay, "results": results, "mcap": mcap}
     claim = claim_out(out, source, kinds, written, read, overwrite)
+    if rerun is not None:
+        check_target(rerun)
     if mcap and find_spec("mcap") is None:
         raise InputError("--mcap: mcap is not installed: pip install 'streamvos[bags]'")
     if mask_size not in (None, "source", "frames"):
@@ -142,7 +154,7 @@ def run(
             segmenting.save_frame(first, save_first)
         label_map = first_label_map(first, given, pointing, selector)
         size, whole = segmenting.masks_of(opened, mask, mask_size)
-        folder = OutputFolder(out, opened, claim, kinds, size, whole)
+        folder = OutputFolder(out, opened, claim, kinds, size, whole, rerun)
         values, stopped = segmenting.segment(opened, first, label_map, vos, folder)
     segmenting.report(values, json_target)
     if stopped is not None:

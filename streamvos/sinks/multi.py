@@ -135,6 +135,7 @@ def open_sinks(
     results: bool = True,
     mcap: bool = False,
     epoch_ns: int = 0,
+    rerun: str | None = None,
     overwrite: bool = False,
     claim: Claim | None = None,
     mask_size: tuple[int, int] | None = None,
@@ -152,6 +153,7 @@ def open_sinks(
         overlay: whether to write overlay.mp4, or how to draw it.
         results: whether to write results.jsonl.
         mcap: whether to write results.mcap, with times from `epoch_ns`.
+        rerun: file or viewer that Rerun logs to, see `RerunSink`.
         overwrite: whether files of the user are replaced.
         claim: the folder's claim, which these sinks enter and release; None makes one.
         mask_size: (H, W) of label maps and results, such as `source.native_size`; None = that of the frames.
@@ -190,6 +192,10 @@ def open_sinks(
 
             path = folder / MCAP
             sinks["mcap"] = McapSink(path, epoch_ns=epoch_ns, record=claim.record(path))
+        if rerun is not None:
+            from streamvos.sinks.rerun import RerunSink
+
+            sinks["rerun"] = RerunSink(rerun)
     except BaseException:
         for sink in sinks.values():
             sink.abort()
