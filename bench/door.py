@@ -21,6 +21,7 @@ COMMANDS = {
     "peers": "Other projects' own code beside ours.",
     "streaming": "Which method and size is best when time does not stop.",
     "pipeline": "What the pipeline adds to a method.",
+    "ros2": "From a camera's stamp to its mask at a ROS 2 subscriber.",
     "console": "What the console costs a pipeline.",
     "engines": "What compiling a network is worth.",
     "gpu": "Methods, engines and kernels on a GPU, within a budget.",
