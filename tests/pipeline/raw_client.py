@@ -56,7 +56,7 @@ class RawClient:
         """
         if not self.socket.poll(self.milliseconds):
             raise TimeoutError("no reply")
-        empty, packed = self.socket.recv_multipart()
+        empty, packed, *_ = self.socket.recv_multipart()
         header = msgpack.unpackb(packed)
         assert (empty, header["v"], header["kind"]) == (b"", 1, "reply")
         return header

@@ -78,11 +78,19 @@ class Recorder:
         self.calls.append(("stop", stream))
         self._reply(reply)
 
-    def add_stream(self, table: Any, method: Any, files: bool, reply: Callable[..., None]) -> None:
+    def add_stream(
+        self, table: Any, method: Any, files: bool, reply: Callable[..., None], state: Any = None
+    ) -> None:
         if table["name"] in self.streams:
             raise InputError(f"there is a stream {table['name']!r} already")
         self.calls.append(("add_stream", table, method, files))
+        self.state = state
         self._reply(reply, status={"state": "running"})
+
+    def snapshot(self, stream: str) -> tuple[int, bytes]:
+        self._check(stream)
+        self.calls.append(("snapshot", stream))
+        return 7, b"state"
 
     def remove_stream(self, stream: str, at_once: bool, reply: Callable[..., None]) -> None:
         self._check(stream)

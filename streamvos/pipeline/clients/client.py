@@ -24,6 +24,7 @@ from streamvos.pipeline.clients.subscribing import Subscription
 from streamvos.pipeline.wire.admission import HANDSHAKE_FAILURES, next_event
 from streamvos.pipeline.wire.messages import (
     HEADER_BYTES,
+    STATE_BYTES,
     Array,
     Message,
     Refused,
@@ -85,7 +86,7 @@ class Client:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a request waits here until the pipeline is connected
-        self._socket.setsockopt(zmq.MAXMSGSIZE, HEADER_BYTES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max(HEADER_BYTES, STATE_BYTES))
         self._monitor = self._socket.get_monitor_socket(HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED)
         self._masks: list[Subscription] = []
         try:
@@ -144,6 +145,7 @@ class Client:
         *,
         method: str | Mapping[str, Any] | None = None,
         files: bool = True,
+        state: tuple[int, bytes] | None = None,
         **keys: Any,
     ) -> dict[str, Any]:
         """Add a stream to the running pipeline; returns when it has begun, within 65 s.
@@ -155,6 +157,9 @@ class Client:
             method: name of the method, or a table [method], to use instead of the pipeline's.
             files: whether the stream may name files of the pipeline's machine; a request by tcp:// may only
                 if the pipeline allows it ([security] remote_files).
+            state: what `snapshot` gave, perhaps of another pipeline of the same method: the stream goes on
+                with the same objects, and counts its frames from there. Only for live streams, and on the
+                pipeline's own machine.
             keys: further keys of [[streams]]: mask, boxes, points, policy, height, sinks, ... Without
                 `sinks`, the masks are published.
 
@@ -176,7 +181,13 @@ class Client:
         }
         if chosen is not None:
             fields["method"] = chosen.model_dump(mode="json", exclude_unset=True)
-        reply = self._ask("add_stream", timeout=max(self._timeout, _SLOW_SECONDS), **fields)
+        seq, arrays = 0, {}
+        if state is not None:
+            if len(state[1]) > STATE_BYTES:
+                raise InputError(f"the state has {len(state[1])} bytes, at most {STATE_BYTES} can be sent")
+            seq, arrays = state[0], {"snapshot": Array("uint8", (len(state[1]),), state[1])}
+        timeout = max(self._timeout, _SLOW_SECONDS)
+        reply = self._ask("add_stream", arrays=arrays, seq=seq, timeout=timeout, **fields)
         return dict(reply["status"])
 
     def remove_stream(self, name: str, *, at_once: bool = False) -> dict[str, Any]:
@@ -192,6 +203,15 @@ class Client:
         """
         timeout = max(self._timeout, _SLOW_SECONDS)
         return dict(self._ask("remove_stream", name, timeout=timeout, at_once=at_once)["status"])
+
+    def snapshot(self, stream: str) -> tuple[int, bytes]:
+        """The newest saved state of a stream's memory, and the number of the frame after which it was saved.
+
+        Raises:
+            InputError: there is none yet, or it is larger than 64 MiB.
+        """
+        reply = self._ask("snapshot", stream)
+        return reply.seq, bytes(reply.arrays["snapshot"].data)
 
     def masks(self, stream: str = "", form: Form = "rle", newest: bool = False) -> Iterator[Mask]:
         """Masks from now on, until the stream ends.
@@ -255,14 +275,14 @@ class Client:
         stream: str = "",
         arrays: Mapping[str, Array] | None = None,
         timeout: float | None = None,
+        seq: int = 0,
         **fields: Any,
     ) -> Message:
         timeout = self._timeout if timeout is None else timeout
         number = next(self._numbers)
         try:
-            request = Message(
-                "request", stream, fields={"verb": verb, "id": number, **fields}, arrays=arrays or {}
-            )
+            asked = {"verb": verb, "id": number, **fields}
+            request = Message("request", stream, 0, seq, asked, arrays or {})
             _, *rest = encode(request, b"")
         except Refused as error:
             raise InputError(f"{verb} cannot be sent: {error}") from None

@@ -22,6 +22,8 @@ import zmq
 from streamvos.masks.checks import MASK_BYTES
 from streamvos.pipeline.wire.messages import (
     HEADER_BYTES,
+    STATE_BYTES,
+    Array,
     Buffer,
     Message,
     Place,
@@ -44,7 +46,20 @@ _WAITING = 64  # requests of one client that ZeroMQ queues here; further ones wa
 _ID_RANGE = range(-(2**63), 2**64)  # integers that MessagePack can carry
 
 
-VERBS = ("status", "annotate", "forget", "pause", "resume", "stop", "add_stream", "remove_stream")
+VERBS = (
+    "status",
+    "annotate",
+    "forget",
+    "pause",
+    "resume",
+    "stop",
+    "add_stream",
+    "remove_stream",
+    "snapshot",
+)
+
+State = tuple[int, bytes]
+"""A saved state of a stream, and the frame after which it was saved."""
 
 Reply = Callable[..., None]
 """reply(ok, **fields) answers one request, once; if `ok` is false, the field `error` says why."""
@@ -73,12 +88,21 @@ class Commands(Protocol):
         """End a stream, "" for all; reply(True) when it has ended."""
 
     def add_stream(
-        self, table: Mapping[str, Any], method: Mapping[str, Any] | None, files: bool, reply: Reply
+        self,
+        table: Mapping[str, Any],
+        method: Mapping[str, Any] | None,
+        files: bool,
+        reply: Reply,
+        state: State | None = None,
     ) -> None:
         """Add a stream; reply(True, status=...) when it has begun.
 
-        `table` and `method` are as in pipeline.toml, unchecked; `files`: whether they may name files.
+        `table` and `method` are as in pipeline.toml, unchecked; `files`: whether they may name files;
+        `state`: what `snapshot` gave, to go on from.
         """
+
+    def snapshot(self, stream: str) -> State:
+        """The newest saved state of a stream."""
 
     def remove_stream(self, stream: str, at_once: bool, reply: Reply) -> None:
         """End a stream and forget it; reply(True, status=...) when nothing of it is left."""
@@ -95,6 +119,7 @@ class ControlServer:
         second: further address, tcp://; needs `curve` beyond loopback.
         curve: keys and list of clients.
         remote_files: whether requests to the second address may add streams that name files.
+        verbs: further verbs, each a function that takes the request's `stream` and the reply.
 
     Attributes:
         refused: cause -> messages that broke a rule, replies that could not be delivered, and connections
@@ -114,7 +139,9 @@ class ControlServer:
         second: str | None = None,
         curve: Curve | None = None,
         remote_files: bool = False,
+        verbs: Mapping[str, Callable[[str, Reply], None]] | None = None,
     ):
+        self._verbs = verbs or {}
         self.refused = RejectionCounter("socket for users")
         self._remote_files = remote_files
         self._session, self._commands = session, commands
@@ -195,9 +222,9 @@ class ControlServer:
 
     def _do(self, message: Message, reply: Reply, local: bool) -> None:
         verb, stream = message["verb"], message.stream
-        if verb != "annotate" and message.arrays:
+        if verb not in ("annotate", "add_stream") and message.arrays:
             raise Refused("arrays", f"{verb} has none")
-        if verb in ("annotate", "forget", "pause", "resume", "remove_stream") and not stream:
+        if verb in ("annotate", "forget", "pause", "resume", "remove_stream", "snapshot") and not stream:
             raise InputError(f"{verb} needs a stream; its name is missing")
         if verb == "status":
             reply(True, **self._commands.status())
@@ -216,11 +243,16 @@ class ControlServer:
         elif verb == "add_stream":
             files = _flag(message, "files", True) and (local or self._remote_files)
             table, method = _table(message, "table"), message.get("method") and _table(message, "method")
-            self._commands.add_stream(table, method, files, reply)
+            self._commands.add_stream(table, method, files, reply, _state_of(message, local))
         elif verb == "remove_stream":
             self._commands.remove_stream(stream, _flag(message, "at_once", False), reply)
+        elif verb == "snapshot":
+            seq, blob = self._commands.snapshot(stream)
+            reply(True, seq=seq, arrays={"snapshot": Array("uint8", (len(blob),), blob)})
+        elif verb in self._verbs:
+            self._verbs[verb](stream, reply)
         else:
-            raise Refused("verb", f"{verb!r:.40}; there are {', '.join(VERBS)}")
+            raise Refused("verb", f"{verb!r:.40}; there are {', '.join((*VERBS, *self._verbs))}")
 
     def _answer(self, pending: _Pending, ok: bool, /, **fields: Any) -> None:
         if self._pending.pop(pending, None) is None:
@@ -237,9 +269,10 @@ class ControlServer:
 
     def _encoded(self, number: int, ok: bool, fields: Mapping[str, Any]) -> list[Buffer]:
         # the envelope has these two
-        rest = {name: value for name, value in fields.items() if name not in ("seq", "session")}
+        rest = {name: value for name, value in fields.items() if name not in ("seq", "session", "arrays")}
+        reply = {**rest, "id": number, "ok": ok}
         return encode(
-            Message("reply", "", 0, fields.get("seq", 0), {**rest, "id": number, "ok": ok}), self._session
+            Message("reply", "", 0, fields.get("seq", 0), reply, fields.get("arrays", {})), self._session
         )
 
     def _give_up(self) -> None:
@@ -271,6 +304,20 @@ def _mask_of(message: Message) -> np.ndarray:
     return array.numpy()
 
 
+def _state_of(message: Message, local: bool) -> State | None:
+    """The state that an added stream goes on from."""
+    if not message.arrays:
+        return None
+    array = message.arrays.get("snapshot")
+    if array is None or len(message.arrays) != 1:
+        raise Refused("arrays", "add_stream has at most one, snapshot")
+    if array.dtype != "uint8" or len(array.shape) != 1 or isinstance(array.data, Place):
+        raise Refused("snapshot", f"expected (bytes,) uint8 in a buffer, got {array.shape} {array.dtype}")
+    if not local:
+        raise InputError("a stream goes on from a snapshot only if it is added on the pipeline's own machine")
+    return message.seq, bytes(array.data)
+
+
 def _object_of(message: Message) -> int:
     number = message["object"]
     if type(number) is not int or not 1 <= number <= MAX_OBJECT_ID:
@@ -298,7 +345,7 @@ def _router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a reply to a client that has gone fails instead of vanishing
     socket.setsockopt(zmq.RCVHWM, _WAITING)
     socket.setsockopt(zmq.SNDHWM, _WAITING)
-    socket.setsockopt(zmq.MAXMSGSIZE, max(MASK_BYTES, HEADER_BYTES))
+    socket.setsockopt(zmq.MAXMSGSIZE, max(MASK_BYTES, STATE_BYTES, HEADER_BYTES))
     socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)  # drops clients that were unplugged
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
     return socket

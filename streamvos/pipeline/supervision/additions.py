@@ -41,6 +41,7 @@ class Addition:
     method: Mapping[str, Any] | None
     files: bool
     reply: Reply
+    state: tuple[int, bytes] | None = None  # to go on from: after which frame it was saved, and the state
 
     @property
     def name(self) -> str:
@@ -152,6 +153,8 @@ def in_background(work: Callable[[], Checked]) -> Future[Checked]:
 def _check(context: Context, others: list[StreamConfig], addition: Addition) -> Checked:
     """Everything about an addition that may wait; in a thread."""
     config = with_stream(context.config, others, addition.table, addition.method, addition.files)
+    if addition.state is not None and config.streams[0].effective_policy == "lossless":
+        raise InputError('a stream with policy "lossless" begins with its first frame, not with a snapshot')
     return config, context.resources.claim(config)
 
 

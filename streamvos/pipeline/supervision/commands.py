@@ -77,10 +77,23 @@ class Commands:
         ends.reply_when_over(records, reply)
 
     def add_stream(
-        self, table: Mapping[str, Any], method: Mapping[str, Any] | None, files: bool, reply: Reply
+        self,
+        table: Mapping[str, Any],
+        method: Mapping[str, Any] | None,
+        files: bool,
+        reply: Reply,
+        state: tuple[int, bytes] | None = None,
     ) -> None:
         """Add a stream; the reply comes when it has begun, or cannot."""
-        self._dispatcher.additions.request(Addition(table, method, files, reply))
+        self._dispatcher.additions.request(Addition(table, method, files, reply, state))
+
+    def snapshot(self, stream: str) -> tuple[int, bytes]:
+        """The newest saved state of a stream, and after which frame it was saved.
+
+        Raises:
+            InputError: there is none, or it is too large to be sent.
+        """
+        return self._dispatcher.snapshot_of(self._known(stream))
 
     def remove_stream(self, stream: str, at_once: bool, reply: Reply) -> None:
         """End a stream, and forget it; the reply comes when nothing of it is left."""

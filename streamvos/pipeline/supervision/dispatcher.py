@@ -24,8 +24,9 @@ from streamvos.pipeline.supervision.streams import StreamRecord
 from streamvos.pipeline.supervision.topology import EXTRACTOR
 from streamvos.pipeline.supervision.worker_pool import Context, WorkerPool
 from streamvos.pipeline.telemetry.observation import checked_beat, in_local_time
-from streamvos.pipeline.wire.messages import Message
+from streamvos.pipeline.wire.messages import STATE_BYTES, Message
 from streamvos.sinks.claim import Claim
+from streamvos.types import InputError
 
 LATE_SECONDS = 5.0
 """How long the networks wait for further sources once one is open; later streams join them."""
@@ -118,6 +119,23 @@ class Dispatcher:
     def status_of(self, stream: StreamRecord) -> dict[str, Any]:
         """The state of one stream."""
         return self._status_of(stream, self._beats())
+
+    def snapshot_of(self, stream: StreamRecord) -> tuple[int, bytes]:
+        """The newest saved state of a stream, and after which frame it was saved.
+
+        Raises:
+            InputError: there is none, or it is too large to be sent.
+        """
+        newest = stream.newest_snapshot
+        if newest is None:
+            raise InputError(
+                f"there is no saved state of {stream.name} yet; it has none before its first mask"
+            )
+        if newest.array.nbytes > STATE_BYTES:
+            raise InputError(
+                f"the state of {stream.name} has {newest.array.nbytes} bytes; at most {STATE_BYTES} are sent"
+            )
+        return newest.seq, self._context.resources.read(stream.name, newest.array)
 
     def _beats(self) -> dict[str, Mapping[str, Any]]:
         """What all stages have said last."""
@@ -234,6 +252,8 @@ class Dispatcher:
             raise
         own = None if addition.method is None else config.method
         record = StreamRecord(stream, own, added=True, adding=addition.reply)
+        if addition.state is not None:
+            record.go_on_from(*addition.state)
         self.manager.streams[stream.name] = record
         workers = {stage: name for name, stages in self._topology.workers.items() for stage in stages}
         self._observation.add(stream.name, workers)

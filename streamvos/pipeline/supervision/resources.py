@@ -9,8 +9,10 @@ from streamvos.pipeline.config.files import claim_of, local_stages
 from streamvos.pipeline.config.pipeline import PipelineConfig
 from streamvos.pipeline.supervision.topology import Topology
 from streamvos.pipeline.wire.arenas import Arena
+from streamvos.pipeline.wire.messages import Array, Place, Refused
 from streamvos.pipeline.wire.runtime import Runtime
 from streamvos.sinks.claim import Claim, FolderLocks
+from streamvos.types import InputError
 
 
 class Resources:
@@ -73,6 +75,20 @@ class Resources:
     def descriptors(self, streams: Iterable[str]) -> dict[str, int]:
         """Name -> descriptor of the arenas of streams."""
         return {arena.name: arena.fd for stream in streams for arena in self._arenas[stream]}
+
+    def read(self, stream: str, array: Array) -> bytes:
+        """The bytes of a stream's saved state; InputError if its slot is used again."""
+        if not isinstance(array.data, Place):
+            return bytes(array.data)
+        place = array.data
+        arenas = {one.name: one for one in self._arenas.get(stream, [])}
+        try:
+            if place.arena not in arenas:
+                raise Refused("arena")
+            with arenas[place.arena].read(place, array.nbytes) as view:
+                return bytes(view)
+        except Refused:
+            raise InputError(f"the state of {stream} is being written; ask again") from None
 
     def free(self, stream: str) -> None:
         """Free the shared memory of a stream that has ended; others may have it mapped."""

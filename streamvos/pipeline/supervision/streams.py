@@ -38,7 +38,7 @@ class Snapshot:
     """A saved state of the memory."""
 
     seq: int
-    slot: int
+    slot: int | None  # of the memory's; None = it came from a user
     array: Array
 
 
@@ -155,15 +155,25 @@ class StreamRecord:
             return self.committed
         if memory_lives:
             return None
-        return self.snapshots[-1] if self.snapshots else self.committed
+        return self.newest_snapshot
 
     # ---- snapshots
+
+    def go_on_from(self, seq: int, state: bytes) -> None:
+        """Begin with a state that a user has, instead of without one; not under "lossless"."""
+        self.committed = Snapshot(seq, None, Array("uint8", (len(state),), state))
+        self.acked, self.next_seq = seq, seq + 1
+
+    @property
+    def newest_snapshot(self) -> Snapshot | None:
+        """The newest saved state, whether what it covers is written or not."""
+        return self.snapshots[-1] if self.snapshots else self.committed
 
     @property
     def taken(self) -> list[int]:
         """Slots that hold a snapshot."""
         kept = [*self.snapshots, *([self.committed] if self.committed else [])]
-        return sorted({one.slot for one in kept})
+        return sorted({one.slot for one in kept if one.slot is not None})
 
     def add_snapshot(self, snapshot: Snapshot) -> list[int]:
         """Add a saved snapshot; returns the slots that became free."""
@@ -184,9 +194,8 @@ class StreamRecord:
         if not ready:
             return []
         newest = max(ready, key=lambda one: one.seq)
-        gone = [one.slot for one in ready if one is not newest]
-        if self.committed is not None:
-            gone.append(self.committed.slot)
+        old = [one for one in ready if one is not newest] + ([self.committed] if self.committed else [])
+        gone = [one.slot for one in old if one.slot is not None]
         self.snapshots = [one for one in self.snapshots if one not in ready]
         self.committed = newest
         covered = [n for n, c in self.commands.items() if c.due is not None and c.due <= newest.seq]

@@ -59,20 +59,40 @@ def serve_metrics(address: str | int, status: Callable[[], Status]) -> Iterator[
         InputError: the address has another form.
         StreamvosError: nothing can listen there.
     """
-    host, port = parse_address(address)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_StatusCollector(status))
+    with serve_app(address, make_wsgi_app(registry), "metrics") as url:
+        yield f"{url}/metrics"
+
+
+@contextmanager
+def serve_app(address: str | int, app: Any, what: str) -> Iterator[str]:
+    """Serve a WSGI application over HTTP within the block, to few connections at a time.
+
+    Args:
+        address: as for `serve_metrics`.
+        app: the application.
+        what: what it is, for messages.
+
+    Yields:
+        Its URL, without a path.
+
+    Raises:
+        InputError: the address has another form.
+        StreamvosError: nothing can listen there.
+    """
+    host, port = parse_address(address)
     try:
-        server = _Server((host, port), make_wsgi_app(registry))
+        server = _Server((host, port), app)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StreamvosError(
-            f"cannot serve metrics at {host}:{port}: {reason}; choose another port (0: any that is free)"
+            f"cannot serve the {what} at {host}:{port}: {reason}; choose another port (0: any that is free)"
         ) from None
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, name=what, daemon=True)
     thread.start()
     try:
-        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}/metrics"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 VERSION = 1
 HEADER_BYTES = 2**20
 ARRAY_BYTES = 2**28  # the largest array in a message
+STATE_BYTES = 2**26  # the largest state of a stream in a request or a reply
 PLACE_BYTES = 2**40  # the largest array in shared memory
 MAX_ARRAYS = 64
 MAX_DIMENSIONS = 6

@@ -115,6 +115,24 @@ def test_streams_are_added_and_removed(runtime, tmp_path, monkeypatch):
     assert removed == [("remove_stream", "front", False), ("remove_stream", "front", True)]
 
 
+def test_a_stream_goes_on_from_a_state(runtime):
+    recorder = Recorder()
+    with serving(runtime.control, recorder, "tcp://127.0.0.1:*") as loop:
+        with Client("door", timeout=5) as client:
+            assert client.snapshot("front") == (7, b"state")
+            client.add_stream("side", "camera:0", state=(7, b"state"))
+            assert recorder.state == (7, b"state")
+            client.add_stream("back", "camera:1")
+            assert recorder.state is None
+            with pytest.raises(InputError, match="at most 67108864"):
+                client.add_stream("large", "camera:0", state=(7, bytes(2**26 + 1)))
+            with pytest.raises(InputError, match="nobody"):
+                client.snapshot("nobody")
+        far = Client(loop.server.endpoints[1], timeout=5)
+        with far, pytest.raises(InputError, match="own machine"):
+            far.add_stream("far", "camera:0", state=(7, b"state"))
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

@@ -48,8 +48,11 @@ def test_every_verb_reaches_the_pipeline_and_is_answered(place, rng):
         assert added["status"] == {"state": "running"}
         removed = client.request("remove_stream", "front", at_once=True)
         assert removed["status"]["state"] == "ended"
+        assert client.request("snapshot", "front")["seq"] == 7
+    assert recorder.calls[-1] == ("snapshot", "front")
     verbs = [call[0] for call in recorder.calls]
     assert verbs == [*control.VERBS[:6], "stop", *control.VERBS[6:]]
+    recorder.calls.pop()
     assert recorder.calls[-2] == ("add_stream", {"name": "side", "source": "camera:0"}, None, True)
     assert recorder.calls.pop() == ("remove_stream", "front", True)
     recorder.calls.pop()
