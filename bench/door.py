@@ -27,6 +27,7 @@ COMMANDS = {
     "gpu": "Methods, engines and kernels on a GPU, within a budget.",
     "soak": "Many streams for a long time while workers are killed.",
     "recovery": "How long a stream is gone when a worker is killed.",
+    "fleet": "What a fleet of any size loses to failing machines, simulated.",
     "lost": "Whether it is seen that an object is lost, and back.",
     "selection": "How many clicks an object takes.",
     "compare": "Is it slower than before? Two runs, with intervals.",
