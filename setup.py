@@ -79,6 +79,7 @@ setup(
         "ros2": ["cyclonedds>=11,<12", "rosbags>=0.11,<0.12"],
         "bags": ["apsw>=3.46", "mcap>=1.3", "rosbags>=0.11,<0.12", "zstandard>=0.22"],
         "rerun": ["rerun-sdk>=0.27"],
+        "fleet": ["ray>=2.50", "fsspec>=2024.6"],
         "dev": [
             "build>=1.2",
             "cyclonedds>=11,<12",
@@ -97,6 +98,8 @@ setup(
             "check-jsonschema>=0.30",
             "kubernetes-validate>=1.31",
             "pyyaml>=6",
+            "ray>=2.50",
+            "fsspec>=2024.6",
             "hypothesis>=6.100",
             "scipy>=1.13",
             'triton>=3.6; platform_system == "Linux" and platform_machine == "x86_64"',

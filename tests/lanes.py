@@ -20,6 +20,7 @@ WAITING = (
     "tests/pipeline",
     "tests/cli",
     "tests/deploy",
+    "tests/fleet",
     "tests/sources",
     "tests/sinks",
     "tests/test_examples.py",

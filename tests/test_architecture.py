@@ -27,7 +27,7 @@ ROOMS = [
     {"datasets"},
     {"metrics"},
     {"pipeline", "training"},
-    {"console", "ros2"},
+    {"console", "fleet", "ros2"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -42,6 +42,7 @@ COMMANDS = {
     "stage": "Run one stage that the pipeline's file lists under [remote].",
     "doctor": "Show what this machine has, what is missing, and how to get it.",
     "ctl": "Show and control a running pipeline.",
+    "fleet": "Run streams on many machines, and say what runs where.",
     "train": "Train a method.",
     "weights": "List, inspect and convert weights.",
     "engines": "Build, list, prune and export compiled networks.",
@@ -51,7 +52,7 @@ COMMANDS = {
 }
 """Command -> its line in `streamvos --help`, which is shown without importing any command."""
 
-_GROUPS = ("ctl", "train", "weights", "engines", "keys", "export", "bench")
+_GROUPS = ("ctl", "fleet", "train", "weights", "engines", "keys", "export", "bench")
 
 
 def make_app(wanted: str | None = None) -> typer.Typer:

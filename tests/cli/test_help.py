@@ -14,7 +14,7 @@ import streamvos
 from bench.door import COMMANDS as BENCHES
 from streamvos.cli import COMMANDS as COMMAND_LINES
 
-GROUPS = ["train", "weights", "engines", "ctl", "keys", "export", "bench"]
+GROUPS = ["train", "weights", "engines", "ctl", "fleet", "keys", "export", "bench"]
 COMMANDS = [
     "run",
     "serve",
@@ -32,6 +32,7 @@ COMMANDS = [
 COMMANDS += ["train tvos", "weights list", "weights inspect", "weights convert"]
 COMMANDS += [f"engines {verb}" for verb in ("build", "list", "prune", "export")]
 COMMANDS += [f"ctl {verb}" for verb in ("status", "annotate", "forget", "pause", "resume", "stop")]
+COMMANDS += [f"fleet {verb}" for verb in ("status", "add", "remove", "drain")]
 COMMANDS += ["keys new", "keys show", "export coco", *(f"bench {name}" for name in BENCHES)]
 
 

@@ -27,7 +27,7 @@ from streamvos.console.process import _END_SECONDS as CONSOLE_ENDS
 from streamvos.files import tomllib
 from streamvos.pipeline.config.reading import make_config
 from streamvos.pipeline.config.tables import SupervisionConfig
-from streamvos.pipeline.supervision.stream_manager import CLOSE_SECONDS
+from streamvos.pipeline.supervision.endings import CLOSE_SECONDS
 from streamvos.pipeline.supervision.worker_pool import KILL_AFTER
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,128 @@
+"""`streamvos fleet`: run streams on many machines, and say what runs where.
+
+streamvos fleet up fleet.toml
+streamvos fleet drain camera-host-2 --at site
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.output import make_table, show
+from streamvos.types import InputError
+
+app = typer.Typer(
+    epilog=examples(
+        "streamvos fleet up fleet.toml",
+        "streamvos fleet add front rtsp://camera/stream --height 480 --mask first.png",
+        "streamvos fleet drain camera-host-2",
+    ),
+)
+
+At = Annotated[
+    str | None,
+    typer.Option("--at", metavar="NAME", help="The fleet's name; by default the only one that runs here."),
+]
+StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.")]
+Machine = Annotated[str, typer.Argument(metavar="MACHINE", help="Name of a machine, or one share of it.")]
+
+
+@app.command(epilog=examples("streamvos fleet up fleet.toml"))
+def up(
+    file: Annotated[Path, typer.Argument(metavar="FLEET.toml", help="What to run (docs/scale.md).")],
+    log: Annotated[str, typer.Option(metavar="text|json", help="Format of the log.")] = "text",
+) -> None:
+    """Run a fleet until Ctrl-C, which ends its streams in order, with their states saved."""
+    from streamvos.fleet.cluster import RayCluster
+    from streamvos.fleet.config import read_fleet
+    from streamvos.fleet.running import Fleet
+    from streamvos.fleet.store import Store
+    from streamvos.pipeline.telemetry.logs import EventLog
+
+    if log not in ("text", "json"):
+        raise InputError(f"--log is {log!r}; expected text or json")
+    config = read_fleet(file)
+    store = Store(config.store, begin=True)
+    with closing(EventLog(log)) as events, RayCluster(config) as cluster:  # type: ignore[arg-type]
+        raise typer.Exit(Fleet(config, store, cluster, events).run())
+
+
+@app.command(epilog=examples("streamvos fleet status", "streamvos fleet status --at site --json"))
+def status(at: At = None, json_target: JsonTarget = None) -> None:
+    """Show streams and shares."""
+    with _connect(at) as client:
+        found = client.status()
+    table = make_table("streams", ["stream", "state", "share", "machine", "fps", "objects", "placements"])
+    lines = []
+    for name, one in sorted(found["streams"].items()):
+        fps = f"{one['fps']:.1f}" if isinstance(one["fps"], float) and one["fps"] == one["fps"] else ""
+        cells = [one["state"], one["share"], one["machine"], fps, len(one["objects"] or ()), one["epoch"]]
+        table.add_row(name, *map(str, cells))
+        if one["problem"]:
+            lines.append(f"{name}: {one['problem']}")
+    shares = make_table("shares", ["share", "machine", "state", "used"])
+    for name, one in sorted(found["shares"].items()):
+        shares.add_row(name, one["machine"], one["state"], f"{100 * one['used']:.0f} %")
+    show(found, json_target, table, shares, *lines, *filter(None, [found["store"]]))
+
+
+@app.command(epilog=examples("streamvos fleet add front rtsp://camera/stream --height 480 --mask first.png"))
+def add(
+    stream: StreamName,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A camera or network stream.")],
+    height: Annotated[int, typer.Option(metavar="ROWS", help="Rows of the frames.")],
+    mask: Annotated[Path | None, typer.Option(metavar="MASK.png", help="Its first objects.")] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Play a file as if it were live.")] = False,
+    at: At = None,
+    json_target: JsonTarget = None,
+) -> None:
+    """Add a stream; it is placed where there is room."""
+    keys: dict[str, Any] = {"height": height}
+    if mask is not None:
+        keys["mask"] = str(mask.absolute())
+    if realtime:
+        keys["realtime"] = True
+    with _connect(at) as client:
+        found = client.add_stream(stream, source, **keys)
+    show({"stream": stream, **found}, json_target, f"{stream}: runs on {found['share']}")
+
+
+@app.command(epilog=examples("streamvos fleet remove front"))
+def remove(stream: StreamName, at: At = None, json_target: JsonTarget = None) -> None:
+    """End a stream, and forget its states and masks."""
+    with _connect(at) as client:
+        client.remove_stream(stream)
+    show({"stream": stream, "state": "ended"}, json_target, f"{stream}: ended")
+
+
+@app.command(epilog=examples("streamvos fleet drain camera-host-2", "streamvos fleet drain 1f3a90c2-0"))
+def drain(
+    machine: Machine,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it take streams again.")] = False,
+    at: At = None,
+    json_target: JsonTarget = None,
+) -> None:
+    """Move the streams of a machine elsewhere, as far as there is room, and place none on it."""
+    with _connect(at) as client:
+        shares = client.drain(machine, undo)
+    what = "takes streams again" if undo else "is drained; `streamvos fleet status` shows when it is empty"
+    show({"shares": shares}, json_target, f"{', '.join(shares)} {what}")
+
+
+def _connect(at: str | None) -> Any:
+    from streamvos.fleet.client import FleetClient
+    from streamvos.pipeline.wire.runtime import live_pipelines
+
+    if at is None:
+        shares = re.compile(r"-[0-9a-f]{8}-\d+$")  # the pipelines of a fleet's shares on this machine
+        fleets = [name for name in live_pipelines() if not shares.search(name)]
+        if len(fleets) > 1:
+            raise InputError(f"which fleet? Give --at and one of {', '.join(fleets)}")
+        at = fleets[0] if fleets else "fleet"
+    return FleetClient(at)

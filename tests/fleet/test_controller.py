@@ -1,0 +1,251 @@
+"""The decisions of a fleet against shares that die, forget, answer late and are cut off, in any order."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from streamvos.fleet.controller import Controller, Report, Start, Stop
+from streamvos.types import InputError
+
+STREAMS = st.sampled_from([f"s{n}" for n in range(8)])
+SHARES = st.sampled_from(["a", "b", "c"])
+HALF = Fraction(1, 2)
+
+
+class Shares:
+    """Shares as they really are, whatever the controller believes."""
+
+    def __init__(self):
+        self.lives: dict[str, int] = {}
+        self.streams: dict[str, dict[str, int]] = {}  # share -> stream -> epoch
+        self.births = 0
+
+    def up(self, share: str) -> None:
+        self.births += 1
+        self.lives[share], self.streams[share] = self.births, {}
+
+    def down(self, share: str) -> None:
+        self.lives.pop(share, None)
+        self.streams.pop(share, None)
+
+    def reports(self, now: float, without: frozenset[str] = frozenset()) -> dict[str, Report]:
+        return {
+            share: Report(str(life), now, {n: (epoch, 1) for n, epoch in self.streams[share].items()})
+            for share, life in self.lives.items()
+            if share not in without
+        }
+
+
+class AnyOrder(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.controller, self.shares, self.now = Controller(), Shares(), 0.0
+        self.calls: list[Start | Stop] = []  # given out, and not done yet
+        self.wanted: set[str] = set()
+
+    # ---- the world
+
+    @rule(share=SHARES)
+    def a_share_comes_or_is_restarted(self, share):
+        self.shares.up(share)
+
+    @rule(share=SHARES)
+    def a_share_dies(self, share):
+        self.shares.down(share)
+
+    @rule(share=SHARES)
+    def a_share_forgets(self, share):
+        if self.shares.streams.get(share):
+            self.shares.streams[share].popitem()
+
+    @rule(share=SHARES)
+    def a_share_is_cut_off_for_a_look(self, share):
+        self.look(frozenset({share}))
+
+    @rule(name=STREAMS)
+    def add(self, name):
+        if name in self.controller.streams:
+            with pytest.raises(InputError, match="already"):
+                self.controller.add(name, HALF)
+        else:
+            self.controller.add(name, HALF)
+            self.wanted.add(name)
+
+    @rule(name=STREAMS)
+    def remove(self, name):
+        if name in self.wanted:
+            self.controller.remove(name)
+            self.wanted.discard(name)
+
+    @rule(share=SHARES)
+    def drain(self, share):
+        self.controller.drain(share)
+
+    @rule(share=SHARES)
+    def undrain(self, share):
+        self.controller.undrain(share)
+
+    @rule(without=st.frozensets(SHARES, max_size=0))
+    def look(self, without):
+        self.now += 1
+        self.controller.sees(self.shares.reports(self.now, without), self.now)
+        self.now += 1
+        self.calls += self.controller.decide(self.now)
+
+    @precondition(lambda self: self.calls)
+    @rule(number=st.integers(0, 99), fails=st.booleans())
+    def a_call_is_done(self, number, fails):
+        """In any order, since calls run beside each other."""
+        self.do(self.calls.pop(number % len(self.calls)), fails)
+
+    def do(self, call: Start | Stop, fails: bool = False) -> None:
+        self.now += 1
+        there = self.shares.streams.get(call.share)
+        name, epoch = call.stream, call.epoch
+        if isinstance(call, Start):
+            if fails or there is None or name in there:
+                self.controller.failed(name, epoch, "it cannot be opened", self.now)
+            else:
+                there[name] = epoch
+                self.controller.began(name, epoch, self.now)
+        elif fails and there is not None:
+            self.controller.still_there(name, epoch, self.now)
+        else:
+            if there is not None and there.get(name) == epoch:
+                del there[name]
+            self.controller.ended(name, epoch, self.now)
+
+    # ---- what always holds
+
+    @invariant()
+    def no_share_is_overfull(self):
+        believed = {share: Fraction(0) for share in self.controller.used}
+        for one in self.controller.streams.values():
+            if one.share:
+                believed[one.share] += one.load
+            if one.target:
+                believed[one.target] += one.load
+        assert believed == dict(self.controller.used)
+
+    @invariant()
+    def a_stream_is_somewhere_or_waits(self):
+        for one in self.controller.streams.values():
+            assert (one.phase == "waiting") == (one.share == "")
+        assert self.wanted == {n for n, one in self.controller.streams.items() if not one.removed}
+
+    def teardown(self):
+        """When nothing more happens, every wanted stream runs once, and nothing else does."""
+        for share in ("a", "b", "c"):
+            self.controller.undrain(share)
+        for share in ("d", "e", "f", "g"):
+            self.shares.up(share)
+        for _ in range(30):
+            self.now += 40  # every retry is due
+            self.look(frozenset())
+            while self.calls:
+                self.do(self.calls.pop(0))
+        running = [name for streams in self.shares.streams.values() for name in streams]
+        assert sorted(running) == sorted(self.wanted)
+        assert all(one.phase == "running" for one in self.controller.streams.values())
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class Fleet:
+    """A controller and its shares, where every call succeeds at once."""
+
+    def __init__(self, *shares: str):
+        self.controller, self.shares, self.now = Controller(), Shares(), 0.0
+        for share in shares:
+            self.shares.up(share)
+
+    def turn(self, times: int = 3) -> list[Start | Stop]:
+        done = []
+        for _ in range(times):
+            self.now += 1
+            self.controller.sees(self.shares.reports(self.now), self.now)
+            for call in self.controller.decide(self.now):
+                done.append(call)
+                AnyOrder.do(self, call)
+        return done
+
+    def where(self) -> dict[str, str]:
+        return {name: share for share, streams in self.shares.streams.items() for name in streams}
+
+
+def test_streams_of_a_lost_machine_start_elsewhere_with_a_new_epoch():
+    fleet = Fleet("a", "b")
+    for name in ("s", "t"):
+        fleet.controller.add(name, HALF)
+    fleet.turn()
+    assert fleet.where() == {"s": "a", "t": "b"}
+    fleet.shares.down("a")
+    assert fleet.turn() == [Start("s", "b", 2)]
+    assert [name for name, _ in fleet.controller.returns] == ["s"]
+
+
+def test_draining_moves_streams_and_keeps_their_states():
+    fleet = Fleet("a")
+    fleet.controller.add("s", HALF)
+    fleet.turn()
+    fleet.shares.up("b")
+    fleet.controller.drain("a")
+    assert fleet.turn() == [Stop("s", "a", 1, keep=True), Start("s", "b", 2)]
+    fleet.controller.undrain("a")
+    assert fleet.turn() == []
+
+
+def test_draining_without_room_elsewhere_stops_nothing():
+    fleet = Fleet("a")
+    fleet.controller.add("s", HALF)
+    fleet.turn()
+    fleet.controller.drain("a")
+    assert fleet.turn() == []
+    assert "no other share has room" in fleet.controller.streams["s"].problem
+
+
+def test_a_new_controller_takes_over_what_runs():
+    fleet = Fleet("a", "b")
+    fleet.controller.add("s", HALF)
+    fleet.turn()
+    fleet.controller = Controller()
+    fleet.controller.add("s", HALF, epoch=1)
+    assert fleet.turn() == []
+    assert fleet.controller.streams["s"].phase == "running"
+
+
+def test_a_stream_that_nobody_wants_is_stopped():
+    fleet = Fleet("a")
+    fleet.shares.streams["a"]["old"] = 4
+    assert fleet.turn() == [Stop("old", "a", 4, keep=False)]
+
+
+def test_what_cannot_be_started_is_tried_again_ever_later():
+    controller, now = Controller(), 0.0
+    controller.add("s", HALF)
+    starts = []
+    while len(starts) < 8:
+        controller.sees({"a": Report("1", now)}, now)
+        for call in controller.decide(now):
+            starts.append(now)
+            controller.failed("s", call.epoch, "no such camera", now)
+        now += 0.5
+    assert [later - earlier for earlier, later in pairwise(starts)] == [
+        1, 2, 4, 8, 16, 30, 30,
+    ]  # fmt: skip
+    assert controller.streams["s"].problem == "no such camera"
+
+
+def test_what_does_not_exist_is_named():
+    controller = Controller()
+    controller.add("front", HALF)
+    with pytest.raises(InputError, match="no stream 'back'; there are: front"):
+        controller.remove("back")

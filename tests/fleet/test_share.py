@@ -1,0 +1,96 @@
+"""A share: an ordinary pipeline whose streams outlive it, through the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+
+import pytest
+from fleet.fleets import camera, square, until, values
+
+from streamvos import Client, InputError
+from streamvos.fleet.config import make_fleet
+from streamvos.fleet.share import Share, placed
+from streamvos.fleet.store import Order, Store
+from streamvos.types import StreamvosError
+
+
+@pytest.fixture
+def begin(tmp_path, monkeypatch):
+    """Begins shares; afterwards none is left."""
+    with tempfile.TemporaryDirectory(prefix="svos", dir="/tmp") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        config = make_fleet(values(tmp_path))
+        begun: list[Share] = []
+
+        def one(name: str) -> Share:
+            begun.append(
+                Share(name, json.dumps(config.pipeline(name)), config.store, config.snapshot_seconds)
+            )
+            return begun[-1]
+
+        yield one
+        for share in begun:
+            share.close()
+
+
+def objects(name: str, stream: str) -> list[int]:
+    with Client(name) as client:
+        return client.status()["streams"][stream]["objects"]
+
+
+def test_a_stream_goes_on_in_another_share(begin, tmp_path):
+    """Killed, not asked: with the objects of its last state, and an order that came after it."""
+    store = Store(str(tmp_path / "store"), begin=True)
+    first = begin("site-a-0")
+    first.start("front", 1, json.dumps(camera("front")))
+    store.write_order("front", 1, Order(square(7)))
+    frame = first.order("front", 1)
+    assert first.order("front", 1) == frame  # once, however often it is asked for
+    until(lambda: 7 in objects("site-a-0", "front"))
+    until(lambda: store.states("front") and store.states("front")[0].covers == 1)
+    store.write_order("front", 2, Order(square(9)))  # stored, and its machine dies before it hears of it
+    os.kill(first.report()["pid"], signal.SIGKILL)
+    with pytest.raises(StreamvosError, match="ended with code -9"):
+        until(lambda: first.report() and None, 10)
+
+    second = begin("site-b-0")
+    state = store.states("front")[0]
+    second.start("front", 2, json.dumps(camera("front")))
+    until(lambda: {7, 9} <= set(objects("site-b-0", "front")))
+    report = second.report()
+    assert report["streams"]["front"]["epoch"] == 2
+    assert report["status"]["streams"]["front"]["seq"] > state.seq  # frames are counted on
+    until(lambda: store.states("front")[0].epoch == 2 and store.states("front")[0].covers == 2)
+
+    store.write_order("front", 3, Order(np_mask_of_another_size()))
+    with pytest.raises(InputError, match="48"):
+        second.order("front", 3)
+    second.stop("front", keep=True)
+    assert second.report()["streams"] == {}
+    with pytest.raises(StreamvosError, match="not here"):
+        second.order("front", 4)
+    with pytest.raises(InputError, match="no source"):
+        second.start("broken", 1, json.dumps({**camera("broken"), "source": "no source"}))
+    assert second.report()["streams"] == {}
+
+
+def np_mask_of_another_size():
+    return square(3)[:30]
+
+
+def test_files_of_placements_do_not_replace_each_other():
+    sinks = [
+        {"kind": "json", "path": "/out/front.jsonl"},
+        {"kind": "labels", "path": "/out/labels"},
+        {"kind": "publish"},
+    ]
+    assert [one.get("path") for one in placed({"name": "s", "sinks": sinks}, 3)["sinks"]] == [
+        "/out/front.3.jsonl",
+        "/out/labels.3",
+        None,
+    ]
+    assert placed({"name": "s"}, 1)["sinks"] == [{"kind": "publish"}]

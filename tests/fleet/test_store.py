@@ -1,0 +1,118 @@
+"""What outlives a machine, in a folder and in fsspec's bucket in memory."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from streamvos.fleet.store import Entry, Order, State, Store, StoreError
+from streamvos.types import InputError
+
+TABLE = {"name": "front", "source": "rtsp://user:secret@camera/stream"}
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request, tmp_path):
+    url = str(tmp_path / "site") if request.param == "folder" else f"memory://{secrets.token_hex(4)}"
+    return Store(url, begin=True)
+
+
+def test_streams_come_back(store):
+    assert store.streams() == {}
+    store.write_stream("front", Entry(TABLE, "file", 3))
+    store.write_stream("back.2", Entry({"name": "back.2"}))
+    store.write_stream("front", Entry(TABLE, "file", 4))
+    assert store.streams() == {"front": Entry(TABLE, "file", 4), "back.2": Entry({"name": "back.2"})}
+    store.remove_stream("front")
+    assert set(store.streams()) == {"back.2"}
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.integers(0, 255)))
+def test_masks_come_back_bit_by_bit(mask):
+    order = Order.from_json(Order(mask).to_json())
+    np.testing.assert_array_equal(order.mask, mask)
+
+
+def test_orders_are_kept_until_two_states_have_them(store):
+    for number in (1, 2, 3):
+        store.write_order("front", number, Order(forget=number))
+    store.write_state("front", State(1, 10, 2), b"one")
+    assert store.order_numbers("front") == [1, 2, 3]  # the only state may turn out to be damaged
+    store.write_state("front", State(1, 20, 3), b"two")
+    assert store.order_numbers("front") == [3]
+    assert store.read_order("front", 3).forget == 3
+    assert store.states("front") == [State(1, 20, 3), State(1, 10, 2)]
+    store.write_state("front", State(2, 5, 3), b"three")
+    assert store.states("front") == [State(2, 5, 3), State(1, 20, 3)]
+    assert store.read_state("front", State(2, 5, 3)) == b"three"
+    assert store.order_numbers("front") == []
+    store.remove_stream("front")
+    assert store.states("front") == []
+
+
+def test_a_machine_that_was_cut_off_does_not_overrule_its_successor(store):
+    store.write_state("front", State(2, 5, 0), b"new")
+    store.write_state("front", State(1, 999, 0), b"old")
+    assert store.states("front")[0] == State(2, 5, 0)
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "site"), begin=True)
+    store.write_stream("front", Entry(TABLE))
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"the store .*site: No space left on device"):
+        store.write_order("front", 1, Order(forget=1))
+    monkeypatch.undo()
+    assert store.order_numbers("front") == []
+    assert not list((tmp_path / "site").rglob("*.partial"))
+
+
+def test_a_folder_that_is_gone_is_neither_empty_nor_made_anew(tmp_path):
+    """As when it is not mounted: what is there then is not the store."""
+    store = Store(str(tmp_path / "site"), begin=True)
+    (tmp_path / "site").rename(tmp_path / "away")
+    with pytest.raises(StoreError, match="No such file"):
+        store.streams()
+    with pytest.raises(StoreError, match="its folder is gone"):
+        store.write_order("front", 1, Order(forget=1))
+    (tmp_path / "site").mkdir()
+    with pytest.raises(StoreError, match="is it mounted"):
+        Store(str(tmp_path / "site"))
+    (tmp_path / "site").rmdir()
+    (tmp_path / "away").rename(tmp_path / "site")
+    Store(str(tmp_path / "site")).write_order("front", 1, Order(forget=1))
+    assert store.order_numbers("front") == [1]
+
+
+def test_a_place_that_nobody_can_write_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="the store"):
+        Store(str(tmp_path / "file"), begin=True)
+    with pytest.raises(InputError, match="nosuch"):
+        Store("nosuch://bucket", begin=True)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"forget": "x"}', '{"size": [2], "objects": {"1": {}}}', "[" * 100_000]
+)
+def test_what_is_no_order_is_refused(text):
+    with pytest.raises(InputError):
+        Order.from_json(text)
+
+
+def test_a_damaged_entry_is_named(tmp_path):
+    store = Store(str(tmp_path / "site"), begin=True)
+    store.write_stream("front", Entry(TABLE))
+    (tmp_path / "site/streams/front.json").write_text("{")
+    with pytest.raises(InputError, match=r"front\.json is no stream"):
+        store.streams()
