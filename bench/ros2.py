@@ -3,9 +3,9 @@
     streamvos bench ros2
     streamvos bench ros2 --kinds raw --size 480x854 --fps 30 --methods tvos,frtm-fast
 
-This process is the camera and the subscriber, `streamvos ros2` the node. A picture's stamp is the time at which
-it is published; a mask has its picture's. `in the node` is what the node itself measures, from the stamp to
-the moment when it has published.
+This process is the camera and the subscriber, `streamvos ros2` the node. A picture's stamp is the time of its
+publication; a mask has its picture's. `in the node` is what the node measures, from the stamp to the moment
+when it has published.
 """
 
 from __future__ import annotations

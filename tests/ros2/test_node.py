@@ -123,6 +123,11 @@ def ious(message, names=(1, 2)):
     return [np.sum((found == k) & (true == k)) / max(np.sum((found == k) | (true == k)), 1) for k in names]
 
 
+def lower_left(box):
+    center = box.center.position
+    return (center.x - box.size_x / 2, center.y + box.size_y / 2)
+
+
 def mask_message(label, number):
     return label_map_image((truth(number) == label).astype(np.uint8), camera.header(number))
 
@@ -150,17 +155,19 @@ def test_masks_detections_services_and_a_restart(start, peer):
     await_that(lambda: len(maps) >= begin + 12)
     scores = np.array([ious(one) for one in maps[begin : begin + 12]])
     assert scores.mean() > 0.8
-    (found,) = [one for one in detections if one.header == maps[begin + 5].header][:1]
-    assert [one.id for one in found.detections] == ["cup", "2"]
-    for label, one in enumerate(found.detections, start=1):
-        rows, columns = np.nonzero(maps[begin + 5].data.reshape(SIZE) == label)
-        center = one.bbox.center.position
-        assert (center.x - one.bbox.size_x / 2, center.y + one.bbox.size_y / 2) == (
-            columns.min(),
-            rows.max() + 1,
-        )
-        assert [result.hypothesis.class_id for result in one.results] == [str(label), "tracking"]
-        assert one.results[0].hypothesis.score > 0.5
+    shown = maps[begin + 5]
+    await_that(lambda: len(detections) > begin + 8)
+    # some stamps come twice in a row, where the scene turns round
+    same = [one.detections for one in detections[begin - 1 : begin + 9] if one.header == shown.header]
+    assert all([one.id for one in found] == ["cup", "2"] for found in same)
+    for label in (1, 2):
+        rows, columns = np.nonzero(shown.data.reshape(SIZE) == label)
+        corner = (columns.min(), rows.max() + 1)
+        assert corner in [lower_left(found[label - 1].bbox) for found in same]
+        for found in same:
+            classes = [one.hypothesis.class_id for one in found[label - 1].results]
+            assert classes == [str(label), "tracking"]
+            assert found[label - 1].results[0].hypothesis.score > 0.5
 
     # who comes late gets the names
     late = Peer()
