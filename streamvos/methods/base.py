@@ -48,9 +48,14 @@ class MethodOptions(Options):
     Attributes:
         uncertain_below: an object whose mean probability over its own pixels is below this is "uncertain";
             it comes with the weights, since some networks are surer of themselves than others.
+        lost_below: an object whose mean probability is below this is "lost": its mask is emptied.
+        largest_growth: so is a mask with more than so many times the pixels that the object lately had, since
+            that is usually what hides it; None: it may grow at once (`streamvos.segmenter.presence`).
     """
 
     uncertain_below: float = Field(0.6, ge=0, le=1)
+    lost_below: float = Field(0.0, ge=0, le=1)
+    largest_growth: float | None = Field(None, gt=1)
 
 
 class Decoder(Protocol):

@@ -22,6 +22,7 @@ EFFICIENTNET: dict[str, Any] = {
     "recent": 2,
     "precision": "auto",
     "uncertain_below": 0.7,
+    "largest_growth": 3.0,
 }
 """The small form, as its weights expect it."""
 

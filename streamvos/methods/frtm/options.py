@@ -124,6 +124,8 @@ EFFICIENTNET: dict[str, Any] = {
     "widths": (64, 64, 48, 24),
     "head": "bilinear",
     "precision": "auto",
-    "uncertain_below": 0.8,
+    "uncertain_below": 0.75,
+    "lost_below": 0.6,
+    "largest_growth": 3.0,
 }
 """The fast variant on the backbone that the bundled weights share."""

@@ -93,5 +93,6 @@ EFFICIENTNET: dict[str, Any] = {
     "memory_size": 8,
     "precision": "auto",
     "uncertain_below": 0.7,
+    "largest_growth": 3.0,
 }
 """The options that differ from the authors' in the bundled weights."""

@@ -71,5 +71,10 @@ class RGMPOptions(MethodOptions):
     precision: PrecisionChoice = "float32"
 
 
-EFFICIENTNET: dict[str, Any] = {"backbone": "efficientnet-lite0", "scales": (1.0,), "precision": "auto"}
+EFFICIENTNET: dict[str, Any] = {
+    "backbone": "efficientnet-lite0",
+    "scales": (1.0,),
+    "precision": "auto",
+    "largest_growth": 3.0,
+}
 """Options of the bundled weights."""

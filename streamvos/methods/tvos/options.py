@@ -30,6 +30,8 @@ EFFICIENTNET: dict[str, Any] = {
     "radius": 24,
     "precision": "auto",
     "uncertain_below": 0.8,
+    "lost_below": 0.6,
+    "largest_growth": 3.0,
 }
 """Options of the bundled weights, chosen on validation sequences (docs/results.md)."""
 

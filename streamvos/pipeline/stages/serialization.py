@@ -49,6 +49,8 @@ def pack_question(question: Question) -> Packed:
     if question.annotation is not None:
         arrays["given"] = question.annotation.label_map
         fields["given_ids"] = list(question.annotation.object_ids)
+    if question.limits is not None:
+        arrays["limits"] = question.limits
     return arrays, fields
 
 
@@ -60,7 +62,8 @@ def unpack_question(inbox: Inbox, message: Message, device: torch.device) -> Que
     if (ids := message.get("given_ids")) is not None:
         annotation = Annotation(inbox.tensor(message, "given").to(device), tuple(ids))
     height, width = message["size"]
-    return Question((int(height), int(width)), evidence, annotation, bool(message["first"]))
+    limits = _optional(inbox, message, "limits", device)
+    return Question((int(height), int(width)), evidence, annotation, bool(message["first"]), limits)
 
 
 def pack_decision(decision: Decision) -> Packed:
@@ -68,13 +71,16 @@ def pack_decision(decision: Decision) -> Packed:
     arrays: dict[str, Any] = {"predicted": decision.predicted}
     if decision.label_map is not None:
         arrays["label_map"] = decision.label_map
+    if decision.areas is not None:
+        arrays["areas"] = decision.areas
     return arrays, {"ids": list(decision.object_ids)}
 
 
 def unpack_decision(inbox: Inbox, message: Message, device: torch.device) -> Decision:
     """The inverse of `pack_decision`."""
-    label_map = inbox.tensor(message, "label_map").to(device) if "label_map" in message.arrays else None
-    return Decision(tuple(message["ids"]), inbox.tensor(message, "predicted").to(device), label_map)
+    predicted = inbox.tensor(message, "predicted").to(device)
+    label_map, areas = (_optional(inbox, message, name, device) for name in ("label_map", "areas"))
+    return Decision(tuple(message["ids"]), predicted, label_map, areas)
 
 
 def with_own_picture(inbox: Inbox, message: Message) -> Message:
@@ -95,6 +101,10 @@ def with_own_picture(inbox: Inbox, message: Message) -> Message:
 def array_sizes(arrays: Mapping[str, Any]) -> list[int]:
     """Bytes of every packed tensor."""
     return [one.numel() * one.element_size() for one in arrays.values() if isinstance(one, torch.Tensor)]
+
+
+def _optional(inbox: Inbox, message: Message, name: str, device: torch.device) -> torch.Tensor | None:
+    return inbox.tensor(message, name).to(device) if name in message.arrays else None
 
 
 def _pack_tensors(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Packed:
