@@ -139,7 +139,11 @@ def test_every_import_is_declared(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         required = email.message_from_bytes(archive.read(name)).get_all("Requires-Dist", [])
-        sources = {name: ast.parse(archive.read(name)) for name in archive.namelist() if name.endswith(".py")}
+        sources = {
+            name: ast.parse(archive.read(name))
+            for name in archive.namelist()
+            if name.endswith(".py") and not name.startswith("streamvos/bench/peers/")  # others' checkouts
+        }
     always = {_distribution(line) for line in required if "extra ==" not in line}
     extras = {
         _distribution(line)

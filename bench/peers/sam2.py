@@ -44,14 +44,14 @@ def load(root: str | None, device: str, config: str = CONFIG) -> Step:
 
     predictor = build_sam2_video_predictor(config, None, device=device, apply_postprocessing=False)
     frames, side = Frames(), int(predictor.image_size)
-    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
     results: Iterator[Any] = iter(())
 
     @torch.inference_mode()
     def step(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         nonlocal results
         pixels = cv2.resize(image, (side, side)).astype(np.float32) / 255
-        frames.newest = torch.from_numpy((pixels - np.float32(mean)) / np.float32(deviation)).permute(2, 0, 1)
+        frames.newest = torch.from_numpy((pixels - mean) / deviation).permute(2, 0, 1)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
             if mask is not None:
                 whole = (frames, *image.shape[:2])

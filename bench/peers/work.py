@@ -79,12 +79,8 @@ class Stream:
 def random_weights() -> Iterator[None]:
     """Within the block nothing is downloaded or read: networks keep the weights that they begin with."""
     with contextlib.ExitStack() as stack:
-        for name, answer in (
-            ("torch.load", {}),
-            ("torch.hub.load_state_dict_from_url", {}),
-            ("torch.utils.model_zoo.load_url", {}),
-        ):
-            stack.enter_context(patch(name, lambda *a, _answer=answer, **k: dict(_answer)))
+        for name in ("torch.load", "torch.hub.load_state_dict_from_url", "torch.utils.model_zoo.load_url"):
+            stack.enter_context(patch(name, lambda *a, **k: {}))
         if "torchvision" in sys.modules:
             api = "torchvision.models._api.load_state_dict_from_url"
             stack.enter_context(patch(api, lambda *a, **k: {}))
