@@ -111,8 +111,12 @@ def drain(
     """Move the streams of a machine elsewhere, as far as there is room, and place none on it."""
     with _connect(at) as client:
         shares = client.drain(machine, undo)
-    what = "takes streams again" if undo else "is drained; `streamvos fleet status` shows when it is empty"
-    show({"shares": shares}, json_target, f"{', '.join(shares)} {what}")
+    what = (
+        "takes streams again"
+        if undo
+        else "moves its streams; `streamvos fleet status` shows when it is empty"
+    )
+    show({"shares": shares}, json_target, *(f"{share}: {what}" for share in shares))
 
 
 def _connect(at: str | None) -> Any:

@@ -149,6 +149,9 @@ class Controller:
         self.draining.discard(share)
         if share in self._lives:
             self._board.open(share)
+            for name in self._board.on(share):
+                if name in self.streams:
+                    self.streams[name].problem = ""
 
     # ---- what happens
 

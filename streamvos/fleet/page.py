@@ -29,7 +29,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem
 h1 { font-size: 1.2rem; } table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.bad { color: light-dark(#b00020, #ff8a80); }
+td.bad, p.bad { color: light-dark(#b00020, #ff8a80); }
 """
 
 
@@ -106,14 +106,11 @@ def page(shown: Overview) -> str:
 
 
 def _table(names: list[str], rows: list[list[Any]]) -> str:
-    numbers = {k for k, name in enumerate(names) if name in ("fps", "objects", "placements", "used")}
+    kinds = {"fps": "number", "objects": "number", "placements": "number", "used": "number", "problem": "bad"}
 
     def cells(tag: str, values: list[Any]) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if k in numbers else ' class=bad' if names[k] == 'problem' else ''}>"
-            f"{_text(value)}</{tag}>"
-            for k, value in enumerate(values)
-        )
+        pairs = zip(names, values, strict=True)
+        return "".join(f'<{tag} class="{kinds.get(name, "")}">{_text(one)}</{tag}>' for name, one in pairs)
 
     lines = [f"<tr>{cells('th', names)}</tr>", *(f"<tr>{cells('td', row)}</tr>" for row in rows)]
     return f"<table>{''.join(lines)}</table>"

@@ -226,10 +226,11 @@ class Users:
     def _shares_of(self, machine: str) -> list[str]:
         """The shares that a user means: one, or all of a machine, by its name or Ray's number of it."""
         known = self._owner.machines
+        node = machine[:8] if "-" not in machine else ""  # shares are called NODE-NUMBER
         found = [
             share
             for share, host in known.items()
-            if machine in (share, host) or share.rpartition("-")[0] == machine[:8]
+            if machine in (share, host) or share.rpartition("-")[0] == node
         ]
         if not found:
             there = ", ".join(sorted(f"{share} on {host}" for share, host in known.items()))

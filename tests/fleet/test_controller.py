@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from streamvos.fleet.controller import Controller, Report, Start, Stop
 from streamvos.types import InputError
@@ -51,22 +51,24 @@ class AnyOrder(RuleBasedStateMachine):
 
     # ---- the world
 
-    @rule(share=SHARES)
-    def a_share_comes_or_is_restarted(self, share):
-        self.shares.up(share)
+    @initialize()
+    def a_fleet_that_runs(self):
+        for share in ("a", "b"):
+            self.shares.up(share)
+        for name in ("s0", "s1", "s2"):
+            self.add(name)
+        self.a_calm_while()
 
-    @rule(share=SHARES)
-    def a_share_dies(self, share):
-        self.shares.down(share)
-
-    @rule(share=SHARES)
-    def a_share_forgets(self, share):
-        if self.shares.streams.get(share):
+    @rule(share=SHARES, what=st.sampled_from(["comes or is restarted", "dies", "forgets", "is cut off"]))
+    def a_share(self, share, what):
+        if what == "dies":
+            self.shares.down(share)
+        elif what == "forgets" and self.shares.streams.get(share):
             self.shares.streams[share].popitem()
-
-    @rule(share=SHARES)
-    def a_share_is_cut_off_for_a_look(self, share):
-        self.look(frozenset({share}))
+        elif what == "is cut off":
+            self.look(frozenset({share}))
+        elif what == "comes or is restarted":
+            self.shares.up(share)
 
     @rule(name=STREAMS)
     def add(self, name):
@@ -83,15 +85,22 @@ class AnyOrder(RuleBasedStateMachine):
             self.controller.remove(name)
             self.wanted.discard(name)
 
-    @rule(share=SHARES)
-    def drain(self, share):
-        self.controller.drain(share)
+    @rule(share=SHARES, undo=st.booleans())
+    def drain(self, share, undo):
+        (self.controller.undrain if undo else self.controller.drain)(share)
 
-    @rule(share=SHARES)
-    def undrain(self, share):
-        self.controller.undrain(share)
+    @rule()
+    def a_calm_while(self):
+        """Without which hardly anything would ever run."""
+        for _ in range(2):
+            self.look(frozenset())
+            while self.calls:
+                self.do(self.calls.pop(0))
 
-    @rule(without=st.frozensets(SHARES, max_size=0))
+    @rule()
+    def a_look(self):
+        self.look(frozenset())
+
     def look(self, without):
         self.now += 1
         self.controller.sees(self.shares.reports(self.now, without), self.now)
@@ -203,6 +212,33 @@ def test_draining_moves_streams_and_keeps_their_states():
     assert fleet.turn() == []
 
 
+def test_room_that_was_kept_for_a_move_is_given_back():
+    fleet = Fleet("a")
+    fleet.controller.add("s", HALF)
+    fleet.turn()
+    fleet.shares.up("b")
+    fleet.controller.drain("a")
+    fleet.turn()
+    assert fleet.controller.used == {"a": 0, "b": HALF}
+
+
+def test_what_a_share_has_forgotten_begins_again():
+    fleet = Fleet("a")
+    fleet.controller.add("s", HALF)
+    fleet.turn()
+    fleet.shares.streams["a"].clear()
+    assert fleet.turn() == [Start("s", "a", 2)]
+
+
+def test_a_report_that_was_asked_for_before_a_start_does_not_count():
+    fleet = Fleet("a")
+    fleet.controller.add("s", HALF)
+    early = fleet.shares.reports(0.5)
+    fleet.turn()
+    fleet.controller.sees(early, fleet.now)
+    assert fleet.controller.streams["s"].phase == "running"
+
+
 def test_draining_without_room_elsewhere_stops_nothing():
     fleet = Fleet("a")
     fleet.controller.add("s", HALF)
@@ -210,6 +246,8 @@ def test_draining_without_room_elsewhere_stops_nothing():
     fleet.controller.drain("a")
     assert fleet.turn() == []
     assert "no other share has room" in fleet.controller.streams["s"].problem
+    fleet.controller.undrain("a")
+    assert fleet.controller.streams["s"].problem == ""
 
 
 def test_a_new_controller_takes_over_what_runs():

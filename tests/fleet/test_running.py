@@ -226,6 +226,9 @@ def test_draining_moves_everything_and_loses_nothing(world, machines, tmp_path):
         assert machines.objects("front") == [3]
         with pytest.raises(InputError, match="no machine or share 'host-x'; there are: a-0 on host-a, b-0"):
             client.drain("host-x")
+        machines.begin("a-1")  # a second share of host-a, named by itself
+        until(lambda: "a-1" in client.status()["shares"])
+        assert client.drain("a-1") == ["a-1"]
         client.drain(place, undo=True)
         assert client.add_stream(**camera("side"))["share"] == place
 
