@@ -148,7 +148,7 @@ def test_every_import_is_declared(wheel):
     extras = {
         _distribution(line)
         for line in required
-        if re.search(r"extra == .(train|tensorrt|onnx|sam|supervision|ros2|bags|rerun)", line)
+        if re.search(r"extra == .(train|tensorrt|onnx|sam|supervision|ros2|bags|rerun|fleet)", line)
     }
     at_import = _imported(
         node for name, tree in sources.items() if not name.endswith(ON_USE) for node in tree.body
