@@ -59,8 +59,6 @@ def test_the_commands_are_those_of_today():
     ]
     assert len(named) > 8
     for name, *words in named:
-        if name == "peers" and name not in commands:
-            continue
         known = {option for one in commands[name].params for option in one.opts}
         assert {word for word in words if word.startswith("--")} <= known, name
     for file in re.findall(r"`python (bench/[\w/.]+)", PAGE):
