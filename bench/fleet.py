@@ -64,6 +64,7 @@ def command(
     night: Annotated[int, typer.Option(metavar="N", min=0, max=100, help="Percent wanted at night.")] = 30,
     seed: Annotated[int, typer.Option(metavar="N", help="Of everything random.")] = 0,
     json_target: options.JsonTarget = None,
+    html: options.HtmlTarget = None,
 ) -> None:
     """What a fleet loses to failing machines, by its size, its spare shares and its reserve.
 
@@ -86,7 +87,7 @@ def command(
             for one in given
         ]  # fmt: skip
     seconds = sum(plan.cameras * plan.days * 3 for plan in plans) / EVENTS_A_SECOND
-    with Run("fleet", json_target, seconds, "cpu", COLUMNS) as run:
+    with Run("fleet", json_target, seconds, "cpu", COLUMNS, html=html) as run:
         for plan in plans:
             run.add(row_of(plan, simulate(plan)))
 

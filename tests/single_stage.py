@@ -33,7 +33,7 @@ from streamvos.pipeline.wire.outbox import Outbox
 from streamvos.pipeline.wire.runtime import Runtime
 
 SESSION = b"sessions"
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test gives up; nothing is timed by it."""
 
 

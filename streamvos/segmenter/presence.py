@@ -35,16 +35,19 @@ class AreaHistory:
     def __init__(self) -> None:
         self.object_ids: tuple[int, ...] = ()
         self._areas = torch.empty(0, FRAMES)  # (K, FRAMES) float32, oldest first
+        self._largest = torch.empty(0)  # (K,) float32: the largest since the object's mask was given
         self._unseen = torch.empty(0)  # (K,) float32: frames since the object was last seen
 
     def limits(self, growth: float) -> torch.Tensor:
         """(K,) float32: the pixels above which a mask is not believed.
 
+        A size that an object once had is always believed: what left the frame step by step comes back fast.
+
         Args:
             growth: how many times as large as lately an object may be.
         """
         lately = self._areas.sort(1).values[:, _UPPER_QUARTILE]
-        return lately * growth * PATIENCE**self._unseen
+        return torch.maximum(lately * growth, self._largest) * PATIENCE**self._unseen
 
     def add(self, areas: torch.Tensor, object_ids: tuple[int, ...], named: Sequence[int] = ()) -> None:
         """Remember a frame.
@@ -54,38 +57,45 @@ class AreaHistory:
             object_ids: K ids, ascending.
             named: objects whose masks were given; what was known of their areas is replaced.
         """
-        rows, unseen = [], []
+        rows, largest, unseen = [], [], []
         for k, one in enumerate(object_ids):
             area = areas[k : k + 1]
             if one in named or one not in self.object_ids:
                 rows.append(area.expand(FRAMES))
+                largest.append(area)
                 unseen.append(torch.zeros_like(area))
                 continue
             before = self.object_ids.index(one)
             row, frames = self._areas[before], self._unseen[before : before + 1]
             rows.append(torch.where(area > 0, torch.cat([row[1:], area]), row))
+            largest.append(torch.maximum(self._largest[before : before + 1], area))
             unseen.append(torch.where(area > 0, 0, frames + 1))
         self.object_ids = object_ids
         self._areas = torch.stack(rows) if rows else areas.new_empty(0, FRAMES)
-        self._unseen = torch.cat(unseen) if unseen else areas.new_empty(0)
+        self._largest, self._unseen = (
+            torch.cat(one) if one else areas.new_empty(0) for one in (largest, unseen)
+        )
 
     def forget(self, object_id: int) -> None:
         """Remember nothing of an object, if anything is known of it."""
         kept = [k for k, one in enumerate(self.object_ids) if one != object_id]
         self.object_ids = tuple(self.object_ids[k] for k in kept)
-        self._areas = torch.stack([self._areas[k] for k in kept]) if kept else self._areas[:0]
-        self._unseen = torch.stack([self._unseen[k] for k in kept]) if kept else self._unseen[:0]
+        self._areas, self._largest, self._unseen = (one[kept] for one in self._tensors())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything but the ids."""
-        return {"areas": self._areas, "unseen": self._unseen}
+        return dict(zip(("areas", "largest", "unseen"), self._tensors(), strict=True))
 
     def load_state_dict(self, state: dict[str, torch.Tensor], object_ids: tuple[int, ...]) -> None:
         """Continue with a state of these objects; ValueError if it is of another number."""
-        areas, unseen = state["areas"].float(), state["unseen"].float()
-        if areas.shape != (len(object_ids), FRAMES) or unseen.shape != (len(object_ids),):
-            raise ValueError(f"areas of {len(object_ids)} objects have shape {tuple(areas.shape)}")
-        self.object_ids, self._areas, self._unseen = object_ids, areas, unseen
+        areas, largest, unseen = (state[name].float() for name in ("areas", "largest", "unseen"))
+        count = len(object_ids)
+        if areas.shape != (count, FRAMES) or largest.shape != (count,) or unseen.shape != (count,):
+            raise ValueError(f"areas of {count} objects have shape {tuple(areas.shape)}")
+        self.object_ids, self._areas, self._largest, self._unseen = object_ids, areas, largest, unseen
+
+    def _tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self._areas, self._largest, self._unseen
 
 
 def areas_of(label_map: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:
