@@ -411,11 +411,11 @@ def test_a_message_that_never_ends_does_not_take_the_memory(transport):
     with echo_once(1024) as (process, local, tcp):
         statm, largest, sent = Path(f"/proc/{process.pid}/statm"), 0, 0
         with socket.socket(socket.AF_UNIX if transport == "ipc" else socket.AF_INET) as sender:
-            sender.settimeout(20)
+            sender.settimeout(60)
             host, _, port = tcp.removeprefix("tcp://").rpartition(":")
             sender.connect(local.removeprefix("ipc://") if transport == "ipc" else (host, int(port)))
             sender.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
-            with suppress(ConnectionError, TimeoutError):  # it is closed, or read no more
+            with suppress(ConnectionError):
                 while sent < 2000:
                     sender.sendall(part)
                     sent += 1
