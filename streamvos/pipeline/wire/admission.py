@@ -296,6 +296,8 @@ def _shut(descriptor: int, endpoint: str) -> None:
             place = own if isinstance(own, str) else str(own[1])
             # the number may belong to something else by now
             if place and endpoint.endswith(place):
+                # reset it when it is closed; a sender that waits for room would not notice the mere end
+                connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.shutdown(sockets.SHUT_RDWR)
         finally:
             connection.detach()
