@@ -1,7 +1,7 @@
 """Definitions of the messages and services that rosbags does not bring, in ROS's own notation.
 
 Our own services are a package that ROS users can build: the folder `streamvos_msgs`. The others are those of
-vision_msgs 4 (ROS 2 Humble and later), lifecycle_msgs, rcl_interfaces and std_srvs.
+vision_msgs 4 (ROS 2 Humble and later), foxglove_msgs, lifecycle_msgs, rcl_interfaces and std_srvs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,19 @@ MESSAGES = {
         std_msgs/Header header
         vision_msgs/VisionClass[] class_map
         float32 threshold""",
+    "foxglove_msgs/msg/CompressedImage": """
+        builtin_interfaces/Time timestamp
+        string frame_id
+        uint8[] data
+        string format""",
+    "foxglove_msgs/msg/RawImage": """
+        builtin_interfaces/Time timestamp
+        string frame_id
+        uint32 width
+        uint32 height
+        string encoding
+        uint32 step
+        uint8[] data""",
 }
 
 SERVICES = {

@@ -4,33 +4,23 @@
         for frame in source:
             print(frame.pts)
 
-Pictures are sensor_msgs Image and CompressedImage, and Foxglove's CompressedImage and RawImage in JSON.
+Pictures are sensor_msgs Image and CompressedImage, and Foxglove's CompressedImage and RawImage.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from streamvos.rosmsg.pictures import COMPRESSED, IMAGE, rgb_of
-from streamvos.rosmsg.types import decode, make, stamp_ns, time_of
 from streamvos.sources.bag_messages import DamagedRecordingError, Recorded, messages, recording_files
+from streamvos.sources.bag_pictures import PICTURES, VIDEOS, picture_of
 from streamvos.sources.clock import FileClock
 from streamvos.sources.source import NOMINAL_FPS, Picture, Selection, Source
 from streamvos.types import InputError, TruncatedError
 
 logger = logging.getLogger(__name__)
-
-FOXGLOVE_COMPRESSED, FOXGLOVE_RAW = "foxglove.CompressedImage", "foxglove.RawImage"
-PICTURES = (IMAGE, COMPRESSED, FOXGLOVE_COMPRESSED, FOXGLOVE_RAW)
 
 
 class BagSource(Source):
@@ -59,6 +49,7 @@ class BagSource(Source):
         self.path, self._allow_truncated = Path(place), allow_truncated
         try:
             import mcap  # noqa: F401
+            import mcap_protobuf  # noqa: F401
             import rosbags  # noqa: F401
         except ImportError as error:
             raise InputError(f"{error.name} is not installed: pip install 'streamvos[bags]'") from None
@@ -97,12 +88,20 @@ class BagSource(Source):
         seen: dict[str, str] = {}
         for path in self._files:
             try:
-                for message in messages(path, PICTURES):
+                for message in messages(path, (*PICTURES, *VIDEOS)):
                     seen.setdefault(message.topic, message.type)
-                    if message.topic == wanted:
+                    if message.topic == wanted and message.type in PICTURES:
                         return wanted
             except DamagedRecordingError:  # told when the pictures are read
                 continue
+        videos = {topic: seen.pop(topic) for topic in list(seen) if seen[topic] in VIDEOS}
+        if (videos and not seen) or wanted in videos:
+            topic = wanted if wanted in videos else min(videos)
+            raise InputError(
+                f"{topic} of {self.path} is {videos[topic]}, a video stream (H.264 or the like); expected "
+                "pictures. Record foxglove.CompressedImage, or write the data of its messages one after "
+                "another into a video file, such as FILE.h264"
+            )
         shown = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(seen.items())) or "none"
         if wanted is not None:
             raise InputError(f"{self.path} has no pictures on {wanted}; topics with pictures: {shown}")
@@ -132,13 +131,13 @@ class BagSource(Source):
         if recorded is None:
             return None
         try:
-            message = _as_ros(recorded)
-            image = rgb_of(message)
+            image, stamp = picture_of(recorded)
         except InputError as error:
             raise InputError(f"picture {self._read_so_far} on {self.topic} of {self.path}: {error}") from None
+        stamp = stamp or recorded.time_ns
+        if not self._read_so_far:
+            self.epoch_ns = stamp
         self._read_so_far += 1
-        stamp = stamp_ns(message.header) or recorded.time_ns
-        self.epoch_ns = self.epoch_ns or stamp
         return Picture(image, time.monotonic_ns(), self._clock((stamp - self.epoch_ns) / 1e9))
 
     def _skip(self, count: int) -> None:
@@ -150,25 +149,3 @@ class BagSource(Source):
             else:
                 self._read_so_far += 1
             self._note_progress()
-
-
-def _as_ros(recorded: Recorded) -> Any:
-    """An Image or CompressedImage."""
-    if recorded.encoding == "cdr" and recorded.type in (IMAGE, COMPRESSED):
-        return decode(recorded.content, recorded.type)
-    if recorded.encoding != "json":
-        raise InputError(f"{recorded.type} is encoded as {recorded.encoding!r}; expected JSON")
-    try:
-        found = json.loads(recorded.content)
-        stamp = found.get("timestamp") or {}
-        nanoseconds = int(stamp.get("sec", 0)) * 10**9 + int(stamp.get("nsec", 0))
-        header = make(
-            "std_msgs/msg/Header", stamp=time_of(nanoseconds), frame_id=str(found.get("frame_id", ""))
-        )
-        data = np.frombuffer(base64.b64decode(found["data"], validate=True), np.uint8)
-        if recorded.type == FOXGLOVE_COMPRESSED:
-            return make(COMPRESSED, header=header, format=str(found["format"]), data=data)
-        sides = {side: int(found[side]) for side in ("width", "height", "step")}
-        return make(IMAGE, header=header, encoding=str(found["encoding"]), data=data, **sides)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
-        raise InputError(f"no {recorded.type} in JSON: {type(error).__name__}: {error}") from None

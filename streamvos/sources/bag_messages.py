@@ -33,9 +33,10 @@ class Recorded:
     Attributes:
         topic: its topic.
         type: its type or schema, such as "sensor_msgs/msg/Image" or "foxglove.CompressedImage".
-        encoding: of its content: "cdr", "json", ...
+        encoding: of its content: "cdr", "protobuf", "json", ...
         time_ns: when it was recorded, ns since the epoch.
         content: its bytes.
+        schema: the definition of its type as an MCAP file holds it; empty in others.
     """
 
     topic: str
@@ -43,6 +44,7 @@ class Recorded:
     encoding: str
     time_ns: int
     content: bytes
+    schema: bytes = b""
 
 
 def recording_files(path: Path) -> list[Path]:
@@ -80,7 +82,7 @@ def _of_mcap(path: Path, types: tuple[str, ...]) -> Iterator[Recorded]:
     from mcap.stream_reader import StreamReader
 
     with open_file(path, "the recording") as file:
-        schemas: dict[int, str] = {}
+        schemas: dict[int, Any] = {}
         channels: dict[int, Any] = {}
         reader = StreamReader(file, validate_crcs=True, record_size_limit=_MOST_BYTES)
         found = False
@@ -88,16 +90,21 @@ def _of_mcap(path: Path, types: tuple[str, ...]) -> Iterator[Recorded]:
             for record in reader.records:
                 found = True
                 if isinstance(record, Schema):
-                    schemas[record.id] = record.name
+                    schemas[record.id] = record
                 elif isinstance(record, Channel):
                     channels[record.id] = record
                 elif isinstance(record, Message):
                     channel = channels[record.channel_id]
-                    kind = schemas.get(channel.schema_id, "")
-                    if kind in types:
-                        content = _unpacked(record.data)
-                        encoding = channel.message_encoding
-                        yield Recorded(channel.topic, kind, encoding, record.log_time, content)
+                    schema = schemas.get(channel.schema_id)
+                    if schema is not None and schema.name in types:
+                        yield Recorded(
+                            channel.topic,
+                            schema.name,
+                            channel.message_encoding,
+                            record.log_time,
+                            _unpacked(record.data),
+                            schema.data,
+                        )
         except InvalidMagic:
             if not found:
                 raise InputError(f"{path} is no MCAP file: it does not begin like one") from None

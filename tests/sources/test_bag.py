@@ -206,7 +206,9 @@ def test_pictures_in_foxgloves_json(tmp_path):
         ({"data": "no base64!"}, "json", "no foxglove.RawImage in JSON"),
         ({"width": "many"}, "json", "no foxglove.RawImage in JSON"),
         ({"width": 65}, "json", "expected rows of at least 195 bytes"),
-        ({}, "protobuf", "is encoded as 'protobuf'; expected JSON"),
+        ({"timestamp": {"sec": 1e999}}, "json", "no foxglove.RawImage in JSON"),
+        ({}, "protobuf", "no foxglove.RawImage in protobuf"),  # the schema is none of protobuf
+        ({}, "flatbuffer", "is encoded as 'flatbuffer'; expected CDR"),
     ],
 )
 def test_pictures_that_are_none(tmp_path, change, encoding, said):
