@@ -169,7 +169,7 @@ def example(name):
 
 def test_ros2_follow():
     pytest.importorskip("rosbags", reason="needs rosbags, of the extra ros2")
-    from streamvos.ros2.results import detections
+    from streamvos.rosmsg.results import detections
     from streamvos.rosmsg.types import make
 
     velocity, header = example("ros2_follow")["velocity"], make("std_msgs/msg/Header")

@@ -25,9 +25,9 @@ from streamvos.ros2.history import History
 from streamvos.ros2.inbox import Inbox, Order, carry_out
 from streamvos.ros2.lifecycle import ACTIVE, FINALIZED, STATES, Lifecycle
 from streamvos.ros2.parameters import Parameter, Parameters
-from streamvos.ros2.results import detections, label_info
 from streamvos.ros2.transport import Qos, Transport
 from streamvos.rosmsg.pictures import COMPRESSED, IMAGE, label_map_image, mask_of, rgb_of
+from streamvos.rosmsg.results import detections, label_info
 from streamvos.rosmsg.types import decode, make, stamp_ns, time_ns
 from streamvos.segmenter import Segmenter
 from streamvos.selection.objects import Selects, select_objects

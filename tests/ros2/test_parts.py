@@ -15,8 +15,8 @@ pytest.importorskip("rosbags", reason="needs rosbags, of the extra ros2")
 from streamvos.ros2.followed import Followed, merged
 from streamvos.ros2.history import KEPT_BYTES, History
 from streamvos.ros2.inbox import Inbox, carry_out
-from streamvos.ros2.results import detections, label_info
 from streamvos.ros2.transport import Qos
+from streamvos.rosmsg.results import detections, label_info
 from streamvos.rosmsg.types import decode, encode, make
 from streamvos.types import InputError, ObjectResult
 

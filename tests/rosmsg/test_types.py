@@ -118,6 +118,10 @@ def test_bytes_are_those_of_older_and_newer_ros(name, store):
         ("std_msgs/msg/Header", "f49fb3ae2cf070f793645ff749683ac6b06203e41c891e17701b1cb597ce6a01"),
         ("vision_msgs/msg/VisionClass", "1e4a11f0fed50b5623cb8ff26ca0e37952a48a9c074d16f804b44e9164c2037a"),
         ("vision_msgs/msg/LabelInfo", "3d37df4015cdf660cc851c51897f2acd957e1ca6205ba0a99aebffb9406b0783"),
+        (
+            "vision_msgs/msg/Detection2DArray",
+            "214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968",
+        ),
     ],
 )
 def test_hashes_are_those_of_rosidl(name, expected):

@@ -1,4 +1,4 @@
-"""What the node publishes of a frame: label map, detections, and the names of the objects.
+"""What the node publishes of a frame, and a recording holds: detections, and the names of the objects.
 
 A Detection2D has the object's id as its `id`. Its first hypothesis is the object (`class_id` as in
 LabelInfo, and the score), its second the state: "tracking", "uncertain" or "lost". A lost object has a box of
