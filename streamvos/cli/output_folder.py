@@ -7,6 +7,7 @@ alone, and one in the place of an output is refused before anything starts.
     out/labels/00000.png ...    label maps
     out/overlay.mp4             pictures with the objects drawn over them
     out/results.jsonl           one line per frame
+    out/results.mcap, out/rosbag/    recordings, if asked for
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import numpy as np
 from streamvos.cli.output import check_writable
 from streamvos.cli.signals import Stopped, signals_held
 from streamvos.sinks import MultiSink, open_sinks
-from streamvos.sinks.claim import Claim
+from streamvos.sinks.claim import Claim, files_of_recording
 from streamvos.sinks.conflicts import Place, refuse_conflicts
-from streamvos.sinks.multi import LABELS, MCAP, OVERLAY, RESULTS, claim_folder
+from streamvos.sinks.multi import LABELS, MCAP, OVERLAY, RESULTS, ROSBAG, claim_folder
 from streamvos.sources import Source
 from streamvos.sources.places import files_of, may_name
 from streamvos.types import Frame, Result, StreamvosError
@@ -47,7 +48,7 @@ def claim_out(
     Args:
         out: the folder.
         source: the run's source.
-        kinds: "labels", "overlay", "results" and "mcap" -> whether it is written.
+        kinds: "labels", "overlay", "results", "mcap" and "rosbag" -> whether it is written.
         written: what the run writes elsewhere.
         read: what the run reads besides its source.
         overwrite: whether files of the user are replaced.
@@ -64,6 +65,7 @@ def claim_out(
     outputs = [
         Place(out / name, "--out", is_folder=name == LABELS) for name in (LABELS, OVERLAY, RESULTS, MCAP)
     ]
+    outputs += [Place(path, "--out") for path in files_of_recording(out / ROSBAG)]
     refuse_conflicts([*outputs, *written], [*read_from(source), *read])
     claim = claim_folder(
         out,
@@ -71,6 +73,7 @@ def claim_out(
         overlay=kinds["overlay"],
         results=kinds["results"],
         mcap=kinds.get("mcap", False),
+        rosbag=kinds.get("rosbag", False),
         may_name=may_name(source),
         overwrite=overwrite,
     )
@@ -85,10 +88,11 @@ class OutputFolder:
         folder: made if missing.
         source: names the label maps.
         claim: of the folder's outputs.
-        kinds: "labels", "overlay" and "results" -> whether it is written.
+        kinds: as for `claim_out`.
         mask_size: (H, W) of label maps and results; None = that of the frames.
         given: (H, W) uint8 of that size, the label map that the first frame was given.
         rerun: file or viewer that Rerun logs to.
+        uncertain_below: score below which an object is uncertain.
 
     Attributes:
         written: frames that every sink has written.
@@ -108,6 +112,7 @@ class OutputFolder:
         mask_size: tuple[int, int] | None = None,
         given: np.ndarray | None = None,
         rerun: str | None = None,
+        uncertain_below: float = 0.0,
     ) -> None:
         self.folder, self._stem = folder, source.stem
         self._options: dict[str, Any] = {
@@ -116,6 +121,7 @@ class OutputFolder:
             "given": given,
             "epoch_ns": source.epoch_ns,
             "rerun": rerun,
+            "uncertain_below": uncertain_below,
         }
         self._claim = claim
         self.written = 0

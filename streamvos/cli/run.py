@@ -75,6 +75,9 @@ def run(
     overlay: Annotated[bool, typer.Option(help="Write a video with the objects drawn over it.")] = True,
     results: Annotated[bool, typer.Option(help="Write a JSON-lines file.")] = True,
     mcap: Annotated[bool, typer.Option("--mcap", help="Write results.mcap, which Foxglove opens.")] = False,
+    rosbag: Annotated[
+        bool, typer.Option("--rosbag", help="Write rosbag/, a ROS 2 recording of results and pictures.")
+    ] = False,
     rerun: Annotated[
         str | None,
         typer.Option(
@@ -110,12 +113,13 @@ def run(
     models = {"--sam-encoder": sam_encoder, "--sam-decoder": sam_decoder}
     mask_file = None if mask is None else file_of_mask(mask)
     read = options.places_of_files({"--mask": mask_file, "--weights": weights, **models})
-    kinds = {"labels": labels, "overlay": overlay, "results": results, "mcap": mcap}
+    kinds = {"labels": labels, "overlay": overlay, "results": results, "mcap": mcap, "rosbag": rosbag}
     claim = claim_out(out, source, kinds, written, read, overwrite)
     if rerun is not None:
         check_target(rerun)
-    if mcap and find_spec("mcap") is None:
-        raise InputError("--mcap: mcap is not installed: pip install 'streamvos[bags]'")
+    for option, package in (("mcap", "mcap"), ("rosbag", "rosbags")):
+        if kinds[option] and find_spec(package) is None:
+            raise InputError(f"--{option}: {package} is not installed: pip install 'streamvos[bags]'")
     if mask_size not in (None, "source", "frames"):
         raise InputError(f"--mask-size {mask_size!r} is unknown; choose source or frames")
     if save_first is not None:
@@ -154,7 +158,8 @@ def run(
             segmenting.save_frame(first, save_first)
         label_map = first_label_map(first, given, pointing, selector)
         size, whole = segmenting.masks_of(opened, mask, mask_size)
-        folder = OutputFolder(out, opened, claim, kinds, size, whole, rerun)
+        threshold = vos.method.options.uncertain_below
+        folder = OutputFolder(out, opened, claim, kinds, size, whole, rerun, threshold)
         values, stopped = segmenting.segment(opened, first, label_map, vos, folder)
     segmenting.report(values, json_target)
     if stopped is not None:

@@ -77,6 +77,7 @@ class Claim:
     Args:
         files: the files that will be written.
         folders: the folders that label maps will be written to.
+        recordings: the folders of rosbag2 recordings that will be written, see `files_of_recording`.
         homes: folders that are locked, too, and that hold the records of what lies in them.
         replaced: outputs of which an earlier run's finished files are removed at the beginning, written anew
             or not; of all others, only unfinished files are.
@@ -95,6 +96,7 @@ class Claim:
         files: Iterable[Path] = (),
         folders: Iterable[Path] = (),
         *,
+        recordings: Iterable[Path] = (),
         homes: Iterable[Path] = (),
         replaced: Iterable[Path] = (),
         may_name: Callable[[str], bool] = always,
@@ -103,7 +105,8 @@ class Claim:
         locks: FolderLocks | None = None,
     ) -> None:
         self._files, self._folders = list(files), list(folders)
-        self._homes, self._replaced = list(homes), list(replaced)
+        self._recordings, self._replaced = list(recordings), list(replaced)
+        self._homes = [*homes, *(one.parent for one in self._recordings)]
         self._may_name, self._overwrite, self._hint = may_name, overwrite, hint
         self._locks = FolderLocks() if locks is None else locks
         self._held: list[Path] = []
@@ -164,7 +167,8 @@ class Claim:
         return list(dict.fromkeys(Path(os.path.realpath(one)) for one in places))
 
     def _outputs(self) -> list[tuple[Path, bool]]:
-        return [*((one, False) for one in self._files), *((one, True) for one in self._folders)]
+        inside = [file for one in self._recordings for file in files_of_recording(one)]
+        return [*((one, False) for one in [*self._files, *inside]), *((one, True) for one in self._folders)]
 
     def _record_of(self, output: Path) -> OutputRecord:
         return record_of(output, self._files, self._homes, self._overwrite)
@@ -173,6 +177,8 @@ class Claim:
         """Refuse files of the user that are in the place of an output."""
         theirs: list[Path] = []
         is_ours = _Ours()
+        for recording in self._recordings:
+            refuse_others_in(recording)
         for output, is_folder in self._outputs():
             real = _real(output)
             if is_folder:
@@ -197,7 +203,8 @@ class Claim:
     def _remove_earlier(self) -> None:
         """Remove what an earlier run wrote for the same outputs, and begin their records."""
         locked, by_folder = set(self._places()), dict[Path, dict[str, bool]]()
-        outputs = [(one, False) for one in [*self._files, *self._folders]]
+        outputs = [(one, False) for one in [*self._files, *self._folders, *self._recordings]]
+        emptied: set[Path] = set()
         for output, finished in [*outputs, *((one, True) for one in self._replaced)]:
             real = _real(output)
             by_folder.setdefault(real.parent, {})[real.name] = finished
@@ -209,14 +216,54 @@ class Claim:
                 for name, entry in entries.items():
                     if entry.of not in own or not (own[entry.of] or entry.partial is not None):
                         kept.append(entry)
-                    elif _leads_nowhere_else(folder, name) and entry.is_as_written(folder / name):
-                        with contextlib.suppress(OSError):  # removed already, or not permitted
-                            (folder / name).unlink()
+                    elif _leads_nowhere_else(folder, name):
+                        emptied.add((folder / name).parent)
+                        if entry.is_as_written(folder / name):
+                            with contextlib.suppress(OSError):  # removed already, or not permitted
+                                (folder / name).unlink()
                 # a writer of another claim would go on appending to the record that is replaced
                 if entries and folder in locked and not self._locks.is_shared(folder):
                     write_record(folder, kept)
             except OSError as error:
                 raise cannot_write(folder / RECORD, error) from error
+        for one in emptied - locked:
+            with contextlib.suppress(OSError):  # something else is in it
+                one.rmdir()
+
+
+def files_of_recording(folder: Path, name: str | None = None) -> tuple[Path, Path]:
+    """The two files of a rosbag2 recording in MCAP that we write.
+
+    Args:
+        folder: the folder that holds them.
+        name: name of the recording; that of the folder if None.
+    """
+    return folder / f"{name or folder.name}.mcap", folder / "metadata.yaml"
+
+
+def refuse_others_in(folder: Path) -> None:
+    """Refuse a recording's folder that is something else, or holds more than the recording.
+
+    Raises:
+        InputError: it does. A reader would take other recordings in it for parts of this one.
+    """
+    if folder.is_symlink():
+        raise InputError(f"cannot write a recording to {folder}: it is a link; choose another place")
+    try:
+        if not os.path.lexists(folder):
+            return
+        inside = sorted(os.listdir(folder))
+    except NotADirectoryError:
+        raise InputError(f"cannot write a recording to {folder}: it is a file; give a folder") from None
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    own = {file.name for file in files_of_recording(folder)}
+    others = [name for name in inside if name not in own and not name.startswith(".")]
+    if others:
+        raise InputError(
+            f"{folder} holds {others[0]}, which is no part of the recording to be written there; choose "
+            "another place"
+        )
 
 
 def record_of(

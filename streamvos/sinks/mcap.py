@@ -159,12 +159,8 @@ class McapSink(Sink):
         nanoseconds = self._epoch_ns + round(frame.pts * 1e9)
         stamp = {"sec": nanoseconds // 10**9, "nsec": nanoseconds % 10**9}
         objects = [one for _, one in sorted(result.objects.items())]
-        ok, jpeg = cv2.imencode(
-            ".jpg", cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        )
-        assert ok
         messages: dict[str, dict[str, Any]] = {
-            "/frames": _image(stamp, frame.stream, "jpeg", jpeg.tobytes()),
+            "/frames": _image(stamp, frame.stream, "jpeg", jpeg_of(frame.image)),
             "/label_map": _image(stamp, frame.stream, "png", _palette_png(result.mask)),
             "/annotations": _annotations(stamp, objects),
             "/objects": {
@@ -207,6 +203,15 @@ class McapSink(Sink):
             self._writer.finish()
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def jpeg_of(image: np.ndarray) -> bytes:
+    """A picture, (H, W, 3) uint8 RGB, as a JPEG file."""
+    ok, jpeg = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    )
+    assert ok
+    return bytes(jpeg)
 
 
 def _image(stamp: dict[str, int], frame_id: str, kind: str, content: bytes) -> dict[str, Any]:

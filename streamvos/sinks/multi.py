@@ -89,6 +89,7 @@ class MultiSink(Sink):
 
 
 LABELS, OVERLAY, RESULTS, MCAP = "labels", "overlay.mp4", "results.jsonl", "results.mcap"
+ROSBAG = "rosbag"
 """Names of the usual outputs in their folder."""
 
 _FIRST = 10_000  # frames whose names are looked up before anything is written
@@ -101,6 +102,7 @@ def claim_folder(
     overlay: bool = True,
     results: bool = True,
     mcap: bool = False,
+    rosbag: bool = False,
     may_name: Callable[[str], bool] = always,
     overwrite: bool = False,
     hint: str = "--overwrite",
@@ -109,7 +111,7 @@ def claim_folder(
 
     Args:
         folder: the folder; made if missing.
-        labels, overlay, results, mcap: which of them are written.
+        labels, overlay, results, mcap, rosbag: which of them are written.
         may_name: whether a label map may get a name (without suffix).
         overwrite: whether files of the user are replaced.
         hint: how a user insists, for messages.
@@ -118,8 +120,9 @@ def claim_folder(
     return Claim(
         [folder / OVERLAY] * overlay + [folder / RESULTS] * results + [folder / MCAP] * mcap,
         [folder / LABELS] * labels,
+        recordings=[folder / ROSBAG] * rosbag,
         homes=[folder],
-        replaced=[folder / name for name in (LABELS, OVERLAY, RESULTS, MCAP)],
+        replaced=[folder / name for name in (LABELS, OVERLAY, RESULTS, MCAP, ROSBAG)],
         may_name=may_name,
         overwrite=overwrite,
         hint=hint,
@@ -134,7 +137,9 @@ def open_sinks(
     overlay: Overlay | bool = True,
     results: bool = True,
     mcap: bool = False,
+    rosbag: bool = False,
     epoch_ns: int = 0,
+    uncertain_below: float = 0.0,
     rerun: str | None = None,
     overwrite: bool = False,
     claim: Claim | None = None,
@@ -152,7 +157,10 @@ def open_sinks(
         labels: whether to write labels/.
         overlay: whether to write overlay.mp4, or how to draw it.
         results: whether to write results.jsonl.
-        mcap: whether to write results.mcap, with times from `epoch_ns`.
+        mcap: whether to write results.mcap.
+        rosbag: whether to write rosbag/, see `RosbagSink`.
+        epoch_ns: the time of `pts` 0 in these two, ns since 1970; 0 = not known.
+        uncertain_below: score below which an object is uncertain; rosbag/ says it.
         rerun: file or viewer that Rerun logs to, see `RerunSink`.
         overwrite: whether files of the user are replaced.
         claim: the folder's claim, which these sinks enter and release; None makes one.
@@ -171,6 +179,7 @@ def open_sinks(
             overlay=overlay is not False,
             results=results,
             mcap=mcap,
+            rosbag=rosbag,
             may_name=_may_name(stems),
             overwrite=overwrite,
             hint="overwrite=True",
@@ -192,6 +201,13 @@ def open_sinks(
 
             path = folder / MCAP
             sinks["mcap"] = McapSink(path, epoch_ns=epoch_ns, record=claim.record(path))
+        if rosbag:
+            from streamvos.sinks.rosbag import RosbagSink
+
+            path = folder / ROSBAG
+            sinks["rosbag"] = RosbagSink(
+                path, epoch_ns=epoch_ns, uncertain_below=uncertain_below, record=claim.record(path)
+            )
         if rerun is not None:
             from streamvos.sinks.rerun import RerunSink
 
