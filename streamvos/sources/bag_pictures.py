@@ -39,14 +39,14 @@ _FIELDS: dict[bool, dict[str, type]] = {
 def picture_of(recorded: Recorded) -> tuple[np.ndarray, int]:
     """The picture of a message of one of `PICTURES`, (H, W, 3) uint8 RGB, and its stamp.
 
-    The stamp is in ns since the epoch, and 0 if the message has none, or one before 1970.
+    The stamp is in ns since the epoch, and 0 if the message has none, or one that 63 bits cannot hold.
 
     Raises:
         InputError: the message is damaged, encoded otherwise, or has no picture that can be read.
     """
     if recorded.encoding == "cdr" and recorded.type in (IMAGE, COMPRESSED):
         message = decode(recorded.content, recorded.type)
-        return rgb_of(message), max(0, stamp_ns(message.header))
+        return rgb_of(message), _plausible(stamp_ns(message.header))
     is_compressed = _FOXGLOVE.get(recorded.type)
     if is_compressed is None or recorded.encoding not in _READERS:
         raise InputError(
@@ -56,7 +56,11 @@ def picture_of(recorded: Recorded) -> tuple[np.ndarray, int]:
     fields, stamp = _READERS[recorded.encoding](recorded, _FIELDS[is_compressed])
     fields["data"] = np.frombuffer(fields["data"], np.uint8)
     kind = COMPRESSED if is_compressed else IMAGE
-    return rgb_of(make(kind, **fields)), max(0, stamp)
+    return rgb_of(make(kind, **fields)), _plausible(stamp)
+
+
+def _plausible(stamp: int) -> int:
+    return stamp if 0 <= stamp < 2**63 else 0
 
 
 def _of_cdr(recorded: Recorded, expected: dict[str, type]) -> tuple[dict[str, Any], int]:

@@ -170,9 +170,10 @@ def test_without_stamps_the_times_of_recording_count(tmp_path):
     source, frames = frames_of(write(tmp_path / "a.mcap", RAW, described.SerializeToString(), contents))
     assert source.epoch_ns == START_NS
     assert np.allclose([one.pts for one in frames], [0, 0.04])
-    before_1970 = content(schema(RAW), raw(0, timestamp=(-5, 0)))
-    write(tmp_path / "b.mcap", RAW, schema(RAW).SerializeToString(), [before_1970])
-    assert frames_of(tmp_path / "b.mcap")[0].epoch_ns == START_NS
+    for seconds in (-5, 2**62):
+        odd = content(schema(RAW), raw(0, timestamp=(seconds, 0)))
+        write(tmp_path / "b.mcap", RAW, schema(RAW).SerializeToString(), [odd])
+        assert frames_of(tmp_path / "b.mcap")[0].epoch_ns == START_NS
 
 
 def test_pictures_in_cdr(tmp_path):
