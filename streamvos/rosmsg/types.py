@@ -22,6 +22,9 @@ HOW_TO_INSTALL = (
     "rosbags is not installed: pip install 'streamvos[ros2]', or 'streamvos[bags]' for bags alone"
 )
 
+_DEFAULTS = {("geometry_msgs/msg/Quaternion", "w"): 1.0}
+"""Defaults that ROS's definitions give, which rosbags leaves out, for the types that we send."""
+
 
 @cache
 def typestore() -> Typestore:
@@ -42,7 +45,7 @@ def typestore() -> Typestore:
 
 
 def make(name: str, /, **fields: Any) -> Any:
-    """A message; fields that are not given are zero, empty or false.
+    """A message; fields that are not given are zero, empty or false, and a rotation is none.
 
     Args:
         name: such as "sensor_msgs/msg/Image".
@@ -50,8 +53,12 @@ def make(name: str, /, **fields: Any) -> Any:
     """
     known = dict(typestore().fielddefs[name][1])
     assert fields.keys() <= known.keys(), f"{name} has no {sorted(fields.keys() - known.keys())}"
-    given = {field: fields[field] if field in fields else _zero(known[field]) for field in known}
+    given = {field: fields[field] if field in fields else _default(name, field, known) for field in known}
     return typestore().types[name](**given)
+
+
+def _default(name: str, field: str, known: dict[str, Any]) -> Any:
+    return _DEFAULTS[name, field] if (name, field) in _DEFAULTS else _zero(known[field])
 
 
 def encode(message: Any) -> bytes:

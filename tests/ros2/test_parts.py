@@ -109,6 +109,8 @@ def test_a_lost_object_has_a_box_of_size_0():
     first, second = decode(encode(message), message.__msgtype__).detections
     center = first.bbox.center.position
     assert (center.x, center.y, first.bbox.size_x, first.bbox.size_y) == (4, 7, 4, 6)
+    rotation = first.results[0].pose.pose.orientation
+    assert (rotation.x, rotation.y, rotation.z, rotation.w) == (0, 0, 0, 1)  # as by default in ROS
     assert (second.id, second.bbox.size_x, second.results[1].hypothesis.class_id) == ("2", 0, "lost")
     info = label_info({1: "cup"}, header, 0.5)
     assert [one.class_name for one in info.class_map] == ["background", "cup"]
