@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +24,10 @@ class Order:
     Attributes:
         work: called in the loop's thread, with the picture where it needs one; its value or exception goes to
             who asked.
-        deadline: `time.monotonic()` at which who asked goes away; what is not begun then is left out.
         with_frame: whether it needs the next picture.
     """
 
     work: Callable[..., Any]
-    deadline: float
     with_frame: bool
     done: Future[Any] = field(default_factory=Future)
 
@@ -62,19 +60,23 @@ class Inbox:
     def ask(self, work: Callable[..., Any], timeout: float, with_frame: bool = False) -> Any:
         """Let the loop do something, and wait for its value, or raise its exception.
 
+        Args:
+            work: see `Order`.
+            timeout: longest time in seconds until it begins.
+            with_frame: see `Order`.
+
         Raises:
-            InputError: nothing came of it in time, for want of a picture or because the node is busy.
+            InputError: it did not begin in time, for want of a picture or because the node is busy.
         """
-        order = Order(work, time.monotonic() + timeout, with_frame)
+        order = Order(work, with_frame)
         with self._changed:
             self._orders.append(order)
             self._changed.notify_all()
-        try:
-            return order.done.result(timeout)
-        except TimeoutError:
-            order.done.cancel()
+        wait([order.done], timeout)
+        if order.done.cancel():
             what = "no picture came" if with_frame else "the node was busy"
-            raise InputError(f"{what} for {timeout:g} s") from None
+            raise InputError(f"{what} for {timeout:g} s")
+        return order.done.result()  # what has begun is waited for: who asked must know whether it was done
 
     def wait(self, timeout: float, pictures: bool) -> tuple[tuple[bytes, int] | None, list[Order]]:
         """The newest picture with the time of its arrival, and what is to be done; either may be missing.

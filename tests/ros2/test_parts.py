@@ -86,6 +86,21 @@ def test_a_request_waits_for_a_picture_and_gives_up_with_one_line():
     assert answers[-1] == 7
 
 
+def test_what_has_begun_is_answered_with_what_came_of_it_however_long_it_takes():
+    inbox, answers = Inbox(), []
+
+    def slow():
+        time.sleep(0.3)  # longer than who asks would wait for its beginning
+        return "done"
+
+    thread = threading.Thread(target=lambda: answers.append(inbox.ask(slow, 0.2)))
+    thread.start()
+    _, orders = inbox.wait(20, pictures=False)
+    carry_out(orders[0])
+    thread.join()
+    assert answers == ["done"]
+
+
 def test_history_is_bounded_and_says_what_it_keeps():
     history, image = History(), np.zeros((2048, 2048, 3), np.uint8)
     most = KEPT_BYTES // image.nbytes
