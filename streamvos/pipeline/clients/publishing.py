@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -24,6 +25,9 @@ from streamvos.pipeline.clients.subscribing import QUEUE
 from streamvos.pipeline.wire.messages import Array, Message, Refused, RejectionCounter, encode
 from streamvos.pipeline.wire.security import Curve, bind
 from streamvos.types import Frame, InputError, Result
+
+SILENT_SECONDS = 0.5
+"""After so long without a frame, viewers that come are shown the last one."""
 
 _PEER_BYTES = 1024  # the longest topic has 70; the handshake of CURVE needs some hundred
 _BUDGET = 4096  # subscriptions taken per message
@@ -195,6 +199,8 @@ class FramePublisher:
         self.socket, self.refused = self._publisher.socket, self._publisher.refused
         self._changed = threading.Condition()  # held for whatever touches the socket
         self._newest: tuple[np.ndarray, Mapping[str, Any]] | None = None
+        self._last: tuple[Callable[[], np.ndarray], Mapping[str, Any]] | None = None
+        self._offered_at = 0.0
         self._thread: threading.Thread | None = None
         self._over = False
 
@@ -208,21 +214,25 @@ class FramePublisher:
         """Send a frame if somebody wants it; it replaces one that still waits.
 
         Args:
-            picture: gives the frame, (H, W, 3) uint8 RGB, which is copied; called only if it is wanted.
+            picture: gives the frame, (H, W, 3) uint8 RGB, which is copied; called only if it is wanted, now or
+                in `repeat`, until the next frame is offered.
             header: seq, incarnation, captured (ns), pts (s).
         """
+        self._last, self._offered_at = (picture, header), time.monotonic()
         if self.wanted:
             self._give(picture, header)
 
-    def repeat(self, picture: Callable[[], np.ndarray], header: Mapping[str, Any]) -> None:
-        """Send the last frame again if somebody has subscribed since; arguments as for `offer`.
+    def repeat(self) -> None:
+        """Send the last frame to who has subscribed since, if none came for `SILENT_SECONDS`.
 
         For a stream that gives no frame now, since it is paused or its camera is silent.
         """
+        if self._last is None or time.monotonic() - self._offered_at < SILENT_SECONDS:
+            return
         with self._changed:
             late = self._publisher.take_late()
         if late:
-            self._give(picture, header)
+            self._give(*self._last)
 
     def _give(self, picture: Callable[[], np.ndarray], header: Mapping[str, Any]) -> None:
         image = np.array(picture())

@@ -42,8 +42,6 @@ _LONG = 0.5  # share of `stall_timeout` after which a read is reported as slow
 
 _LOOK_SECONDS = 1.0
 
-_SILENT_NS = 500_000_000  # after so long without a frame, viewers that come are shown the last one
-
 _HELD_NS = 5_000_000_000
 """After such a gap between two looks this process itself was stopped, and the source gets its time anew."""
 
@@ -78,10 +76,8 @@ class SourceStage(Stage):
         self._stall_ns = round(self._config.effective_stall_timeout * 1e9)
         self._waited_from = 0  # monotonic ns; the time that a read took before it does not count
         self._looked_at = 0
-        self._shown_at = 0
         self._begun = self._fresh = self._paused = self._stopping = self._end_sent = False
         self._frames: FramePublisher | None = None  # for viewers; made by `prepare`
-        self._shown: tuple[StoredFrame, dict[str, Any]] | None = None  # the last one given to it
 
     # ---- the worker's calls
 
@@ -142,7 +138,8 @@ class SourceStage(Stage):
             self.busy_since = 0
         if self._begun and self._next > self._last:
             self._conclude()
-        self._show_again()
+        if self._frames is not None:
+            self._frames.repeat()
         return self._look_at_reader()
 
     def beat(self) -> dict[str, Any]:
@@ -350,19 +347,12 @@ class SourceStage(Stage):
         if self._frames is not None:
             carried = {name: fields[name] for name in ("captured", "pts")}
             header = {"seq": stored.seq, "incarnation": self._incarnation, **carried}
-            self._shown, self._shown_at = (stored, header), now()
+            # a stored frame's slot is not written to before the next frame is sent
             self._frames.offer(lambda: self._store.picture(stored), header)
         self._fresh = False
         self._last = max(self._last, stored.seq)
         self._next = stored.seq + 1
         self.frames += 1
-
-    def _show_again(self) -> None:
-        """Show the last frame to viewers that came after it, if no other follows, as in a pause."""
-        if self._frames is None or self._shown is None or now() - self._shown_at < _SILENT_NS:
-            return
-        stored, header = self._shown  # its slot is not written to before the next frame is sent
-        self._frames.repeat(lambda: self._store.picture(stored), header)
 
     def _first_mask(self, stored: StoredFrame) -> np.ndarray | None:
         if self._given is None and not self._pointing.ids:
