@@ -1,5 +1,6 @@
 """Video files: exact times, true sizes, and errors for damaged files."""
 
+import gc
 import io
 import socket
 from fractions import Fraction
@@ -163,6 +164,19 @@ def test_names_with_odd_characters(tmp_path, make_video):
     path.write_bytes(make_video(3, **MP4))
     with VideoFileSource(path) as source:
         assert len(list(source)) == 3
+
+
+def test_decoded_frames_are_freed_at_once(tmp_path, make_video):
+    """Of 1080p, a hundred frames that wait for the garbage collector take 300 MB."""
+    (tmp_path / "clip.mp4").write_bytes(make_video(40, **MP4))
+    gc.collect()
+    gc.disable()
+    try:
+        with VideoFileSource(tmp_path / "clip.mp4") as source:
+            assert len(list(source)) == 40
+            assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) <= 2
+    finally:
+        gc.enable()
 
 
 def test_closing_early_lets_the_file_go(tmp_path, make_video):
