@@ -301,11 +301,13 @@ class Client:
                     continue
                 if reply["ok"] is True:
                     return reply
-                error_text = reply["error"]
+                error_text = str(reply["error"])
             except Refused as error:
                 self.refused.count(error.cause, error)
                 continue
-            raise InputError(str(error_text))
+            if reply.get("pending") is True:
+                raise PipelineError(error_text)
+            raise InputError(error_text)
 
     def _wait(self, event: int, deadline: float, timeout: float, asked: bool = False) -> None:
         poller = zmq.Poller()

@@ -281,7 +281,7 @@ class ControlServer:
             if since > deadline:
                 break  # they are in the order of their arrival
             text = f"not done within {REPLY_SECONDS:g} s; it will be, if the stream continues"
-            self._answer(pending, False, error=text)
+            self._answer(pending, False, error=text, pending=True)
 
 
 @dataclass(eq=False, slots=True)  # a client may send the same number twice

@@ -14,6 +14,7 @@ from pipeline.raw_client import RawClient
 from pipeline.small_server import SESSION, Recorder, serving, short_folder
 
 from streamvos.pipeline.clients import control
+from streamvos.pipeline.clients.client import Client, PipelineError
 from streamvos.types import InputError
 
 
@@ -274,8 +275,17 @@ def test_a_request_that_is_never_done_is_answered_at_last(place, monkeypatch):
         reply = client.request("forget", "front", object=1)
         assert reply["ok"] is False
         assert "not done" in reply["error"]
+        assert reply["pending"] is True  # it was not refused
         loop.do(recorder.release)  # too late, and nobody minds
         assert client.request("status")["ok"] is True
+
+
+def test_what_may_still_be_done_is_not_a_refusal(place, monkeypatch):
+    monkeypatch.setattr(control, "REPLY_SECONDS", 0.2)
+    recorder = Recorder()
+    recorder.hold = True
+    with serving(place, recorder), Client(place) as client, pytest.raises(PipelineError, match="not done"):
+        client.forget("front", 1)
 
 
 def test_an_answer_that_cannot_be_sent_is_an_answer(place):
