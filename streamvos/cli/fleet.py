@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.options import JsonTarget, examples
+from streamvos.cli.options import BUNDLED_NAMES, METHOD_NAMES, JsonTarget, examples
 from streamvos.cli.output import make_table, show
+from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.types import InputError
 
 app = typer.Typer(
@@ -48,9 +49,13 @@ def up(
     if log not in ("text", "json"):
         raise InputError(f"--log is {log!r}; expected text or json")
     config = read_fleet(file)
+    _check_method(config.method)
     store = Store(config.store, begin=True)
     with closing(EventLog(log)) as events, RayCluster(config) as cluster:  # type: ignore[arg-type]
-        raise typer.Exit(Fleet(config, store, cluster, events).run())
+        code = Fleet(config, store, cluster, events).run()
+        if code == 0:
+            cluster.end_shares()
+        raise typer.Exit(code)
 
 
 @app.command(epilog=examples("streamvos fleet status", "streamvos fleet status --at site --json"))
@@ -66,9 +71,11 @@ def status(at: At = None, json_target: JsonTarget = None) -> None:
         table.add_row(name, *map(str, cells))
         if one["problem"]:
             lines.append(f"{name}: {one['problem']}")
-    shares = make_table("shares", ["share", "machine", "state", "used"])
+    shares = make_table("shares", ["share", "machine", "kind", "state", "used"])
     for name, one in sorted(found["shares"].items()):
-        shares.add_row(name, one["machine"], one["state"], f"{100 * one['used']:.0f} %")
+        shares.add_row(name, one["machine"], one["kind"], one["state"], f"{100 * one['used']:.0f} %")
+        if one["problem"]:
+            lines.append(f"{name}: {one['problem']}")
     show(found, json_target, table, shares, *lines, *filter(None, [found["store"]]))
 
 
@@ -90,7 +97,8 @@ def add(
         keys["realtime"] = True
     with _connect(at) as client:
         found = client.add_stream(stream, source, **keys)
-    show({"stream": stream, **found}, json_target, f"{stream}: runs on {found['share']}")
+    where = f"runs on {found['share']}" if found["share"] else f"waits: {found['problem']}"
+    show({"stream": stream, **found}, json_target, f"{stream}: {where}")
 
 
 @app.command(epilog=examples("streamvos fleet remove front"))
@@ -117,6 +125,17 @@ def drain(
         else "moves its streams; `streamvos fleet status` shows when it is empty"
     )
     show({"shares": shares}, json_target, *(f"{share}: {what}" for share in shares))
+
+
+def _check_method(method: MethodConfig) -> None:
+    """Refuse an unknown method or option before anything starts."""
+    names = BUNDLED_NAMES if method.weights == "default" else METHOD_NAMES
+    if ":" in method.name or (method.name in names and not method.options):
+        return  # a user's method, or nothing to check, so this process does not import torch
+    from streamvos.weights import check_method
+
+    # a file is on the machines where the networks run
+    check_method(method.name, "default" if method.weights == "default" else None, method.options)
 
 
 def _connect(at: str | None) -> Any:

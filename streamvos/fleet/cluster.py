@@ -1,7 +1,7 @@
 """The machines of a fleet, by Ray: one detached actor for each share of a machine.
 
     with RayCluster(config) as cluster:
-        cluster.shares()                              # {"1f3a90c2-0": "camera-host-1"}
+        cluster.shares()                              # {"1f3a90c2-0": Place("camera-host-1", "H200")}
         cluster.call("1f3a90c2-0", "report", timeout=5.0)
 
 Ray places the actors, starts them again, and tells which machines are there. Nothing else passes through it
@@ -13,12 +13,15 @@ Whoever reaches Ray's ports can run programs on its machines: they belong into a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
-from collections.abc import Callable
-from typing import Any, Protocol
+import os
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple, Protocol
 
-from streamvos.fleet.config import FleetConfig
+from streamvos.fleet.config import FleetConfig, ShareConfig
 from streamvos.types import InputError, StreamvosError
 
 
@@ -30,11 +33,22 @@ class SilentError(StreamvosError):
     """A share that does not answer in time."""
 
 
+class Place(NamedTuple):
+    """Where a share is: its machine's name, and kind, one of `FleetConfig.kinds`; "" = none of them."""
+
+    machine: str
+    kind: str = ""
+
+
 class Cluster(Protocol):
     """What the fleet needs of its machines."""
 
-    def shares(self) -> dict[str, str]:
-        """Share -> its machine's name, of all that are there; shares of new machines are begun."""
+    def shares(self) -> dict[str, Place]:
+        """All shares that are there; those of new machines are begun.
+
+        Raises:
+            StreamvosError: nobody knows which machines there are.
+        """
 
     def call(self, share: str, method: str, *arguments: Any, timeout: float) -> Any:
         """Call a method of `share.Share` and wait for its result.
@@ -47,30 +61,35 @@ class Cluster(Protocol):
     def restart(self, share: str) -> None:
         """End a share that does not work any more; it is started again."""
 
-    def close(self, end_shares: bool) -> None:
-        """Leave the machines; `end_shares`: with nothing running there."""
-
 
 class ShareActor:
-    """What Ray runs: a `Share`, whose errors travel as values, since Ray would add tracebacks to them."""
+    """What Ray runs: a `Share`, whose errors travel as values, since Ray would add tracebacks to them.
 
-    def __init__(self, arguments: list[Any]):
-        from streamvos.fleet.share import Share
+    Args:
+        begun_with: tells actors of another fleet.toml from ours.
+        arguments: for `Share`.
+    """
 
+    def __init__(self, begun_with: str, arguments: list[Any]):
+        self._begun_with = begun_with
+        self._share: Any = None
+        self._problem = ""
         try:
-            self._share: Share | None = Share(*arguments)
-            self._problem = ""
-        except StreamvosError as error:  # tried again when it is restarted
-            self._share, self._problem = None, str(error)
+            from streamvos.fleet.share import Share
+
+            self._share = Share(*arguments)
+        except Exception as error:  # an actor whose beginning fails is never started again
+            self._problem = _text(error)
 
     def call(self, method: str, arguments: list[Any]) -> dict[str, Any]:
         """Call a method of the share."""
+        answer: dict[str, Any] = {"begun_with": self._begun_with}
         if self._share is None:
-            return {"error": self._problem, "input": False}
+            return {**answer, "error": self._problem, "input": False}
         try:
-            return {"value": getattr(self._share, method)(*arguments)}
-        except StreamvosError as error:
-            return {"error": str(error), "input": isinstance(error, InputError)}
+            return {**answer, "value": getattr(self._share, method)(*arguments)}
+        except Exception as error:
+            return {**answer, "error": _text(error), "input": isinstance(error, InputError)}
 
 
 class RayCluster:
@@ -92,6 +111,10 @@ class RayCluster:
         self._ray, self._config = ray, config
         self._own = config.cluster == "local"
         self._actors: dict[str, Any] = {}
+        settings = [config.pipeline(""), config.store, config.snapshot_seconds]
+        self._begun_with = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+        if self._own:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
         try:
             ray.init(
                 address="local" if self._own else config.cluster,
@@ -101,29 +124,42 @@ class RayCluster:
                 log_to_driver=False,
                 **more,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # of many kinds
+            if self._own:
+                raise StreamvosError(f"Ray cannot begin here: {_first_line(error)}") from None
             raise InputError(f"no Ray cluster at {config.cluster!r}: {_first_line(error)}") from None
 
     def __enter__(self) -> RayCluster:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close(end_shares=self._own)
+        if self._own:
+            self.end_shares()
+        self._actors.clear()
+        self._ray.shutdown()
 
-    def shares(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for node in self._ray.nodes():
-            if not node["Alive"]:
-                continue
-            name, resources = node["NodeManagerHostname"], node["Resources"]
-            for number in range(self._count(resources)):
-                share = f"{node['NodeID'][:8]}-{number}"
-                found[share] = name
-                if share not in self._actors:
-                    self._actors[share] = self._begin(share, node["NodeID"])
+    def shares(self) -> dict[str, Place]:
+        found: dict[str, Place] = {}
+        try:
+            for node in self._ray.nodes():
+                if node["Alive"]:
+                    found |= self._shares_of(node)
+        except Exception as error:  # of many kinds
+            raise StreamvosError(f"Ray's head does not answer: {_first_line(error)}") from None
         for share in self._actors.keys() - found.keys():
-            del self._actors[share]
+            self._actors.pop(share, None)
         return found
+
+    def _shares_of(self, node: Mapping[str, Any]) -> dict[str, Place]:
+        """The shares of a machine, which are begun if they are not there yet."""
+        resources = node["Resources"]
+        kinds = [kind for kind in self._config.kinds if {kind, f"accelerator_type:{kind}"} & resources.keys()]
+        place = Place(node["NodeManagerHostname"], kinds[0] if kinds else "")
+        shares = [f"{node['NodeID'][:8]}-{n}" for n in range(count_shares(resources, self._config.share))]
+        for share in shares:
+            if share not in self._actors:
+                self._actors[share] = self._begin(share, node["NodeID"])
+        return dict.fromkeys(shares, place)
 
     def call(self, share: str, method: str, *arguments: Any, timeout: float) -> Any:
         errors = self._ray.exceptions
@@ -135,7 +171,12 @@ class RayCluster:
         except errors.GetTimeoutError:
             raise SilentError(f"the share {share} does not answer within {timeout:g} s") from None
         except errors.RayError as error:
+            self._actors.pop(share, None)  # looked up anew: Ray may have given it up
             raise GoneError(f"the share {share} is gone: {_first_line(error)}") from None
+        if answer.get("begun_with") != self._begun_with:
+            self._actors.pop(share, None)
+            self._ignore(lambda: self._ray.kill(actor))
+            raise GoneError(f"the share {share} ran by another fleet.toml, and begins anew")
         if "error" in answer:
             raise (InputError if answer["input"] else StreamvosError)(answer["error"])
         return answer["value"]
@@ -145,27 +186,22 @@ class RayCluster:
         if actor is not None:
             self._ignore(lambda: self._ray.kill(actor, no_restart=False))
 
-    def close(self, end_shares: bool) -> None:
-        if end_shares:
-            for share, actor in self._actors.items():
-                self._ignore(lambda share=share: self.call(share, "close", timeout=20.0))  # type: ignore[misc]
-                self._ignore(lambda actor=actor: self._ray.kill(actor))  # type: ignore[misc]
-        self._actors.clear()
-        self._ray.shutdown()
-
-    def _count(self, resources: dict[str, float]) -> int:
-        """How many shares a machine has."""
-        share = self._config.share
-        by_cpus = int(resources.get("CPU", 0) / share.cpus)
-        return min(by_cpus, int(resources.get("GPU", 0) / share.gpus)) if share.gpus else by_cpus
+    def end_shares(self) -> None:
+        """End all shares, so that nothing of the fleet is left on the machines."""
+        actors = list(self._actors.values())
+        closing = [actor.call.remote("close", []) for actor in actors]
+        if closing:
+            self._ignore(lambda: self._ray.wait(closing, num_returns=len(closing), timeout=20.0))
+        for actor in actors:
+            self._ignore(lambda actor=actor: self._ray.kill(actor))  # type: ignore[misc]
 
     def _begin(self, share: str, node: str) -> Any:
         """The actor of a share, which may run already; Ray starts it again on its own machine, for ever."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         config, own = self._config, self._config.share
-        pipeline = f"{config.name}-{share}"
-        arguments = [pipeline, json.dumps(config.pipeline(pipeline)), config.store, config.snapshot_seconds]
+        name = f"{config.name}-{share}"
+        arguments = [name, json.dumps(config.pipeline(name)), config.store, config.snapshot_seconds]
         return (
             self._ray.remote(ShareActor)
             .options(
@@ -178,12 +214,30 @@ class RayCluster:
                 num_gpus=own.gpus,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(arguments)
+            .remote(self._begun_with, arguments)
         )
 
     def _ignore(self, act: Callable[[], Any]) -> None:
         with contextlib.suppress(StreamvosError, self._ray.exceptions.RayError, ValueError):
             act()
+
+
+def count_shares(resources: Mapping[str, float], share: ShareConfig) -> int:
+    """How many shares a machine has, by its resources as Ray counts them."""
+    shares = _fit(resources.get("CPU", 0), share.cpus)
+    gpus = int(resources.get("GPU", 0))
+    if share.gpus:  # a share that has a part of a GPU has it of one alone
+        shares = min(shares, _fit(gpus, share.gpus) if share.gpus > 1 else gpus * _fit(1, share.gpus))
+    return shares
+
+
+def _fit(have: float, each: float) -> int:
+    return int(Fraction(str(have)) / Fraction(str(each)))
+
+
+def _text(error: Exception) -> str:
+    text = _first_line(error)
+    return text if isinstance(error, StreamvosError) else f"{type(error).__name__}: {text}"
 
 
 def _first_line(error: BaseException) -> str:

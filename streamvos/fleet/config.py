@@ -24,6 +24,7 @@ An error is one line that names the place, the value and what was expected.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -60,15 +61,28 @@ class ShareConfig(Table):
     """
 
     gpus: float = Field(0.0, ge=0, le=64)
-    cpus: float = Field(1.0, gt=0, le=1024)
+    cpus: float = Field(1.0, ge=0.01, le=1024)
+
+    @field_validator("gpus", "cpus")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if (value > 1 and value % 1) or 0 < value < 0.01:
+            raise InputError(f"expected a whole number, or a part of one from 0.01 on, got {value:g}")
+        return value
 
 
 class SizingConfig(Table):
-    """How many streams of a size one share holds, as `streamvos bench capacity` measures it."""
+    """How many streams of a size one share holds, as `streamvos bench capacity` measures it.
+
+    Attributes:
+        on: kind of the machines that it was measured on: a GPU as Ray calls it, such as "H200", or a resource
+            of the operator's own (`ray start --resources '{"big": 1}'`). "" = those of none of these kinds.
+    """
 
     method: str
     height: int = Field(ge=16, le=8192)
     streams: int = Field(ge=1, le=64)
+    on: str = Field("", max_length=100)
 
 
 class FleetConfig(Table):
@@ -83,7 +97,7 @@ class FleetConfig(Table):
     """
 
     name: Name = "fleet"
-    store: str
+    store: str = Field(min_length=1)
     cluster: str = "local"
     http: str = "127.0.0.1:8650"
     reserve: float = Field(0.0, ge=0, lt=1)
@@ -104,22 +118,54 @@ class FleetConfig(Table):
             return store
         return str((info.context["base"] / Path(store).expanduser()).absolute())
 
-    def load_of(self, stream: StreamConfig) -> Fraction:
-        """The part of a share that a stream takes.
+    @field_validator("cluster")
+    @classmethod
+    def _reachable(cls, cluster: str) -> str:
+        if cluster not in ("local", "auto") and not re.fullmatch(
+            r"[\w.-]+:\d{1,5}|\[[\da-fA-F:]+\]:\d{1,5}", cluster
+        ):
+            raise InputError(f'expected "local", "auto" or HOST:PORT of Ray\'s head, got {cluster!r:.100}')
+        return cluster
+
+    @field_validator("sizing")
+    @classmethod
+    def _measured_once(cls, sizing: tuple[SizingConfig, ...]) -> tuple[SizingConfig, ...]:
+        for number, one in enumerate(sizing):
+            if any((one.method, one.height, one.on) == (e.method, e.height, e.on) for e in sizing[:number]):
+                where = f" on {one.on}" if one.on else ""
+                raise InputError(f"two tables are of {one.method} at {one.height}{where}")
+        return sizing
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of machines that `sizing` names, in its order; a machine is of the first that fits."""
+        return tuple(dict.fromkeys(one.on for one in self.sizing if one.on))
+
+    def loads_of(self, stream: StreamConfig) -> dict[str, Fraction]:
+        """The part of a share that a stream takes, by the kind of its machine; "" = of none of `kinds`.
 
         Raises:
-            InputError: no [[sizing]] is of this method and at least this height.
+            InputError: no [[sizing]] is of this method and at least this height, or each share has to be kept
+                free for more than that leaves.
         """
         rows = [one for one in self.sizing if one.method == self.method.name]
-        fitting = [one for one in rows if stream.height is not None and one.height >= stream.height]
-        if not fitting:
-            known = ", ".join(str(one.height) for one in sorted(rows, key=lambda one: one.height)) or "none"
+        loads: dict[str, Fraction] = {}
+        for one in sorted(rows, key=lambda one: one.height):
+            if stream.height is not None and one.height >= stream.height:
+                loads.setdefault(one.on, Fraction(1, one.streams))
+        if not loads:
+            known = ", ".join(map(str, sorted({one.height for one in rows}))) or "none"
             size = "no height" if stream.height is None else f"height = {stream.height}"
             raise InputError(
                 f"the stream {stream.name!r} has {size}, and [[sizing]] knows {self.method.name} at "
                 f"{known}; `streamvos bench capacity` measures how many streams of a size a share holds"
             )
-        return Fraction(1, min(fitting, key=lambda one: one.height).streams)
+        if min(loads.values()) > 1 - Fraction(self.reserve).limit_denominator(1000):
+            raise InputError(
+                f"the stream {stream.name!r} takes {min(loads.values())} of a share, and reserve = "
+                f"{self.reserve:g} keeps more than the rest of it free"
+            )
+        return loads
 
     def pipeline(self, name: str) -> dict[str, Any]:
         """The configuration of a share's pipeline, as JSON values; its streams are added later."""
@@ -183,7 +229,10 @@ def check_stream(
         )
     if stream.mask is not None and not file_of_mask(stream.mask).is_file():
         raise InputError(f"{where}: there is no mask {stream.mask} for the stream {stream.name!r}")
-    config.load_of(stream)
+    try:
+        config.loads_of(stream)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     values = config.pipeline(config.name)
     make_config({**values, "streams": [stream.model_dump(mode="json", exclude={"mask"})]}, where)
     return stream

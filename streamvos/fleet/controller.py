@@ -1,7 +1,7 @@
 """What a fleet does next: which stream is started and stopped where. No sockets, threads or clocks.
 
     controller = Controller(reserve=Fraction(1, 10))
-    controller.add("front", Fraction(1, 12), epoch=0)
+    controller.add("front", {"": Fraction(1, 12)}, epoch=0)
     controller.sees({"node1-0": Report("life", asked_at=0.0)}, now=0.0)
     controller.decide(now=0.0)                            # [Start("front", "node1-0", epoch=1)]
     controller.began("front", 1, now=2.5)
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
-from streamvos.fleet.placement import Board, in_order
+from streamvos.fleet.placement import Board, Loads, in_order
 from streamvos.types import InputError
 
 Phase = Literal["waiting", "starting", "running", "stopping"]
@@ -58,11 +58,13 @@ class Report:
         life: of its supervisor; another one has no streams of the one before.
         asked_at: when it was asked; what happened later is not in it.
         streams: stream -> its epoch, and how many masks it has given since then.
+        kind: of the share; see `placement.Loads`.
     """
 
     life: str
     asked_at: float
     streams: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    kind: str = ""
 
 
 @dataclass
@@ -70,15 +72,17 @@ class Stream:
     """What is known of a stream. Times are seconds of the caller's clock."""
 
     name: str
-    load: Fraction
+    loads: Loads
     epoch: int
     phase: Phase = "waiting"
+    has_run: bool = False  # it may use the reserve
     share: str = ""
     target: str = ""  # where it goes once it has stopped
     since: float = 0.0  # the last change of phase
     lost_at: float | None = None  # until it gives masks again
     failures: int = 0
     retry_at: float = 0.0
+    failed_on: str = ""  # the share of the last start, if that failed
     problem: str = ""  # why it does not run
     removed: bool = False
     told: bool = False  # its Stop has been given out
@@ -93,7 +97,8 @@ class Controller:
     Attributes:
         streams: by name.
         draining: shares that are being emptied.
-        returns: (stream, seconds) from the loss of its share to its first mask elsewhere, in order.
+        returns: (stream, seconds) from the loss of its share to its first mask elsewhere; whoever reads them
+            clears them.
     """
 
     def __init__(self, reserve: Fraction = Fraction(0)):
@@ -111,15 +116,20 @@ class Controller:
 
     # ---- what users want
 
-    def add(self, name: str, load: Fraction, epoch: int = 0) -> None:
+    def add(self, name: str, loads: Loads, epoch: int = 0) -> None:
         """A stream is wanted.
+
+        Args:
+            name: its name.
+            loads: the parts of shares that it takes.
+            epoch: of its last placement; 0 = it is new.
 
         Raises:
             InputError: there is one of this name.
         """
         if name in self.streams:
             raise InputError(f"there is a stream {name!r} already; choose another name, or remove it first")
-        self.streams[name] = Stream(name, load, epoch)
+        self.streams[name] = Stream(name, loads, epoch, has_run=epoch > 0)
 
     def remove(self, name: str) -> None:
         """A stream is not wanted any more; it is forgotten once it has stopped.
@@ -159,14 +169,13 @@ class Controller:
         """Take the reports of all shares that are there; those that are missing are gone."""
         for share in [one for one in self._lives if one not in reports]:
             self._lose(share, now)
-            self.draining.discard(share)
         for share, report in reports.items():
             if self._lives.get(share, report.life) != report.life:
                 self._lose(share, now)
             if share not in self._lives:
                 self._lives[share] = report.life
-                self._board.open(share)
-                if share in self.draining:
+                self._board.open(share, report.kind)
+                if share in self.draining:  # its supervisor has died, and is back
                     self._board.close(share)
             self._compare(share, report, now)
 
@@ -174,15 +183,21 @@ class Controller:
         """A start has succeeded."""
         stream = self._current(name, epoch, "starting")
         if stream is not None:
-            stream.phase, stream.since, stream.failures, stream.problem = "running", now, 0, ""
+            self._runs(stream, now)
 
-    def failed(self, name: str, epoch: int, problem: str, now: float) -> None:
-        """A start has failed; it is tried again later, wherever there is room then."""
+    def failed(self, name: str, epoch: int, problem: str, now: float) -> bool:
+        """A start has failed; it is tried again later, on another share if one has room.
+
+        Returns:
+            Whether the stream waits for that now; not if things have changed since.
+        """
         stream = self._current(name, epoch, "starting")
-        if stream is not None:
-            self._board.take(name)
-            stream.problem = problem
-            self._wait(stream, now)
+        if stream is None:
+            return False
+        self._board.take(name)
+        stream.problem, stream.failed_on = problem, stream.share
+        self._wait(stream, now)
+        return name in self.streams
 
     def ended(self, name: str, epoch: int, now: float) -> None:
         """A stop has succeeded."""
@@ -194,7 +209,7 @@ class Controller:
         target, stream.target = stream.target, ""
         self._wait(stream, now, retry=False)
         if target and name in self.streams:
-            self._board.keep(name, stream.load, target)
+            self._board.keep(name, stream.loads, target)
             self._assign(stream, target, now)
 
     def still_there(self, name: str, epoch: int, now: float) -> None:
@@ -215,18 +230,17 @@ class Controller:
         for stream in self.streams.values():
             if stream.removed and stream.phase == "running":
                 self._stop(stream, now)
-        waiting = {n: one.load for n, one in self.streams.items() if one.phase == "waiting"}
+        waiting = {n: max(one.loads.values()) for n, one in self.streams.items() if one.phase == "waiting"}
         lost = [name for name in waiting if self.streams[name].lost_at is not None]
         for name in in_order(waiting, first=lost):
             stream = self.streams[name]
             if now < stream.retry_at:
                 continue
-            urgent = stream.lost_at is not None or stream.epoch > 0
-            where = self._board.put(name, stream.load, urgent)
+            where = self._board.put(name, stream.loads, urgent=stream.has_run, avoid=stream.failed_on)
             if where is not None:
                 self._assign(stream, where, now)
             elif not stream.failures:
-                stream.problem = f"no share has room for {stream.load} of it" if self._lives else "no machine"
+                stream.problem = _no_room(stream.loads) if self._lives else "there is no machine"
         for stream in self.streams.values():
             if stream.told or now < stream.retry_at:
                 continue
@@ -237,6 +251,10 @@ class Controller:
                 actions.append(Stop(stream.name, stream.share, stream.epoch, keep=not stream.removed))
                 stream.told = True
         return actions
+
+    def _runs(self, stream: Stream, now: float) -> None:
+        stream.phase, stream.since, stream.has_run = "running", now, True
+        stream.failures, stream.failed_on, stream.problem = 0, "", ""
 
     def _assign(self, stream: Stream, share: str, now: float) -> None:
         stream.epoch += 1
@@ -249,7 +267,7 @@ class Controller:
         """Stop a stream of a share that is drained, if there is room elsewhere, which is then its own."""
         if stream is None or stream.phase != "running" or stream.removed:
             return
-        target = self._board.put(_reserved(stream.name), stream.load, urgent=True)
+        target = self._board.put(_reserved(stream.name), stream.loads, urgent=True)
         if target is None:
             stream.problem = f"stays on {share}, which is drained: no other share has room"
             return
@@ -298,8 +316,9 @@ class Controller:
         for name, (epoch, _) in report.streams.items():
             known = self.streams.get(name)
             if known is not None and known.phase == "waiting" and known.epoch == epoch and epoch > 0:
-                self._board.keep(name, known.load, share)  # it was there before this controller was
-                known.phase, known.share, known.since, known.problem = "running", share, now, ""
+                self._board.keep(name, known.loads, share)  # it was there before this controller was
+                known.share = share
+                self._runs(known, now)
                 continue
             elsewhere = known is None or known.share != share or known.epoch > epoch
             if elsewhere and (known is None or known.since < report.asked_at):
@@ -309,6 +328,11 @@ class Controller:
         """The stream that an outcome belongs to; None if things have changed since."""
         stream = self.streams.get(name)
         return stream if stream is not None and (stream.epoch, stream.phase) == (epoch, phase) else None
+
+
+def _no_room(loads: Loads) -> str:
+    parts = " or ".join(f"{load} of a share{f' of {kind}' if kind else ''}" for kind, load in loads.items())
+    return f"no share has room: it takes {parts}"
 
 
 _RESERVED = ">"  # no name ends with it

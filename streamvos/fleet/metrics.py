@@ -65,7 +65,8 @@ class _FleetCollector(Collector):
         yield gone
         returns = self._shown["returns"]
         text = "Time from the loss of a share to the first mask elsewhere."
-        yield SummaryMetricFamily("streamvos_fleet_return_seconds", text, len(returns), sum(returns))
+        name = "streamvos_fleet_return_seconds"
+        yield SummaryMetricFamily(name, text, returns["count"], returns["seconds"])
         yield GaugeMetricFamily(
             "streamvos_fleet_store_up", "Whether the store takes what it is given.", not self._shown["store"]
         )

@@ -100,8 +100,9 @@ def page(shown: Overview) -> str:
     parts.append(_table(names, rows))
     rows = []
     for name, one in sorted(shares.items()):
-        rows.append([name, one["machine"], one["state"], f"{100 * one['used']:.0f} %"])
-    parts.append(_table(["share", "machine", "state", "used"], rows))
+        used = f"{100 * one['used']:.0f} %"
+        rows.append([name, one["machine"], one["kind"], one["state"], used, one["problem"]])
+    parts.append(_table(["share", "machine", "kind", "state", "used", "problem"], rows))
     return "".join(parts)
 
 

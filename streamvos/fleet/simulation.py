@@ -119,7 +119,7 @@ class _Simulation:
     def __init__(self, plan: Plan):
         self._plan, self._outcome = plan, Outcome()
         self._random = random.Random(plan.seed)
-        self._load = Fraction(1, plan.per_share)
+        self._loads = {"": Fraction(1, plan.per_share)}
         self._board = Board(Fraction(plan.reserve).limit_denominator(1000))
         self._events: list[tuple[float, int, str, int]] = []  # time, order, what, of which
         self._order = itertools.count()
@@ -224,7 +224,7 @@ class _Simulation:
         while self._queue:
             stream = self._queue[0][1]
             if self._unplaced.get(stream) is (not self._queue[0][0]):
-                share = self._board.put(str(stream), self._load, self._unplaced[stream])
+                share = self._board.put(str(stream), self._loads, self._unplaced[stream])
                 if share is None:  # nor is there room for the others: all are of one size
                     break
                 del self._unplaced[stream]

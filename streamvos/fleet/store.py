@@ -10,9 +10,11 @@
 | `streams/NAME.json` | the stream's table, and how often it was placed |
 | `orders/NAME/NUMBER.json` | a mask as run lengths, or an object to forget |
 | `states/NAME/EPOCH-SEQ-COVERS` | the state of its memory after frame SEQ, with the orders up to COVERS |
+| `.streamvos-fleet` | the store's number, by which machines see that they use the same one |
+| `.controller` | the number of the one process that decides |
 
-An object is written whole or not at all, and nothing but a state is ever replaced by something older. Every
-placement of a stream has a higher epoch, so a machine that was cut off and still writes is overruled.
+An object is written whole or not at all. Every placement of a stream has a higher epoch, and only the newest
+one may save states: a machine that was cut off and still runs the stream is refused.
 """
 
 from __future__ import annotations
@@ -38,11 +40,21 @@ KEPT_STATES = 2
 """Saved states of a stream: the newest, and the one before, in case the newest cannot be read."""
 
 
-_MARK = ".streamvos-fleet"
+_MARK, _CONTROLLER = ".streamvos-fleet", ".controller"
+
+_UNREADABLE = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(RecursionError, OverflowError, MemoryError),
+)
+"""What reading a damaged object may raise."""
 
 
 class StoreError(StreamvosError):
     """The store cannot be used now: it is full, gone, or refuses us."""
+
+
+class OverruledError(StreamvosError):
+    """The stream was removed, or placed again since; what this placement would save is out of date."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class Order:
             for number, rle in values["objects"].items():
                 mask[decode_rle(rle) > 0] = int(number)
             return cls(mask)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"it is no order of a user: {type(error).__name__}: {error}") from None
 
 
@@ -115,6 +127,9 @@ class Store:
         begin: whether it may be a new one. Otherwise it must have been begun before: a folder that is not
             mounted on this machine is another, empty one.
 
+    Attributes:
+        number: of this store; another one, by the same address on another machine, has another.
+
     Raises:
         InputError: there is no such kind of address, or its package is missing.
         StoreError: it cannot be written, or is none.
@@ -128,20 +143,39 @@ class Store:
         self.url = redact(url)
         try:
             self._files, root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
-            raise InputError(f"the store {self.url}: {error}") from None
+        except Exception as error:  # each kind of address has errors of its own
+            raise InputError(f"the store {self.url}: {_first_line(error)}") from None
         self._root = str(root).rstrip("/")
         self._local = isinstance(self._files, fsspec.implementations.local.LocalFileSystem)
-        mark = f"{self._root}/{_MARK}"
+        self._mark = f"{self._root}/{_MARK}"
+        self._token = b""
         with self._errors():
-            if begin:
-                if self._local:
-                    os.makedirs(self._root, exist_ok=True)
-                self._write(mark, b"the store of a fleet of streamvos\n")
-            elif not self._files.exists(mark):
+            if begin and self._local:
+                os.makedirs(self._root, mode=0o700, exist_ok=True)  # addresses of cameras have passwords
+            found = bytes(self._files.cat_file(self._mark)) if self._files.exists(self._mark) else None
+            if found is None and not begin:
                 raise StoreError(
                     f"there is no store of a fleet at {self.url}; is it mounted on this machine?"
                 )
+            number = re.search(rb"[0-9a-f]{16}", found or b"")
+            self.number = number[0].decode() if number else secrets.token_hex(8)
+        if begin and number is None:
+            self._write(self._mark, f"the store of a fleet of streamvos: {self.number}\n".encode())
+        if begin:
+            self.check()
+
+    def check(self) -> None:
+        """Write something; StoreError if it is full, gone, or refuses us."""
+        self._write(f"{self._root}/.check", b"")
+
+    def take_over(self) -> None:
+        """Become the process that decides; the one before ends when `is_ours` tells it."""
+        self._token = secrets.token_hex(8).encode()
+        self._write(f"{self._root}/{_CONTROLLER}", self._token)
+
+    def is_ours(self) -> bool:
+        """Whether nobody else has taken over since."""
+        return self._read(f"{self._root}/{_CONTROLLER}") == self._token
 
     # ---- streams
 
@@ -151,10 +185,7 @@ class Store:
         for path in self._list(f"{self._root}/streams"):
             name, _, ending = path.rpartition("/")[2].rpartition(".")
             if ending == "json":
-                try:
-                    found[check_name(name)] = Entry(**json.loads(self._read(path)))
-                except (ValueError, TypeError, RecursionError) as error:
-                    raise InputError(f"the store {self.url}: {path} is no stream: {error}") from None
+                found[check_name(name)] = self._entry(path)
         return found
 
     def write_stream(self, name: str, entry: Entry) -> None:
@@ -162,9 +193,13 @@ class Store:
         text = json.dumps({"table": entry.table, "origin": entry.origin, "epoch": entry.epoch})
         self._write(f"{self._root}/streams/{check_name(name)}.json", text.encode())
 
-    def remove_stream(self, name: str) -> None:
-        """Remove all of a stream; its entry first, so that what is left is never taken for a stream."""
+    def remove_entry(self, name: str) -> None:
+        """Remove a stream's entry: from now on it is none, whatever is left of it."""
         self._remove(f"{self._root}/streams/{name}.json")
+
+    def remove_stream(self, name: str) -> None:
+        """Remove all of a stream, or what is left of one."""
+        self.remove_entry(name)
         for kind in ("orders", "states"):
             for path in self._list(f"{self._root}/{kind}/{name}"):
                 self._remove(path)
@@ -191,11 +226,21 @@ class Store:
     # ---- states
 
     def write_state(self, name: str, state: State, blob: bytes) -> None:
-        """Save a state, and remove those and the orders that are not needed any more."""
+        """Save a state, and remove those and the orders that are not needed any more.
+
+        Raises:
+            OverruledError: the stream was removed or placed again; nothing has changed.
+        """
+        if self._epoch(name) != state.epoch:
+            raise OverruledError(f"the stream {name!r} was removed, or has been placed again")
         self._write(self._state(name, state), blob)
-        kept = self.states(name)[:KEPT_STATES]
-        for old in self.states(name)[KEPT_STATES:]:
+        for path in self._list(f"{self._root}/states/{name}"):
+            if path.endswith(".partial"):  # of a machine that died while it wrote
+                self._remove(path)
+        states = self.states(name)
+        for old in states[KEPT_STATES:]:
             self._remove(self._state(name, old))
+        kept = states[:KEPT_STATES]
         if len(kept) == KEPT_STATES:
             for number in self.order_numbers(name):
                 if number <= min(one.covers for one in kept):
@@ -216,6 +261,27 @@ class Store:
     def _order(self, name: str, number: int) -> str:
         return f"{self._root}/orders/{name}/{number:08}.json"
 
+    def _epoch(self, name: str) -> int | None:
+        """The number of a stream's last placement; None = there is no such stream."""
+        path = f"{self._root}/streams/{check_name(name)}.json"
+        with self._errors():
+            if not self._files.exists(path):
+                self._check_folder()
+                return None
+        return self._entry(path).epoch
+
+    def _entry(self, path: str) -> Entry:
+        text = self._read(path)
+        try:
+            entry = Entry(**json.loads(text))
+            if not isinstance(entry.table, dict) or type(entry.epoch) is not int or entry.epoch < 0:
+                raise ValueError("expected a table, its origin and an epoch")
+            if entry.origin not in ("file", "user"):
+                raise ValueError(f"its origin is {entry.origin!r:.40}")
+        except _UNREADABLE as error:
+            raise InputError(f"the store {self.url}: {path} is no stream: {error}") from None
+        return entry
+
     def _state(self, name: str, state: State) -> str:
         return f"{self._root}/states/{name}/{state.epoch:08}-{state.seq:012}-{state.covers:08}"
 
@@ -227,8 +293,12 @@ class Store:
         except StreamvosError:
             raise
         except Exception as error:
-            text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-            raise StoreError(f"the store {self.url}: {text.splitlines()[0]}") from None
+            raise StoreError(f"the store {self.url}: {_first_line(error)}") from None
+
+    def _check_folder(self) -> None:
+        """A folder that is not mounted any more is not empty, and nothing may be written where it was."""
+        if self._local and not os.path.exists(self._mark):
+            raise FileNotFoundError("its folder is gone; is it mounted on this machine?")
 
     def _write(self, path: str, content: bytes) -> None:
         with self._errors():
@@ -236,8 +306,8 @@ class Store:
                 self._files.pipe_file(path, content)
                 return
             partial = f"{path}.{secrets.token_hex(4)}.partial"
-            if not os.path.isdir(self._root):  # not mounted any more; a new one would hide the old one
-                raise FileNotFoundError("its folder is gone")
+            if path != self._mark:
+                self._check_folder()
             os.makedirs(os.path.dirname(path), exist_ok=True)
             try:
                 with open(partial, "xb") as file:
@@ -249,6 +319,7 @@ class Store:
                 with contextlib.suppress(OSError):
                     os.unlink(partial)
                 raise
+            _sync_folder(os.path.dirname(path))
 
     def _read(self, path: str) -> bytes:
         with self._errors():
@@ -260,10 +331,27 @@ class Store:
                 self._files.invalidate_cache()  # other processes write here
                 return [str(path) for path in self._files.ls(folder, detail=False)]
             except FileNotFoundError:
-                if self._local and not os.path.isdir(self._root):  # not mounted is not empty
-                    raise
+                self._check_folder()
                 return []
 
     def _remove(self, path: str) -> None:
-        with self._errors(), contextlib.suppress(FileNotFoundError):
-            self._files.rm_file(path)
+        with self._errors():
+            try:
+                self._files.rm_file(path)
+            except FileNotFoundError:
+                self._check_folder()
+
+
+def _sync_folder(folder: str) -> None:
+    """A new name outlives a power cut once its folder is on the disk; not every file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(text).splitlines()[0]

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from streamvos.addresses import redact
+from streamvos.fleet.cluster import Place
 from streamvos.fleet.config import FleetConfig, check_stream
 from streamvos.fleet.controller import Controller
 from streamvos.fleet.orders import Orders, answer
 from streamvos.fleet.store import Entry, Order, Store, StoreError
 from streamvos.masks.labelmap import read_label_map
 from streamvos.pipeline.clients.control import Reply
+from streamvos.pipeline.config.streams import StreamConfig
 from streamvos.pipeline.telemetry.logs import EventLog
 from streamvos.types import InputError, StreamvosError
 
@@ -31,7 +33,9 @@ SHOWN = (
 class Owner(Protocol):
     """The fleet that runs."""
 
-    machines: dict[str, str]
+    @property
+    def machines(self) -> Mapping[str, Place]:
+        """Where the shares are."""
 
     def later(self, work: Callable[[], Any], then: Callable[[Future[Any]], None]) -> Future[Any]:
         """Do something in another thread, and take over its outcome in this one."""
@@ -41,6 +45,9 @@ class Owner(Protocol):
 
     def end(self) -> None:
         """End the fleet."""
+
+    def forget(self, stream: str) -> None:
+        """Forget what was counted of a stream."""
 
     def overview(self) -> dict[str, Any]:
         """Everything that is shown."""
@@ -67,8 +74,8 @@ class Users:
         self._orders, self._owner = orders, owner
         self._entries: dict[str, Entry] = {}
         self._adding: dict[str, Reply] = {}  # streams that have not begun yet
-        self._removing: dict[str, Reply] = {}
-        self._clearing: set[str] = set()  # names whose entries in the store are being removed
+        self._removing: dict[str, Reply] = {}  # streams that have not stopped yet
+        self._changing: set[str] = set()  # names whose entries in the store are being written or removed
 
     # ---- the list of streams
 
@@ -76,55 +83,76 @@ class Users:
         """Take over the streams of the store and of the file; of those, what the file says is written.
 
         Raises:
-            InputError: a stream of the file has the name of one that was added, or the store is damaged.
+            InputError: a stream of the file has the name of one that was added, or the store is damaged;
+                nothing was written.
             StoreError: the store cannot be used.
         """
         entries = self._store.streams()
         named = {one.name: one for one in self._config.streams}
-        for name, entry in list(entries.items()):
-            if entry.origin == "file" and name not in named:
-                self._store.remove_stream(name)
-                del entries[name]
-            elif entry.origin == "user" and name in named:
+        for name, entry in entries.items():
+            if entry.origin == "user" and name in named:
                 raise InputError(
                     f"fleet.toml names the stream {name!r}, and one of this name was added before; give it "
                     f"another name, or end that one with `streamvos fleet remove {name}`"
                 )
+            if entry.origin == "user":
+                named[name] = self._checked(name, entry)
+        for name in sorted(entries.keys() - named.keys()):
+            self._log.event("stream_removed", stream=name, reason="fleet.toml does not name it any more")
+            self._store.remove_stream(name)
         for name, stream in named.items():
             old = entries.get(name)
-            table = {**stream.model_dump(mode="json", exclude_unset=True), "mask": None}
-            if old is None or old.table != table:
-                entry = Entry(table, "file", 0 if old is None else old.epoch)
-                self._write_new(name, entry, stream.mask if old is None else None)
-                entries[name] = entry
-        for name, entry in entries.items():
-            table = {key: value for key, value in entry.table.items() if value is not None}
-            stream = check_stream(self._config, table, f"the store: {name}")
+            entry = old if old is not None and old.origin == "user" else self._write(stream, old)
             last, epoch = max([0, *self._store.order_numbers(name)]), entry.epoch
             if states := self._store.states(name):
                 last, epoch = max(last, states[0].covers), max(epoch, states[0].epoch)
             self._entries[name] = replace(entry, epoch=epoch)
-            self._controller.add(name, self._config.load_of(stream), epoch)
+            self._controller.add(name, self._config.loads_of(stream), epoch)
             self._orders.add(name, last)
+
+    def _checked(self, name: str, entry: Entry) -> StreamConfig:
+        table = {key: value for key, value in entry.table.items() if value is not None}
+        return check_stream(self._config, table, f"the store: {name}")
+
+    def _write(self, stream: StreamConfig, old: Entry | None) -> Entry:
+        """What the file says of a stream, as it is now in the store."""
+        table = {**stream.model_dump(mode="json", exclude_unset=True), "mask": None}
+        if old is None:
+            entry = Entry(table, "file")
+            self._write_new(stream.name, entry, stream.mask)
+        elif old.table != table:  # another epoch, so that what runs by the old one is replaced
+            entry = replace(old, table=table, epoch=old.epoch + 1)
+            self._store.write_stream(stream.name, entry)
+        else:
+            entry = old
+        return entry
 
     def placed(self, name: str, epoch: int) -> Entry:
         """The entry of a stream that is placed now."""
         entry = self._entries[name] = replace(self._entries[name], epoch=epoch)
         return entry
 
-    def started(self, name: str, share: str, error: BaseException | None) -> None:
-        """A start has succeeded, or failed; one that a user waits for fails for good if the input is bad."""
-        if error is None:
-            answer(self._adding.pop(name, None), True, status={"state": "running", "share": share})
-        elif name in self._adding and isinstance(error, InputError):
+    def failed(self, name: str, error: BaseException) -> None:
+        """A start has failed; for good, if a user waits for it and the input is bad."""
+        if name in self._adding and isinstance(error, InputError):
             reply = self._adding.pop(name)
+            self._controller.remove(name)
             self._forget(name)
             answer(reply, False, error=f"stream {name} cannot be added: {error}")
 
-    def stopped(self, name: str) -> None:
-        """A stream has stopped; perhaps for good."""
-        if name in self._removing and name not in self._controller.streams:
-            self._removed(name)
+    def settle(self) -> None:
+        """Answer those whose streams have begun, wait for room, or have stopped for good."""
+        streams = self._controller.streams
+        for name in [one for one in self._removing if one not in streams]:
+            self._log.event("stream_removed", stream=name)
+            self._forget(name, self._removing.pop(name))
+        for name in [one for one in self._adding if one not in self._changing]:
+            one = streams[name]
+            if one.phase == "running":
+                answer(self._adding.pop(name), True, status={"state": "running", "share": one.share})
+            elif one.phase == "waiting" and one.problem and not one.failures:
+                status = {"state": "waiting", "share": "", "problem": one.problem}
+                answer(self._adding.pop(name), True, status=status)
 
     # ---- requests
 
@@ -136,10 +164,12 @@ class Users:
 
     def annotate(self, stream: str, mask: np.ndarray, reply: Reply) -> None:
         """Store a mask, and apply it wherever the stream runs."""
+        self._check_settled(stream)
         self._orders.take(stream, Order(mask.copy()), reply)
 
     def forget(self, stream: str, object_id: int, reply: Reply) -> None:
         """Store that an object is to be forgotten, and do it wherever the stream runs."""
+        self._check_settled(stream)
         self._orders.take(stream, Order(forget=object_id), reply)
 
     def pause(self, stream: str) -> None:
@@ -167,44 +197,57 @@ class Users:
         reply: Reply,
         state: tuple[int, bytes] | None = None,
     ) -> None:
-        """Store a stream and place it; the reply comes when it has begun, or cannot."""
+        """Store a stream and place it; the reply comes when it has begun, has no room, or cannot begin."""
         if state is not None:
             raise InputError("a fleet keeps the states of its streams itself")
         if method is not None:
             raise InputError("all streams of a fleet have the method of its fleet.toml")
         stream = check_stream(self._config, table)
         name = stream.name
-        if name in self._clearing:
-            raise InputError(f"the stream {name!r} is still being removed; try again in a moment")
-        self._controller.add(name, self._config.load_of(stream))
+        self._check_settled(name)
+        self._controller.add(name, self._config.loads_of(stream))
         entry = Entry({**dict(table), "mask": None})
         self._controller.streams[name].retry_at = float("inf")  # not before the store has it
         self._entries[name], self._adding[name] = entry, reply
         self._orders.add(name, 0 if stream.mask is None else 1)
+        self._changing.add(name)
 
         def stored(done: Future[Any]) -> None:
-            error = done.exception()
-            waiting = self._adding.get(name) is reply
-            if not waiting:  # removed meanwhile
-                self._forget(name)
-            elif error is not None:
-                del self._adding[name]
-                self._forget(name)
-                answer(reply, False, error=f"stream {name} cannot be added: {error}")
-            else:
+            self._changing.discard(name)
+            if (error := done.exception()) is None:
                 self._controller.streams[name].retry_at = 0.0
                 self._log.event("stream_added", stream=name, source=redact(stream.source))
                 self._owner.soon()
+                return
+            del self._adding[name]
+            self._controller.remove(name)
+            self._forget(name)
+            answer(reply, False, error=f"stream {name} cannot be added: {error}")
 
         self._owner.later(lambda: self._write_new(name, entry, stream.mask), stored)
 
     def remove_stream(self, stream: str, at_once: bool, reply: Reply) -> None:
-        """End a stream, and forget it and all that the store has of it."""
-        self._controller.remove(stream)
-        self._removing[stream] = reply
-        answer(self._adding.pop(stream, None), False, error=f"stream {stream} was removed")
-        self.stopped(stream)
-        self._owner.soon()
+        """End a stream, and forget it and all that the store has of it.
+
+        The store does not have it any more before it ends: whatever dies, it does not come back.
+        """
+        self._check_settled(stream)
+        self._controller.known(stream)
+        self._changing.add(stream)
+
+        def removed(done: Future[Any]) -> None:
+            self._changing.discard(stream)
+            if (error := done.exception()) is not None:
+                answer(reply, False, error=f"stream {stream} is not removed: {error}")
+                return
+            self._removing[stream] = reply
+            answer(self._adding.pop(stream, None), False, error=f"stream {stream} was removed")
+            if stream in self._controller.streams:
+                self._controller.remove(stream)
+            self.settle()
+            self._owner.soon()
+
+        self._owner.later(lambda: self._store.remove_entry(stream), removed)
 
     def drain(self, machine: str, reply: Reply) -> None:
         """Move the streams of a machine elsewhere."""
@@ -229,51 +272,44 @@ class Users:
         node = machine[:8] if "-" not in machine else ""  # shares are called NODE-NUMBER
         found = [
             share
-            for share, host in known.items()
-            if machine in (share, host) or share.rpartition("-")[0] == node
+            for share, place in known.items()
+            if machine in (share, place.machine) or share.rpartition("-")[0] == node
         ]
         if not found:
-            there = ", ".join(sorted(f"{share} on {host}" for share, host in known.items()))
+            there = ", ".join(sorted(f"{share} on {place.machine}" for share, place in known.items()))
             raise InputError(f"there is no machine or share {machine!r:.100}; there are: {there or 'none'}")
         return sorted(found)
 
     # ---- what is stored
 
+    def _check_settled(self, name: str) -> None:
+        if name in self._changing:
+            raise InputError(f"the stream {name!r} is just being added or removed; try again in a moment")
+
     def _write_new(self, name: str, entry: Entry, mask: Path | None) -> None:
         """Write a stream with its first mask: all of it, or nothing."""
+        first = None if mask is None else Order(read_label_map(mask))
+        self._store.remove_stream(name)  # what may be left of an earlier one
         try:
-            if mask is not None:
-                self._store.write_order(name, 1, Order(read_label_map(mask)))
+            if first is not None:
+                self._store.write_order(name, 1, first)
             self._store.write_stream(name, entry)
         except StreamvosError:
             with contextlib.suppress(StoreError):
                 self._store.remove_stream(name)
             raise
 
-    def _forget(self, name: str, then: Callable[[BaseException | None], None] = lambda error: None) -> None:
-        """Nothing is to be left of a stream, here and in the store."""
-        stream = self._controller.streams.get(name)
-        if stream is not None and not stream.removed:
-            self._controller.remove(name)
+    def _forget(self, name: str, reply: Reply | None = None) -> None:
+        """Forget a stream that has stopped for good, here and in the store; then answer."""
         self._entries.pop(name, None)
+        self._owner.forget(name)
         self._orders.drop(name)
-        self._clearing.add(name)
+        self._changing.add(name)
 
         def done(call: Future[Any]) -> None:
-            self._clearing.discard(name)
-            then(call.exception())
+            self._changing.discard(name)
+            if (error := call.exception()) is not None:  # the next stream of this name clears it away
+                self._log.event("not_cleared", "warning", stream=name, error=str(error))
+            answer(reply, True, status={"state": "ended"})
 
         self._owner.later(lambda: self._store.remove_stream(name), done)
-
-    def _removed(self, name: str) -> None:
-        """A stream has stopped for good."""
-        reply = self._removing.pop(name)
-        self._log.event("stream_removed", stream=name)
-
-        def told(error: BaseException | None) -> None:
-            if error is None:
-                answer(reply, True, status={"state": "ended"})
-            else:
-                answer(reply, False, error=f"{name} has ended, but is still in the store: {error}")
-
-        self._forget(name, told)

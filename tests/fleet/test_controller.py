@@ -15,7 +15,8 @@ from streamvos.types import InputError
 
 STREAMS = st.sampled_from([f"s{n}" for n in range(8)])
 SHARES = st.sampled_from(["a", "b", "c"])
-HALF = Fraction(1, 2)
+HALF = {"": Fraction(1, 2), "big": Fraction(1, 4)}
+KINDS = {"c": "big"}  # of shares; the others are of none
 
 
 class Shares:
@@ -36,7 +37,12 @@ class Shares:
 
     def reports(self, now: float, without: frozenset[str] = frozenset()) -> dict[str, Report]:
         return {
-            share: Report(str(life), now, {n: (epoch, 1) for n, epoch in self.streams[share].items()})
+            share: Report(
+                str(life),
+                now,
+                {n: (epoch, 1) for n, epoch in self.streams[share].items()},
+                KINDS.get(share, ""),
+            )
             for share, life in self.lives.items()
             if share not in without
         }
@@ -118,7 +124,7 @@ class AnyOrder(RuleBasedStateMachine):
         there = self.shares.streams.get(call.share)
         name, epoch = call.stream, call.epoch
         if isinstance(call, Start):
-            if fails or there is None or name in there:
+            if fails or there is None or there.get(name, 0) > epoch:
                 self.controller.failed(name, epoch, "it cannot be opened", self.now)
             else:
                 there[name] = epoch
@@ -126,8 +132,8 @@ class AnyOrder(RuleBasedStateMachine):
         elif fails and there is not None:
             self.controller.still_there(name, epoch, self.now)
         else:
-            if there is not None and there.get(name) == epoch:
-                del there[name]
+            if there is not None and there.get(name, epoch) <= epoch:
+                there.pop(name, None)
             self.controller.ended(name, epoch, self.now)
 
     # ---- what always holds
@@ -137,9 +143,9 @@ class AnyOrder(RuleBasedStateMachine):
         believed = {share: Fraction(0) for share in self.controller.used}
         for one in self.controller.streams.values():
             if one.share:
-                believed[one.share] += one.load
+                believed[one.share] += one.loads[KINDS.get(one.share, "")]
             if one.target:
-                believed[one.target] += one.load
+                believed[one.target] += one.loads[KINDS.get(one.target, "")]
         assert believed == dict(self.controller.used)
 
     @invariant()
@@ -219,7 +225,77 @@ def test_room_that_was_kept_for_a_move_is_given_back():
     fleet.shares.up("b")
     fleet.controller.drain("a")
     fleet.turn()
-    assert fleet.controller.used == {"a": 0, "b": HALF}
+    assert fleet.controller.used == {"a": 0, "b": HALF[""]}
+
+
+def test_a_drained_share_stays_empty_when_its_supervisor_comes_back():
+    fleet = Fleet("a", "b")
+    fleet.turn()
+    fleet.controller.drain("a")
+    fleet.shares.down("a")
+    fleet.turn()
+    fleet.shares.up("a")
+    fleet.turn()
+    fleet.controller.add("s", HALF)
+    fleet.turn()
+    assert fleet.where() == {"s": "b"}
+    fleet.controller.add("t", {"": Fraction(1)})
+    fleet.turn()
+    assert fleet.controller.streams["t"].problem == "no share has room: it takes 1 of a share"
+    fleet.controller.undrain("a")
+    fleet.turn()
+    assert fleet.where() == {"s": "b", "t": "a"}
+
+
+def test_a_share_that_starts_nothing_does_not_attract_what_it_fails():
+    """Its disk is gone, say: it is always the emptiest."""
+    fleet = Fleet("a", "b")
+    fleet.controller.add("s", HALF)
+    controller, starts = fleet.controller, []
+    for now in range(100, 110):
+        controller.sees(fleet.shares.reports(now), now)
+        for call in controller.decide(now):
+            starts.append(call.share)
+            if call.share == "a":
+                assert controller.failed("s", call.epoch, "no such disk", now)
+            else:
+                controller.began("s", call.epoch, now)
+                fleet.shares.streams["b"]["s"] = call.epoch
+    assert starts == ["a", "b"]
+    assert not controller.failed("s", 1, "told late", 110)
+    assert controller.streams["s"].phase == "running"
+
+
+def test_the_reserve_is_for_what_has_run():
+    """A new stream whose first start fails may not use it either."""
+    controller = Controller(Fraction(1, 2))
+    controller.add("s", {"": Fraction(3, 4)})
+    controller.add("t", HALF)
+    controller.add("u", {"": Fraction(3, 4)}, epoch=3)  # of the fleet before
+    controller.sees({"a": Report("1", 0.0), "b": Report("2", 0.0)}, 0.0)
+    assert controller.decide(0.0) == [Start("t", "b", 1), Start("u", "a", 4)]
+    controller.failed("t", 1, "no such camera", 0.0)
+    controller.began("u", 4, 0.0)
+    controller.sees({"a": Report("1", 0.0, {"u": (4, 0)}), "b": Report("2", 0.0)}, 5.0)
+    assert controller.decide(5.0) == [Start("t", "b", 2)]
+    controller.began("t", 2, 5.0)
+    controller.sees({"a": Report("1", 5.0, {"u": (4, 0)})}, 6.0)
+    assert controller.streams["t"].phase == "waiting"
+    assert controller.decide(6.0) == []
+    controller.sees({share: Report(share, 6.0) for share in "cd"}, 7.0)
+    assert [(one.stream, one.share) for one in controller.decide(7.0)] == [("t", "d"), ("u", "c")]
+    assert "no share has room: it takes 3/4 of a share" in controller.streams["s"].problem
+
+
+def test_machines_of_two_kinds_hold_what_was_measured_on_each():
+    fleet = Fleet("a", "c")
+    for number in range(7):
+        fleet.controller.add(f"s{number}", HALF)
+    fleet.turn()
+    places = list(fleet.where().values())
+    assert (places.count("a"), places.count("c")) == (2, 4)
+    (waiting,) = [one for one in fleet.controller.streams.values() if one.phase == "waiting"]
+    assert waiting.problem == "no share has room: it takes 1/2 of a share or 1/4 of a share of big"
 
 
 def test_what_a_share_has_forgotten_begins_again():

@@ -11,7 +11,11 @@ from streamvos.fleet.placement import Board, in_order
 
 NAMES = st.sampled_from([f"s{n}" for n in range(30)])
 SHARES = st.sampled_from([f"n{n}-0" for n in range(5)])
-LOADS = st.sampled_from([Fraction(1, n) for n in (1, 2, 3, 7, 12)])
+KINDS = {"n0-0": "", "n1-0": "", "n2-0": "", "n3-0": "big", "n4-0": "big"}
+PARTS = [Fraction(1, n) for n in (1, 2, 3, 7, 12)]
+LOADS = st.sampled_from(
+    [{"": part, "big": part / 3} for part in PARTS] + [{"big": Fraction(1, 2)}, {"": Fraction(1, 5)}]
+)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -30,7 +34,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(share=SHARES)
     def open_one(self, share):
-        self.board.open(share)
+        self.board.open(share, KINDS[share])
         self.open.add(share)
         self.known.add(share)
 
@@ -48,18 +52,19 @@ class AnyOrder(RuleBasedStateMachine):
         self.open.discard(share)
         self.known.discard(share)
 
-    @rule(name=NAMES, load=LOADS, urgent=st.booleans())
-    def put(self, name, load, urgent):
+    @rule(name=NAMES, loads=LOADS, urgent=st.booleans(), avoid=SHARES)
+    def put(self, name, loads, urgent, avoid):
         if name in self.where:
             return
-        share = self.board.put(name, load, urgent)
+        share = self.board.put(name, loads, urgent, avoid)
         until = 1 if urgent else 1 - self.reserve
-        room = {one: self.used(one) for one in self.open if self.used(one) + load <= until}
+        after = {one: self.used(one) + loads[KINDS[one]] for one in self.open if KINDS[one] in loads}
+        room = {one: used for one, used in after.items() if used <= until}
         if share is None:
             assert not room
         else:
-            assert share == min(room, key=lambda one: (room[one], one))
-            self.where[name] = share, load
+            assert share == min(room, key=lambda one: (one == avoid, room[one], one))
+            self.where[name] = share, loads[KINDS[share]]
 
     @rule(name=NAMES)
     def take(self, name):
@@ -84,7 +89,7 @@ def test_a_share_holds_exactly_what_was_measured():
     for count in range(1, 100):
         board = Board()
         board.open("one")
-        places = [board.put(f"s{n}", Fraction(1, count)) for n in range(count + 1)]
+        places = [board.put(f"s{n}", {"": Fraction(1, count)}) for n in range(count + 1)]
         assert places == ["one"] * count + [None]
 
 
@@ -92,18 +97,35 @@ def test_streams_are_spread_and_stay():
     board = Board()
     for share in "abc":
         board.open(share)
-    assert [board.put(f"s{n}", Fraction(1, 4)) for n in range(6)] == ["a", "b", "c", "a", "b", "c"]
+    assert [board.put(f"s{n}", {"": Fraction(1, 4)}) for n in range(6)] == ["a", "b", "c", "a", "b", "c"]
     board.open("d")
     assert board.on("a") == ["s0", "s3"]
-    assert board.put("s6", Fraction(1, 4)) == "d"
+    assert board.put("s6", {"": Fraction(1, 4)}) == "d"
+
+
+def test_a_fast_machine_takes_as_many_more_as_it_holds():
+    board, loads = Board(), {"": Fraction(1, 2), "H200": Fraction(1, 6)}
+    board.open("old-0")
+    board.open("new-0", "H200")
+    places = [board.put(f"s{n}", loads) for n in range(9)]
+    assert (places.count("old-0"), places.count("new-0"), places[-1]) == (2, 6, None)
+    assert board.put("tall", {"H200": Fraction(1, 6)}) is None  # others do not hold it
+
+
+def test_what_runs_where_it_was_not_measured_takes_all_of_it():
+    """A stream that is found on such a share, since fleet.toml has changed."""
+    board = Board()
+    board.open("old-0")
+    board.keep("s", {"H200": Fraction(1, 6)}, "old-0")
+    assert board.shares == {"old-0": 1}
 
 
 def test_the_reserve_is_for_streams_that_have_lost_their_machine():
     board = Board(Fraction(1, 2))
     board.open("one")
-    assert board.put("a", Fraction(1, 2)) == "one"
-    assert board.put("b", Fraction(1, 2)) is None
-    assert board.put("b", Fraction(1, 2), urgent=True) == "one"
+    assert board.put("a", {"": Fraction(1, 2)}) == "one"
+    assert board.put("b", {"": Fraction(1, 2)}) is None
+    assert board.put("b", {"": Fraction(1, 2)}, urgent=True) == "one"
 
 
 def test_the_largest_and_the_lost_come_first():

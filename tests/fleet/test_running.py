@@ -4,168 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
-import numpy as np
 import pytest
 from fleet.fleets import camera, square, until, values
+from fleet.machines import Machines, fleet_of
 from PIL import Image
+from pipeline.small_server import Recorder, serving, short_folder
 
-from streamvos.fleet import running as running_module
 from streamvos.fleet.client import FleetClient
-from streamvos.fleet.cluster import GoneError
 from streamvos.fleet.config import make_fleet
 from streamvos.fleet.running import Fleet
-from streamvos.fleet.store import State, Store
 from streamvos.pipeline.telemetry.logs import EventLog
-from streamvos.types import InputError, StreamvosError
-
-
-class Machine:
-    """A share in memory: it applies every order at once, and saves a state that holds them."""
-
-    def __init__(self, store: Store, life: str):
-        self.store, self.life = store, life
-        self.streams: dict[str, dict] = {}
-
-    def start(self, name, epoch, table):
-        if json.loads(table)["source"].endswith("broken"):
-            raise InputError("no such camera")
-        states = self.store.states(name)
-        seq = states[0].seq if states else 0
-        objects = json.loads(self.store.read_state(name, states[0])) if states else []
-        covers = states[0].covers if states else 0
-        self.streams[name] = {"epoch": epoch, "seq": seq, "objects": objects, "covers": covers}
-        for number in self.store.order_numbers(name):
-            if number > covers:
-                self._apply(name, number)
-
-    def stop(self, name, keep):
-        if keep and name in self.streams:
-            self._save(name)
-        self.streams.pop(name, None)
-
-    def order(self, name, number):
-        if name not in self.streams:
-            raise StreamvosError(f"the stream {name!r} is not here")
-        one = self.streams[name]
-        if number > one["covers"]:
-            self._apply(name, number)
-            self._save(name)
-        return one["seq"]
-
-    def _apply(self, name, number):
-        order, one = self.store.read_order(name, number), self.streams[name]
-        if order.mask is not None and order.mask.shape != (48, 64):
-            raise InputError("the mask has another size")
-        new = {order.forget} if order.mask is None else set(map(int, np.unique(order.mask))) - {0}
-        one["objects"] = sorted(
-            set(one["objects"]) - new if order.mask is None else set(one["objects"]) | new
-        )
-        one["covers"], one["seq"] = number, one["seq"] + 1
-
-    def _save(self, name):
-        one = self.streams[name]
-        state = State(one["epoch"], one["seq"], one["covers"])
-        self.store.write_state(name, state, json.dumps(one["objects"]).encode())
-
-    def report(self):
-        statuses = {
-            name: {
-                "state": "running", "reason": "", "waiting_for": "", "waiting_seconds": 0.0, "incarnation": 1,
-                "seq": one["seq"], "fps": 10.0, "frames": 5, "objects": one["objects"], "size": [48, 64],
-                "dropped": {"newer frame": 2}, "restarts": 0, "recoveries": 0, "left_out": 0, "queues": {},
-                "latencies": {}, "recovery_ms": None,
-            }
-            for name, one in self.streams.items()
-        }  # fmt: skip
-        streams = {n: {"epoch": one["epoch"], "problem": "", "saved": 0} for n, one in self.streams.items()}
-        status = {"streams": statuses, "workers": {}, "restarts": {}, "refused": {}}
-        return {"life": self.life, "pid": 1, "streams": streams, "status": status, "store_problem": ""}
-
-
-class Machines:
-    """A cluster of them."""
-
-    def __init__(self, store: Store):
-        self.store, self.up, self.count = store, {}, 0
-
-    def begin(self, share: str) -> None:
-        self.count += 1
-        self.up[share] = Machine(self.store, str(self.count))
-
-    def shares(self):
-        return {share: f"host-{share[0]}" for share in self.up}
-
-    def call(self, share, method, *arguments, timeout):
-        if share not in self.up:
-            raise GoneError("gone")
-        return getattr(self.up[share], method)(*arguments)
-
-    def restart(self, share):
-        self.begin(share)
-
-    def where(self) -> dict[str, str]:
-        return {name: share for share, one in list(self.up.items()) for name in list(one.streams)}
-
-    def objects(self, name: str) -> list[int]:
-        return self.up[self.where()[name]].streams[name]["objects"]
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch) -> Iterator[Store]:
-    monkeypatch.setattr(running_module, "LOOK_SECONDS", 0.05)
-    with tempfile.TemporaryDirectory(prefix="svos", dir="/tmp") as runtime:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        yield Store(str(tmp_path / "store"), begin=True)
-
-
-@contextmanager
-def fleet_of(store: Store, machines: Machines, folder, **more) -> Iterator[FleetClient]:
-    config = make_fleet(values(folder, **more))
-    with closing(EventLog("json")) as log:
-        one = Fleet(config, store, machines, log)
-        ended: list[object] = []
-
-        def run() -> None:
-            try:
-                ended.append(one.run())
-            except Exception as error:
-                ended.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            client = until(lambda: ended or try_client(), 20)
-            assert isinstance(client, FleetClient), ended
-            with client:
-                yield client
-                if thread.is_alive():
-                    client.stop()
-        finally:
-            one._signals = max(1, one._signals)
-            thread.join(20)
-        assert ended == [0]
-
-
-def try_client() -> FleetClient | None:
-    try:
-        return FleetClient("site", timeout=20)
-    except InputError:
-        return None
-
-
-@pytest.fixture
-def machines(world):
-    found = Machines(world)
-    found.begin("a-0")
-    found.begin("b-0")
-    return found
+from streamvos.types import InputError
 
 
 def test_streams_and_their_objects_outlive_machines_and_the_fleet(world, machines, tmp_path):
@@ -280,6 +134,13 @@ def test_a_store_that_is_full_refuses_what_is_new_and_stops_nothing(world, machi
         assert client.annotate("front", square(2)) >= 0
         client.add_stream(**camera("back"))
         assert machines.objects("front") == [2]
+
+
+def test_a_pipeline_is_no_fleet(tmp_path):
+    with short_folder() as folder:
+        address = f"ipc://{folder}/control.sock"
+        with serving(address, Recorder()), pytest.raises(InputError, match="is a pipeline, and no fleet"):
+            FleetClient(address)
 
 
 def test_one_page_and_one_scrape_say_how_all_is(world, machines, tmp_path, capfd):

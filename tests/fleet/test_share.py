@@ -13,7 +13,7 @@ from fleet.fleets import camera, square, until, values
 from streamvos import Client, InputError
 from streamvos.fleet.config import make_fleet
 from streamvos.fleet.share import Share, placed
-from streamvos.fleet.store import Order, Store
+from streamvos.fleet.store import Entry, Order, Store, StoreError
 from streamvos.types import StreamvosError
 
 
@@ -45,6 +45,7 @@ def objects(name: str, stream: str) -> list[int]:
 def test_a_stream_goes_on_in_another_share(begin, tmp_path):
     """Killed, not asked: with the objects of its last state, and an order that came after it."""
     store = Store(str(tmp_path / "store"), begin=True)
+    store.write_stream("front", Entry(camera("front"), epoch=1))
     first = begin("site-a-0")
     first.start("front", 1, json.dumps(camera("front")))
     store.write_order("front", 1, Order(square(7)))
@@ -57,6 +58,7 @@ def test_a_stream_goes_on_in_another_share(begin, tmp_path):
     with pytest.raises(StreamvosError, match="ended with code -9"):
         until(lambda: first.report() and None, 10)
 
+    store.write_stream("front", Entry(camera("front"), epoch=2))
     second = begin("site-b-0")
     state = store.states("front")[0]
     second.start("front", 2, json.dumps(camera("front")))
@@ -69,7 +71,30 @@ def test_a_stream_goes_on_in_another_share(begin, tmp_path):
     store.write_order("front", 3, Order(np_mask_of_another_size()))
     with pytest.raises(InputError, match="48"):
         second.order("front", 3)
-    second.stop("front", keep=True)
+    with pytest.raises(StoreError, match="No such file"):  # neither applied nor refused
+        second.order("front", 9)
+    store.write_order("front", 4, Order(forget=7))
+    (tmp_path / "store/orders/front/00000004.json").write_text("damaged")
+    store.write_order("front", 5, Order(forget=9))
+    assert second.order("front", 5) > 0  # one that cannot be read does not hold up the next
+    with pytest.raises(InputError, match="no order of a user"):
+        second.order("front", 4)
+
+    second.stop("front", 1, keep=False)  # told late, and meant for an earlier placement
+    with pytest.raises(StreamvosError, match="placed here again"):
+        second.start("front", 1, json.dumps(camera("front")))
+    assert second.report()["streams"]["front"]["epoch"] == 2
+    with Client("site-b-0") as client:  # begun by nobody whom we know
+        client.add_stream(**camera("stray"))
+    assert second.report()["streams"]["stray"]["epoch"] == 0
+    second.stop("stray", 0, keep=False)
+    (tmp_path / "store").rename(tmp_path / "away")
+    with pytest.raises(StoreError, match="folder is gone"):
+        second.stop("front", 2, keep=True)
+    until(lambda: "folder is gone" in second.report()["store_problem"], 20)
+    (tmp_path / "away").rename(tmp_path / "store")
+    until(lambda: not second.report()["store_problem"], 20)
+    second.stop("front", 2, keep=True)
     assert second.report()["streams"] == {}
     with pytest.raises(StreamvosError, match="not here"):
         second.order("front", 4)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from streamvos.fleet.store import Entry, Order, State, Store, StoreError
+from streamvos.fleet.store import Entry, Order, OverruledError, State, Store, StoreError
 from streamvos.types import InputError
 
 TABLE = {"name": "front", "source": "rtsp://user:secret@camera/stream"}
@@ -40,6 +40,7 @@ def test_masks_come_back_bit_by_bit(mask):
 
 
 def test_orders_are_kept_until_two_states_have_them(store):
+    store.write_stream("front", Entry(TABLE, epoch=1))
     for number in (1, 2, 3):
         store.write_order("front", number, Order(forget=number))
     store.write_state("front", State(1, 10, 2), b"one")
@@ -48,6 +49,7 @@ def test_orders_are_kept_until_two_states_have_them(store):
     assert store.order_numbers("front") == [3]
     assert store.read_order("front", 3).forget == 3
     assert store.states("front") == [State(1, 20, 3), State(1, 10, 2)]
+    store.write_stream("front", Entry(TABLE, epoch=2))
     store.write_state("front", State(2, 5, 3), b"three")
     assert store.states("front") == [State(2, 5, 3), State(1, 20, 3)]
     assert store.read_state("front", State(2, 5, 3)) == b"three"
@@ -56,10 +58,48 @@ def test_orders_are_kept_until_two_states_have_them(store):
     assert store.states("front") == []
 
 
-def test_a_machine_that_was_cut_off_does_not_overrule_its_successor(store):
-    store.write_state("front", State(2, 5, 0), b"new")
-    store.write_state("front", State(1, 999, 0), b"old")
-    assert store.states("front")[0] == State(2, 5, 0)
+def test_a_machine_that_was_cut_off_is_overruled(store):
+    """It may not remove an order either: its successor may not have read it yet."""
+    store.write_stream("front", Entry(TABLE, epoch=1))
+    store.write_order("front", 1, Order(forget=1))
+    store.write_state("front", State(1, 5, 1), b"old")
+    store.write_stream("front", Entry(TABLE, epoch=2))
+    with pytest.raises(OverruledError, match="placed again"):
+        store.write_state("front", State(1, 999, 1), b"old")
+    assert (store.states("front"), store.order_numbers("front")) == ([State(1, 5, 1)], [1])
+    store.remove_stream("front")
+    with pytest.raises(OverruledError, match="removed"):
+        store.write_state("front", State(2, 5, 0), b"new")
+    assert store.states("front") == []
+
+
+def test_what_a_machine_left_half_written_is_cleared_away(tmp_path):
+    store = Store(str(tmp_path / "site"), begin=True)
+    store.write_stream("front", Entry(TABLE, epoch=1))
+    partial = tmp_path / "site/states/front/00000001-000000000003-00000000.1a2b3c4d.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"half")
+    store.write_state("front", State(1, 5, 0), b"whole")
+    assert [path.name for path in partial.parent.iterdir()] == ["00000001-000000000005-00000000"]
+
+
+def test_a_name_is_on_the_disk_before_an_order_is_answered(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "site"), begin=True)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    store.write_order("front", 1, Order(forget=1))
+    assert synced[0].endswith(".partial")
+    assert synced[1:] == [str(tmp_path / "site/orders/front")]
+
+
+def test_each_store_has_a_number_and_one_process_that_decides(store, tmp_path):
+    again, other = Store(store.url), Store(str(tmp_path / "other"), begin=True)
+    assert again.number == store.number != other.number
+    store.take_over()
+    assert store.is_ours()
+    again.take_over()
+    assert again.is_ours()
+    assert not store.is_ours()
 
 
 def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path, monkeypatch):
@@ -81,13 +121,20 @@ def test_a_folder_that_is_gone_is_neither_empty_nor_made_anew(tmp_path):
     """As when it is not mounted: what is there then is not the store."""
     store = Store(str(tmp_path / "site"), begin=True)
     (tmp_path / "site").rename(tmp_path / "away")
-    with pytest.raises(StoreError, match="No such file"):
+    with pytest.raises(StoreError, match="its folder is gone"):
         store.streams()
     with pytest.raises(StoreError, match="its folder is gone"):
         store.write_order("front", 1, Order(forget=1))
     (tmp_path / "site").mkdir()
-    with pytest.raises(StoreError, match="is it mounted"):
-        Store(str(tmp_path / "site"))
+    for use in (
+        lambda: Store(str(tmp_path / "site")),
+        store.streams,
+        store.check,
+        lambda: store.write_state("front", State(1, 1, 0), b""),
+    ):
+        with pytest.raises(StoreError, match="is it mounted"):
+            use()
+    assert not list((tmp_path / "site").iterdir())
     (tmp_path / "site").rmdir()
     (tmp_path / "away").rename(tmp_path / "site")
     Store(str(tmp_path / "site")).write_order("front", 1, Order(forget=1))
@@ -98,21 +145,29 @@ def test_a_place_that_nobody_can_write_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="the store"):
         Store(str(tmp_path / "file"), begin=True)
-    with pytest.raises(InputError, match="nosuch"):
-        Store("nosuch://bucket", begin=True)
+    for url in ("nosuch://bucket", "zip://there/is/none.zip", "dask://"):
+        with pytest.raises((InputError, StoreError), match=url.partition(":")[0]) as caught:
+            Store(url, begin=True)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"forget": "x"}', '{"size": [2], "objects": {"1": {}}}', "[" * 100_000]
+    "text",
+    [
+        *("", "[]", "{}", '{"forget": "x"}', '{"forget": Infinity}', "[" * 100_000),
+        *('{"size": [2], "objects": {"1": {}}}', '{"size": [1000000000, 1000000000], "objects": {}}'),
+        '{"size": [1, 1], "objects": {"300": {"size": [1, 1], "counts": "01"}}}',
+    ],
 )
 def test_what_is_no_order_is_refused(text):
     with pytest.raises(InputError):
         Order.from_json(text)
 
 
-def test_a_damaged_entry_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[]", '{"table": 1}', '{"table": {}, "epoch": "1"}', "1" * 10_000])
+def test_a_damaged_entry_is_named(tmp_path, text):
     store = Store(str(tmp_path / "site"), begin=True)
     store.write_stream("front", Entry(TABLE))
-    (tmp_path / "site/streams/front.json").write_text("{")
+    (tmp_path / "site/streams/front.json").write_text(text)
     with pytest.raises(InputError, match=r"front\.json is no stream"):
         store.streams()
