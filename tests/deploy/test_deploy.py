@@ -231,6 +231,17 @@ def test_every_pod_has_a_pipeline():
     assert all(selector.items() <= labels for selector in selectors)
 
 
+def test_nothing_is_given_up_and_nothing_waits_for_ever():
+    """A machine that starts again has its pipelines; a camera that is gone holds up no drain or update."""
+    assert all(one["restart"] == "unless-stopped" for one in compose()["services"].values())
+    assert (unit()["StartLimitIntervalSec"], unit()["Restart"]) == ("0", "on-failure")
+    objects = kubernetes()
+    assert objects["PodDisruptionBudget"]["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert objects["StatefulSet"]["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    probes = [one for name, one in pod()["containers"][0].items() if name.endswith("Probe")]
+    assert all(one["timeoutSeconds"] == 5 for one in probes)
+
+
 def test_there_is_time_to_drain():
     after = CLOSE_SECONDS + KILL_AFTER + CONSOLE_ENDS
     shortest = SupervisionConfig().drain_timeout + after
