@@ -42,6 +42,7 @@ class Reports:
         machines: where the shares are.
         last: share -> its last report, as `Share.report`.
         problems: share -> why it gives no report.
+        asking_since: since when the cluster is asked which shares there are; None = it is not.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Reports:
         self.machines: dict[str, Place] = {}
         self.last: dict[str, dict[str, Any]] = {}
         self.problems: dict[str, str] = {}
+        self.asking_since: float | None = None
         self._asked: dict[str, float] = {}  # share -> when the report that we have was asked for
         self._silent_since: dict[str, float] = {}
         self._pool = ThreadPoolExecutor(64, "reports")
@@ -65,7 +67,11 @@ class Reports:
         Raises:
             StreamvosError: the cluster does not answer.
         """
-        machines = self._cluster.shares()
+        self.asking_since = now
+        try:
+            machines = self._cluster.shares()
+        finally:
+            self.asking_since = None
         calls = {
             share: self._pool.submit(self._cluster.call, share, "report", timeout=ANSWER_SECONDS)
             for share in machines

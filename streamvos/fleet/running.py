@@ -40,8 +40,8 @@ from streamvos.types import StreamvosError
 LOOK_SECONDS = 1.0
 """How often shares are asked for their report."""
 
-HEAD_SECONDS = 120.0
-"""When the cluster has not answered for so long, it is gone."""
+HEAD_SECONDS = 45.0
+"""When the cluster has not answered for so long, it is gone. Ray itself ends this process after 60 s."""
 
 STORE_SECONDS = 15.0
 """How long a small object of the store may take."""
@@ -143,6 +143,8 @@ class Fleet:
         while not self._outcomes.empty():
             self._outcomes.get()()
         now = self._clock()
+        if (asking_since := self._reports.asking_since) is not None:  # Ray waits for its head
+            self._check_cluster("Ray's head does not answer", asking_since, now)
         if self._look is None and now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._look = self._later_in(self._looking, lambda: self._reports.ask(now), self._saw)
@@ -257,10 +259,13 @@ class Fleet:
         if self._cluster_silent_since is None:
             self._cluster_silent_since = now
             self._log.event("cluster_silent", "warning", error=str(error))
-        if now - self._cluster_silent_since > HEAD_SECONDS:
-            raise StreamvosError(
-                f"{error}; begin a new cluster, where `streamvos fleet up` goes on from the store"
-            )
+        self._check_cluster(str(error), self._cluster_silent_since, now)
+
+    def _check_cluster(self, problem: str, since: float, now: float) -> None:
+        if now - since > HEAD_SECONDS:
+            what = "what runs ends with it; begin a new cluster, where `fleet up` goes on from the store"
+            self._log.event("cluster_lost", "error", error=problem)  # leaving it may take longer than we have
+            raise StreamvosError(f"{problem}: {what}")
 
     def _count_gone(self, statuses: Mapping[str, Any]) -> None:
         """Keep the counts of placements that have ended."""

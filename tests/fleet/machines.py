@@ -102,6 +102,8 @@ class Machines:
         self.store, self.up, self.count = store, {}, 0
         self.pause = threading.Event()  # stops wait for it
         self.pause.set()
+        self.hangs = threading.Event()  # the list of shares waits for it
+        self.hangs.set()
         self.stops, self.silent, self.broken = True, False, ""
         self.tables: dict[str, str] = {}
 
@@ -110,6 +112,7 @@ class Machines:
         self.up[share] = Machine(self.store, str(self.count))
 
     def shares(self):
+        self.hangs.wait(10)
         if self.silent:
             raise StreamvosError("no head")
         return {share: Place(f"host-{share[0]}") for share in self.up}

@@ -58,6 +58,12 @@ class Nodes:
         self.cluster.remove_node(node, allow_graceful=False)
         return killed
 
+    def kill_the_head(self) -> float:
+        """Kill the node that knows all others; they live on. When, in monotonic seconds."""
+        killed = time.monotonic()
+        self.cluster.remove_node(self.cluster.head_node, allow_graceful=False)
+        return killed
+
     def close(self) -> None:
         self.cluster.shutdown()
 
@@ -273,6 +279,77 @@ def test_every_kind_of_loss(runtime, tmp_path, capsys):
             print(f"{name}: {one['frames']} frames, dropped {one['dropped']}; before: {one['gone']}")
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@slow
+def test_the_head_alone(runtime, tmp_path, capsys):
+    """The other machines live on: masks are still taken, and in the end a new cluster has them all."""
+    losses = Losses(["a", "b"])
+    with nodes_of(2) as nodes:
+        more = {"cluster": nodes.cluster.address, "streams": [camera(name) for name in losses.given]}
+        fleet = Up(tmp_path, runtime, **more)
+        with fleet.client() as client:
+            losses.annotate(client, 3)
+            pids = [one["pid"] for one in client.status()["shares"].values()]
+            killed, taken = nodes.kill_the_head(), [0.0]
+            number = 4
+            while fleet.process.poll() is None and time.monotonic() < killed + 240:
+                try:
+                    client.annotate("ab"[number % 2], square(number, number))
+                except StreamvosError:
+                    time.sleep(1)
+                    continue
+                losses.given["ab"[number % 2]].add(number)
+                taken.append(time.monotonic() - killed)
+                number += 1
+                time.sleep(2)
+        code, ended = fleet.process.wait(60), time.monotonic() - killed
+        until(lambda: not any(map(is_alive, pids)), 120)
+        over = time.monotonic() - killed
+        last = fleet.log.read_text().strip().splitlines()[-1]
+    assert code == 1, fleet.log.read_text()[-3000:]
+    begun = time.monotonic()
+    with nodes_of(2) as nodes, up(tmp_path, runtime, **{**more, "cluster": nodes.cluster.address}) as fleet:
+        client = fleet.client()
+        losses.check(client)
+        back = time.monotonic() - begun
+        shown = client.status()["streams"]
+        assert fleet.end() == 0
+    assert all(one["seq"] > 0 for one in shown.values())
+    with capsys.disabled():
+        print(
+            f"\nhead killed: {len(taken) - 1} masks taken until {taken[-1]:.0f} s, `fleet up` ended after "
+            f"{ended:.0f} s ({last:.200}), the last stream after {over:.0f} s; all objects back {back:.0f} s "
+            f"after a new cluster was begun; lost annotations: 0 of {number - 2}"
+        )
+
+
+@slow
+def test_another_file_is_taken_over_by_shares_that_live_on(runtime, tmp_path):
+    """`fleet up` is killed, its file changed, and begun again: what runs by the old one begins anew."""
+    with nodes_of(1) as nodes:
+        more = {"cluster": nodes.cluster.address, "streams": [camera("a")]}
+        fleet = Up(tmp_path, runtime, **more)
+        with fleet.client() as client:
+            until(lambda: running(client, "a"), 120)
+            client.annotate("a", square(9))
+            before = [one["pid"] for one in client.status()["shares"].values()]
+        fleet.end(signal.SIGKILL)
+        with up(tmp_path, runtime, **more, snapshot_seconds=1.0) as fleet, fleet.client() as client:
+            until(lambda: running(client, "a", epoch=2), 120)
+            assert 9 in until(lambda: running(client, "a")["objects"], 30)
+            after = [one["pid"] for one in client.status()["shares"].values()]
+            assert before != after
+            assert fleet.end() == 0
+        until(lambda: not any(map(is_alive, after)), 30)  # nothing is left on the machine
+
+
 @slow
 def test_draining_and_new_nodes(runtime, tmp_path):
     with nodes_of(1) as nodes:
@@ -293,7 +370,7 @@ def test_draining_and_new_nodes(runtime, tmp_path):
 def test_a_local_fleet_needs_no_cluster_and_names_what_is_wrong(runtime, tmp_path):
     """Bad input ends before Ray begins: one line, exit code 2."""
     (tmp_path / "fleet.toml").write_text(to_toml(values(tmp_path, streams=[camera("a"), camera("a")])))
-    for more, said in [("", "twice: a"), ("\nsorce = 1\n", "sorce")]:
+    for more, said in [("", "twice: a"), ("\nsorce = 1\n", "sorce"), ("[", "fleet.toml")]:
         (tmp_path / "fleet.toml").write_text((tmp_path / "fleet.toml").read_text() + more)
         done = subprocess.run(
             [sys.executable, "-m", "streamvos", "fleet", "up", str(tmp_path / "fleet.toml")],
