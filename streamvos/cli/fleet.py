@@ -6,6 +6,7 @@ streamvos fleet drain camera-host-2 --at site
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from streamvos.cli.options import BUNDLED_NAMES, METHOD_NAMES, JsonTarget, examples
-from streamvos.cli.output import make_table, show
+from streamvos.cli.output import make_table, report_error, show
 from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.types import InputError
 
@@ -40,7 +41,7 @@ def up(
     log: Annotated[str, typer.Option(metavar="text|json", help="Format of the log.")] = "text",
 ) -> None:
     """Run a fleet until Ctrl-C, which ends its streams in order, with their states saved."""
-    from streamvos.fleet.cluster import RayCluster
+    from streamvos.fleet.cluster import ClusterLostError, RayCluster
     from streamvos.fleet.config import read_fleet
     from streamvos.fleet.running import Fleet
     from streamvos.fleet.store import Store
@@ -52,7 +53,12 @@ def up(
     _check_method(config.method)
     store = Store(config.store, begin=True)
     with closing(EventLog(log)) as events, RayCluster(config) as cluster:  # type: ignore[arg-type]
-        code = Fleet(config, store, cluster, events).run()
+        try:
+            code = Fleet(config, store, cluster, events).run()
+        except ClusterLostError as error:
+            report_error(error)
+            events.close()
+            os._exit(1)  # leaving Ray in order would wait for its head for minutes
         if code == 0:
             cluster.end_shares()
         raise typer.Exit(code)

@@ -33,6 +33,10 @@ class SilentError(StreamvosError):
     """A share that does not answer in time."""
 
 
+class ClusterLostError(StreamvosError):
+    """Nobody answers any more for the machines; leaving them in order would wait for that."""
+
+
 class Place(NamedTuple):
     """Where a share is: its machine's name, and kind, one of `FleetConfig.kinds`; "" = none of them."""
 

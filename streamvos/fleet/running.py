@@ -24,7 +24,7 @@ from typing import Any
 
 import zmq
 
-from streamvos.fleet.cluster import Cluster, GoneError, Place
+from streamvos.fleet.cluster import Cluster, ClusterLostError, GoneError, Place
 from streamvos.fleet.config import FleetConfig
 from streamvos.fleet.controller import Controller, Start, Stop
 from streamvos.fleet.orders import Orders
@@ -264,8 +264,8 @@ class Fleet:
     def _check_cluster(self, problem: str, since: float, now: float) -> None:
         if now - since > HEAD_SECONDS:
             what = "what runs ends with it; begin a new cluster, where `fleet up` goes on from the store"
-            self._log.event("cluster_lost", "error", error=problem)  # leaving it may take longer than we have
-            raise StreamvosError(f"{problem}: {what}")
+            self._log.event("cluster_lost", "error", error=problem)
+            raise ClusterLostError(f"{problem}: {what}")
 
     def _count_gone(self, statuses: Mapping[str, Any]) -> None:
         """Keep the counts of placements that have ended."""

@@ -342,6 +342,88 @@ def test_a_stream_that_nobody_wants_is_stopped():
     assert fleet.turn() == [Stop("old", "a", 4, keep=False)]
 
 
+def test_what_is_removed_is_not_moved_first():
+    fleet = Fleet("a", "b")
+    fleet.controller.add("s", HALF)
+    fleet.turn()
+    fleet.controller.drain("a")
+    fleet.controller.remove("s")
+    assert fleet.turn() == [Stop("s", "a", 1, keep=False)]
+
+
+def test_a_return_counts_from_the_first_loss_and_the_lost_come_first():
+    fleet = Fleet("a")
+    for name in ("s", "z"):
+        fleet.controller.add(name, HALF)
+    fleet.turn()
+    fleet.shares.streams["a"].pop("z")
+    fleet.controller.add("r", HALF)
+    fleet.controller.sees(fleet.shares.reports(fleet.now + 1), 10.0)
+    assert fleet.controller.decide(10.0) == [Start("z", "a", 2)]  # and not r
+    fleet.shares.down("a")
+    fleet.controller.sees({}, 20.0)
+    fleet.shares.up("a")
+    fleet.now = 30.0
+    fleet.turn()
+    assert dict(fleet.controller.returns)["z"] > 20
+
+
+def test_what_is_told_of_an_earlier_start_does_not_count():
+    """A share is begun again while it begins a stream; what its first life says comes late."""
+    controller = Controller()
+    controller.add("s", HALF)
+    controller.sees({"a": Report("first", 1.0)}, 1.0)
+    assert controller.decide(1.0) == [Start("s", "a", 1)]
+    controller.sees({"a": Report("second", 2.0)}, 2.0)
+    assert controller.decide(2.0) == [Start("s", "a", 2)]
+    controller.began("s", 1, 3.0)
+    assert controller.streams["s"].phase == "starting"
+
+
+def test_a_move_may_use_the_reserve():
+    controller = Controller(Fraction(1, 2))
+    controller.add("s", {"": Fraction(3, 4)}, epoch=1)
+    controller.sees({"a": Report("1", 1.0, {"s": (1, 9)}), "b": Report("2", 1.0)}, 1.0)
+    controller.drain("a")
+    assert controller.decide(2.0) == [Stop("s", "a", 1, keep=True)]
+
+
+def test_nobody_else_gets_the_room_that_a_stream_moves_to():
+    fleet = Fleet("a")
+    fleet.controller.add("s", {"": Fraction(1)})
+    fleet.turn()
+    fleet.shares.up("b")
+    fleet.controller.drain("a")
+    fleet.controller.sees(fleet.shares.reports(10), 10)
+    assert fleet.controller.decide(11) == [Stop("s", "a", 1, keep=True)]
+    fleet.controller.add("r", HALF)
+    early = fleet.shares.reports(12)
+    fleet.controller.ended("s", 1, 13)
+    assert (fleet.controller.streams["s"].phase, fleet.controller.streams["s"].share) == ("starting", "b")
+    fleet.controller.sees(early, 14)  # asked for before it had ended there
+    assert fleet.controller.decide(14) == [Start("s", "b", 2)]
+
+
+def test_an_older_placement_is_no_reason_to_wait_and_is_ended():
+    controller = Controller()
+    controller.add("s", HALF, epoch=5)
+    controller.add("new", HALF)
+    controller.sees({"a": Report("1", 1.0, {"s": (3, 9), "new": (0, 9)})}, 1.0)
+    assert controller.decide(1.0) == [
+        Stop("new", "a", 0, keep=False),
+        Stop("s", "a", 3, keep=False),
+        Start("s", "a", 6),
+        Start("new", "a", 1),
+    ]
+    controller.sees({"a": Report("1", 2.0, {"s": (3, 9)})}, 2.0)  # the same share, which begins the new one
+    assert controller.decide(2.0) == [Stop("s", "a", 3, keep=False)]
+    controller.began("s", 6, 2.0)
+    controller.sees(
+        {"a": Report("1", 3.0, {"s": (3, 9)})}, 3.0
+    )  # it has lost the new one, and not the old one
+    assert Start("s", "a", 7) in controller.decide(3.0)
+
+
 def test_what_cannot_be_started_is_tried_again_ever_later():
     controller, now = Controller(), 0.0
     controller.add("s", HALF)

@@ -112,6 +112,14 @@ def test_a_fast_machine_takes_as_many_more_as_it_holds():
     assert board.put("tall", {"H200": Fraction(1, 6)}) is None  # others do not hold it
 
 
+def test_a_share_that_was_lost_may_come_back_as_another_kind():
+    board = Board()
+    board.open("a-0")
+    board.lose("a-0")
+    board.open("a-0", "H200")
+    assert board.put("s", {"H200": Fraction(1, 6)}) == "a-0"
+
+
 def test_what_runs_where_it_was_not_measured_takes_all_of_it():
     """A stream that is found on such a share, since fleet.toml has changed."""
     board = Board()
