@@ -7,8 +7,8 @@ A place for one is marked in the page, and everything up to the end mark is writ
     <!-- end -->
 
 The first word is the kind: of a figure (`figures`: times, stages, scores, by-objects, ...), or "sizing" for
-the lines of `bench capacity`, or one of `older.TABLES` for files in other formats. "A or B" takes B as long
-as there is no file for A; where there is none at all, the page says that it was not measured yet.
+the lines of `bench capacity`, or one of `json_tables.TABLES` for files that are no JSON lines. Where there is
+no such file, the page says that it was not measured yet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streamvos.files import read_text
 from streamvos.types import InputError
 
 from ..results import CaseResult, read
-from . import older, svg
+from . import json_tables, svg
 from .figures import figures
 from .summary import place, sizing_lines
 from .text import in_markdown
@@ -53,9 +53,10 @@ def built(folder: Path) -> dict[Path, str]:
     """results.md and its pictures as they should be."""
     page = folder / "results.md"
     files: dict[Path, str] = {}
+    told: set[str] = set()
 
     def content(found: re.Match[str]) -> str:
-        text, pictures = _place(found[2], folder)
+        text, pictures = _place(found[2].split(), folder, told)
         files.update(pictures)
         return f"{found[1]}\n{text}\n\n{found[3]}"
 
@@ -66,20 +67,14 @@ def built(folder: Path) -> dict[Path, str]:
     return files
 
 
-def _place(text: str, folder: Path) -> tuple[str, dict[Path, str]]:
-    """What stands in a place: the first of several possibilities whose files are there."""
-    ways = [way.split() for way in text.split(" or ")]
-    for kind, *names in ways:
-        if all((folder / name).is_file() or "METHOD" in name for name in names):
-            return _one(kind, names, folder)
-    return f"*Not measured yet: there is no {', '.join(ways[0][1:])}.*", {}
-
-
-def _one(kind: str, names: list[str], folder: Path) -> tuple[str, dict[Path, str]]:
-    """What stands in a place, and the pictures that it shows."""
+def _place(words: list[str], folder: Path, told: set[str]) -> tuple[str, dict[Path, str]]:
+    """What stands in a place, and the pictures that it shows; `told` are the page's explanations so far."""
+    kind, *names = words
     paths = [folder / name for name in names]
-    if kind in older.TABLES:
-        return older.TABLES[kind](paths).strip(), {}
+    if not all(path.is_file() or "METHOD" in path.name for path in paths):
+        return f"*Not measured yet: there is no {', '.join(names)}.*", {}
+    if kind in json_tables.TABLES:
+        return json_tables.TABLES[kind](paths).strip(), {}
     rows = [row for path in paths for row in read(path)]
     if kind == "sizing":
         return "\n".join(
@@ -87,18 +82,28 @@ def _one(kind: str, names: list[str], folder: Path) -> tuple[str, dict[Path, str
         ), {}
     found = [figure for figure in figures(rows) if figure.kind == kind]
     if not found:
-        kinds = ", ".join(sorted({figure.kind for figure in figures(rows)} | {*older.TABLES, "sizing"}))
+        kinds = ", ".join(sorted({figure.kind for figure in figures(rows)} | {*json_tables.TABLES, "sizing"}))
         raise InputError(f"docs/results.md: {', '.join(names)} has no {kind}; choose of: {kinds}")
     parts, pictures = [], {}
     for k, figure in enumerate(found):
         path = paths[0].with_name(f"{paths[0].stem}-{kind}{f'-{k + 1}' * (k > 0)}.svg")
-        parts.append(in_markdown(figure.caption))
+        parts.append(in_markdown(_untold(figure.caption, told)))
         if figure.plots:
             pictures[path] = svg.standalone(svg.side_by_side(figure.plots, figure.title))
             parts.append(f"![{in_markdown(figure.title)}]({path.relative_to(folder).as_posix()})")
         if figure.table:
-            parts += [older.grid(figure.table.columns, figure.table.rows), figure.table.note]
+            parts += [
+                json_tables.grid(figure.table.columns, figure.table.rows),
+                _untold(figure.table.note, told),
+            ]
     return "\n\n".join(filter(None, [*parts, provenance(rows)])), pictures
+
+
+def _untold(text: str, told: set[str]) -> str:
+    """The sentences that the page does not have yet."""
+    sentences = [one for one in re.split(r"(?<=\.) ", text) if one not in told]
+    told.update(sentences)
+    return " ".join(sentences)
 
 
 def provenance(rows: list[CaseResult]) -> str:

@@ -253,13 +253,29 @@ def _scores(rows: Sequence[CaseResult], colors: Colors) -> Iterator[Figure]:
         )
     if plots and other != main:
         caption += " Dashed: the same, had there been time for every frame."
-    more = [] if plots else detail_names(scored)
+    if plots:
+        yield Figure("scores", "Accuracy", caption, plots[:MOST_PANELS], _by_rate(found, main, other))
+        return
+    more = detail_names(scored)
     cells = [
         [row.name, *(number(row.scores.get(name)) for name in names), *detail_cells(row, more)]
         for row in scored
     ]
-    title = "Accuracy" if plots else "Scores"
-    yield Figure("scores", title, caption, plots[:MOST_PANELS], Table(["case", *names, *more], cells))
+    yield Figure("scores", "Scores", "", [], Table(["case", *names, *more], cells))
+
+
+def _by_rate(found: Sequence[Panel], main: str, other: str) -> Table:
+    """A line for each method and size, a column for each rate."""
+    rates = sorted({at for panel in found for line in panel.lines for at, *_ in line.points})
+    cells = []
+    for panel in found:
+        for line in panel.lines:
+            row, values = line.points[0][2], {at: number(value) for at, value, _ in line.points}
+            cells.append(
+                [", ".join(filter(None, (line.name, panel.title))), number(row.mean),
+                 number(row.scores.get(other)), *(values.get(at, "") for at in rates)]
+            )  # fmt: skip
+    return Table([main, "ms a frame", "offline", *(f"{at:g} frames/s" for at in rates)], cells)
 
 
 def _operators(rows: Sequence[CaseResult]) -> Iterator[Figure]:

@@ -111,8 +111,8 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     These are the eight orientations of a display matrix (quarter turns, mirrored or not). Other angles are
     rounded to the nearest.
     """
-    # frame.side_data would be kept by the frame, which it refers to: a cycle, so that hundreds of frames would
-    # lie in memory until the garbage collector comes
+    # frame.side_data would be kept by the frame, which it refers to: a cycle, so that hundreds of frames
+    # would lie in memory until the garbage collector comes
     side_data: Any = SideDataContainer(frame)
     data = next((bytes(one) for one in side_data if one.type == Type.DISPLAYMATRIX), b"")
     if len(data) < _DISPLAY_MATRIX.size:

@@ -32,6 +32,25 @@ def disturb(masks: torch.Tensor) -> torch.Tensor:
     return torch.stack(kinds)[chosen, torch.arange(len(masks), device=masks.device)]
 
 
+def unseen_parts(masks: torch.Tensor, share: float) -> torch.Tensor:
+    """What of masks (B, h, w) a memory has seen, (B, h, w) in 0..1: of about `share` of them, one side is missing.
+
+    As of an object that turns: the missing part, at most two thirds, was never seen as the object's.
+    """
+    count, (rows, columns) = len(masks), masks.shape[1:]
+    y, x = (torch.linspace(-1, 1, side, device=masks.device) for side in (rows, columns))
+    angle = 2 * torch.pi * masks.new_empty(count, 1, 1).uniform_()
+    noise = F.interpolate(masks.new_empty(count, 1, 4, 6).normal_(), (rows, columns), mode="bicubic")[:, 0]
+    along = angle.cos() * x + angle.sin() * y[:, None] + 0.15 * noise  # (B, h, w), grows towards one side
+    kept = 0.35 + 0.5 * torch.rand(count, device=masks.device)
+    seen = torch.ones_like(masks)
+    for k in chance(masks, share).flatten().nonzero().flatten().tolist():
+        inside = along[k][masks[k] > 0.5]
+        if len(inside):
+            seen[k] = ((inside.quantile(float(kept[k])) - along[k]) / 0.03).sigmoid()
+    return seen
+
+
 def move(masks: torch.Tensor, amount: float) -> torch.Tensor:
     """Masks (B, h, w), each shifted by about `amount` of the frame, and scaled and turned a little."""
     count = len(masks)

@@ -22,6 +22,7 @@ from streamvos.nn.aggregation import winners_of_odds
 from streamvos.nn.precision import without_autocast
 from streamvos.nn.target_model.learning import Samples, learn_both, make_samples, project, score
 from streamvos.nn.target_model.sample_weights import SampleWeights
+from streamvos.training.disturbance import chance, unseen_parts
 from streamvos.training.heads import Recipe
 from streamvos.training.losses import mask_loss, overlap
 
@@ -30,6 +31,9 @@ STRIDE = 4
 
 LEARNING_RATES = (0.1, 0.5)
 """A clip's frames lie apart, so one counts as much as several neighbors would."""
+
+UNSEEN = 0.1
+"""Share of the clips in which the target model learns later masks that lack a part of the object."""
 
 
 class FRTMLoss:
@@ -53,6 +57,7 @@ class FRTMLoss:
         size = (truth.shape[-2], truth.shape[-1])
         with torch.no_grad(), without_autocast(labels.device.type):
             seen = levels[TARGET_LEVEL].float()  # (B, T, C, h, w), by the target models
+            known = unseen_parts(F.avg_pool2d((labels[:, 0] == 1).float(), STRIDE), UNSEEN)  # (B, H/4, W/4)
             models = [self._start(own[0], first == 1) for own, first in zip(seen, labels[:, 0], strict=True)]
         losses, overlaps = [], []
         for t in range(1, length):
@@ -65,7 +70,9 @@ class FRTMLoss:
             losses.append(mask_loss(logits, truth[:, t]))
             with torch.no_grad(), without_autocast(labels.device.type):
                 overlaps.append(overlap(logits, truth[:, t]))
-                self._learn(models, projected, logits.float().sigmoid())
+                objects = logits.float().sigmoid()
+                objects = torch.where(chance(objects, 0.5), objects * known, objects)
+                self._learn(models, projected, objects)
         return {"total": torch.stack(losses).mean(), "overlap": torch.stack(overlaps).mean()}
 
     def _start(self, features: torch.Tensor, mask: torch.Tensor) -> ObjectModel:

@@ -16,7 +16,7 @@ from streamvos.methods.base import Method
 from streamvos.methods.tvos.method import TVOS
 from streamvos.methods.tvos.options import EFFICIENTNET
 from streamvos.nn.propagation.blocks import Reference, blocks_of, means_of, propagate_in_blocks
-from streamvos.training.disturbance import chance, disturb
+from streamvos.training.disturbance import chance, disturb, unseen_parts
 from streamvos.training.heads import Recipe
 from streamvos.training.losses import mask_loss, overlap
 from streamvos.types import VOID
@@ -36,6 +36,9 @@ MOST_LABELS = 6
 DISTURBED = 0.3
 """Share of the remembered masks that are disturbed."""
 
+UNSEEN = 0.3
+"""Share of the clips in which the memory lacks a part of the object."""
+
 
 class TVOSLoss:
     """Losses of embedding and refiner on clips of features, unrolled as at inference.
@@ -44,7 +47,8 @@ class TVOSLoss:
     from the first and the preceding one together; half of the cells lie on or near an object. "mask" is the
     loss of the refined mask of one object; the labels that it refines are carried by the embedding as it is
     now, from the true first mask and the masks refined before, without gradient. Some of the latter are
-    disturbed, so that the refiner learns to end drift.
+    disturbed, and in some clips one side of the object is missing in all of them, so that the refiner learns
+    to end drift.
 
     Args:
         method: the one whose parts are trained.
@@ -113,6 +117,8 @@ class TVOSLoss:
         options, size = self.options, (labels.shape[-2] // 4, labels.shape[-1] // 4)
         truth = labels[..., 2::4, 2::4]  # (B, T, H/4, W/4)
         given = F.avg_pool2d((labels[:, 0] == 1).float(), CELL)  # (B, h, w)
+        seen = unseen_parts(given, UNSEEN)
+        given = given * seen
         grid = (given.shape[-2], given.shape[-1])
         settings = options.propagation(embedding.device)
         others = F.avg_pool2d(((labels > 1) & (labels != VOID)).float(), CELL)  # (B, T, h, w)
@@ -138,6 +144,7 @@ class TVOSLoss:
                 # what `merge_logits` makes of a single object
                 given = F.avg_pool2d((2 * logits.detach().float()).sigmoid(), CELL // 4)
                 given = torch.where(chance(given, DISTURBED), disturb(given), given)
+                given = torch.where(chance(given, 0.5), given * seen, given)
                 drifted = torch.maximum(given, others[:, t])
                 given = torch.where(chance(given, DISTURBED / 3), drifted, given)
             for past, key, own in zip(history, keys, given, strict=True):

@@ -123,15 +123,6 @@ def test_what_is_not_measured_says_so(docs):
     )
 
 
-def test_a_newer_file_takes_the_place_of_an_older_one(docs):
-    place = "times results/run.jsonl or lost results/lost.json"
-    shutil.copy(DOCS / "results/lost.json", docs / "results/lost.json")
-    assert "tvos 240x427 1 object eager" in page_with(docs, place)
-    (docs / "results/run.jsonl").unlink()
-    rebuild(docs)
-    assert "found again" in (docs / "results.md").read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("place", "reason"),
     [

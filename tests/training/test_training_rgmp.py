@@ -7,7 +7,7 @@ import torch
 from small_methods import VARIANTS
 
 from streamvos.methods import build
-from streamvos.training.disturbance import disturb, move
+from streamvos.training.disturbance import disturb, move, unseen_parts
 from streamvos.training.rgmp import RGMPLoss, first_guides
 
 SIZE = (64, 96)
@@ -101,3 +101,17 @@ def test_a_moved_mask_stays_around_its_place():
         total = moved.sum((1, 2))
         assert float(((moved.sum(2) * rows).sum(1) / total - 14.5).abs().max()) < far
         assert float(((moved.sum(1) * columns).sum(1) / total - 29.5).abs().max()) < far
+
+
+def test_unseen_parts_are_sides_of_some_objects():
+    torch.manual_seed(0)
+    masks = torch.zeros(200, 24, 32)
+    masks[:, 6:18, 8:24] = 1
+    seen = unseen_parts(masks, 0.5)
+    left = (masks * seen).sum((1, 2)) / masks.sum((1, 2))  # what is left of each object
+    assert ((seen >= 0) & (seen <= 1)).all()
+    assert 0.35 < (left < 1).float().mean() < 0.65
+    assert left.min() > 0.25
+    assert left[left < 1].mean() == pytest.approx(0.6, abs=0.1)
+    assert (unseen_parts(masks, 0.0) == 1).all()
+    assert (unseen_parts(torch.zeros(4, 24, 32), 1.0) == 1).all()  # no object, no part

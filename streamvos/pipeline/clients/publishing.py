@@ -214,8 +214,8 @@ class FramePublisher:
         """Send a frame if somebody wants it; it replaces one that still waits.
 
         Args:
-            picture: gives the frame, (H, W, 3) uint8 RGB, which is copied; called only if it is wanted, now or
-                in `repeat`, until the next frame is offered.
+            picture: gives the frame, (H, W, 3) uint8 RGB, which is copied; called only if it is wanted, now
+                or in `repeat`, until the next frame is offered.
             header: seq, incarnation, captured (ns), pts (s).
         """
         self._last, self._offered_at = (picture, header), time.monotonic()
