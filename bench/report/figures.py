@@ -65,7 +65,8 @@ def _measured_once(rows: Sequence[CaseResult]) -> list[CaseResult]:
     """Without rows that repeat another one's times, as those of `bench streaming` for several rates do."""
     found: dict[object, CaseResult] = {}
     for row in rows:
-        found.setdefault((row.bench, row.case.method, row.case.height, row.mean, *row.histogram.items()), row)
+        times = (row.case.method, row.case.height, row.mean, *row.histogram.items())
+        found.setdefault((row.bench, *(times if row.histogram else (row.name,))), row)
     return list(found.values())
 
 

@@ -113,7 +113,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """
     # frame.side_data would be kept by the frame, which it refers to: a cycle, so that hundreds of frames
     # would lie in memory until the garbage collector comes
-    side_data: Any = SideDataContainer(frame)
+    side_data: Any = SideDataContainer(frame)  # type: ignore[call-arg]
     data = next((bytes(one) for one in side_data if one.type == Type.DISPLAYMATRIX), b"")
     if len(data) < _DISPLAY_MATRIX.size:
         return False, False, False

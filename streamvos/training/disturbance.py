@@ -33,9 +33,9 @@ def disturb(masks: torch.Tensor) -> torch.Tensor:
 
 
 def unseen_parts(masks: torch.Tensor, share: float) -> torch.Tensor:
-    """What of masks (B, h, w) a memory has seen, (B, h, w) in 0..1: of about `share` of them, one side is missing.
+    """What of masks (B, h, w) a memory has seen, (B, h, w) in 0..1: of about `share` of them not one side.
 
-    As of an object that turns: the missing part, at most two thirds, was never seen as the object's.
+    As of an object that turns: the missing side, at most two thirds, was never seen as the object's.
     """
     count, (rows, columns) = len(masks), masks.shape[1:]
     y, x = (torch.linspace(-1, 1, side, device=masks.device) for side in (rows, columns))
