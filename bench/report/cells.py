@@ -143,9 +143,9 @@ def thinned(samples: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def slope(samples: Sequence[tuple[float, float]]) -> str:
-    """Least squares over the second half, in MiB per hour; "" for less than ten seconds."""
+    """Least squares over the second half, in MiB per hour; "" if that is less than two minutes."""
     half = [one for one in samples if one[0] >= (samples[0][0] + samples[-1][0]) / 2] if samples else []
-    if len(half) < 3 or half[-1][0] - half[0][0] < 10:
+    if len(half) < 3 or half[-1][0] - half[0][0] < 120:
         return ""
     mean_t, mean_m = (sum(one[k] for one in half) / len(half) for k in (0, 1))
     squares = sum((t - mean_t) ** 2 for t, _ in half)
