@@ -244,11 +244,13 @@ class Node:
             for order in orders:
                 if not order.with_frame:
                     carry_out(order)
-            if picture is not None and self.lifecycle.state == ACTIVE:
-                self._step(*picture, with_frame)
-            else:
+            try:
+                if picture is not None and self.lifecycle.state == ACTIVE:
+                    self._step(*picture, with_frame)
+            finally:  # who asked waits for an answer, also where the node has been deactivated or fails
                 for order in with_frame:
-                    order.done.set_exception(InputError("the node is not active any more"))
+                    if not order.done.done():
+                        order.done.set_exception(InputError("the node is not active any more"))
             if self._diagnostics.due() <= 0:
                 self._report()
 

@@ -15,10 +15,13 @@ pytest.importorskip("rosbags", reason="needs rosbags, of the extra ros2")
 from streamvos.ros2.followed import Followed, merged
 from streamvos.ros2.history import KEPT_BYTES, History
 from streamvos.ros2.inbox import Inbox, carry_out
+from streamvos.ros2.lifecycle import ACTIVE
+from streamvos.ros2.node import Node, NodeOptions
 from streamvos.ros2.transport import Qos
+from streamvos.rosmsg.pictures import label_map_image, rgb_image
 from streamvos.rosmsg.results import detections, label_info
 from streamvos.rosmsg.types import decode, encode, make
-from streamvos.types import InputError, ObjectResult
+from streamvos.types import InputError, ObjectResult, SourceError
 
 
 def test_names_get_values_and_numbers_are_their_own():
@@ -99,6 +102,63 @@ def test_what_has_begun_is_answered_with_what_came_of_it_however_long_it_takes()
     carry_out(orders[0])
     thread.join()
     assert answers == ["done"]
+
+
+class Services:
+    """A transport without a network: its subscriptions and services can be called."""
+
+    def __init__(self):
+        self.takers, self.services = {}, {}
+
+    def publisher(self, topic, kind, qos):
+        return lambda message: None
+
+    def subscribe(self, topic, kind, qos, take):
+        self.takers[topic] = take
+
+    def serve(self, name, kind, answer):
+        self.services[name] = answer
+
+
+def test_who_asked_gets_an_answer_when_the_node_fails():
+    class Failing:
+        object_ids = ()
+        method = modules.SimpleNamespace(options=modules.SimpleNamespace(uncertain_below=0.5))
+
+        def step(self, image, mask=None):
+            raise SourceError("the device is gone")
+
+    transport, errors, answers = Services(), [], []
+    node = Node(transport, Failing, NodeOptions("/camera"), lambda: None)
+
+    def run():
+        try:
+            node.run()
+        except SourceError as error:
+            errors.append(str(error))
+
+    request = make(
+        "streamvos_msgs/srv/SelectObject_Request",
+        id="cup",
+        mask=label_map_image(np.ones((8, 8), np.uint8), make("std_msgs/msg/Header")),
+    )
+    loop = threading.Thread(target=run, daemon=True)
+    loop.start()
+    deadline = time.monotonic() + 20
+    while node.lifecycle.state != ACTIVE and time.monotonic() < deadline:
+        time.sleep(0.01)
+    asking = threading.Thread(
+        target=lambda: answers.append(transport.services["/streamvos/add"](request)), daemon=True
+    )
+    asking.start()
+    while not node._inbox._orders and time.monotonic() < deadline:
+        time.sleep(0.01)
+    picture = rgb_image(np.zeros((8, 8, 3), np.uint8), make("std_msgs/msg/Header"))
+    transport.takers["/camera"](encode(picture))
+    asking.join(20)
+    loop.join(20)
+    assert [one.success for one in answers] == [False]
+    assert errors == ["the device is gone"]
 
 
 def test_history_is_bounded_and_says_what_it_keeps():
