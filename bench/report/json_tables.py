@@ -78,7 +78,7 @@ def one(value: float | None) -> str:
 
 
 def sequences(paths: Sequence[Path]) -> str:
-    """J / F per sequence and method, of `streamvos eval --json`: {method} in the file's name."""
+    """J / F per sequence and method, of `streamvos eval --json`; METHOD stands for each."""
     (pattern,) = paths
     by_method = {name: loaded(Path(str(pattern).replace("METHOD", name))) for name in METHODS}
     named = list(dict.fromkeys(sequence for one_ in by_method.values() for sequence in one_["sequences"]))

@@ -14,7 +14,7 @@ from bench_rows import latency_rows, timed_row
 from bench.door import app
 from bench.report.docs import built, rebuild
 from bench.report.text import number
-from bench.results import CaseResult, Writer
+from bench.results import CaseResult, Settings, Writer
 from streamvos.types import InputError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -115,6 +115,26 @@ def test_sizing_lines_are_quoted(docs):
     row = timed_row("a", details={"sizing": "2 cores: 1 stream 240p at 30 fps, frtm-fast, p99 41 ms"})
     text = page_with(docs, "sizing results/run.jsonl", rows=[row])
     assert "- 2 cores: 1 stream 240p at 30 fps, frtm-fast, p99 41 ms\n" in text
+
+
+def test_streaming_accuracy_has_a_column_for_each_rate_and_explains_itself_once(docs):
+    rows = [
+        timed_row(
+            f"{method} at {fps} fps",
+            case=Settings(method=method, height=480, fps=fps),
+            scores={"J&F offline": offline, "J&F streaming": offline - fps},
+        )
+        for method, offline in (("tvos", 84.0), ("rgmp", 82.0))
+        for fps in (30.0, 10.0)
+    ]
+    text = page_with(docs, "scores results/run.jsonl", "scores results/run.jsonl", rows=rows)
+    head = "| J&F streaming | ms a frame | offline | 10 frames/s | 30 frames/s |"
+    assert text.count(head) == 2
+    for method, values in (("tvos", "84.0 | 74.0 | 54.0"), ("rgmp", "82.0 | 72.0 | 52.0")):
+        (line, again) = (one for one in text.splitlines() if one.startswith(f"| {method}"))
+        assert line == again
+        assert line.endswith(f"| {values} |")
+    assert text.count("the newest one finished by then") == 1
 
 
 def test_what_is_not_measured_says_so(docs):
