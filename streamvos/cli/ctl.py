@@ -207,6 +207,7 @@ def add(
     height: options.Height = None,
     max_frames: options.MaxFrames = None,
     first_frame: options.FirstFrame = None,
+    topic: options.Topic = None,
     allow_truncated: options.AllowTruncated = False,
     realtime: options.Realtime = None,
     out: Annotated[
@@ -237,6 +238,7 @@ def add(
         "height": height,
         "max_frames": max_frames,
         "first_frame": first_frame,
+        "topic": topic,
         "allow_truncated": allow_truncated or None,
         "realtime": realtime,
     }

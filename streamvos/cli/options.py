@@ -131,6 +131,10 @@ FirstFrame = Annotated[
         help="Begin with the source's frame N, counted from 0: the one that the mask or box was drawn on.",
     ),
 ]
+Topic = Annotated[
+    str | None,
+    typer.Option(metavar="TOPIC", help="Of a rosbag2 or MCAP recording: the topic of the pictures."),
+]
 AllowTruncated = Annotated[
     bool,
     typer.Option(

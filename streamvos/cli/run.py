@@ -64,10 +64,7 @@ def run(
     fps: Annotated[
         float | None, typer.Option(metavar="RATE", help="Frame rate of pictures; 24 by default.")
     ] = None,
-    topic: Annotated[
-        str | None,
-        typer.Option(metavar="TOPIC", help="Of a rosbag2 or MCAP recording: the topic of the pictures."),
-    ] = None,
+    topic: options.Topic = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Live sources: longest wait for opening and for a frame.")
     ] = 10.0,

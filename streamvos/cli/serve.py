@@ -90,6 +90,7 @@ def serve(
     ] = None,
     max_frames: options.MaxFrames = None,
     first_frame: options.FirstFrame = None,
+    topic: options.Topic = None,
     allow_truncated: options.AllowTruncated = False,
     realtime: options.Realtime = None,
     keep: Annotated[
@@ -132,6 +133,7 @@ def serve(
         "height": height,
         "max_frames": max_frames,
         "first_frame": first_frame,
+        "topic": topic,
         "allow_truncated": allow_truncated or None,
         "realtime": realtime,
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from inputs.table import Case, row, scene
 from inputs.web import serve
 from PIL import Image
@@ -355,6 +356,33 @@ def stride(folder: Path) -> Case:
     more = {"first_frame": 1, "stride": 3}
     stems = ["00001", "00004", "00007"]
     return Case("clip.mp4", first=label_maps[1], pictures=images[1::3], stems=stems, options=more)
+
+
+def _recorded(name: str, topic: str, error: str = "") -> None:
+    @row(name)
+    def make(folder: Path) -> Case:
+        rosbag2 = pytest.importorskip("rosbags.rosbag2", reason="needs rosbags, of the extra bags")
+        pytest.importorskip("mcap_protobuf", reason="needs mcap-protobuf-support, of the extra bags")
+        from streamvos.rosmsg.pictures import IMAGE, rgb_image
+        from streamvos.rosmsg.types import encode, make, time_of, typestore
+
+        images, label_maps = scene(4)
+        with rosbag2.Writer(folder / "ride", version=9) as writer:
+            for place in ("/left", "/right"):
+                connection = writer.add_connection(place, IMAGE, typestore=typestore())
+                for number, image in enumerate(images):
+                    stamp = (number + 1) * 10**8
+                    header = make("std_msgs/msg/Header", stamp=time_of(stamp), frame_id="")
+                    picture = image if place == "/right" else 255 - image
+                    writer.write(connection, stamp, encode(rgb_image(picture, header)))
+        options = {"topic": topic} if topic else {}
+        return Case(
+            "ride", first=label_maps[0], pictures=None if error else images, error=error, options=options
+        )
+
+
+_recorded("one of two topics of a recording", "/right")
+_recorded("a recording of two topics", "", error="2 topics .*/left .*/right")
 
 
 @row("there is no such first frame")

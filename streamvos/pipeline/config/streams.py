@@ -63,6 +63,7 @@ class StreamConfig(Table):
             the supervisor opens it once, before the start, and looks (`streamvos.sources.kind`).
         first_frame: the source's frame to begin with, counted from 0; None = the one that the mask's name
             says, else the first.
+        topic: of a recording (rosbag2, MCAP): which topic; None = the only one with pictures.
         allow_truncated: take a video that is damaged or ends too early as far as it goes.
         boxes, points: instead of a mask or in addition, "ID:LEFT,TOP,RIGHT,BOTTOM" and "ID:X,Y" each.
         policy: None = "latest" for live sources, "lossless" for the others.
@@ -81,6 +82,7 @@ class StreamConfig(Table):
     policy: Policy | None = None
     finite: bool | None = None
     realtime: bool = False
+    topic: str | None = None
     allow_truncated: bool = False
     height: int | None = Field(None, ge=16, le=8192)
     stride: int = Field(1, ge=1, le=2**31)

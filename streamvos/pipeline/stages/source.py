@@ -230,6 +230,7 @@ class SourceStage(Stage):
             fps=config.fps,
             finite=not config.live,  # as the supervisor has decided
             policy=config.effective_policy if config.live else None,
+            topic=config.topic,
             allow_truncated=config.allow_truncated,
             open_timeout=config.open_timeout,
             stall_timeout=config.effective_stall_timeout,
