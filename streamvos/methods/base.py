@@ -51,11 +51,19 @@ class MethodOptions(Options):
         lost_below: an object whose mean probability is below this is "lost": its mask is emptied.
         largest_growth: so is a mask with more than so many times the pixels that the object lately had, since
             that is usually what hides it; None: it may grow at once (`streamvos.segmenter.presence`).
+        search_margin: pieces of a mask farther from the object's last box than this share of its sides are
+            emptied if another piece lies nearer; None: a mask may have pieces anywhere.
     """
 
     uncertain_below: float = Field(0.6, ge=0, le=1)
     lost_below: float = Field(0.0, ge=0, le=1)
     largest_growth: float | None = Field(None, gt=1)
+    search_margin: float | None = Field(None, gt=0)
+
+    @property
+    def limits_extents(self) -> bool:
+        """Whether it matters where an object was, and how large."""
+        return self.largest_growth is not None or self.search_margin is not None
 
 
 class Decoder(Protocol):

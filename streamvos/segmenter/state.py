@@ -25,12 +25,12 @@ from streamvos.methods import Method
 from streamvos.methods.base import Target
 from streamvos.nn.aggregation import all_ids, insert_given
 from streamvos.nn.labels import winners
-from streamvos.segmenter.presence import AreaHistory, areas_of, without_unbelieved
+from streamvos.segmenter.presence import ExtentHistory, extents_of, without_unbelieved
 from streamvos.types import VOID, Annotation, Evidence, Features, InputError, ObjectResult, Result, State
 
-SNAPSHOT = "streamvos-snapshot-3"  # 1 had no checksum, 2 no areas
+SNAPSHOT = "streamvos-snapshot-4"  # 1 had no checksum, 2 no areas, 3 no boxes
 
-_AREAS = "areas of the objects: "  # begin of the names of an area history's tensors
+_EXTENTS = "extents of the objects: "  # begin of the names of an extent history's tensors
 
 _MALFORMED = (
     SafetensorError,
@@ -52,8 +52,8 @@ class Question:
         evidence: of the objects that are followed; None while there are none.
         annotation: what the user says about the frame.
         first: whether no object was ever followed before; void then stays void, as there is no prediction.
-        limits: (K,) float32, the area in pixels above which the mask of an object of the evidence is not
-            believed; None: any is.
+        limits: (K, 5) float32, what is believed of the masks of the evidence's objects, as
+            `ExtentHistory.limits` says; None: everything.
     """
 
     size: tuple[int, int]
@@ -75,16 +75,15 @@ class Decision:
 
     Attributes:
         object_ids: K.
-        predicted: (1 + K, H, W) float32, as decoded with the annotation; masks that are not believed are
-            empty.
+        predicted: (1 + K, H, W) float32, as decoded with the annotation, without what is not believed.
         label_map: (H, W) int64, given pixels and elsewhere the prediction; None without annotation.
-        areas: (K,) float32, pixels of each object; None if the method does not ask for them.
+        extents: (K, 5) float32, pixels and box of each object; None if the method does not ask for them.
     """
 
     object_ids: tuple[int, ...]
     predicted: torch.Tensor
     label_map: torch.Tensor | None
-    areas: torch.Tensor | None = None
+    extents: torch.Tensor | None = None
 
     def shown(self) -> torch.Tensor:
         """(1 + K, H, W) float32 of the result: a given label map is certain."""
@@ -119,7 +118,7 @@ class StreamState:
         self.target = self._new_target()
         self.size: tuple[int, int] | None = None
         self.count, self.started = 0, False
-        self._areas = AreaHistory()
+        self._extents = ExtentHistory()
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -138,8 +137,9 @@ class StreamState:
                 "step(frame) came before any mask; begin with step(frame, mask), mask an (H, W) label map"
             )
         evidence = self.target.read(features) if self.object_ids else None
-        growth = self.method.options.largest_growth
-        limits = None if growth is None or evidence is None else self._areas.limits(growth)
+        options, limits = self.method.options, None
+        if evidence is not None and options.limits_extents:
+            limits = self._extents.limits(options.largest_growth, options.search_margin, features.size)
         return Question(features.size, evidence, annotation, not self.started, limits)
 
     @torch.inference_mode()
@@ -154,8 +154,8 @@ class StreamState:
             soft = decision.predicted if self.object_ids else None
             named = question.annotation.object_ids
             self.target.annotate(features, decision.label_map, decision.object_ids, named, soft)
-        if decision.areas is not None:
-            self._areas.add(decision.areas, decision.object_ids, named)
+        if decision.extents is not None:
+            self._extents.add(decision.extents, decision.object_ids, named)
         self.size, self.started = features.size, True
         self.count += 1
 
@@ -167,15 +167,15 @@ class StreamState:
         """
         self.target.check_followed(object_id)
         self.target.forget(object_id)
-        self._areas.forget(object_id)
+        self._extents.forget(object_id)
 
     @torch.inference_mode()
     def snapshot(self) -> bytes:
         """The whole state without weights, to continue elsewhere bit-identically (safetensors)."""
         state: dict[str, torch.Tensor] = {}
         written: set[int] = set()
-        areas = {_AREAS + name: value for name, value in self._areas.state_dict().items()}
-        for name, value in {**self.target.state_dict(), **areas}.items():
+        extents = {_EXTENTS + name: value for name, value in self._extents.state_dict().items()}
+        for name, value in {**self.target.state_dict(), **extents}.items():
             value = value.cpu().contiguous()
             place = value.untyped_storage().data_ptr()
             # safetensors refuses memory that two names share, as a target's may after its first frame
@@ -187,7 +187,7 @@ class StreamState:
             "size": self.size,
             "count": self.count,
             "started": self.started,
-            "areas": self._areas.object_ids,
+            "measured": self._extents.object_ids,
         }
         description["checksum"] = _checksum(description, state)
         # one entry only: safetensors writes several in an order that changes from call to call
@@ -210,11 +210,11 @@ class StreamState:
             raise InputError(
                 "the snapshot is of other options than this segmenter's; load the method with the same"
             )
-        target, areas = self._new_target(), AreaHistory()
+        target, extents = self._new_target(), ExtentHistory()
         state = {name: value.to(self.device) for name, value in tensors.items()}
         try:
-            of_areas = {name: state.pop(_AREAS + name) for name in areas.state_dict()}
-            areas.load_state_dict(of_areas, tuple(map(int, description["areas"])))
+            measured = {name: state.pop(_EXTENTS + name) for name in extents.state_dict()}
+            extents.load_state_dict(measured, tuple(map(int, description["measured"])))
             target.load_state_dict(state)
             size = None
             if description["size"] is not None:
@@ -226,7 +226,7 @@ class StreamState:
         except _MALFORMED as error:
             raise InputError(f"the snapshot holds no state of {self.method.name} ({error!r:.200})") from None
         self.target, self.size, self.count, self.started = target, size, count, started
-        self._areas = areas
+        self._extents = extents
 
     def _new_target(self) -> Target:
         target = self.method.target()
@@ -241,18 +241,18 @@ class StreamState:
 def decide(method: Method, question: Question) -> Decision:
     """Decode one frame."""
     annotation, ids, options = question.annotation, question.object_ids, method.options
-    predicted, areas = _predict(method, question), None
+    predicted, extents = _predict(method, question), None
     if annotation is None:
         if ids and (question.limits is not None or options.lost_below):
-            predicted, areas = without_unbelieved(predicted, question.limits, options.lost_below)
-        return Decision(ids, predicted, None, areas)
+            predicted, extents = without_unbelieved(predicted, question.limits, options.lost_below)
+        return Decision(ids, predicted, None, extents)
     shown = given = annotation.label_map
     if not question.first:
         open_pixels = (given == 0) | (given == VOID)
         shown = torch.where(open_pixels, label_map_of(predicted, ids).long(), given)
-    if options.largest_growth is not None:
-        areas = areas_of(shown, ids)
-    return Decision(ids, predicted, shown, areas)
+    if options.limits_extents:
+        extents = extents_of(shown, ids)
+    return Decision(ids, predicted, shown, extents)
 
 
 def _predict(method: Method, question: Question) -> torch.Tensor:
@@ -324,7 +324,10 @@ def _read_snapshot(blob: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]
         length = int.from_bytes(blob[:8], "little")
         header = json.loads(blob[8 : 8 + length])
         description = cast("dict[str, Any]", json.loads(header["__metadata__"][SNAPSHOT]))
-        if not {"method", "options", "size", "count", "started", "areas", "checksum"} <= description.keys():
+        if (
+            not {"method", "options", "size", "count", "started", "measured", "checksum"}
+            <= description.keys()
+        ):
             raise ValueError("description is incomplete")
         tensors = load_tensors(blob)
     except _MALFORMED as error:

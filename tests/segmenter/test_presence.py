@@ -113,3 +113,84 @@ def test_a_snapshot_knows_the_sizes():
     assert vos.snapshot() == other.snapshot()
     with pytest.raises(InputError, match="other options"):
         begin(50, largest_growth=4.0).restore(vos.snapshot())
+
+
+def picture(*boxes: tuple[int, int, int, int]) -> np.ndarray:
+    """A frame of 40 x 60 in which object 1 fills these boxes: left, top, right, bottom."""
+    image = np.zeros((*SIZE, 3), np.uint8)
+    for left, top, right, bottom in boxes:
+        image[top:bottom, left:right, 0] = 255
+    return image
+
+
+def mask_of(vos: Segmenter, image: np.ndarray) -> np.ndarray:
+    return vos.step(image).mask > 0
+
+
+def looking_near(margin: float | None = 0.5) -> Segmenter:
+    """Object 1 is in the upper left corner, 10 x 8 pixels."""
+    vos = Segmenter(Told(search_margin=margin), "cpu")
+    image = picture((4, 4, 14, 12))
+    vos.step(image, (image[..., 0] > 0).astype(np.uint8))
+    return vos
+
+
+HERE, FAR = (5, 4, 15, 12), (40, 24, 55, 36)
+
+
+def test_a_piece_elsewhere_is_not_believed():
+    both = picture(HERE, FAR)
+    assert np.array_equal(mask_of(looking_near(), both), picture(HERE)[..., 0] > 0)
+    assert np.array_equal(mask_of(looking_near(None), both), both[..., 0] > 0)
+
+
+def test_it_is_learned_as_background():
+    vos, other = looking_near(), looking_near()
+    vos.step(picture(HERE, FAR))
+    other.step(picture(HERE))
+    assert vos.snapshot() == other.snapshot()
+
+
+def test_an_object_that_jumps_is_believed():
+    vos = looking_near()
+    assert np.array_equal(mask_of(vos, picture(FAR)), picture(FAR)[..., 0] > 0)
+    assert np.array_equal(mask_of(vos, picture(HERE, FAR)), picture(FAR)[..., 0] > 0)  # it is there now
+
+
+def test_a_lost_object_may_come_back_anywhere():
+    vos = looking_near()
+    assert not mask_of(vos, picture()).any()
+    both = picture(HERE, FAR)
+    assert np.array_equal(mask_of(vos, both), both[..., 0] > 0)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_reaches_far_is_one_piece(apart):
+    """A corner of one pixel; where it is interrupted, the rest is another piece."""
+    corner = picture(HERE, (14, 10, 40, 11), (39, 10, 40, 26))
+    if apart:
+        corner[10:14, 39] = 0
+    expected = corner[..., 0] > 0
+    if apart:
+        expected[14:] = False
+    assert np.array_equal(mask_of(looking_near(), corner), expected)
+
+
+def test_each_object_has_its_own_place():
+    vos = begin(50, 60, search_margin=0.3)
+    image = frame(50, 60)
+    image[36, 40:50, 0] = 255  # of object 1, where object 2 is
+    image[2, 40:50, 1] = 255
+    image[2, 40:50, 0] = 0
+    expected = (frame(50, 60)[..., 0] > 0) * 1 + (frame(50, 60)[..., 1] > 0) * 2
+    assert np.array_equal(vos.step(image).mask, expected)
+
+
+def test_a_snapshot_knows_the_place():
+    vos = looking_near()
+    mask_of(vos, picture(HERE))
+    other = Segmenter(vos.method, "cpu")
+    other.restore(vos.snapshot())
+    both = picture(HERE, FAR)
+    assert np.array_equal(mask_of(other, both), mask_of(vos, both))
+    assert not mask_of(other, both)[30, 45]

@@ -23,6 +23,7 @@ EFFICIENTNET: dict[str, Any] = {
     "precision": "auto",
     "uncertain_below": 0.7,
     "largest_growth": 3.0,
+    "search_margin": 0.25,
 }
 """The small form, as its weights expect it."""
 

@@ -127,5 +127,6 @@ EFFICIENTNET: dict[str, Any] = {
     "uncertain_below": 0.75,
     "lost_below": 0.6,
     "largest_growth": 3.0,
+    "search_margin": 0.25,
 }
 """The fast variant on the backbone that the bundled weights share."""

@@ -94,5 +94,6 @@ EFFICIENTNET: dict[str, Any] = {
     "precision": "auto",
     "uncertain_below": 0.7,
     "largest_growth": 3.0,
+    "search_margin": 0.25,
 }
 """The options that differ from the authors' in the bundled weights."""

@@ -76,5 +76,6 @@ EFFICIENTNET: dict[str, Any] = {
     "scales": (1.0,),
     "precision": "auto",
     "largest_growth": 3.0,
+    "search_margin": 0.25,
 }
 """Options of the bundled weights."""

@@ -32,6 +32,7 @@ EFFICIENTNET: dict[str, Any] = {
     "uncertain_below": 0.8,
     "lost_below": 0.6,
     "largest_growth": 3.0,
+    "search_margin": 0.25,
 }
 """Options of the bundled weights, chosen on validation sequences (docs/results.md)."""
 

@@ -71,16 +71,16 @@ def pack_decision(decision: Decision) -> Packed:
     arrays: dict[str, Any] = {"predicted": decision.predicted}
     if decision.label_map is not None:
         arrays["label_map"] = decision.label_map
-    if decision.areas is not None:
-        arrays["areas"] = decision.areas
+    if decision.extents is not None:
+        arrays["extents"] = decision.extents
     return arrays, {"ids": list(decision.object_ids)}
 
 
 def unpack_decision(inbox: Inbox, message: Message, device: torch.device) -> Decision:
     """The inverse of `pack_decision`."""
     predicted = inbox.tensor(message, "predicted").to(device)
-    label_map, areas = (_optional(inbox, message, name, device) for name in ("label_map", "areas"))
-    return Decision(tuple(message["ids"]), predicted, label_map, areas)
+    label_map, extents = (_optional(inbox, message, name, device) for name in ("label_map", "extents"))
+    return Decision(tuple(message["ids"]), predicted, label_map, extents)
 
 
 def with_own_picture(inbox: Inbox, message: Message) -> Message:
