@@ -142,7 +142,8 @@ class Store:
             raise InputError("a fleet's store needs fsspec; pip install 'streamvos[fleet]'") from None
         self.url = redact(url)
         try:
-            self._files, root = fsspec.core.url_to_fs(url)
+            # other processes write here, so what was listed before says nothing
+            self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except Exception as error:  # each kind of address has errors of its own
             raise InputError(f"the store {self.url}: {_first_line(error)}") from None
         self._root = str(root).rstrip("/")
@@ -328,7 +329,6 @@ class Store:
     def _list(self, folder: str) -> list[str]:
         with self._errors():
             try:
-                self._files.invalidate_cache()  # other processes write here
                 return [str(path) for path in self._files.ls(folder, detail=False)]
             except FileNotFoundError:
                 self._check_folder()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,9 +19,51 @@ from streamvos.types import InputError
 TABLE = {"name": "front", "source": "rtsp://user:secret@camera/stream"}
 
 
-@pytest.fixture(params=["folder", "memory"])
+class Listings(MemoryFileSystem):
+    """A bucket in memory that looks at its listings before it asks, as those of clouds do."""
+
+    protocol = ("listings",)
+
+    def ls(self, path, detail=True, **options):
+        path = self._strip_protocol(path)
+        listed = self.dircache.get(path)  # None too if it is told not to keep any
+        if listed is None:
+            listed = self.dircache[path] = super().ls(path, detail=True)
+        return listed if detail else [one["name"] for one in listed]
+
+    def exists(self, path, **options):
+        path = self._strip_protocol(path)
+        listed = self.dircache.get(path.rpartition("/")[0])
+        return super().exists(path) if listed is None else path in [one["name"] for one in listed]
+
+
+fsspec.register_implementation("listings", Listings, clobber=True)
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """An S3 server on this machine."""
+    pytest.importorskip("s3fs", reason="needs s3fs: uv pip install s3fs 'moto[server]'")
+    server = pytest.importorskip("moto.server", reason="needs moto: uv pip install s3fs 'moto[server]'")
+    import boto3
+
+    serving = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    serving.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*serving.get_host_and_port()))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="cameras")
+        yield "s3://cameras"
+    serving.stop()
+
+
+@pytest.fixture(params=["folder", "memory", "listings", "s3"])
 def store(request, tmp_path):
-    url = str(tmp_path / "site") if request.param == "folder" else f"memory://{secrets.token_hex(4)}"
+    urls = {"folder": str(tmp_path / "site"), "s3": None}
+    url = urls.get(request.param, f"{request.param}://{secrets.token_hex(4)}")
+    if url is None:
+        url = f"{request.getfixturevalue('bucket')}/{secrets.token_hex(4)}"
     return Store(url, begin=True)
 
 
@@ -31,6 +75,18 @@ def test_streams_come_back(store):
     assert store.streams() == {"front": Entry(TABLE, "file", 4), "back.2": Entry({"name": "back.2"})}
     store.remove_stream("front")
     assert set(store.streams()) == {"back.2"}
+
+
+def test_what_others_wrote_since_the_last_look_is_seen(store):
+    store.write_stream("front", Entry(TABLE, epoch=1))
+    assert set(store.streams()) == {"front"}
+    store.write_stream("back", Entry(TABLE, epoch=1))
+    store.write_state("back", State(1, 2, 0), b"state")
+    assert store.states("back") == [State(1, 2, 0)]
+    store.remove_stream("front")
+    with pytest.raises(OverruledError):
+        store.write_state("front", State(1, 2, 0), b"state")
+    assert set(store.streams()) == {"back"}
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.integers(0, 255)))
