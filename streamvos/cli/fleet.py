@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamvos.cli.options import BUNDLED_NAMES, METHOD_NAMES, JsonTarget, examples
+from streamvos.cli.options import BUNDLED_NAMES, METHOD_NAMES, Boxes, JsonTarget, Points, examples
 from streamvos.cli.output import make_table, report_error, show
 from streamvos.pipeline.config.tables import MethodConfig
 from streamvos.types import InputError
@@ -91,6 +91,8 @@ def add(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A camera or network stream.")],
     height: Annotated[int, typer.Option(metavar="ROWS", help="Rows of the frames.")],
     mask: Annotated[Path | None, typer.Option(metavar="MASK.png", help="Its first objects.")] = None,
+    boxes: Boxes = None,
+    points: Points = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play a file as if it were live.")] = False,
     at: At = None,
     json_target: JsonTarget = None,
@@ -99,8 +101,8 @@ def add(
     keys: dict[str, Any] = {"height": height}
     if mask is not None:
         keys["mask"] = str(mask.absolute())
-    if realtime:
-        keys["realtime"] = True
+    given = {"boxes": boxes, "points": points, "realtime": realtime}
+    keys.update((key, value) for key, value in given.items() if value)
     with _connect(at) as client:
         found = client.add_stream(stream, source, **keys)
     where = f"runs on {found['share']}" if found["share"] else f"waits: {found['problem']}"

@@ -15,6 +15,7 @@ from fleet.machines import Machines, fleet_of
 from PIL import Image
 from pipeline.small_server import Recorder, serving, short_folder
 
+from streamvos.cli import main
 from streamvos.fleet.client import FleetClient
 from streamvos.fleet.config import make_fleet
 from streamvos.fleet.running import Fleet
@@ -134,6 +135,42 @@ def test_a_store_that_is_full_refuses_what_is_new_and_stops_nothing(world, machi
         assert client.annotate("front", square(2)) >= 0
         client.add_stream(**camera("back"))
         assert machines.objects("front") == [2]
+
+
+def test_a_stream_is_added_on_the_command_line(world, machines, tmp_path, capfd):
+    objects = {"boxes": ["2:3,4,20,30"], "points": ["5:40,20", "5:50,9,-1"]}
+    with fleet_of(world, machines, tmp_path, streams=[]):
+        given = [
+            f"--{kind}={one}"
+            for kind, values in (("box", "boxes"), ("point", "points"))
+            for one in objects[values]
+        ]
+        assert (
+            main(["fleet", "add", "side", "rtsp://camera/side", "--height", "48", *given, "--at", "site"])
+            == 0
+        )
+        assert "side: runs on" in capfd.readouterr().out
+        table = world.streams()["side"].table
+        assert {key: list(table[key]) for key in objects} == objects
+        assert (
+            main(
+                [
+                    "fleet",
+                    "add",
+                    "more",
+                    "rtsp://camera/more",
+                    "--height",
+                    "48",
+                    "--box",
+                    "2:3",
+                    "--at",
+                    "site",
+                ]
+            )
+            == 2
+        )
+        assert "box" in capfd.readouterr().err
+        assert set(world.streams()) == {"side"}
 
 
 def test_a_pipeline_is_no_fleet(tmp_path):

@@ -9,7 +9,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -89,6 +89,7 @@ def test_what_others_wrote_since_the_last_look_is_seen(store):
     assert set(store.streams()) == {"back"}
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.integers(0, 255)))
 def test_masks_come_back_bit_by_bit(mask):
     order = Order.from_json(Order(mask).to_json())
