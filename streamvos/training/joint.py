@@ -19,13 +19,16 @@ from streamvos.methods.joint import EFFICIENTNET
 from streamvos.methods.joint.few_shot import FewShotProblem, convolve, steepest_descent
 from streamvos.methods.joint.light import LEVELS, LightHead, LightNetwork, with_places
 from streamvos.methods.joint.transformer import TEMPERATURE
-from streamvos.training.disturbance import chance, disturb
+from streamvos.training.disturbance import chance, disturb, unseen_parts
 from streamvos.training.heads import Recipe
 from streamvos.training.losses import mask_loss, overlap
 from streamvos.types import VOID
 
 DISTURBED, DRIFTED = 0.3, 0.1
 """Shares of the remembered masks that are disturbed, and that cover other objects too."""
+
+UNSEEN = 0.1
+"""Share of the clips in which half of the remembered masks lack one side of the object."""
 
 CLEAR = 1e-3
 """Carried masks are kept at this distance from 0 and 1 before their logits are taken."""
@@ -50,12 +53,14 @@ class JOINTLoss:
         maps = {name: value for name, value in batch.items() if name != "labels"}
         quarter = labels[..., 2::4, 2::4]
         others = ((quarter > 1) & (quarter != VOID)).float()
+        first = (quarter[:, 0] == 1).float()
+        seen = unseen_parts(first, UNSEEN)
 
         def mistake(masks: torch.Tensor, now: int) -> torch.Tensor:
             masks = torch.where(chance(masks, DISTURBED), disturb(masks), masks)
-            return torch.where(chance(masks, DRIFTED), torch.maximum(masks, others[:, now]), masks)
+            masks = torch.where(chance(masks, DRIFTED), torch.maximum(masks, others[:, now]), masks)
+            return torch.where(chance(masks, 0.5), masks * seen, masks)
 
-        first = (quarter[:, 0] == 1).float()
         answers = unroll(model, maps, first, self.first_steps, self.later_steps, mistake)
         logits, far, near = (x.float().flatten(0, 1) for x in answers)
         truth = quarter[:, 1:].flatten(0, 1)
