@@ -30,16 +30,12 @@ from streamvos.methods.feelvos.light import (
 from streamvos.methods.feelvos.options import EFFICIENTNET
 from streamvos.nn.matching.distances import squash
 from streamvos.nn.stage_embedding import SHARES
-from streamvos.training.disturbance import unseen_parts
 from streamvos.training.heads import Recipe
 from streamvos.training.losses import mask_loss, overlap
 from streamvos.types import VOID
 
 FINE = 4
 """Pixels per cell of the logits that are compared with the truth."""
-
-UNSEEN = 0.15
-"""Share of the clips whose annotated frame lacks one side of the object."""
 
 BLOCK = 48
 """Candidates of which the largest is found first."""
@@ -111,17 +107,16 @@ class FEELVOSLoss:
         )  # (B, T, M)
         truth = labels[..., FINE // 2 :: FINE, FINE // 2 :: FINE]
         even = thinned(torch.zeros_like(void[0, 0], dtype=torch.int64), grid) == 0  # (M,)
-        known = share[:, 0] * unseen_parts(share[:, 0].unflatten(1, grid), UNSEEN).flatten(1)
-        first = [_given(*values, even) for values in zip(cells[:, 0], known, void[:, 0], strict=True)]
+        first = [_given(*values, even) for values in zip(cells[:, 0], share[:, 0], void[:, 0], strict=True)]
         recent: list[list[Frame]] = [[] for _ in range(clips)]
         outside = _outside(grid, self.window, labels.device)
         before, masks, distances, overlaps = share[:, 0], [], [], []
         for t in range(1, length):
-            clear = void[:, 0] <= 0.5 if t == 1 else torch.ones_like(void[:, 0], dtype=torch.bool)
+            known = void[:, 0] <= 0.5 if t == 1 else torch.ones_like(void[:, 0], dtype=torch.bool)
             before = damaged(before.unflatten(1, grid), self.damage).flatten(1)
             cues = []
             for b in range(clips):
-                previous = Frame(cells[b, t - 1], before[b] > 0.5, (before[b] <= 0.5) & clear[b])
+                previous = Frame(cells[b, t - 1], before[b] > 0.5, (before[b] <= 0.5) & known[b])
                 squared = self._squared(cells[b, t], first[b], recent[b], previous, outside)  # (6, M)
                 distances.append(_distance_loss(squared[:4], share[b, t], void[b, t]))
                 cues.append(torch.cat([squash(squared), before[b][None]]).unflatten(1, grid))
