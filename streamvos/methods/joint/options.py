@@ -92,7 +92,7 @@ EFFICIENTNET: dict[str, Any] = {
     "update_interval": 5,
     "memory_size": 8,
     "precision": "auto",
-    "uncertain_below": 0.7,
+    "uncertain_below": 0.8,
     "largest_growth": 3.0,
     "search_margin": 0.25,
 }
