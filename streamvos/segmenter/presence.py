@@ -27,7 +27,6 @@ _UPPER_QUARTILE = FRAMES * 3 // 4 - 1  # of the sorted areas; one large mask amo
 PATIENCE = 1.03
 """By which the largest area grows with every frame without the object, which may have come closer."""
 
-
 LEAST_MARGIN = 0.04
 """Of the frame's longer side: as far as anything may move from one frame to the next."""
 
@@ -136,9 +135,8 @@ def extents_of(label_map: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:
     extents = torch.zeros(len(labels), 5, device=label_map.device)
     for k, one in enumerate(labels):
         own = label_map == one
-        columns, rows = (
-            own.view(torch.uint8).amax(side) for side in (0, 1)
-        )  # `any` takes five times as long
+        pixels = own.view(torch.uint8)  # of which the largest is found five times as fast as `any` is
+        columns, rows = pixels.amax(0), pixels.amax(1)
         left, top = columns.argmax(), rows.argmax()  # the first that have one
         right, bottom = width - columns.flip(0).argmax(), height - rows.flip(0).argmax()
         extents[k] = torch.stack([own.sum(), left, top, right, bottom]) * columns.amax()
