@@ -100,7 +100,7 @@ class Scale:
 def scale(values: Sequence[float], start: float, stop: float, log: bool = False, zero: bool = True) -> Scale:
     """A scale that holds all values with some room; a linear one begins at 0 if `zero`."""
     low, high = min(values), max(values)
-    if log and low > 0:
+    if log and low > 1e-300:  # below, quotients lose their digits
         low, high = low / 1.08, high * 1.08
         while high / low < 2:
             low, high = low / 1.2, high * 1.2

@@ -18,7 +18,7 @@ from bench import report
 from bench.door import COMMANDS
 from bench.report.page import html_of
 from bench.report.plots import Range, Series, histogram_plot, line_plot, range_plot, stack_plot
-from bench.report.svg import standalone
+from bench.report.svg import scale, standalone
 from bench.report.text import clean, number
 from bench.results import CaseResult, Memory, Ratio, Settings, Writer, measured
 from streamvos.types import InputError
@@ -227,6 +227,13 @@ def test_whatever_rows_hold_is_text_and_nothing_else(rows):
     for row in rows:
         if row.failed is not None:
             assert clean(row.name) in words
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-310, 1e-300, 1e300])
+def test_a_scale_holds_values_of_any_size(value):
+    found = scale([value, value], 0, 100, log=True)
+    assert 0 < found.at(value) < 100
+    assert all(found.low <= tick <= found.high for tick in found.ticks())
 
 
 def test_a_run_without_figures_says_so():
