@@ -295,5 +295,5 @@ def _parse_xml(content: bytes) -> ElementTree.Element:
     try:
         checker.Parse(content, True)
         return ElementTree.fromstring(content)
-    except (ExpatError, ElementTree.ParseError) as error:
+    except (ExpatError, ElementTree.ParseError, LookupError) as error:  # the last: an unknown encoding
         raise ValueError(str(error)) from None

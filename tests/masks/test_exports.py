@@ -112,6 +112,7 @@ def test_an_export_of_several_pictures_needs_a_name(tmp_path, caplog):
         ("a.xml", "<annotations/>", "no polygon"),
         ("a.xml", "<svg/>", "no export of CVAT"),
         ("a.xml", "no xml", "no export of CVAT"),
+        ("a.xml", IMAGES.replace("utf-8", "u0tf-8"), "unknown encoding"),
         ("a.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>', "document type"),
         ("a.xml", IMAGES.replace('rle="2, 3, 2, 3"', 'rle="2, 3, 2, 300"'), "cover 307 pixels"),
         ("a.xml", IMAGES.replace('width="40"', 'width="4000000"'), "4000000 x 30"),
