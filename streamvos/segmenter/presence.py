@@ -69,12 +69,13 @@ class ExtentHistory:
             area = torch.full_like(lately, torch.inf)
         else:
             area = torch.maximum(lately * growth, self._largest) * PATIENCE**self._unseen
-        anywhere = (self._unseen > 0)[:, None]
-        if margin is None:
-            anywhere = torch.ones_like(anywhere)
         start, end = self._boxes[:, :2], self._boxes[:, 2:]
-        reach = torch.clamp_min((margin or 0) * (end - start), LEAST_MARGIN * max(size))
-        reach = torch.where(anywhere, torch.inf, reach)
+        sides = end - start
+        if margin is None:
+            reach = torch.full_like(sides, torch.inf)
+        else:
+            reach = torch.clamp_min(margin * sides, LEAST_MARGIN * max(size))
+            reach = torch.where(sides > 0, reach, torch.inf)  # hidden: anywhere
         return torch.cat([area[:, None], start - reach, end + reach], 1)
 
     def add(self, extents: torch.Tensor, object_ids: tuple[int, ...], named: Sequence[int] = ()) -> None:
@@ -162,12 +163,14 @@ def without_unbelieved(
         far = (extents[:, 1:3] < limits[:, 1:3]).any(1) | (extents[:, 3:] > limits[:, 3:]).any(1)
         some = [k for k in ids if _unknown_or(far[k - 1])]
         if some:
-            own = torch.stack([labels == k for k in some])
-            near = _near(own, limits[[k - 1 for k in some], 1:])
+            # a list as an index would be sent to the GPU, and waited for
+            boxes = torch.stack([limits[k - 1, 1:] for k in some])
+            near = _near(torch.stack([labels == k for k in some]), boxes)
             probabilities = probabilities.clone()
-            elsewhere = probabilities[some] * ~near
-            probabilities[some] -= elsewhere
-            probabilities[0] += elsewhere.sum(0)
+            for k, kept in zip(some, near, strict=True):
+                elsewhere = probabilities[k] * ~kept
+                probabilities[k] -= elsewhere
+                probabilities[0] += elsewhere
             labels = winners(probabilities)
             extents = extents_of(labels, ids)
     area = extents[:, 0]

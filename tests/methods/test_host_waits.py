@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in sorted(set(SMALL) - {"frtm-fast"})},
     "tvos, all keys": ("tvos", {"top_k": None, "spatial_prior": "authors"}),
     "tvos, near keys, soft": ("tvos", {"radius": 3, "history_labels": "soft", "spatial_prior": "paper"}),
+    "tvos, not believed": ("tvos", {"search_margin": 0.25, "largest_growth": 3.0, "lost_below": 0.6}),
     "frtm": ("frtm", {"memory_size": 6, "update_interval": 2}),
     "frtm, youtube": ("frtm", {"aggregation": "youtube", "memory_size": 6}),
     "joint": ("joint", {"update_interval": 1}),
